@@ -1,0 +1,3 @@
+"""llmrec: fine-tune a language model to recommend."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,212 @@
+"""One YAML file describes one experiment. Unknown keys and wrong types are errors that name the key."""
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llmrec.errors import ConfigError
+
+
+class Section(BaseModel):
+    """Base of all sections: no unknown keys, no silent conversion of a string to a number."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class TableColumns(Section):
+    """Names of the columns in a CSV, Parquet or JSONL event log (right) for llmrec's own names (left)."""
+
+    user_id: str = "user_id"
+    item_id: str = "item_id"
+    timestamp: str = "timestamp"
+    event_type: str | None = None
+    rating: str | None = None
+    session_id: str | None = None
+    ranking_id: str | None = None
+    position: str | None = None
+    propensity: str | None = None
+
+
+class DataConfig(Section):
+    """Where the event log is, which events count as clicks and purchases, and how it is split."""
+
+    format: Literal["movielens", "recbole", "table", "amazon2023"]
+    path: str = Field(description="directory or file; `package:NAME/DIR` reads from an installed package")
+    items: str | None = Field(None, description="item table (table) or metadata file (amazon2023)")
+    users: str | None = Field(None, description="user table (table)")
+    facts: str | None = Field(None, description="table of head, relation, tail (table)")
+    columns: TableColumns = TableColumns()
+    rating_range: tuple[float, float] | None = Field(None, description="ratings outside are errors; null: the format's")
+    click: list[str] = Field(["rating>=0"], description="rules such as `view` or `rating>=1`; one must hold")
+    purchase: list[str] = Field(["rating>=4"], description="rules; a purchase is also a click")
+    min_user_events: int | None = Field(None, ge=3, description="drop shorter users; null: such users are errors")
+    splits: list[Literal["temporal", "leave_one_out"]] = Field(["temporal", "leave_one_out"], min_length=1)
+    temporal_valid: float = Field(0.05, gt=0, lt=0.5, description="share of events, in time, for validation")
+    temporal_test: float = Field(0.05, gt=0, lt=0.5, description="share of events, in time, for the test")
+    targets_per_user: int = Field(10, ge=1, description="temporal split: at most so many seeded random targets a user")
+
+
+class CatalogueConfig(Section):
+    """How items become words."""
+
+    scheme: Literal["atomic", "title"] = "atomic"
+    max_history: int = Field(50, ge=1, description="newest items of a history that the prompt shows")
+    system_prompt: str = "Recommend."
+    user_attributes: list[str] = Field([], description="columns of the user table that the prompt names")
+
+
+class ModelConfig(Section):
+    """The base language model and its adapter."""
+
+    base: str = Field("bundled:smollm2-135m-instruct", description="hub id, local directory or `bundled:NAME`")
+    layers: int | None = Field(None, ge=1, description="keep the first N layers; null: all")
+    lora_r: int = Field(16, ge=1)
+    lora_alpha: int = Field(32, ge=1)
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class SFTSection(Section):
+    """Supervised fine-tuning: packed histories, with completions mixed in from `completion_start` on."""
+
+    num_train_epochs: float = Field(3.0, gt=0)
+    learning_rate: float = Field(5e-4, gt=0)
+    item_learning_rate: float | None = Field(None, gt=0, description="of the item tokens; null: learning_rate")
+    per_device_train_batch_size: int = Field(16, ge=1, description="history windows a step")
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    warmup_ratio: float = Field(0.05, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    dropout: float = Field(0.0, ge=0, lt=1, description="on the input embeddings of items")
+    completions_per_step: int = Field(8, ge=1, description="completions with a justification in every step")
+    save_steps: int = Field(50, ge=1)
+
+
+class RewardSection(Section):
+    """The click/purchase model and the weights of the parts of the reward."""
+
+    num_train_epochs: int = Field(20, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    hidden_size: int = Field(64, ge=4)
+    num_layers: int = Field(2, ge=1)
+    dropout: float = Field(0.2, ge=0, lt=1)
+    negatives: int = Field(256, ge=1, description="sampled negatives an event")
+    item_weight: float = Field(1.0, ge=0, description="weight of the purchase log-odds")
+    groundedness_weight: float = Field(1.0, ge=0, description="weight of the groundedness of the justification")
+
+
+class PPOSection(Section):
+    """PPO, with TRL's names where TRL has one."""
+
+    total_episodes: int = Field(1024, ge=1)
+    learning_rate: float = Field(1e-4, gt=0)
+    per_device_train_batch_size: int = Field(32, ge=1, description="episodes a process and batch")
+    num_generations: int = Field(1, ge=1, description="rollouts of one prompt")
+    num_mini_batches: int = Field(1, ge=1)
+    num_ppo_epochs: int = Field(2, ge=1)
+    kl_coef: float = Field(0.1, ge=0)
+    kl_estimator: Literal["k1", "k3"] = "k1"
+    cliprange: float = Field(0.2, gt=0)
+    cliprange_value: float = Field(0.2, gt=0)
+    vf_coef: float = Field(0.1, ge=0)
+    gamma: float = Field(1.0, ge=0, le=1)
+    lam: float = Field(0.95, ge=0, le=1)
+    temperature: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    save_steps: int = Field(10, ge=1)
+
+
+class EvaluationConfig(Section):
+    """What is measured, and with how many bootstrap samples."""
+
+    ks: list[int] = [1, 5, 10, 20]
+    bootstrap: int = Field(1000, ge=100)
+
+
+class Config(Section):
+    """A whole experiment."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    output_dir: str = "runs"
+    seed: int = Field(0, ge=0)
+    data: DataConfig
+    catalogue: CatalogueConfig = CatalogueConfig()
+    model: ModelConfig = ModelConfig()
+    sft: SFTSection = SFTSection()
+    reward: RewardSection = RewardSection()
+    ppo: PPOSection = PPOSection()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+def _known_keys(model: type[BaseModel], location: tuple) -> list[str]:
+    """Field names of the section in which `location` (a path ending in an unknown key) lies."""
+    for part in location[:-1]:
+        field = model.model_fields.get(str(part))
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+            return []
+        model = field.annotation
+    return list(model.model_fields)
+
+
+def _describe(error: dict[str, Any], source: str) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(Config, error["loc"])
+        nearest = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        hint = f"did you mean `{nearest[0]}`?" if nearest else f"known keys here: {', '.join(known)}."
+        return f"{source}: unknown key `{key}`: {hint}"
+    if error["type"] == "missing":
+        return f"{source}: the key `{key}` is missing: {_expected(error['loc'])}"
+    return f"{source}: `{key}` is {error['input']!r}: {error['msg'].lower()}."
+
+
+def _expected(location: tuple) -> str:
+    model: type[BaseModel] = Config
+    for part in location[:-1]:
+        model = model.model_fields[str(part)].annotation
+    field = model.model_fields[str(location[-1])]
+    return f"add it ({field.description or getattr(field.annotation, '__name__', field.annotation)})."
+
+
+def parse_config(values: Any, source: str = "config") -> Config:
+    """Validates a mapping.
+
+    Args:
+        values: the parsed YAML.
+        source: what error messages call it, usually the file.
+
+    Raises:
+        ConfigError: names every wrong key and, for an unknown one, the nearest known.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source}: expected a mapping of keys to values, found {type(values).__name__}.")
+    try:
+        return Config.model_validate_json(yaml_to_json(values))
+    except ValidationError as error:
+        raise ConfigError("\n".join(_describe(e, source) for e in error.errors())) from None
+
+
+def yaml_to_json(values: dict) -> str:
+    """JSON text of parsed YAML; validating JSON lets pydantic be strict and still read lists as tuples."""
+    import json
+
+    return json.dumps(values, default=str)
+
+
+def load_config(path: str | Path) -> Config:
+    """Reads and validates a YAML file.
+
+    Raises:
+        ConfigError: no such file, not YAML, or a key that is wrong.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
+        hint = f" Did you mean {path.parent / near[0]}?" if near else ""
+        raise ConfigError(f"There is no config file {path}.{hint}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not readable as YAML: {error}") from None
+    return parse_config(values, str(path))

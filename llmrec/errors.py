@@ -1,0 +1,41 @@
+"""Errors that a person can act on.
+
+Every error says what was found, what was expected and how to mend it. The CLI prints the message alone and exits
+with `exit_code`: 2 for a mistake in what the user gave, 1 for a fault of ours. Each class is also the standard
+exception that a library caller would expect.
+"""
+
+
+class LlmrecError(Exception):
+    """Base of all errors that llmrec raises on purpose."""
+
+    exit_code = 1
+
+
+class UserError(LlmrecError):
+    """Something the user gave cannot be used; the message names it and says how to mend it."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError, ValueError):
+    """A config has an unknown key, a wrong type or an impossible value."""
+
+
+class DataError(UserError, ValueError):
+    """An input file has a missing column, an unreadable value, a duplicate or an unknown id."""
+
+
+class CatalogueError(UserError, KeyError):
+    """An item is not in the catalogue, or no item is left to recommend."""
+
+    def __str__(self) -> str:  # KeyError would print the repr of the message
+        return str(self.args[0]) if self.args else ""
+
+
+class ModelError(UserError, OSError):
+    """A model, adapter or reward model is missing, unreadable or belongs to another base or catalogue."""
+
+
+class RunError(UserError, RuntimeError):
+    """A run directory belongs to another config, or a stage that this one needs has not run."""
