@@ -1,0 +1,340 @@
+"""A run directory: what each stage wrote, under which config, and which stage is next.
+
+A stage is finished when its `metrics.json` exists, which is written last. The file also holds the config values
+that the stage depended on, so a run never mixes results of two configs: `Run` refuses instead.
+"""
+
+import difflib
+import importlib
+import importlib.metadata
+import math
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import llmrec
+from llmrec.config import Config, load_config
+from llmrec.errors import RunError
+from llmrec.files import read_json, write_json, write_text
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run.
+
+    Attributes:
+        module, function: what runs it; called with the `Run`. Imported only when needed: torch takes seconds.
+        needs: stages that must have finished.
+        depends_on: config sections and single values that its result depends on.
+        ignores: keys inside those sections that do not change its result.
+    """
+
+    module: str
+    function: str
+    needs: tuple[str, ...]
+    depends_on: tuple[str, ...]
+    ignores: tuple[str, ...] = ()
+
+
+# How the parts of the reward are weighed changes PPO, not the fit of the click/purchase model.
+_REWARD_WEIGHTS = ("reward.item_weight", "reward.groundedness_weight")
+
+STAGE_TABLE = {
+    "data": Stage("llmrec.data.prepare", "prepare_stage", (), ("data", "seed")),
+    "sft": Stage("llmrec.sft", "train_sft", ("data",), ("data", "catalogue", "model", "sft", "seed")),
+    "reward": Stage(
+        "reward_models.train", "train_reward", ("data",), ("data", "reward", "seed"), ignores=_REWARD_WEIGHTS
+    ),
+    "ppo": Stage(
+        "llmrec.ppo.stage",
+        "train_ppo",
+        ("data", "sft", "reward"),
+        ("data", "catalogue", "model", "sft", "reward", "ppo", "seed"),
+    ),
+    "evaluate": Stage(
+        "llmrec.evaluation.evaluate",
+        "evaluate",
+        ("data", "sft", "reward", "ppo"),
+        ("data", "catalogue", "model", "sft", "reward", "ppo", "evaluation", "seed"),
+    ),
+}
+STAGES = tuple(STAGE_TABLE)
+# The CLI verb of each stage; only the first differs from the stage's folder.
+VERBS = {stage: "prepare" if stage == "data" else stage for stage in STAGES}
+
+_LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "numpy", "pandas")
+
+
+class Run:
+    """The directory `<output_dir>/<name>/` of one experiment.
+
+    Attributes:
+        config: the resolved config.
+        directory: where it lies.
+    """
+
+    STAGES = STAGES
+
+    def __init__(self, config: Config, directory: Path):
+        self.config = config
+        self.directory = directory
+        self._started: dict[str, float] = {}
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.directory)!r})"
+
+    @classmethod
+    def create(cls, config: Config) -> "Run":
+        """Makes the run directory of a config, or opens it if it exists.
+
+        Raises:
+            RunError: a stage there was run, or begun, under other values; nothing has been touched.
+        """
+        directory = Path(config.output_dir) / config.name
+        if directory.exists() and not directory.is_dir():
+            raise RunError(
+                f"{directory} is a file, not a run directory. Choose another `name` or `output_dir`."
+            )
+        run = cls(config, directory)
+        run._refuse_other_config(*STAGES)
+        text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        target = directory / "config.yaml"
+        if is_main_process() and not (target.is_file() and target.read_text(encoding="utf-8") == text):
+            write_text(target, text)
+        return run
+
+    @classmethod
+    def open(cls, directory: str | os.PathLike) -> "Run":
+        """Opens a run directory that exists.
+
+        Raises:
+            RunError: there is no run there; the message lists the runs near it.
+        """
+        directory = Path(directory)
+        if not (directory / "config.yaml").is_file():
+            raise RunError(
+                f"{directory} is not a run directory (no config.yaml in it). {_runs_near(directory)}"
+            )
+        return cls(load_config(directory / "config.yaml"), directory)
+
+    def path(self, stage: str, *parts: str) -> Path:
+        """A path inside the folder of a stage; the stage creates what it needs."""
+        _check_stage(stage)
+        return self.directory.joinpath(stage, *parts)
+
+    @property
+    def report_path(self) -> Path:
+        """Where the evaluate stage writes its report, for programs."""
+        return self.directory / "report.json"
+
+    def begin(self, stage: str) -> None:
+        """Starts the clock of a stage and records its config, so that no other config resumes its checkpoints.
+
+        Raises:
+            RunError: the stage was begun or finished under other values.
+        """
+        self._refuse_other_config(stage)
+        self._started[stage] = time.monotonic()
+        if is_main_process():
+            write_json(self.path(stage, "started.json"), {"fingerprint": fingerprint(self.config, stage)})
+
+    def finish(self, stage: str, metrics: dict) -> None:
+        """Marks a stage as finished. Call it last: after this the stage is not run again.
+
+        Writes `<stage>/metrics.json`. Only the main process writes, so every process may call it.
+
+        Args:
+            stage: the stage, after `begin`.
+            metrics: JSON values; numpy numbers are converted and NaN becomes null.
+        """
+        if not is_main_process():
+            return
+        record = {
+            "stage": stage,
+            "seconds": round(time.monotonic() - self._started[stage], 3),
+            "metrics": _plain(metrics),
+            "fingerprint": fingerprint(self.config, stage),
+            "versions": library_versions(),
+        }
+        write_json(self.path(stage, "metrics.json"), record)
+        self.path(stage, "started.json").unlink(missing_ok=True)
+
+    def finished(self, stage: str) -> bool:
+        """Whether a stage has finished under this config.
+
+        Raises:
+            RunError: it finished, or was begun, under other values.
+        """
+        self._refuse_other_config(stage)
+        if stage == "evaluate" and not self.report_path.is_file():
+            return False
+        return self.path(stage, "metrics.json").is_file()
+
+    def record(self, stage: str) -> dict:
+        """All of `<stage>/metrics.json`: `stage, seconds, metrics, fingerprint, versions`."""
+        self.require(stage)
+        return read_json(self.path(stage, "metrics.json"))
+
+    def metrics(self, stage: str) -> dict:
+        """The metrics that a finished stage reported."""
+        return self.record(stage)["metrics"]
+
+    def require(self, *stages: str) -> None:
+        """Checks that stages have finished.
+
+        Raises:
+            RunError: one has not; the message names the command to run first.
+        """
+        missing = [stage for stage in stages if not self.finished(stage)]
+        if missing:
+            commands = "\n".join(f"  llmrec {VERBS[stage]} {self.directory}" for stage in missing)
+            raise RunError(
+                f"{self.directory} has no finished {', '.join(missing)} stage. Run first:\n{commands}"
+            )
+
+    def _refuse_other_config(self, *stages: str) -> None:
+        """Raises RunError if a stage was begun or finished under values other than this config's."""
+        changed: dict[str, str] = {}
+        stale: list[str] = []
+        for stage in stages:
+            recorded = self._recorded_fingerprint(stage)
+            differences = [] if recorded is None else _differences(recorded, fingerprint(self.config, stage))
+            if differences:
+                stale.append(stage)
+                changed.update(differences)
+        if not stale:
+            return
+        lines = "\n".join(f"  {key}: {change}" for key, change in changed.items())
+        folders = ", ".join(str(self.path(stage)) for stage in stale)
+        raise RunError(
+            f"{self.directory} holds results of another config ({', '.join(stale)}). Changed (old -> new):\n{lines}\n"
+            f"Nothing was touched. Give this config another `name`, or delete what it would replace: {folders}"
+        )
+
+    def _recorded_fingerprint(self, stage: str) -> dict | None:
+        for name in ("metrics.json", "started.json"):
+            file = self.path(stage, name)
+            try:
+                return read_json(file)["fingerprint"]
+            except FileNotFoundError:
+                continue
+            except (ValueError, KeyError, TypeError):
+                raise RunError(
+                    f"{file} was not written by llmrec. Delete {file.parent} to run it again."
+                ) from None
+        return None
+
+
+def run_stage(run: Run, stage: str) -> None:
+    """Runs one stage, finished or not; the stage itself calls `run.begin` and `run.finish`.
+
+    Raises:
+        RunError: a stage that it needs has not finished.
+    """
+    _check_stage(stage)
+    entry = STAGE_TABLE[stage]
+    run.require(*entry.needs)
+    getattr(importlib.import_module(entry.module), entry.function)(run)
+
+
+def run_all(run: Run, *stages: str, say: Callable[[str], Any] = print) -> None:
+    """Runs the unfinished ones of `stages` (default: all) in order and says which it skipped.
+
+    Args:
+        run: the run.
+        stages: names out of `STAGES`.
+        say: where a line for people goes.
+    """
+    for stage in stages or STAGES:
+        _check_stage(stage)
+        if run.finished(stage):
+            say(f"{stage}: finished before in {run.path(stage)}, skipped")
+            continue
+        say(f"{stage}: running")
+        run_stage(run, stage)
+        say(f"{stage}: done in {run.record(stage)['seconds']:.0f} s")
+
+
+def fingerprint(config: Config, stage: str) -> dict[str, Any]:
+    """The config values that a stage's result depends on: dotted key to JSON value."""
+    entry = STAGE_TABLE[stage]
+    values = config.model_dump(mode="json")
+    flat = _flatten({section: values[section] for section in entry.depends_on})
+    return {key: value for key, value in flat.items() if key not in entry.ignores}
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of llmrec, Python and the libraries that results depend on."""
+    versions = {"llmrec": llmrec.__version__, "python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that writes, under `accelerate launch` or alone."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _check_stage(stage: str) -> None:
+    if stage not in STAGE_TABLE:
+        raise ValueError(f"unknown stage {stage!r}; stages are {', '.join(STAGES)}")
+
+
+def _flatten(values: dict, prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _differences(old: dict, new: dict) -> dict[str, str]:
+    """Dotted key to `old -> new`, for every value that differs."""
+    keys = list(new) + [key for key in old if key not in new]
+    pairs = {key: (old.get(key, "(not set)"), new.get(key, "(not set)")) for key in keys}
+    return {key: f"{before} -> {after}" for key, (before, after) in pairs.items() if before != after}
+
+
+def _plain(value: Any) -> Any:
+    """JSON values: numpy scalars and arrays become Python's, NaN and infinities become null."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def _runs_near(directory: Path) -> str:
+    """A sentence that lists runs inside `directory`, beside it or in `runs/`."""
+    found = sorted(
+        {file.parent for place in (directory, directory.parent, Path("runs")) for file in _configs_in(place)}
+    )
+    if not found:
+        return "`llmrec run CONFIG` makes one."
+    nearest = difflib.get_close_matches(directory.name, [run.name for run in found], n=1)
+    found.sort(key=lambda run: run.name not in nearest)
+    more = f" and {len(found) - 10} more" if len(found) > 10 else ""
+    return f"Runs near it: {', '.join(map(str, found[:10]))}{more}."
+
+
+def _configs_in(place: Path) -> list[Path]:
+    try:
+        return list(place.glob("*/config.yaml"))
+    except OSError:
+        return []
