@@ -1,7 +1,7 @@
 """A run directory: what each stage wrote, under which config, and which stage is next.
 
-A stage is finished when its `metrics.json` exists, which is written last. The file also holds the config values
-that the stage depended on, so a run never mixes results of two configs: `Run` refuses instead.
+A stage is finished when its `metrics.json` exists, which is written last. The file also holds the config
+values that the stage depended on, so a run never mixes results of two configs: `Run` refuses instead.
 """
 
 import difflib
@@ -134,7 +134,7 @@ class Run:
         return self.directory / "report.json"
 
     def begin(self, stage: str) -> None:
-        """Starts the clock of a stage and records its config, so that no other config resumes its checkpoints.
+        """Starts the clock of a stage and records its config: no other config may resume its checkpoints.
 
         Raises:
             RunError: the stage was begun or finished under other values.
@@ -213,8 +213,9 @@ class Run:
         lines = "\n".join(f"  {key}: {change}" for key, change in changed.items())
         folders = ", ".join(str(self.path(stage)) for stage in stale)
         raise RunError(
-            f"{self.directory} holds results of another config ({', '.join(stale)}). Changed (old -> new):\n{lines}\n"
-            f"Nothing was touched. Give this config another `name`, or delete what it would replace: {folders}"
+            f"{self.directory} holds results of another config ({', '.join(stale)}). "
+            f"Changed (old -> new):\n{lines}\nNothing was touched. "
+            f"Give this config another `name`, or delete what it would replace: {folders}"
         )
 
     def _recorded_fingerprint(self, stage: str) -> dict | None:
@@ -257,8 +258,9 @@ def run_all(run: Run, *stages: str, say: Callable[[str], Any] = print) -> None:
             say(f"{stage}: finished before in {run.path(stage)}, skipped")
             continue
         say(f"{stage}: running")
+        started = time.monotonic()  # not from metrics.json: another process may not have written it yet
         run_stage(run, stage)
-        say(f"{stage}: done in {run.record(stage)['seconds']:.0f} s")
+        say(f"{stage}: done in {time.monotonic() - started:.0f} s")
 
 
 def fingerprint(config: Config, stage: str) -> dict[str, Any]:
