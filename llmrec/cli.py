@@ -1,0 +1,352 @@
+"""The command line: one verb a stage, `run` for all of them, `recommend` and `push` for what comes out.
+
+People read stderr and tables; programs pass `--json` and read stdout, where nothing else is then written.
+Heavy imports (torch, transformers) happen inside the verbs, so `--help` and errors in a config are instant.
+"""
+
+import argparse
+import errno
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+import llmrec
+from llmrec.config import load_config
+from llmrec.console import (
+    console_for,
+    print_examples,
+    print_json,
+    print_next_steps,
+    print_ranked,
+    print_report,
+    say_on,
+)
+from llmrec.errors import CatalogueError, LlmrecError, UserError
+from llmrec.files import read_json
+from llmrec.run import VERBS, Run, is_main_process, run_all
+
+app = typer.Typer(
+    help="Fine-tune a language model to recommend.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # main() formats errors
+)
+ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML config, or a run directory")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="print JSON on stdout and everything else on stderr")
+]
+RunOption = Annotated[Path, typer.Option("--run", metavar="DIR", help="a run directory")]
+AdapterOption = Annotated[
+    Literal["sft", "ppo"] | None,
+    typer.Option(help="which adapter; default: ppo, or sft where there is no ppo"),
+]
+TitlesOption = Annotated[list[str] | None, typer.Option(metavar="TITLE ...", help="one or more titles")]
+
+
+# --- verbs ----------------------------------------------------------------------------------------
+
+
+def _stage_verb(stage: str, summary: str) -> None:
+    """Registers the verb of one stage."""
+
+    def verb(config: ConfigArgument, as_json: JsonOption = False) -> None:
+        run_stage_of(config, stage, as_json)
+
+    verb.__doc__ = summary
+    app.command(VERBS[stage])(verb)
+
+
+_stage_verb("data", "Read the event log, split it and write the dataset card.")
+_stage_verb("sft", "Teach the base model the catalogue and the completion format.")
+_stage_verb("reward", "Fit the click/purchase model that scores recommendations.")
+_stage_verb("ppo", "Improve the adapter against the reward model, guarded by validation.")
+_stage_verb("evaluate", "Measure every model on every split and write report.json and report.html.")
+
+
+@app.command("run")
+def run_verb(config: ConfigArgument, as_json: JsonOption = False) -> None:
+    """Run all stages that have not finished yet, then show the results."""
+    with _stdout_kept_clean(as_json):
+        console = console_for(stderr=as_json)
+        run = open_or_create(config)
+        run_all(run, say=say_on(console))
+        report = read_json(run.report_path)
+        print_report(console, report)
+        print_examples(console, run)
+        print_next_steps(console, run)
+    if as_json:
+        print_json(report)
+
+
+class _ManyValuesCommand(typer.core.TyperCommand):
+    """A command whose list options take several values after one flag: `--history A B --top-k 3`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, spread_values(args, ("--history", "--exclude")))
+
+
+@app.command("recommend", cls=_ManyValuesCommand)
+def recommend_verb(
+    run: RunOption,
+    user: Annotated[str | None, typer.Option(help="a user of the event log")] = None,
+    history: TitlesOption = None,
+    top_k: Annotated[int, typer.Option(min=1)] = 5,
+    exclude: TitlesOption = None,
+    interactive: Annotated[bool, typer.Option("--interactive", help="ask for titles in a loop")] = False,
+    adapter: AdapterOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Recommend items to a user, or to somebody who liked the given titles."""
+    if user is not None and history:
+        raise UserError("Give --user or --history, not both.")
+    if interactive and as_json:
+        raise UserError("Give --interactive or --json, not both.")
+    if not (user is not None or history or interactive):
+        raise UserError('Say for whom: --user ID, --history "TITLE" "TITLE" ..., or --interactive.')
+    with _stdout_kept_clean(as_json):
+        console = console_for(stderr=as_json)
+        recommender = _load_recommender(Run.open(run), adapter)
+        excluded = recommender.resolve_titles(exclude or [])
+        ranked = None
+        if user is not None or history:
+            known = None if user is not None else recommender.resolve_titles(history or [])
+            ranked = recommender.recommend(history=known, user=user, top_k=top_k, exclude=excluded)
+            print_ranked(console, ranked)
+        if interactive:
+            _interact(console, recommender, top_k, excluded)
+    if as_json:
+        asked = {"user": user, "history": history or [], "exclude": exclude or [], "adapter": adapter}
+        print_json({**asked, "recommendations": [asdict(item) for item in ranked or []]})
+
+
+@app.command("push")
+def push_verb(
+    run: RunOption,
+    repo: Annotated[
+        str, typer.Option(metavar="OWNER/NAME", help="the hub repository; made if there is none")
+    ],
+    adapter: AdapterOption = None,
+    private: Annotated[bool, typer.Option("--private", help="make a new repository private")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="check and list the files, upload nothing")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Upload the adapter, its config, its report and a model card to a hub, in one commit."""
+    with _stdout_kept_clean(as_json):
+        from llmrec.push import push
+
+        console = console_for(stderr=as_json)
+        url = push(
+            Run.open(run), repo, adapter=adapter, private=private, dry_run=dry_run, say=say_on(console)
+        )
+    if as_json:
+        print_json({"url": url, "dry_run": dry_run})
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=lambda value: _print_version(value))
+    ] = False,
+) -> None:
+    pass
+
+
+# --- what the verbs share with scripts/ -----------------------------------------------------------
+
+
+def run_stage_of(config: Path, stage: str, as_json: bool = False) -> None:
+    """Runs one stage of the run that `config` describes, unless it has finished.
+
+    Args:
+        config: a YAML config, or a run directory.
+        stage: a name out of `llmrec.run.STAGES`.
+        as_json: print the stage's metrics on stdout, and everything else on stderr.
+    """
+    with _stdout_kept_clean(as_json):
+        run = open_or_create(config)
+        run_all(run, stage, say=say_on(console_for(stderr=as_json)))
+    if as_json and is_main_process():
+        print_json(run.metrics(stage))
+
+
+def open_or_create(path: Path) -> Run:
+    """The run of a YAML config, or the run in a run directory."""
+    return Run.open(path) if Path(path).is_dir() else Run.create(load_config(path))
+
+
+def stage_main(stage: str) -> None:
+    """What `scripts/train_*.py` do: `--config`, one stage, the CLI's error messages and exit codes."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--config", type=Path, required=True, help="a YAML config, or a run directory")
+    parser.add_argument("--json", action="store_true", help="print the metrics as JSON on stdout")
+    arguments = parser.parse_args()
+    _exit_with(lambda: run_stage_of(arguments.config, stage, arguments.json))
+
+
+def main() -> None:
+    """The `llmrec` command."""
+    _exit_with(app)
+
+
+def _exit_with(action: Callable[[], Any]) -> None:
+    """Runs `action`; turns exceptions into a message and an exit code."""
+    _silence_libraries()
+    try:
+        action()
+    except SystemExit as stop:
+        if stop.code == 130:  # typer's form of Ctrl-C
+            _fail("Interrupted: run the same command again to go on.", 130)
+        raise
+    except KeyboardInterrupt:
+        _fail("Interrupted: run the same command again to go on.", 130)
+    except LlmrecError as error:
+        if os.environ.get("LLMREC_TRACEBACK") == "1":
+            traceback.print_exc()
+        _fail(str(error), error.exit_code)
+    except Exception as error:
+        if _disk_is_full(error):
+            _fail(
+                "No space left on the disk. What finished earlier is untouched: free some space, or choose "
+                f"another `output_dir`, and run the same command again. ({error})",
+                2,
+            )
+        traceback.print_exc()
+        _fail(f"This is a fault of llmrec, not yours: {type(error).__name__}: {error}", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    text = Text.assemble(("error: ", "bold red"), message)
+    console_for(stderr=True).print(text, soft_wrap=True)
+    sys.exit(code)
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error or its cause is a full disk; Rust and C++ libraries only say it in words."""
+    while error is not None:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or "No space left on device" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _silence_libraries() -> None:
+    """Hides what libraries say to their own developers. Whoever sets one of these variables gets it back."""
+    quiet = {
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TRL_EXPERIMENTAL_SILENCE": "1",
+        "TOKENIZERS_PARALLELISM": "false",  # else a warning at every fork
+    }
+    if not sys.stderr.isatty():
+        quiet["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    for name, value in quiet.items():
+        os.environ.setdefault(name, value)
+    if not sys.warnoptions:
+        for category in (FutureWarning, DeprecationWarning, UserWarning):
+            warnings.simplefilter("ignore", category)
+
+
+@contextmanager
+def _stdout_kept_clean(enabled: bool) -> Iterator[None]:
+    """Sends to stderr whatever is printed inside, by Python code, C libraries or child processes."""
+    if not enabled:
+        yield
+        return
+    try:
+        descriptor, other = sys.stdout.fileno(), sys.stderr.fileno()
+    except (OSError, AttributeError):  # not real files, as under a test runner
+        with redirect_stdout(sys.stderr):
+            yield
+        return
+    sys.stdout.flush()
+    kept = os.dup(descriptor)
+    os.dup2(other, descriptor)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, descriptor)
+        os.close(kept)
+
+
+def spread_values(args: list[str], flags: tuple[str, ...]) -> list[str]:
+    """Gives every value after one of `flags` its own flag, up to the next `--option`.
+
+    `--history A B --top-k 3` becomes `--history=A --history=B --top-k 3`: typer has no options that take many
+    values. Repeating the flag works as well.
+
+    Raises:
+        UserError: a flag has no value.
+    """
+    spread: list[str] = []
+    position = 0
+    while position < len(args):
+        flag = args[position]
+        position += 1
+        if flag not in flags:
+            spread.append(flag)
+            continue
+        first = position
+        while position < len(args) and not args[position].startswith("--"):
+            spread.append(f"{flag}={args[position]}")
+            position += 1
+        if position == first:
+            raise UserError(f'{flag} needs at least one title, for instance {flag} "Toy Story (1995)".')
+    return spread
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"llmrec {llmrec.__version__}")
+        raise typer.Exit
+
+
+def _load_recommender(run: Run, adapter: str | None) -> Any:
+    from llmrec.recommend import Recommender
+
+    return Recommender.from_run(run, adapter=adapter)
+
+
+def _interact(console: Console, recommender: Any, top_k: int, excluded: list[int]) -> None:
+    """Reads titles, prints recommendations, until `:quit` or the end of input."""
+    console.print(
+        "Titles, separated by `;`. `:exclude TITLE; ...` leaves items out, `:exclude` alone lets all"
+    )
+    console.print("back in, `:quit` ends.")
+    history: list[int] = []
+    while True:
+        try:
+            line = console.input("[bold]liked> [/bold]").strip()
+        except (EOFError, KeyboardInterrupt):
+            return
+        command, _, rest = line.partition(" ")
+        if command == ":quit":
+            return
+        try:
+            if command == ":exclude":
+                excluded = excluded + recommender.resolve_titles(_titles(rest)) if rest.strip() else []
+            elif command.startswith(":"):
+                raise CatalogueError(f"There is no command {command}; there are :quit and :exclude.")
+            elif line:
+                history = recommender.resolve_titles(_titles(line))
+            if history:
+                print_ranked(console, recommender.recommend(history=history, top_k=top_k, exclude=excluded))
+        except UserError as error:
+            console.print(Text(str(error), style="red"), soft_wrap=True)
+
+
+def _titles(text: str) -> list[str]:
+    return [title.strip() for title in text.split(";") if title.strip()]
