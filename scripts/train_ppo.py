@@ -1,0 +1,12 @@
+"""PPO against the reward model, on one process or many.
+
+    accelerate launch scripts/train_ppo.py --config configs/quickstart.yaml
+
+On CPUs: `accelerate launch --config_file configs/accelerate/cpu.yaml scripts/train_ppo.py --config ...`.
+One process needs no launcher: `llmrec ppo CONFIG` does the same.
+"""
+
+from llmrec.cli import stage_main
+
+if __name__ == "__main__":
+    stage_main("ppo")
