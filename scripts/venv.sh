@@ -33,7 +33,7 @@ make_venv() {
         fi
     fi
     rm -f "$stamp"
-    local pip=("$venv_python" -m pip install -q --no-input --disable-pip-version-check)
+    local pip=("$venv_python" -m pip install -qq --no-input --disable-pip-version-check)
     echo "Installing torch 2.13.0 (the largest download)" >&2
     # Alone and first, so that no other requirement decides the build; which index it comes from is pip's config.
     "${pip[@]}" torch==2.13.0 </dev/null

@@ -1,0 +1,225 @@
+"""Uploads the adapter of a run to a hub in one commit, with what is needed to load and judge it."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import llmrec
+from llmrec.errors import ModelError, UserError
+from llmrec.files import read_json
+from llmrec.model_card import model_card
+from llmrec.run import Run
+
+FORMAT_VERSION = 1
+BUNDLED_HUB_IDS = {"smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+
+# Only these leave the machine: a run also holds checkpoints and people's histories.
+_REQUIRED = ("adapter_config.json", "adapter_model.safetensors", "item_vocabulary.json")
+_OPTIONAL = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "chat_template*",
+    "item_vocabulary*",
+)
+
+
+def push(
+    run: Run,
+    repo: str,
+    *,
+    adapter: str | None = None,
+    private: bool = False,
+    dry_run: bool = False,
+    say: Callable[[str], Any] = lambda line: None,
+) -> str:
+    """Uploads an adapter to the hub that `HF_ENDPOINT` names (huggingface_hub reads it when first imported).
+
+    Args:
+        run: the run.
+        repo: `OWNER/NAME`, or `NAME` in the account of the token; made if there is none.
+        adapter: `ppo` or `sft`; None: `ppo` if it has finished, else `sft`.
+        private: make the repository private if it is new; refuse a public one.
+        dry_run: check everything and list the files, but do not touch the network.
+        say: where a line for people goes.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        UserError: the name is not one, the hub refuses, or it cannot be reached.
+        RunError: the adapter has not been trained.
+        ModelError: the adapter's folder lacks a file.
+    """
+    _check_name(repo)
+    adapter = adapter or ("ppo" if run.finished("ppo") else "sft")
+    run.require(adapter)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        build_folder(run, repo, adapter, folder)
+        files = sorted(file for file in folder.iterdir())
+        for file in files:
+            say(f"{file.stat().st_size:>12,}  {file.name}")
+        if dry_run:
+            say(f"dry run: nothing was uploaded to {repo}")
+            return _address(repo)
+        url = _upload(files, repo, private, f"{adapter} adapter of run {run.config.name}")
+    say(f"pushed to {url}")
+    return url
+
+
+def build_folder(run: Run, repo: str, adapter: str, folder: Path) -> None:
+    """Writes into `folder` what goes to the hub."""
+    config = run.config
+    base = hub_id(config.model.base)
+    sources = [
+        run.path(stage, part) for stage in dict.fromkeys((adapter, "sft")) for part in ("adapter", ".")
+    ]
+    _copy_files(sources, folder)
+    report = read_json(run.report_path) if run.report_path.is_file() else {}
+    if report:
+        shutil.copyfile(run.report_path, folder / "report.json")
+
+    peft_config = read_json(folder / "adapter_config.json")
+    # Locally this is a cache directory of this machine.
+    peft_config["base_model_name_or_path"] = base or Path(config.model.base).name
+    _write_json(folder / "adapter_config.json", peft_config)
+    _write_json(
+        folder / "llmrec.json",
+        {
+            "format_version": FORMAT_VERSION,
+            "llmrec_version": llmrec.__version__,
+            "adapter": adapter,
+            "base": base or Path(config.model.base).name,
+            "trained_on": config.model.base if base else Path(config.model.base).name,
+            "layers": config.model.layers,
+            "catalogue_scheme": config.catalogue.scheme,
+        },
+    )
+    shared = yaml.safe_dump(
+        _without_local_paths(config.model_dump(mode="json")), sort_keys=False, allow_unicode=True
+    )
+    (folder / "config.yaml").write_text(shared, encoding="utf-8")
+    card = model_card(config, repo=repo, adapter=adapter, base=base, report=report)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def hub_id(base: str) -> str | None:
+    """The hub's name of `model.base`; None for a local directory.
+
+    Raises:
+        ModelError: a bundled model that has no name on the hub.
+    """
+    if base.startswith("bundled:"):
+        name = base.removeprefix("bundled:")
+        if name not in BUNDLED_HUB_IDS:
+            raise ModelError(
+                f"`{base}` has no name on the hub; known bundled models: {', '.join(BUNDLED_HUB_IDS)}."
+            )
+        return BUNDLED_HUB_IDS[name]
+    return None if Path(base).is_absolute() or Path(base).exists() else base
+
+
+def _copy_files(sources: list[Path], folder: Path) -> None:
+    """Copies the files that may leave; of two with one name, the one in the earlier source."""
+    for source in sources:
+        for pattern in _REQUIRED + _OPTIONAL:
+            for file in sorted(source.glob(pattern)):
+                if file.is_file() and not (folder / file.name).exists():
+                    shutil.copyfile(file, folder / file.name)
+    missing = [name for name in _REQUIRED if not (folder / name).exists()]
+    if missing:
+        stage = sources[0].parent
+        raise ModelError(f"{stage} lacks {', '.join(missing)}. Delete that folder and run its stage again.")
+
+
+def _without_local_paths(values: dict) -> dict:
+    """The config without directories of this machine: of an absolute path only the last part stays."""
+    values = {**values, "output_dir": "runs"}
+    for section, keys in {"data": ("path", "items", "users", "facts"), "model": ("base",)}.items():
+        local = {
+            key: Path(values[section][key]).name
+            for key in keys
+            if Path(values[section][key] or "").is_absolute()
+        }
+        values[section] = {**values[section], **local}
+    return values
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _check_name(repo: str) -> None:
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise UserError(f"`{repo}` cannot be a repository name; expected OWNER/NAME. {error}") from None
+
+
+def _address(repo: str) -> str:
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/{repo}"
+
+
+def _upload(files: list[Path], repo: str, private: bool, message: str) -> str:
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    api = HfApi(library_name="llmrec", library_version=llmrec.__version__)
+    with _explained(repo):
+        created = api.create_repo(repo, private=private or None, exist_ok=True)
+        # `exist_ok` does not change who can see a repository that exists.
+        if private and not api.model_info(created.repo_id).private:
+            raise UserError(
+                f"{created} exists and is public, but --private was asked for. Choose another name."
+            )
+        # Not `upload_folder`: with Xet it may spread the files over several commits.
+        operations = [CommitOperationAdd(path_in_repo=file.name, path_or_fileobj=file) for file in files]
+        api.create_commit(created.repo_id, operations, commit_message=message)
+    return str(created)
+
+
+@contextmanager
+def _explained(repo: str) -> Iterator[None]:
+    """Turns what the hub or the network answers into a message that says what to do."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
+
+    try:
+        yield
+    except UserError:
+        raise
+    except OfflineModeIsEnabled:
+        raise UserError("HF_HUB_OFFLINE is set: unset it to push.") from None
+    except Exception as error:
+        # A failed upload of a large file comes wrapped in a RuntimeError.
+        causes = [cause for cause in (error, error.__cause__) if isinstance(cause, HTTPError)]
+        if not causes:
+            raise
+        if isinstance(causes[0], HfHubHTTPError):
+            raise UserError(_refusal(causes[0], repo, constants.ENDPOINT)) from error
+        raise UserError(
+            f"The hub at {constants.ENDPOINT} cannot be reached ({type(causes[0]).__name__}: {causes[0]}). "
+            "Check the network and HF_ENDPOINT; nothing was published, and pushing again is safe."
+        ) from error
+
+
+def _refusal(error: Any, repo: str, endpoint: str) -> str:
+    code = error.response.status_code
+    advice = {
+        401: "There is no token, or it is not valid: set HF_TOKEN, or log in with `hf auth login`.",
+        403: f"The token may not write to `{repo}`: use one with write access, or another owner.",
+        404: f"The owner or repository in `{repo}` does not exist for this token. Check the spelling.",
+    }.get(code, error.server_message or str(error).strip().splitlines()[0])
+    return f"The hub at {endpoint} refused the push to `{repo}` (HTTP {code}). {advice}"

@@ -1,0 +1,198 @@
+"""Pushing to a hub that runs on the loopback interface, and downloading what was pushed."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hub import Hub
+
+from llmrec.config import parse_config
+from llmrec.errors import ModelError, UserError
+from llmrec.files import write_json, write_text
+from llmrec.push import build_folder, hub_id, push
+from llmrec.run import Run
+
+BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def _metric(value: float) -> dict:
+    return {"value": value, "ci95": [value - 0.01, value + 0.01], "n": 900}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run directory with tiny files in place of trained ones, and histories that must not leave it."""
+    values = {
+        "name": "tiny",
+        "output_dir": str(tmp_path / "runs"),
+        "data": {"format": "movielens", "path": str(tmp_path / "secret-home" / "ml-100k")},
+        "model": {"layers": 8},
+    }
+    run = Run.create(parse_config(values))
+    for stage in ("data", "sft", "reward", "ppo", "evaluate"):
+        run.begin(stage)
+        run.finish(stage, {})
+    write_text(run.path("data", "events.parquet"), "histories of people")
+    for stage in ("sft", "ppo"):
+        folder = run.path(stage)
+        write_json(folder / "adapter_config.json", {"base_model_name_or_path": "/cache/base", "r": 16})
+        (folder / "adapter_model.safetensors").write_bytes(stage.encode() * 1000)
+        write_text(folder / "checkpoints" / "checkpoint-1" / "optimizer.pt", "large")
+    write_json(run.path("sft", "item_vocabulary.json"), {"scheme": "atomic"})
+    write_json(run.path("sft", "tokenizer.json"), {"version": "1.0"})
+    models = {name: {"hr@10": _metric(0.2), "ndcg@10": _metric(0.1)} for name in ("popularity", "sft", "ppo")}
+    write_json(run.report_path, {"splits": {"leave_one_out": {"models": models}}})
+    return run
+
+
+def _python(code: str, hub_url: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """Runs code in a new process: huggingface_hub reads HF_ENDPOINT when it is imported."""
+    variables = {
+        **os.environ,
+        "HF_ENDPOINT": hub_url,
+        "HF_TOKEN": "dummy",
+        "HF_HUB_DISABLE_XET": "1",
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+        **environment,
+    }
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=variables, capture_output=True, text=True, timeout=60
+    )
+
+
+def _push(run: Run, hub_url: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    code = "from llmrec.cli import main; main()"
+    return _python(code, hub_url, "push", "--run", str(run.directory), *arguments, **environment)
+
+
+def test_what_was_pushed_downloads_byte_for_byte(run: Run, tmp_path: Path) -> None:
+    with Hub() as hub:
+        pushed = _push(run, hub.url, "--repo", "alice/tiny", "--json")
+        assert pushed.returncode == 0, pushed.stderr
+        assert json.loads(pushed.stdout) == {"url": f"{hub.url}/alice/tiny", "dry_run": False}
+        repository = hub.repositories["alice/tiny"]
+        assert len(repository.commits) == 1
+        code = "import sys, huggingface_hub as h; h.snapshot_download('alice/tiny', local_dir=sys.argv[1])"
+        target = tmp_path / "downloaded"
+        downloaded = _python(code, hub.url, str(target), HF_HOME=str(tmp_path / "hf"))
+        assert downloaded.returncode == 0, downloaded.stderr
+    expected = tmp_path / "expected"
+    expected.mkdir()
+    build_folder(run, "alice/tiny", "ppo", expected)
+    got = {file.name: file.read_bytes() for file in target.iterdir() if file.is_file()}
+    assert got == {file.name: file.read_bytes() for file in expected.iterdir()}
+    assert got["adapter_model.safetensors"] == b"ppo" * 1000
+    assert any(request.startswith("PUT /lfs/") for request in hub.requests)
+
+
+def test_folder_holds_what_is_needed_and_nothing_of_the_machine(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    build_folder(run, "alice/tiny", "ppo", folder)
+    assert {file.name for file in folder.iterdir()} == {
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "config.yaml",
+        "item_vocabulary.json",
+        "llmrec.json",
+        "report.json",
+        "tokenizer.json",
+    }
+    assert json.loads((folder / "adapter_config.json").read_text()) == {
+        "base_model_name_or_path": BASE,
+        "r": 16,
+    }
+    about = json.loads((folder / "llmrec.json").read_text())
+    assert (about["base"], about["layers"], about["catalogue_scheme"]) == (BASE, 8, "atomic")
+    for file in folder.iterdir():
+        content = file.read_bytes()
+        assert (
+            b"secret-home" not in content
+            and b"histories of people" not in content
+            and b"/cache" not in content
+        )
+
+
+def test_card_has_hub_metadata_and_intervals(run: Run, tmp_path: Path) -> None:
+    build_folder(run, "alice/tiny", "ppo", tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    metadata = yaml.safe_load(card.split("---\n")[1])
+    assert metadata["library_name"] == "peft" and metadata["base_model"] == BASE
+    metrics = metadata["model-index"][0]["results"][0]["metrics"]
+    assert {metric["type"]: metric["value"] for metric in metrics} == {"hr@10": 0.2, "ndcg@10": 0.1}
+    assert "0.2000 [0.1900, 0.2100]" in card and "num_hidden_layers=8" in card
+
+
+def test_dry_run_touches_no_network(run: Run) -> None:
+    lines: list[str] = []
+    url = push(run, "alice/tiny", dry_run=True, say=lines.append)
+    assert url.endswith("/alice/tiny")
+    assert any("adapter_model.safetensors" in line for line in lines) and "nothing was uploaded" in lines[-1]
+
+
+def test_falls_back_to_sft_until_ppo_has_finished(run: Run, tmp_path: Path) -> None:
+    run.path("ppo", "metrics.json").unlink()
+    with Hub() as hub:
+        assert _push(run, hub.url, "--repo", "alice/tiny").returncode == 0
+        assert hub.repositories["alice/tiny"].files["adapter_model.safetensors"] == b"sft" * 1000
+    with pytest.raises(UserError, match="llmrec ppo"):
+        push(run, "alice/tiny", adapter="ppo", dry_run=True)
+
+
+@pytest.mark.parametrize("name", ["a/b/c", "alice/", "al ice/x", "alice/x--y", "alice/x.git"])
+def test_bad_name(run: Run, name: str) -> None:
+    with pytest.raises(UserError, match="expected OWNER/NAME"):
+        push(run, name, dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("repo", "token", "says"),
+    [
+        ("alice/tiny", "wrong", "set HF_TOKEN"),
+        ("alice/tiny", "", "set HF_TOKEN"),
+        ("bob/tiny", "dummy", "may not write to `bob/tiny`"),
+    ],
+)
+def test_refusals_say_what_to_do(run: Run, tmp_path: Path, repo: str, token: str, says: str) -> None:
+    with Hub() as hub:
+        pushed = _push(run, hub.url, "--repo", repo, HF_TOKEN=token, HF_HOME=str(tmp_path / "hf"))
+    assert pushed.returncode == 2
+    assert says in pushed.stderr and "Traceback" not in pushed.stderr
+
+
+def test_private_never_lands_in_a_public_repository(run: Run) -> None:
+    with Hub() as hub:
+        assert _push(run, hub.url, "--repo", "alice/tiny").returncode == 0
+        refused = _push(run, hub.url, "--repo", "alice/tiny", "--private")
+        assert refused.returncode == 2 and "is public" in refused.stderr
+        assert len(hub.repositories["alice/tiny"].commits) == 1
+        assert _push(run, hub.url, "--repo", "alice/hidden", "--private").returncode == 0
+        assert hub.repositories["alice/hidden"].private
+
+
+def test_no_network(run: Run) -> None:
+    with socket.socket() as taken:  # bound but not listening: connections are refused
+        taken.bind(("127.0.0.1", 0))
+        pushed = _push(run, f"http://127.0.0.1:{taken.getsockname()[1]}", "--repo", "alice/tiny")
+    assert pushed.returncode == 2
+    assert "cannot be reached" in pushed.stderr and "Traceback" not in pushed.stderr
+
+
+def test_a_missing_file_is_named(run: Run) -> None:
+    run.path("sft", "item_vocabulary.json").unlink()
+    with pytest.raises(ModelError, match="lacks item_vocabulary.json"):
+        push(run, "alice/tiny", dry_run=True)
+
+
+def test_hub_id(tmp_path: Path) -> None:
+    assert hub_id("bundled:smollm2-135m-instruct") == BASE
+    assert hub_id("owner/model") == "owner/model"
+    assert hub_id(str(tmp_path)) is None
+    with pytest.raises(ModelError, match="smollm2-135m-instruct"):
+        hub_id("bundled:unknown")
