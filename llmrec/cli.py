@@ -192,7 +192,17 @@ def stage_main(stage: str) -> None:
     parser.add_argument("--config", type=Path, required=True, help="a YAML config, or a run directory")
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON on stdout")
     arguments = parser.parse_args()
+    _let_cpus_talk()
     _exit_with(lambda: run_stage_of(arguments.config, stage, arguments.json))
+
+
+def _let_cpus_talk() -> None:
+    """Makes accelerate join launched CPU processes over gloo; its launcher does not tell them to."""
+    if "LOCAL_RANK" in os.environ:
+        import torch
+
+        if not torch.accelerator.is_available():
+            os.environ.setdefault("ACCELERATE_USE_CPU", "true")
 
 
 def main() -> None:

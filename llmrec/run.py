@@ -20,7 +20,7 @@ import yaml
 
 import llmrec
 from llmrec.config import Config, load_config
-from llmrec.errors import RunError
+from llmrec.errors import LlmrecError, RunError
 from llmrec.files import read_json, write_json, write_text
 
 
@@ -140,7 +140,7 @@ class Run:
             RunError: the stage was begun or finished under other values.
         """
         self._refuse_other_config(stage)
-        self._started[stage] = time.monotonic()
+        self._started.setdefault(stage, time.monotonic())
         if is_main_process():
             write_json(self.path(stage, "started.json"), {"fingerprint": fingerprint(self.config, stage)})
 
@@ -150,14 +150,14 @@ class Run:
         Writes `<stage>/metrics.json`. Only the main process writes, so every process may call it.
 
         Args:
-            stage: the stage, after `begin`.
+            stage: the stage, after `begin` (which `run_stage` has called).
             metrics: JSON values; numpy numbers are converted and NaN becomes null.
         """
         if not is_main_process():
             return
         record = {
             "stage": stage,
-            "seconds": round(time.monotonic() - self._started[stage], 3),
+            "seconds": round(time.monotonic() - self._started.pop(stage), 3),
             "metrics": _plain(metrics),
             "fingerprint": fingerprint(self.config, stage),
             "versions": library_versions(),
@@ -233,7 +233,7 @@ class Run:
 
 
 def run_stage(run: Run, stage: str) -> None:
-    """Runs one stage, finished or not; the stage itself calls `run.begin` and `run.finish`.
+    """Runs one stage, finished or not. The stage calls `run.finish`, and `run.begin` if it likes.
 
     Raises:
         RunError: a stage that it needs has not finished.
@@ -241,7 +241,10 @@ def run_stage(run: Run, stage: str) -> None:
     _check_stage(stage)
     entry = STAGE_TABLE[stage]
     run.require(*entry.needs)
+    run.begin(stage)
     getattr(importlib.import_module(entry.module), entry.function)(run)
+    if is_main_process() and not run.finished(stage):
+        raise LlmrecError(f"{entry.module}.{entry.function} returned without finishing the stage.")
 
 
 def run_all(run: Run, *stages: str, say: Callable[[str], Any] = print) -> None:
