@@ -1,12 +1,15 @@
 """One YAML file describes one experiment. Unknown keys and wrong types are errors that name the key."""
 
 import difflib
+import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from llmrec.config_errors import describe
 from llmrec.errors import ConfigError
 
 
@@ -53,7 +56,7 @@ class CatalogueConfig(Section):
     """How items become words."""
 
     scheme: Literal["atomic", "title"] = "atomic"
-    max_history: int = Field(50, ge=1, description="newest items of a history that the prompt shows")
+    max_history: int = Field(50, ge=2, description="newest items of a history that the prompt shows")
     system_prompt: str = "Recommend."
     user_attributes: list[str] = Field([], description="columns of the user table that the prompt names")
 
@@ -69,30 +72,34 @@ class ModelConfig(Section):
 
 
 class SFTSection(Section):
-    """Supervised fine-tuning: packed histories, with completions mixed in from `completion_start` on."""
+    """Supervised fine-tuning on packed histories that end in a completion."""
 
     num_train_epochs: float = Field(3.0, gt=0)
     learning_rate: float = Field(5e-4, gt=0)
-    item_learning_rate: float | None = Field(None, gt=0, description="of the item tokens; null: learning_rate")
     per_device_train_batch_size: int = Field(16, ge=1, description="history windows a step")
     gradient_accumulation_steps: int = Field(1, ge=1)
+    gradient_checkpointing: bool = False
     warmup_ratio: float = Field(0.05, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
-    dropout: float = Field(0.0, ge=0, lt=1, description="on the input embeddings of items")
-    completions_per_step: int = Field(8, ge=1, description="completions with a justification in every step")
+    dropout: float = Field(0.0, ge=0, lt=1, description="on the input embeddings and the last hidden states")
+    text_weight: float = Field(0.3, ge=0, description="weight of the justification's loss")
     save_steps: int = Field(50, ge=1)
 
 
 class RewardSection(Section):
-    """The click/purchase model and the weights of the parts of the reward."""
+    """The click/purchase model, its judge, and the weights of the parts of the reward."""
 
-    num_train_epochs: int = Field(20, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
-    hidden_size: int = Field(64, ge=4)
+    num_train_epochs: int = Field(28, ge=1)
+    learning_rate: float = Field(2e-3, gt=0)
+    per_device_train_batch_size: int = Field(64, ge=1, description="history windows a step")
+    weight_decay: float = Field(0.0, ge=0)
+    hidden_size: int = Field(64, ge=4, multiple_of=2)
     num_layers: int = Field(2, ge=1)
     dropout: float = Field(0.2, ge=0, lt=1)
-    negatives: int = Field(256, ge=1, description="sampled negatives an event")
-    item_weight: float = Field(1.0, ge=0, description="weight of the purchase log-odds")
+    purchase_weight: float = Field(0.1, ge=0, description="weight of the purchase loss beside the click loss")
+    negatives: int = Field(1024, ge=1, description="sampled negatives a step, for catalogues above 20,000 items")
+    judge_users: float = Field(0.2, gt=0, lt=1, description="share of users kept for the judge alone")
+    item_weight: float = Field(1.0, ge=0, description="weight of the log-probability of click and purchase")
     groundedness_weight: float = Field(1.0, ge=0, description="weight of the groundedness of the justification")
 
 
@@ -127,7 +134,7 @@ class EvaluationConfig(Section):
 class Config(Section):
     """A whole experiment."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="its folder in `output_dir`")
     output_dir: str = "runs"
     seed: int = Field(0, ge=0)
     data: DataConfig
@@ -137,36 +144,6 @@ class Config(Section):
     reward: RewardSection = RewardSection()
     ppo: PPOSection = PPOSection()
     evaluation: EvaluationConfig = EvaluationConfig()
-
-
-def _known_keys(model: type[BaseModel], location: tuple) -> list[str]:
-    """Field names of the section in which `location` (a path ending in an unknown key) lies."""
-    for part in location[:-1]:
-        field = model.model_fields.get(str(part))
-        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
-            return []
-        model = field.annotation
-    return list(model.model_fields)
-
-
-def _describe(error: dict[str, Any], source: str) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        known = _known_keys(Config, error["loc"])
-        nearest = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
-        hint = f"did you mean `{nearest[0]}`?" if nearest else f"known keys here: {', '.join(known)}."
-        return f"{source}: unknown key `{key}`: {hint}"
-    if error["type"] == "missing":
-        return f"{source}: the key `{key}` is missing: {_expected(error['loc'])}"
-    return f"{source}: `{key}` is {error['input']!r}: {error['msg'].lower()}."
-
-
-def _expected(location: tuple) -> str:
-    model: type[BaseModel] = Config
-    for part in location[:-1]:
-        model = model.model_fields[str(part)].annotation
-    field = model.model_fields[str(location[-1])]
-    return f"add it ({field.description or getattr(field.annotation, '__name__', field.annotation)})."
 
 
 def parse_config(values: Any, source: str = "config") -> Config:
@@ -180,18 +157,35 @@ def parse_config(values: Any, source: str = "config") -> Config:
         ConfigError: names every wrong key and, for an unknown one, the nearest known.
     """
     if not isinstance(values, dict):
-        raise ConfigError(f"{source}: expected a mapping of keys to values, found {type(values).__name__}.")
+        found = "nothing" if values is None else f"a {type(values).__name__}"
+        raise ConfigError(f"{source}: expected keys and values (`name: ...`), found {found}.")
     try:
         return Config.model_validate_json(yaml_to_json(values))
     except ValidationError as error:
-        raise ConfigError("\n".join(_describe(e, source) for e in error.errors())) from None
+        raise ConfigError("\n".join(describe(e, source, Config) for e in error.errors())) from None
 
 
 def yaml_to_json(values: dict) -> str:
     """JSON text of parsed YAML; validating JSON lets pydantic be strict and still read lists as tuples."""
-    import json
-
     return json.dumps(values, default=str)
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """YAML with two traps removed: `5e-4` is a number here, and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key.value for key, _ in node.value]
+        for key, _ in node.value:
+            if keys.count(key.value) > 1:
+                twice = f"`{key.value}` is given twice"
+                raise yaml.constructor.ConstructorError(None, None, twice, key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+# PyYAML follows YAML 1.1, where a float needs a dot.
+_YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def load_config(path: str | Path) -> Config:
@@ -206,7 +200,7 @@ def load_config(path: str | Path) -> Config:
         hint = f" Did you mean {path.parent / near[0]}?" if near else ""
         raise ConfigError(f"There is no config file {path}.{hint}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_YamlLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not readable as YAML: {error}") from None
     return parse_config(values, str(path))

@@ -155,9 +155,10 @@ class Run:
         """
         if not is_main_process():
             return
+        started = self._started.pop(stage, None)
         record = {
             "stage": stage,
-            "seconds": round(time.monotonic() - self._started.pop(stage), 3),
+            "seconds": None if started is None else round(time.monotonic() - started, 3),
             "metrics": _plain(metrics),
             "fingerprint": fingerprint(self.config, stage),
             "versions": library_versions(),
@@ -219,16 +220,20 @@ class Run:
         )
 
     def _recorded_fingerprint(self, stage: str) -> dict | None:
+        """What config a stage finished under, or left something to resume under; None if neither."""
         for name in ("metrics.json", "started.json"):
             file = self.path(stage, name)
             try:
-                return read_json(file)["fingerprint"]
+                recorded = read_json(file)["fingerprint"]
             except FileNotFoundError:
                 continue
             except (ValueError, KeyError, TypeError):
                 raise RunError(
                     f"{file} was not written by llmrec. Delete {file.parent} to run it again."
                 ) from None
+            # A stage that failed before it wrote anything, on a wrong path for instance, binds nobody.
+            if name == "metrics.json" or _holds_more_than(file):
+                return recorded
         return None
 
 
@@ -288,6 +293,10 @@ def library_versions() -> dict[str, str]:
 def is_main_process() -> bool:
     """Whether this process is the one that writes, under `accelerate launch` or alone."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def _holds_more_than(file: Path) -> bool:
+    return any(entry != file and not entry.name.startswith(".") for entry in file.parent.iterdir())
 
 
 def _check_stage(stage: str) -> None:

@@ -1,0 +1,93 @@
+"""Mistakes in a config are named, with what is allowed or nearest."""
+
+from pathlib import Path
+
+import pytest
+
+from llmrec.config import Config, load_config
+from llmrec.errors import ConfigError
+
+MINIMAL = "name: a\ndata: {format: movielens, path: x}\n"
+
+
+def _load(tmp_path: Path, text: str) -> Config:
+    file = tmp_path / "experiment.yaml"
+    file.write_text(text, encoding="utf-8")
+    return load_config(file)
+
+
+def test_minimal_config_has_the_defaults(tmp_path: Path) -> None:
+    config = _load(tmp_path, MINIMAL)
+    assert (config.output_dir, config.seed, config.catalogue.scheme) == ("runs", 0, "atomic")
+
+
+def test_resolved_config_reads_back_as_itself(tmp_path: Path) -> None:
+    import yaml
+
+    config = _load(tmp_path, MINIMAL + "sft: {learning_rate: 1e-5}\n")
+    assert _load(tmp_path, yaml.safe_dump(config.model_dump(mode="json"))) == config
+
+
+@pytest.mark.parametrize("number", ["5e-4", "5.0e-4", "0.0005"])
+def test_exponents_need_no_dot(tmp_path: Path, number: str) -> None:
+    assert _load(tmp_path, MINIMAL + f"sft: {{learning_rate: {number}}}\n").sft.learning_rate == 0.0005
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (MINIMAL + "sft: {learning_rte: 1}", "unknown key `sft.learning_rte`: did you mean `learning_rate`?"),
+        (MINIMAL + "zzz: 1", "unknown key `zzz`: known keys here: `name`, `output_dir`"),
+        ("name: a\ndata: {format: table, path: x, columns: {user: u}}", "did you mean `user_id`?"),
+        ("name: a\ndata: {format: movielen, path: x}", "is 'movielen': did you mean `movielens`? (allowed: "),
+        (
+            "name: a\ndata: {format: table, path: x, splits: [tempral]}",
+            "`data.splits[0]` is 'tempral': did you mean",
+        ),
+        (MINIMAL + "ppo: {kl_estimator: k2}", "`ppo.kl_estimator` is 'k2': allowed: `k1`, `k3`."),
+        (MINIMAL + "sft: {learning_rate: fast}", "`sft.learning_rate` is 'fast': a number was expected."),
+        (MINIMAL + "sft: {learning_rate: '0.1'}", "`sft.learning_rate` is '0.1': a number was expected."),
+        (MINIMAL + "evaluation: {bootstrap: 1.5}", "a whole number was expected"),
+        (MINIMAL + "evaluation: {ks: 10}", "`evaluation.ks` is 10: a list was expected"),
+        (
+            MINIMAL + "sft: {num_train_epochs: -1}",
+            "`sft.num_train_epochs` is -1: input should be greater than 0.",
+        ),
+        (MINIMAL + "sft:", "`sft` is empty: keys and values were expected"),
+        ("name: 2024\ndata: {format: table, path: x}", "`name` is 2024: text was expected"),
+        ("name: a b\ndata: {format: table, path: x}", "`name` is 'a b': letters, digits"),
+        ("name: a", "the key `data` is missing: a section that has at least `format`, `path`."),
+        ("name: a\ndata: {path: x}", "the key `data.format` is missing: one of `movielens`"),
+        (
+            "name: a\ndata: {format: table, path: x, rating_range: [1]}",
+            "`data.rating_range` has too few values.",
+        ),
+        ("- a", "expected keys and values"),
+        ("", "found nothing"),
+        (MINIMAL + "name: b", "`name` is given twice"),
+        (MINIMAL + "sft: [", "is not readable as YAML"),
+    ],
+)
+def test_mistakes_are_explained(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        _load(tmp_path, text)
+    assert says in str(caught.value)
+    assert "experiment.yaml" in str(caught.value)
+
+
+def test_every_mistake_is_listed(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        _load(tmp_path, MINIMAL + "sed: 1\nsft: {learning_rate: x}\n")
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_missing_file_suggests_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "quickstart.yaml").write_text(MINIMAL)
+    with pytest.raises(ConfigError, match="Did you mean .*quickstart.yaml"):
+        load_config(tmp_path / "quickstrat.yaml")
+
+
+def test_not_text(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="not readable as YAML"):
+        load_config(tmp_path / "a.yaml")
