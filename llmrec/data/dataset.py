@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 
 from llmrec.errors import RunError
+from llmrec.files import atomic_directory, read_json, write_json
 
 
 @dataclass(frozen=True)
 class Targets:
-    """Prediction targets of one split part: predict item `histories[users[m]][positions[m]]` from what is before it.
+    """Prediction targets of one split part: predict item `histories[users[m]][positions[m]]` from what is
+    before it.
 
     Attributes:
         users: user index of each target, int64 [M].
@@ -34,17 +36,18 @@ class InteractionData:
     `train_lengths[u]` items are training data; the rest is held out by at least one split.
 
     Attributes:
-        items: [N] rows: `item_id, title, categories (list of str), year (Int64, may be NA)` and whatever else the
-            item table had.
-        users: [U] rows: `user_id` and the user table's attributes, as text.
-        facts: rows of `item (int), relation (str), tail (str)`: what is known of an item beyond its own columns.
-            `tail` may be an opaque entity id; `named` (bool) says whether it reads as a name.
+        items: [N] rows: `item_id, title, categories (list of str), year (Int64, may be NA)` and whatever else
+            the item table had.
+        users: [U] rows: `user_id` and the user table's attributes, as text, "" where there is none.
+        facts: rows of `item (int), relation (str), tail (str)`: what is known of an item beyond its own
+            columns. `tail` may be an opaque entity id; `named` (bool) says whether it reads as a name.
         histories: per user, item indices [n_u].
         purchases: per user, whether the user also purchased the item, bool [n_u].
         timestamps: per user, seconds since 1970 of the click, int64 [n_u].
         train_lengths: items of each history that are training data, int64 [U].
         targets: by split (`temporal`, `leave_one_out`) and part (`valid`, `test`).
-        exposures: rows of `user, item, timestamp, click (bool), position, propensity`: logged impressions, if any.
+        exposures: rows of `user, item, timestamp, click (bool), position (Int64), propensity (float64)`:
+            logged impressions, if any, in time order; the last two may be missing.
         card: the dataset card, as JSON values.
     """
 
@@ -83,6 +86,52 @@ class InteractionData:
         return {user: index for index, user in enumerate(self.users["user_id"])}
 
 
+def _flat(data: InteractionData) -> pd.DataFrame:
+    """All clicks of all histories, one row each."""
+    lengths = [len(history) for history in data.histories]
+    users = np.repeat(np.arange(data.num_users), lengths)
+    positions = np.concatenate([np.arange(n) for n in lengths])
+    return pd.DataFrame(
+        {
+            "user": users,
+            "item": np.concatenate(data.histories),
+            "timestamp": np.concatenate(data.timestamps),
+            "purchase": np.concatenate(data.purchases),
+            "train": positions < data.train_lengths[users],
+        }
+    )
+
+
+def save_data(data: InteractionData, directory: str | Path) -> None:
+    """Writes the data as Parquet files and `card.json`, all of them or, on failure, nothing.
+
+    Args:
+        data: the data; every user has at least one click.
+        directory: the run's `data/`; replaced if it exists.
+
+    Raises:
+        UserError: the disk is full or the place is not writable.
+    """
+    targets = [
+        pd.DataFrame({"split": split, "part": part, "user": t.users, "position": t.positions})
+        for split, parts in data.targets.items()
+        for part, t in parts.items()
+    ]
+    frames = {
+        "events": _flat(data),
+        "items": data.items,
+        "users": data.users,
+        "facts": data.facts,
+        "targets": pd.concat(targets, ignore_index=True),
+    }
+    if len(data.exposures):
+        frames["exposures"] = data.exposures
+    with atomic_directory(directory) as temporary:
+        for name, frame in frames.items():
+            frame.to_parquet(temporary / f"{name}.parquet", index=False)
+        write_json(temporary / "card.json", data.card)
+
+
 def load_data(directory: str | Path) -> InteractionData:
     """Reads what the prepare stage wrote.
 
@@ -90,6 +139,37 @@ def load_data(directory: str | Path) -> InteractionData:
         directory: the run's `data/`.
 
     Raises:
-        RunError: the prepare stage has not finished there.
+        RunError: the prepare stage has not finished there, or its files are damaged.
     """
-    raise NotImplementedError
+    directory = Path(directory)
+    if not (directory / "card.json").is_file():
+        raise RunError(f"{directory} holds no prepared data: run the prepare stage first.")
+    try:
+        events, items, users, facts, targets = (
+            pd.read_parquet(directory / f"{name}.parquet")
+            for name in ("events", "items", "users", "facts", "targets")
+        )
+        exposures_path = directory / "exposures.parquet"
+        exposures = pd.read_parquet(exposures_path) if exposures_path.is_file() else pd.DataFrame()
+        card = read_json(directory / "card.json")
+    except (OSError, ValueError) as error:  # pyarrow's and json's errors are one of these
+        raise RunError(
+            f"{directory} is damaged ({error}): delete it and run the prepare stage again."
+        ) from None
+    items["categories"] = pd.Series([list(values) for values in items["categories"]], dtype=object)
+    starts = np.searchsorted(events["user"], np.arange(1, len(users)))
+    parts: dict[str, dict[str, Targets]] = {}
+    for (split, part), rows in targets.groupby(["split", "part"], sort=False):
+        parts.setdefault(split, {})[part] = Targets(rows["user"].to_numpy(), rows["position"].to_numpy())
+    return InteractionData(
+        items=items,
+        users=users,
+        facts=facts,
+        histories=np.split(events["item"].to_numpy(), starts),
+        purchases=np.split(events["purchase"].to_numpy(), starts),
+        timestamps=np.split(events["timestamp"].to_numpy(), starts),
+        train_lengths=np.bincount(events["user"][events["train"]], minlength=len(users)),
+        targets=parts,
+        exposures=exposures,
+        card=card,
+    )

@@ -1,0 +1,261 @@
+"""The prepare stage: an event log becomes histories, splits and a dataset card.
+
+Read the log, decide which events are clicks and purchases, keep each user's first click on each item in time
+order, hold out by every configured split, describe the result, and write all of it at once.
+"""
+
+import re
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from llmrec.config import DataConfig
+from llmrec.data.card import dataset_card
+from llmrec.data.dataset import InteractionData, load_data, save_data
+from llmrec.data.feedback import feedback
+from llmrec.data.readers import RawLog, check_log, read_log
+from llmrec.data.splits import Split, leave_one_out, seeded_hash, shared_train_lengths, temporal
+from llmrec.errors import DataError
+
+__all__ = ["build_data", "load_data", "prepare_stage", "save_data"]
+
+# Leave-one-out needs one click each for training, validation and test.
+MIN_CLICKS = 3
+
+
+def prepare_stage(run: Any) -> None:
+    """Reads, builds and saves the data of a run.
+
+    Args:
+        run: the run; its `config`, `begin`, `path` and `finish` are used.
+
+    Raises:
+        UserError: what the config names cannot be used; nothing is written then.
+    """
+    config = run.config
+    run.begin("data")
+    try:
+        data = build_data(read_log(config.data), config.data, config.seed)
+        save_data(data, run.path("data"))
+    except BaseException:
+        # Most failures are mended in the config, and a stage that counts as begun refuses another config.
+        run.path("data", "started.json").unlink(missing_ok=True)
+        with suppress(OSError):  # not empty: an earlier result, which stays
+            run.path("data").rmdir()
+        raise
+    keys = ("users", "items", "events", "clicks", "purchases", "train_clicks", "density")
+    run.finish("data", {key: data.card[key] for key in keys})
+
+
+def build_data(log: RawLog, config: DataConfig, seed: int) -> InteractionData:
+    """Histories, splits and card of a log. The same log, config and seed give the same result in every
+    process.
+
+    Items keep the order of the item table, also those without events; users are sorted by id, numbers
+    numerically.
+
+    Args:
+        log: what a reader returned.
+        config: the rules, splits and `min_user_events`.
+        seed: breaks ties in time and draws the targets of the temporal split.
+
+    Raises:
+        ConfigError: a rule cannot be used with this log.
+        DataError: see `check_log`; no event is a click, a user has too few, or a split leaves nothing.
+    """
+    check_log(log)
+    clicks, purchases = feedback(log.events, config.click, config.purchase)
+    if not clicks.any():
+        raise DataError(_explain_no_clicks(log, config))
+    item_index = pd.Index(log.items["item_id"])
+    events = log.events.assign(
+        item=item_index.get_indexer(log.events["item_id"]), click=clicks, purchase=purchases
+    )
+    history = first_clicks(events, seed)
+    user_ids, dropped = _choose_users(events["user_id"].unique(), history["user_id"], config.min_user_events)
+    user_index = pd.Index(user_ids)
+    events, history = _number_users(events, user_index), _number_users(history, user_index)
+    history = history.sort_values("user", kind="stable", ignore_index=True)
+    lengths = np.bincount(history["user"], minlength=len(user_ids))
+    splits = make_splits(history, lengths, config, seed)
+    ends = np.cumsum(lengths)[:-1]
+    data = InteractionData(
+        items=log.items.reset_index(drop=True),
+        users=_user_table(log, user_index),
+        facts=_fact_table(log, item_index),
+        histories=np.split(history["item"].to_numpy(), ends),
+        purchases=np.split(history["purchase"].to_numpy(), ends),
+        timestamps=np.split(history["timestamp"].to_numpy(), ends),
+        train_lengths=shared_train_lengths(splits.values()),
+        targets={name: split.targets for name, split in splits.items()},
+        exposures=find_exposures(events),
+    )
+    _check_splits(data)
+    data.card.update(dataset_card(data, events, splits, dropped, config, seed))
+    return data
+
+
+def first_clicks(events: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Each user's first click on each item, in time order; ties in time are in the order of a seeded hash.
+
+    Args:
+        events: rows of `user_id, item_id, item, timestamp, click (bool), purchase (bool)`.
+        seed: of the hash.
+
+    Returns:
+        rows of `user_id, item_id, item, timestamp, purchase`; a user's rows are in order, but users may be
+        mixed. `purchase` says whether the user ever purchased the item.
+    """
+    pair = ["user_id", "item"]
+    clicks = events[events["click"]].sort_values("timestamp", kind="stable")
+    history = clicks.drop_duplicates(pair).reset_index(drop=True)
+    bought = pd.MultiIndex.from_frame(events.loc[events["purchase"], pair].drop_duplicates())
+    history["purchase"] = pd.MultiIndex.from_frame(history[pair]).isin(bought)
+    tie = seeded_hash(seed, "ties", history["user_id"], history["item_id"])
+    order = np.lexsort((tie, history["timestamp"]))
+    return history.iloc[order].reset_index(drop=True)[["user_id", "item_id", "item", "timestamp", "purchase"]]
+
+
+def natural_key(user_id: str) -> tuple:
+    """Sort key under which `2` comes before `10` and `u2` before `u10`."""
+    parts = re.split(r"(\d+)", user_id)
+    return tuple((1, part) if n % 2 == 0 else (0, int(part)) for n, part in enumerate(parts) if part), user_id
+
+
+def _choose_users(
+    all_users: np.ndarray, of_clicks: pd.Series, min_events: int | None
+) -> tuple[list[str], int]:
+    """Ids of the users with enough clicks, sorted, and how many were dropped."""
+    counts = of_clicks.value_counts().reindex(all_users, fill_value=0)
+    short = counts[counts < (min_events or MIN_CLICKS)]
+    if len(short) and min_events is None:
+        first = sorted(short.index, key=natural_key)[:5]
+        named = ", ".join(f"{user!r} ({short[user]})" for user in first) + (", ..." if len(short) > 5 else "")
+        raise DataError(
+            f"{len(short)} of {len(counts)} users clicked fewer than {MIN_CLICKS} different items: {named}; "
+            "expected one item each for training, validation and test. Set "
+            f"`data.min_user_events: {MIN_CLICKS}` to drop such users, or loosen the rules of `data.click`."
+        )
+    if len(short) == len(counts):
+        raise DataError(
+            f"No user clicked {min_events} different items; expected at least one who did. The most is "
+            f"{counts.max()}: lower `data.min_user_events`, or loosen the rules of `data.click`."
+        )
+    return sorted(counts.index.difference(short.index), key=natural_key), len(short)
+
+
+def _number_users(frame: pd.DataFrame, user_index: pd.Index) -> pd.DataFrame:
+    """Adds the user index as `user` and drops rows of other users."""
+    users = user_index.get_indexer(frame["user_id"])
+    return frame.assign(user=users)[users >= 0]
+
+
+def make_splits(
+    history: pd.DataFrame, lengths: np.ndarray, config: DataConfig, seed: int
+) -> dict[str, Split]:
+    """The configured splits, by name.
+
+    Args:
+        history: rows of `user, user_id, item_id, timestamp`, sorted by user and time.
+        lengths: of each history, int64 [U].
+        config: which splits, and their sizes.
+        seed: of the draw of targets.
+    """
+    splits = {}
+    for name in config.splits:
+        if name == "leave_one_out":
+            splits[name] = leave_one_out(lengths)
+            continue
+        splits[name] = temporal(
+            history["user"].to_numpy(),
+            history["timestamp"].to_numpy(),
+            seeded_hash(seed, "targets", history["user_id"], history["item_id"]),
+            num_users=len(lengths),
+            valid=config.temporal_valid,
+            test=config.temporal_test,
+            targets_per_user=config.targets_per_user,
+        )
+    return splits
+
+
+def _check_splits(data: InteractionData) -> None:
+    for name, parts in data.targets.items():
+        for part, targets in parts.items():
+            if len(targets) == 0:
+                raise DataError(
+                    f"The {name} split has no {part} targets: no user clicked something in that window and "
+                    f"something else before. Raise `data.temporal_{part}`, or take `{name}` out of "
+                    "`data.splits`."
+                )
+    if not data.train_lengths.any():
+        raise DataError(
+            "The splits leave no training data: all clicks are in the validation and test windows (do the "
+            "timestamps differ?). Lower `data.temporal_valid` and `data.temporal_test`, or take `temporal` "
+            "out of `data.splits`."
+        )
+
+
+def _explain_no_clicks(log: RawLog, config: DataConfig) -> str:
+    types = ", ".join(sorted(log.events["event_type"].unique())[:20])
+    ratings = ""
+    if "rating" in log.events and log.events["rating"].notna().any():
+        ratings = f", its ratings go from {log.events['rating'].min():g} to {log.events['rating'].max():g}"
+    return (
+        f"{log.event_source.path}: no event matches a rule of `data.click` ({', '.join(config.click)}) or "
+        f"`data.purchase` ({', '.join(config.purchase)}); expected at least one. The log's event types are "
+        f"{types}{ratings}: change the rules."
+    )
+
+
+def find_exposures(events: pd.DataFrame) -> pd.DataFrame:
+    """Logged impressions: events with a ranking, a position or a propensity. Empty if the log has none.
+
+    Events of one user, item and `ranking_id` are one impression, clicked if one of them is a click; without
+    a `ranking_id` every event is an impression of its own.
+
+    Args:
+        events: rows of `user, item, timestamp, click` and optional `ranking_id, position, propensity`.
+
+    Returns:
+        rows of `user, item, timestamp, click, position, propensity`, in time order.
+    """
+    marks = [name for name in ("ranking_id", "position", "propensity") if name in events]
+    shown = events[events[marks].notna().any(axis=1)] if marks else events[:0]
+    if shown.empty:
+        return pd.DataFrame()
+    ranking = shown["ranking_id"] if "ranking_id" in shown else pd.Series(index=shown.index, dtype="str")
+    alone = pd.Series([f"\x1f{n}" for n in range(len(shown))], index=shown.index, dtype="str")
+    table = pd.DataFrame(
+        {
+            "user": shown["user"],
+            "item": shown["item"],
+            "ranking": ranking.fillna(alone),
+            "timestamp": shown["timestamp"],
+            "click": shown["click"],
+            "position": shown.get("position", pd.Series(pd.NA, shown.index, dtype="Int64")),
+            "propensity": shown.get("propensity", np.nan),
+        }
+    )
+    merged = table.groupby(["user", "item", "ranking"], sort=False, as_index=False).agg(
+        {"timestamp": "min", "click": "any", "position": "first", "propensity": "first"}
+    )
+    ordered = merged.sort_values(["timestamp", "user", "item"], kind="stable", ignore_index=True)
+    return ordered.drop(columns="ranking").astype({"propensity": "float64", "position": "Int64"})
+
+
+def _user_table(log: RawLog, user_index: pd.Index) -> pd.DataFrame:
+    attributes = log.users.set_index("user_id").reindex(user_index).fillna("")
+    return attributes.rename_axis("user_id").reset_index().astype("str")
+
+
+def _fact_table(log: RawLog, item_index: pd.Index) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "item": item_index.get_indexer(log.facts["head"]).astype("int64"),
+            "relation": log.facts["relation"].astype("str").to_numpy(),
+            "tail": log.facts["tail"].astype("str").to_numpy(),
+            "named": log.facts["named"].astype(bool).to_numpy(),
+        }
+    )

@@ -1,0 +1,33 @@
+"""Readers turn a data set's files into one `RawLog`; one module a format."""
+
+from llmrec.config import DataConfig
+from llmrec.data.readers.amazon import read_amazon
+from llmrec.data.readers.movielens import read_movielens
+from llmrec.data.readers.raw import RawLog, check_log
+from llmrec.data.readers.recbole import read_recbole
+from llmrec.data.readers.table import read_table_log
+from llmrec.errors import ConfigError
+
+__all__ = ["RawLog", "check_log", "read_log"]
+
+_READERS = {
+    "movielens": read_movielens,
+    "recbole": read_recbole,
+    "table": read_table_log,
+    "amazon2023": read_amazon,
+}
+
+
+def read_log(config: DataConfig) -> RawLog:
+    """Reads the event log, items, users and facts that the config's `data` section names.
+
+    Raises:
+        ConfigError: `data.rating_range` is not an interval.
+        DataError: a file is missing or a value in it cannot be used; the message names file, line and column.
+        UserError: `package:NAME/DIR` names a package that is not installed.
+    """
+    if config.rating_range is not None and not config.rating_range[0] < config.rating_range[1]:
+        raise ConfigError(
+            f"`data.rating_range` is {list(config.rating_range)}: expected [lowest, highest], such as [1, 5]."
+        )
+    return _READERS[config.format](config)

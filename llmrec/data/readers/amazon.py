@@ -1,0 +1,100 @@
+"""Amazon Reviews 2023: one JSONL file of reviews and one of product metadata, plain or gzipped."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from llmrec.config import DataConfig
+from llmrec.data.readers.columns import (
+    as_text,
+    clean_categories,
+    require_columns,
+    to_attribute,
+    to_categories,
+    to_events,
+    to_ids,
+)
+from llmrec.data.readers.files import find_one, read_jsonl, resolve_path
+from llmrec.data.readers.raw import RawLog, Table
+from llmrec.errors import DataError
+
+RATING_RANGE = (0.5, 5.0)
+_REVIEW_FIELDS = ["user_id", "parent_asin", "rating", "timestamp", "verified_purchase"]
+_META_FIELDS = ["parent_asin", "title", "categories", "main_category", "store", "price", "average_rating"]
+
+
+def _find(config: DataConfig) -> tuple[Path, Path]:
+    """The review file and the metadata file."""
+    path = resolve_path(config.path, "data.path")
+    if path.is_dir():
+        metadata = find_one(path, "meta_*.jsonl*", "data.path", "metadata file")
+        name = metadata.name.removeprefix("meta_")
+        return find_one(path, name, "data.path", f"review file for {metadata.name}"), metadata
+    if config.items is not None:
+        return path, resolve_path(config.items, "data.items")
+    metadata = path.with_name(f"meta_{path.name}")
+    if not metadata.is_file():
+        raise DataError(
+            f"`data.items`: there is no {metadata}; set the key to the metadata file of {path.name}."
+        )
+    return path, metadata
+
+
+def _items(table: Table) -> pd.DataFrame:
+    require_columns(table, {"item_id": "parent_asin", "title": "title"})
+    frame, index = table.frame, table.frame.index
+    missing = pd.Series(None, index=index, dtype=object)
+    main = frame.get("main_category", missing)
+    categories = to_categories(frame.get("categories", missing), "|")
+    # Many products have no categories but the store's department.
+    merged = [
+        c or clean_categories([m] if isinstance(m, str) else [])
+        for c, m in zip(categories, main, strict=True)
+    ]
+    # A price is a number, or text such as "from 10.99" or a dash: only numbers are prices.
+    price = pd.to_numeric(frame.get("price", missing), errors="coerce").astype("float64")
+    return pd.DataFrame(
+        {
+            "item_id": to_ids(table, "parent_asin"),
+            "title": as_text(frame["title"]),
+            "categories": pd.Series(merged, index=index, dtype=object),
+            "year": pd.Series(pd.NA, index=index, dtype="Int64"),
+            "main_category": to_attribute(main),
+            "store": to_attribute(frame.get("store", missing)),
+            "price": price,
+            "average_rating": pd.to_numeric(frame.get("average_rating", missing), errors="coerce").astype(
+                "float64"
+            ),
+        },
+        index=index,
+    )
+
+
+def read_amazon(config: DataConfig) -> RawLog:
+    """Reads reviews and metadata; an item is a `parent_asin`, event_type is `review`, timestamps are
+    milliseconds.
+
+    `data.path` is the review file, with `data.items` (default: `meta_` + its name) beside it, or a directory
+    with both. Rules can use `verified_purchase` (1 or 0), e.g. `verified_purchase==1`. Review texts are not
+    kept.
+
+    Raises:
+        DataError: a file or key is missing, or a value cannot be used.
+    """
+    reviews, metadata = _find(config)
+    events = read_jsonl(reviews, _REVIEW_FIELDS)
+    columns = {"user_id": "user_id", "item_id": "parent_asin", "rating": "rating", "timestamp": "timestamp"}
+    if len(events.frame):  # an empty file has no columns either, and check_log says it better
+        require_columns(events, columns)
+    frame = events.frame.reindex(columns=_REVIEW_FIELDS).assign(event_type="review")
+    frame["verified_purchase"] = pd.to_numeric(frame["verified_purchase"], errors="coerce").astype("float64")
+    events = Table(frame, events.source)
+    items = read_jsonl(metadata, _META_FIELDS)
+    return RawLog(
+        events=to_events(
+            events, {**columns, "event_type": "event_type"}, config.rating_range or RATING_RANGE
+        ),
+        items=_items(items),
+        event_source=events.source,
+        item_source=items.source,
+    )

@@ -1,0 +1,104 @@
+"""Any event log in CSV, TSV, Parquet or JSONL, with its item table and, if there are any, users and facts."""
+
+import pandas as pd
+
+from llmrec.config import DataConfig
+from llmrec.data.readers.columns import (
+    OPTIONAL_COLUMNS,
+    as_text,
+    require_columns,
+    to_attribute,
+    to_categories,
+    to_events,
+    to_ids,
+    to_users,
+    to_years,
+)
+from llmrec.data.readers.files import read_any_table, resolve_path
+from llmrec.data.readers.raw import RawLog, Table
+from llmrec.errors import ConfigError
+
+_TRUE, _FALSE = {"true", "1", "yes"}, {"false", "0", "no"}
+
+
+def items_from(table: Table, id_column: str) -> pd.DataFrame:
+    """Typed items from any table with an id and a `title`; optional `categories` (lists, or text with `|`)
+    and `year`.
+
+    Raises:
+        DataError: a column is missing or an id empty.
+    """
+    require_columns(table, {"item_id": id_column, "title": "title"})
+    frame, index = table.frame, table.frame.index
+    missing = pd.Series(pd.NA, index=index)
+    columns = {
+        "item_id": to_ids(table, id_column),
+        "title": as_text(frame["title"]),
+        "categories": to_categories(frame.get("categories", missing), "|"),
+        "year": to_years(frame.get("year", missing)),
+    }
+    rest = [c for c in frame.columns if c != id_column and c not in columns]
+    return pd.DataFrame({**columns, **{str(c): to_attribute(frame[c]) for c in rest}}, index=index)
+
+
+def facts_from(table: Table) -> pd.DataFrame:
+    """Typed facts from a table of head (item id), relation and tail; optional `named`, true if it is missing.
+
+    Raises:
+        DataError: a column is missing, a cell empty, or `named` is not true or false.
+    """
+    require_columns(table, {name: name for name in ("head", "relation", "tail")})
+    facts = pd.DataFrame({name: to_ids(table, name) for name in ("head", "relation", "tail")})
+    if "named" not in table.frame.columns:
+        return facts.assign(named=True)
+    named = as_text(table.frame["named"]).str.lower()
+    bad = ~named.isin(_TRUE | _FALSE)
+    if bad.any():
+        raise table.source.error(
+            table.frame["named"], bad, "true or false", "Correct it, or leave the column out."
+        )
+    return facts.assign(named=named.isin(_TRUE))
+
+
+def read_table_log(config: DataConfig) -> RawLog:
+    """Reads an event log whose columns `data.columns` names.
+
+    A column that `data.columns` leaves null is read under llmrec's own name if the log has it; other columns
+    are kept, so that rules can use them. Without an event type it is `rating` if there are ratings, else
+    `interaction`.
+
+    Raises:
+        ConfigError: `data.items` is missing.
+        DataError: a file or column is missing, or a value cannot be used.
+    """
+    if config.items is None:
+        raise ConfigError(
+            "The key `data.items` is missing: name a table with the columns `item_id` and `title` "
+            "(optional: categories, year and others); the language model needs a title for every item."
+        )
+    events = read_any_table(resolve_path(config.path, "data.path"))
+    items = read_any_table(resolve_path(config.items, "data.items"))
+    columns = {own: column for own, column in config.columns.model_dump().items() if column is not None}
+    require_columns(events, columns, "data.columns")
+    columns |= {own: own for own in OPTIONAL_COLUMNS if own not in columns and own in events.frame.columns}
+    optional = {}
+    if config.users is not None:
+        users = read_any_table(resolve_path(config.users, "data.users"))
+        column = _own_or_mapped(users, "user_id", config.columns.user_id)
+        require_columns(users, {"user_id": column})
+        optional |= {"users": to_users(users, column), "user_source": users.source}
+    if config.facts is not None:
+        facts = read_any_table(resolve_path(config.facts, "data.facts"))
+        optional |= {"facts": facts_from(facts), "fact_source": facts.source}
+    return RawLog(
+        events=to_events(events, columns, config.rating_range),
+        items=items_from(items, _own_or_mapped(items, "item_id", config.columns.item_id)),
+        event_source=events.source,
+        item_source=items.source,
+        **optional,
+    )
+
+
+def _own_or_mapped(table: Table, own: str, mapped: str) -> str:
+    """Side tables may use the log's name for an id or llmrec's."""
+    return mapped if mapped in table.frame.columns else own
