@@ -274,21 +274,14 @@ def _stdout_kept_clean(enabled: bool) -> Iterator[None]:
     if not enabled:
         yield
         return
-    try:
-        descriptor, other = sys.stdout.fileno(), sys.stderr.fileno()
-    except (OSError, AttributeError):  # not real files, as under a test runner
-        with redirect_stdout(sys.stderr):
-            yield
-        return
     sys.stdout.flush()
-    kept = os.dup(descriptor)
-    os.dup2(other, descriptor)
+    kept = os.dup(1)  # descriptors, because a child process or a C library does not know sys.stdout
+    os.dup2(2, 1)
     try:
         with redirect_stdout(sys.stderr):
             yield
     finally:
-        sys.stdout.flush()
-        os.dup2(kept, descriptor)
+        os.dup2(kept, 1)
         os.close(kept)
 
 
