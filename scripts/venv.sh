@@ -25,7 +25,8 @@ make_venv() {
     if [[ -x "$venv_python" && -f "$stamp" && "$(cat "$stamp")" == "$wanted" ]]; then
         return
     fi
-    if [[ ! -x "$venv_python" ]]; then
+    # Without pip it is one whose making was interrupted, or failed for want of ensurepip: make it again.
+    if ! "$venv_python" -m pip --version >/dev/null 2>&1 </dev/null; then
         echo "Making the virtual environment $directory with $python" >&2
         if ! "$python" -m venv "$directory" </dev/null; then
             echo "error: $python cannot make virtual environments; on Debian and Ubuntu: apt install python3-venv" >&2
