@@ -132,6 +132,17 @@ def _loading(config: Config, repo: str, base: str | None) -> str:
     note = " The base must be cut to the same layers: an adapter on another depth is garbage." if cut else ""
     return f"""## How to load
 
+With llmrec, which masks the item span so that every recommended item exists:
+
+```python
+from huggingface_hub import snapshot_download
+from llmrec.policy.model import RecPolicy
+
+policy = RecPolicy.from_pretrained(snapshot_download("{repo}"))
+```
+
+With plain peft, without that mask:
+
 ```python
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -142,6 +153,5 @@ base.resize_token_embeddings(len(tokenizer))  # the items' tokens
 model = PeftModel.from_pretrained(base, "{repo}")
 ```
 
-`llmrec.json` records the base, the layers kept and the item scheme.{note} Plain `generate` does not know the
-catalogue; llmrec masks the item span, so that every recommended item exists.
+`llmrec.json` records the base, the layers kept and the item scheme.{note}
 """

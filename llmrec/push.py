@@ -16,11 +16,10 @@ from llmrec.files import read_json
 from llmrec.model_card import model_card
 from llmrec.run import Run
 
-FORMAT_VERSION = 1
-BUNDLED_HUB_IDS = {"smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}
-
-# Only these leave the machine: a run also holds checkpoints and people's histories.
-_REQUIRED = ("adapter_config.json", "adapter_model.safetensors", "item_vocabulary.json")
+# Only these leave the machine: a run also holds checkpoints and people's histories. An adapter is one stage's;
+# what is the same in all stages may lie in the folder of the first.
+_OF_STAGE = ("adapter_config.json", "adapter_model.safetensors")
+_SHARED = ("llmrec.json", "item_vocabulary.json")
 _OPTIONAL = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -28,7 +27,6 @@ _OPTIONAL = (
     "vocab.*",
     "merges.txt",
     "chat_template*",
-    "item_vocabulary*",
 )
 
 
@@ -77,68 +75,52 @@ def push(
 
 
 def build_folder(run: Run, repo: str, adapter: str, folder: Path) -> None:
-    """Writes into `folder` what goes to the hub."""
-    config = run.config
-    base = hub_id(config.model.base)
-    sources = [
-        run.path(stage, part) for stage in dict.fromkeys((adapter, "sft")) for part in ("adapter", ".")
-    ]
-    _copy_files(sources, folder)
-    report = read_json(run.report_path) if run.report_path.is_file() else {}
-    if report:
-        shutil.copyfile(run.report_path, folder / "report.json")
+    """Writes into `folder` what goes to the hub.
 
-    peft_config = read_json(folder / "adapter_config.json")
-    # Locally this is a cache directory of this machine.
-    peft_config["base_model_name_or_path"] = base or Path(config.model.base).name
-    _write_json(folder / "adapter_config.json", peft_config)
+    Raises:
+        ModelError: the adapter's folder lacks a file.
+    """
+    _copy_files(run, adapter, folder)
+    about = read_json(folder / "llmrec.json")
+    base = about["base_model"]
+    local = Path(base).is_absolute() or Path(base).exists()
+    name = Path(base).name if local else base
     _write_json(
         folder / "llmrec.json",
         {
-            "format_version": FORMAT_VERSION,
-            "llmrec_version": llmrec.__version__,
+            **about,
+            "base_model": name,
+            "model": {**about["model"], "base": name if local else about["model"]["base"]},
             "adapter": adapter,
-            "base": base or Path(config.model.base).name,
-            "trained_on": config.model.base if base else Path(config.model.base).name,
-            "layers": config.model.layers,
-            "catalogue_scheme": config.catalogue.scheme,
+            "llmrec_version": llmrec.__version__,
         },
     )
-    shared = yaml.safe_dump(
-        _without_local_paths(config.model_dump(mode="json")), sort_keys=False, allow_unicode=True
-    )
-    (folder / "config.yaml").write_text(shared, encoding="utf-8")
-    card = model_card(config, repo=repo, adapter=adapter, base=base, report=report)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    # Locally this is a cache directory of this machine.
+    peft_config = read_json(folder / "adapter_config.json")
+    _write_json(folder / "adapter_config.json", {**peft_config, "base_model_name_or_path": name})
+
+    report = read_json(run.report_path) if run.report_path.is_file() else {}
+    if report:
+        shutil.copyfile(run.report_path, folder / "report.json")
+    shared = _without_local_paths(run.config.model_dump(mode="json"))
+    (folder / "config.yaml").write_text(yaml.safe_dump(shared, sort_keys=False, allow_unicode=True), "utf-8")
+    card = model_card(run.config, repo=repo, adapter=adapter, base=None if local else base, report=report)
+    (folder / "README.md").write_text(card, "utf-8")
 
 
-def hub_id(base: str) -> str | None:
-    """The hub's name of `model.base`; None for a local directory.
-
-    Raises:
-        ModelError: a bundled model that has no name on the hub.
-    """
-    if base.startswith("bundled:"):
-        name = base.removeprefix("bundled:")
-        if name not in BUNDLED_HUB_IDS:
-            raise ModelError(
-                f"`{base}` has no name on the hub; known bundled models: {', '.join(BUNDLED_HUB_IDS)}."
-            )
-        return BUNDLED_HUB_IDS[name]
-    return None if Path(base).is_absolute() or Path(base).exists() else base
-
-
-def _copy_files(sources: list[Path], folder: Path) -> None:
+def _copy_files(run: Run, adapter: str, folder: Path) -> None:
     """Copies the files that may leave; of two with one name, the one in the earlier source."""
-    for source in sources:
-        for pattern in _REQUIRED + _OPTIONAL:
-            for file in sorted(source.glob(pattern)):
+    own, first = ([run.path(stage, "adapter"), run.path(stage)] for stage in (adapter, "sft"))
+    for sources, patterns in ((own, _OF_STAGE), (own + first, _SHARED + _OPTIONAL)):
+        for pattern in patterns:
+            for file in (file for source in sources for file in sorted(source.glob(pattern))):
                 if file.is_file() and not (folder / file.name).exists():
                     shutil.copyfile(file, folder / file.name)
-    missing = [name for name in _REQUIRED if not (folder / name).exists()]
+    missing = [name for name in _OF_STAGE + _SHARED if not (folder / name).exists()]
     if missing:
-        stage = sources[0].parent
-        raise ModelError(f"{stage} lacks {', '.join(missing)}. Delete that folder and run its stage again.")
+        raise ModelError(
+            f"{run.path(adapter)} lacks {', '.join(missing)}. Delete that folder and run its stage again."
+        )
 
 
 def _without_local_paths(values: dict) -> dict:

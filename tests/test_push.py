@@ -14,10 +14,16 @@ from hub import Hub
 from llmrec.config import parse_config
 from llmrec.errors import ModelError, UserError
 from llmrec.files import write_json, write_text
-from llmrec.push import build_folder, hub_id, push
+from llmrec.push import build_folder, push
 from llmrec.run import Run
 
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def _describe(run: Run, base: str) -> None:
+    model = {"base": base if Path(base).is_absolute() else "bundled:smollm2-135m-instruct", "layers": 8}
+    about = {"format": 1, "base_model": base, "model": model, "catalogue": {"scheme": "atomic"}}
+    write_json(run.path("sft", "adapter", "llmrec.json"), about)
 
 
 def _metric(value: float) -> dict:
@@ -39,12 +45,13 @@ def run(tmp_path: Path) -> Run:
         run.finish(stage, {})
     write_text(run.path("data", "events.parquet"), "histories of people")
     for stage in ("sft", "ppo"):
-        folder = run.path(stage)
+        folder = run.path(stage, "adapter")
         write_json(folder / "adapter_config.json", {"base_model_name_or_path": "/cache/base", "r": 16})
         (folder / "adapter_model.safetensors").write_bytes(stage.encode() * 1000)
-        write_text(folder / "checkpoints" / "checkpoint-1" / "optimizer.pt", "large")
-    write_json(run.path("sft", "item_vocabulary.json"), {"scheme": "atomic"})
-    write_json(run.path("sft", "tokenizer.json"), {"version": "1.0"})
+        write_text(run.path(stage) / "checkpoints" / "checkpoint-1" / "optimizer.pt", "large")
+    write_json(run.path("sft", "adapter", "item_vocabulary.json"), {"scheme": "atomic"})
+    write_json(run.path("sft", "adapter", "tokenizer.json"), {"version": "1.0"})
+    _describe(run, BASE)
     models = {name: {"hr@10": _metric(0.2), "ndcg@10": _metric(0.1)} for name in ("popularity", "sft", "ppo")}
     write_json(run.report_path, {"splits": {"leave_one_out": {"models": models}}})
     return run
@@ -109,7 +116,9 @@ def test_folder_holds_what_is_needed_and_nothing_of_the_machine(run: Run, tmp_pa
         "r": 16,
     }
     about = json.loads((folder / "llmrec.json").read_text())
-    assert (about["base"], about["layers"], about["catalogue_scheme"]) == (BASE, 8, "atomic")
+    assert (about["format"], about["adapter"], about["base_model"]) == (1, "ppo", BASE)
+    assert about["model"] == {"base": "bundled:smollm2-135m-instruct", "layers": 8}
+    assert about["catalogue"] == {"scheme": "atomic"}
     for file in folder.iterdir():
         content = file.read_bytes()
         assert (
@@ -184,15 +193,22 @@ def test_no_network(run: Run) -> None:
     assert "cannot be reached" in pushed.stderr and "Traceback" not in pushed.stderr
 
 
-def test_a_missing_file_is_named(run: Run) -> None:
-    run.path("sft", "item_vocabulary.json").unlink()
-    with pytest.raises(ModelError, match="lacks item_vocabulary.json"):
+@pytest.mark.parametrize(
+    ("stage", "name"),
+    [("sft", "item_vocabulary.json"), ("ppo", "adapter_model.safetensors"), ("sft", "llmrec.json")],
+)
+def test_a_missing_file_is_named(run: Run, stage: str, name: str) -> None:
+    run.path(stage, "adapter", name).unlink()
+    with pytest.raises(ModelError, match=f"lacks {name}"):
         push(run, "alice/tiny", dry_run=True)
 
 
-def test_hub_id(tmp_path: Path) -> None:
-    assert hub_id("bundled:smollm2-135m-instruct") == BASE
-    assert hub_id("owner/model") == "owner/model"
-    assert hub_id(str(tmp_path)) is None
-    with pytest.raises(ModelError, match="smollm2-135m-instruct"):
-        hub_id("bundled:unknown")
+def test_a_local_base_is_named_without_its_directory(run: Run, tmp_path: Path) -> None:
+    _describe(run, str(tmp_path / "secret-home" / "my-base"))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    build_folder(run, "alice/tiny", "ppo", folder)
+    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "my-base"
+    assert json.loads((folder / "llmrec.json").read_text())["model"]["base"] == "my-base"
+    assert "base_model:" not in (folder / "README.md").read_text()
+    assert all(b"secret-home" not in file.read_bytes() for file in folder.iterdir())
