@@ -16,7 +16,7 @@ from llmrec.files import read_json
 from llmrec.model_card import model_card
 from llmrec.run import Run
 
-# Only these leave the machine: a run also holds checkpoints and people's histories. An adapter is one stage's;
+# Only these leave: a run also holds checkpoints and people's histories. An adapter is one stage's own;
 # what is the same in all stages may lie in the folder of the first.
 _OF_STAGE = ("adapter_config.json", "adapter_model.safetensors")
 _SHARED = ("llmrec.json", "item_vocabulary.json")
