@@ -107,12 +107,21 @@ class PPOSection(Section):
     """PPO, with TRL's names where TRL has one."""
 
     total_episodes: int = Field(1024, ge=1)
+    advantage: Literal["exact", "gae"] = Field(
+        "exact", description="at item positions: an expectation over the catalogue (atomic), or sampled with GAE"
+    )
     learning_rate: float = Field(1e-4, gt=0)
-    per_device_train_batch_size: int = Field(32, ge=1, description="episodes a process and batch")
+    per_device_train_batch_size: int = Field(8, ge=1, description="episodes a forward pass of the update")
+    gradient_accumulation_steps: int = Field(4, ge=1, description="batch = this x per_device_train_batch_size")
+    gradient_checkpointing: bool = False
     num_generations: int = Field(1, ge=1, description="rollouts of one prompt")
     num_mini_batches: int = Field(1, ge=1)
     num_ppo_epochs: int = Field(2, ge=1)
-    kl_coef: float = Field(0.1, ge=0)
+    response_length: int = Field(32, ge=2, description="tokens of item and justification")
+    missing_eos_penalty: float = Field(1.0, ge=0)
+    kl_coef: float = Field(0.1, ge=0, description="of the text, and of sampled items")
+    item_kl_coef: float = Field(0.6, ge=0, description="of item decisions under `advantage: exact`")
+    item_loss_weight: float = Field(1.0, ge=0, description="of the exact objective against the sampled one")
     kl_estimator: Literal["k1", "k3"] = "k1"
     cliprange: float = Field(0.2, gt=0)
     cliprange_value: float = Field(0.2, gt=0)
@@ -121,6 +130,8 @@ class PPOSection(Section):
     lam: float = Field(0.95, ge=0, le=1)
     temperature: float = Field(1.0, gt=0)
     max_grad_norm: float = Field(1.0, gt=0)
+    eval_steps: int = Field(10, ge=1, description="updates between two looks at validation")
+    eval_users: int = Field(300, ge=1, description="validation users looked at")
     save_steps: int = Field(10, ge=1)
 
 

@@ -65,6 +65,18 @@ class ItemVocabulary:
         return torch.tensor([len(sequence) for sequence in self.sequences])
 
     @cached_property
+    def paths(self) -> list[tuple[int, ...]]:
+        """Trie nodes at which each token of each item is chosen, [N]; the first is always the root."""
+        nodes = [[0] for _ in self.sequences]
+        if not self.trie.flat:
+            device = self.trie.tokens.device
+            for item, sequence in enumerate(self.sequences):
+                for token in sequence[:-1]:
+                    column = self.trie.columns_of(torch.tensor([token], device=device))
+                    nodes[item].append(int(self.trie.step(torch.tensor([nodes[item][-1]], device=device), column)))
+        return [tuple(path) for path in nodes]
+
+    @cached_property
     def fingerprint(self) -> str:
         """Changes when any item, its order or its tokens change."""
         text = repr((self.scheme, self.item_ids, self.sequences))

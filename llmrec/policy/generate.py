@@ -1,0 +1,122 @@
+"""Sampling completions with a key-value cache, from the one masked distribution."""
+
+from dataclasses import dataclass
+
+import torch
+
+from llmrec.catalogue.prompt import Recommendation
+from llmrec.policy.constraint import DONE, Group
+from llmrec.policy.model import RecPolicy
+from llmrec.policy.packed import PackedBatch
+
+
+@dataclass(frozen=True)
+class Completions:
+    """Sampled completions, G for each of B prompts, prompt-major.
+
+    Attributes:
+        tokens: padded with the end token, int64 [B*G, T].
+        log_probs: of each token when it was sampled, 0 beyond the end, float32 [B*G, T].
+        mask: true up to and including the end token, bool [B*G, T].
+        hidden: state that decided each token, [B*G, T, d].
+        prompt_hidden: last hidden states of the prompts, [B, L, d].
+    """
+
+    tokens: torch.Tensor
+    log_probs: torch.Tensor
+    mask: torch.Tensor
+    hidden: torch.Tensor
+    prompt_hidden: torch.Tensor
+
+    def lists(self) -> list[list[int]]:
+        """Token ids of each completion without padding."""
+        return [row[keep].tolist() for row, keep in zip(self.tokens, self.mask, strict=True)]
+
+
+@torch.no_grad()
+def generate(
+    policy: RecPolicy,
+    prompts: PackedBatch,
+    max_new_tokens: int,
+    uniforms: torch.Tensor | None = None,
+    num_generations: int = 1,
+    temperature: float = 1.0,
+    first_items: torch.Tensor | None = None,
+) -> Completions:
+    """Writes completions; prompts are read once, whatever the number of completions.
+
+    Args:
+        prompts: B windows; their completions are ignored.
+        max_new_tokens: T at most.
+        uniforms: randomness in [0, 1), [B*G, T]: which token is drawn at each step, so that results do not depend on
+            how prompts are batched or spread over processes. None: the most probable token.
+        num_generations: G.
+        temperature: of the distribution.
+        first_items: recommend these items, int64 [B*G], and write only the justification.
+
+    Returns:
+        completions; those that did not end within T have no end token.
+    """
+    length = int(prompts.prompt_length.max())
+    mask = (torch.arange(length, device=policy.device) < prompts.prompt_length[:, None]).long()
+    embeddings = policy.embed(prompts.tokens[:, :length])
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    output = policy.backbone(embeddings, attention_mask=mask, position_ids=positions, use_cache=True)
+    prompt_hidden = output.last_hidden_state
+    last = prompt_hidden[torch.arange(len(mask), device=policy.device), prompts.prompt_length - 1]
+
+    rows = torch.arange(len(mask), device=policy.device).repeat_interleave(num_generations)
+    state, hidden, mask = prompts.start(policy).select(rows), last[rows], mask[rows]
+    cache, position = output.past_key_values, prompts.prompt_length[rows]
+    if num_generations > 1:
+        cache.batch_repeat_interleave(num_generations)
+    forced = None if first_items is None else _padded_sequences(policy, first_items)
+
+    tokens, log_probs, alive, states = [], [], [], []
+    for step in range(max_new_tokens):
+        alive.append(state.region != DONE)
+        states.append(hidden)
+        token = torch.full_like(rows, policy.prompts.end)
+        chosen = torch.zeros(len(rows), device=policy.device)
+        for group in policy.distribution.groups(hidden, state, temperature):
+            picked = _pick(group, None if uniforms is None else uniforms[group.rows, step])
+            token[group.rows] = picked
+            chosen[group.rows] = group.gather(picked)
+        if forced is not None and step < forced.shape[1]:
+            token = torch.where(forced[:, step] >= 0, forced[:, step], token)
+        tokens.append(token)
+        log_probs.append(chosen)
+        state = policy.distribution.advance(state, token)
+        if step == max_new_tokens - 1 or bool((state.region == DONE).all()):
+            break
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        output = policy.backbone(
+            policy.embed(token[:, None]),
+            attention_mask=mask,
+            position_ids=(position + step)[:, None],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        hidden, cache = output.last_hidden_state[:, -1], output.past_key_values
+    return Completions(*(torch.stack(parts, 1) for parts in (tokens, log_probs, alive, states)), prompt_hidden)
+
+
+def _pick(group: Group, uniforms: torch.Tensor | None) -> torch.Tensor:
+    """A token a row: the inverse of the cumulative distribution at `uniforms`, or the most probable one."""
+    if uniforms is None:
+        return group.tokens[group.log_probs.argmax(1)]
+    cumulative = group.log_probs.double().exp().cumsum(1)
+    # Scaled by the total, so that rounding can never choose a column beyond the last allowed one.
+    column = torch.searchsorted(cumulative, uniforms.double()[:, None] * cumulative[:, -1:], right=True)
+    return group.tokens[column.clamp(max=len(group.tokens) - 1)[:, 0]]
+
+
+def _padded_sequences(policy: RecPolicy, items: torch.Tensor) -> torch.Tensor:
+    """Token sequences of items [B], padded with -1: [B, longest]."""
+    sequences = [torch.tensor(policy.vocabulary.sequences[item]) for item in items.tolist()]
+    return torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=-1).to(policy.device)
+
+
+def parse(policy: RecPolicy, completions: Completions) -> list[Recommendation]:
+    """Reads sampled completions back, in order."""
+    return [policy.prompts.parse(tokens) for tokens in completions.lists()]

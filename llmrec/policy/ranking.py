@@ -1,0 +1,59 @@
+"""Ranking the whole catalogue with the policy: exact probabilities where one softmax gives them, a beam otherwise."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from llmrec.policy.model import RecPolicy
+from llmrec.policy.packed import Window, pack
+
+
+@torch.inference_mode()
+def item_scores(policy: RecPolicy, windows: Sequence[Window], batch_size: int = 32) -> Iterator[torch.Tensor]:
+    """Log-probability of every item as the next recommendation.
+
+    Args:
+        windows: prompts; their completions are ignored.
+        batch_size: windows a forward pass.
+
+    Yields:
+        float32 [b, N] for each batch of windows in order; -inf for items that may not be recommended and, under a
+        scheme of several tokens an item, for those outside the beam.
+    """
+    policy.eval()
+    for start in range(0, len(windows), batch_size):
+        part = windows[start : start + batch_size]
+        batch = pack(policy, [Window(w.profile, w.prior, w.items) for w in part]).to(policy.device)
+        if policy.vocabulary.trie.flat:
+            hidden = policy(batch.tokens, batch.mask)
+            last = hidden[torch.arange(len(part), device=hidden.device), batch.prompt_length - 1]
+            state = batch.start(policy)
+            columns = policy.distribution.items(last, state.node, state.available)
+            yield torch.empty_like(columns).index_copy_(1, policy.vocabulary.trie.order, columns)
+        else:
+            yield torch.cat([_beam(policy, window) for window in part])
+
+
+def _beam(policy: RecPolicy, window: Window, width: int = 40) -> torch.Tensor:
+    """Scores [1, N] of the items that a beam of `width` over the trie reaches, -inf for all others."""
+    distribution, trie = policy.distribution, policy.vocabulary.trie
+    batch = pack(policy, [Window(window.profile, window.prior, window.items)]).to(policy.device)
+    scores = torch.full((1, trie.num_items), -torch.inf, device=policy.device)
+    output = policy.backbone(policy.embed(batch.tokens), use_cache=True)
+    cache, hidden = output.past_key_values, output.last_hidden_state[:, -1]
+    state, total = batch.start(policy), torch.zeros(1, device=policy.device)
+    while len(total):
+        (group,) = distribution.groups(hidden, state)
+        best, index = (total[:, None] + group.log_probs).flatten().topk(min(width, group.log_probs.numel()))
+        index, best = index[best > -torch.inf], best[best > -torch.inf]
+        parents, tokens = index // len(group.tokens), group.tokens[index % len(group.tokens)]
+        nodes = trie.step(state.node[parents], trie.columns_of(tokens))
+        done = trie.node_item[nodes] >= 0
+        scores[0, trie.node_item[nodes[done]]] = best[done]
+        parents, tokens, total = parents[~done], tokens[~done], best[~done]
+        if len(total):
+            state = distribution.advance(state.select(parents), tokens)
+            cache.batch_select_indices(parents)
+            output = policy.backbone(policy.embed(tokens[:, None]), past_key_values=cache, use_cache=True)
+            hidden = output.last_hidden_state[:, -1]
+    return scores

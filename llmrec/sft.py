@@ -1,0 +1,180 @@
+"""Supervised fine-tuning: every next item of every history in one pass, and a justification at each window's end.
+
+    accelerate launch scripts/train_sft.py --config configs/quickstart.yaml
+
+The softmax at item positions runs over the items that were allowed there, and only there; see `policy.constraint`.
+"""
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.utils.data import SequentialSampler
+from transformers.trainer_utils import get_last_checkpoint
+from trl import SFTConfig, SFTTrainer
+
+from llmrec.catalogue.facts import FactBook
+from llmrec.catalogue.justification import write
+from llmrec.catalogue.prompt import profiles
+from llmrec.config import SFTSection
+from llmrec.data.dataset import InteractionData, load_data
+from llmrec.policy.constraint import ITEM
+from llmrec.policy.model import RecPolicy
+from llmrec.policy.packed import PackedBatch, Window, pack, target_log_probs
+from llmrec.run import Run
+
+
+def train_sft(run: Run) -> dict:
+    """Trains the SFT adapter of a run, or goes on where it was interrupted; returns its metrics.
+
+    Raises:
+        RunError: the data has not been prepared.
+    """
+    run.require("data")
+    run.begin("sft")
+    data, section = load_data(run.path("data")), run.config.sft
+    torch.manual_seed(run.config.seed)
+    policy = RecPolicy.create(run.config, data)
+    windows = training_windows(policy, data, run.config.catalogue.user_attributes, section, run.config.seed)
+    trainer = RecSFTTrainer(policy, windows, training_arguments(section, run), section)
+    checkpoints = run.path("sft", "checkpoints")
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None)
+    if trainer.is_world_process_zero():
+        policy.save_pretrained(run.path("sft", "adapter"))
+    losses = [entry for entry in trainer.state.log_history if "item_loss" in entry]
+    metrics = {"windows": len(windows), "steps": trainer.state.global_step, "log": losses}
+    return run.finish("sft", metrics)
+
+
+def training_windows(
+    policy: RecPolicy, data: InteractionData, attributes: list[str], section: SFTSection, seed: int
+) -> Dataset:
+    """Windows of all epochs in the order of training: fresh cuts and fresh wording in every epoch.
+
+    Each row is a window of the training part of one history: `profile, prior, items, completion`. The completion
+    recommends the item that followed, with a justification that is true of it.
+    """
+    generator = random.Random(seed)
+    facts, names = FactBook(data), profiles(data.users, attributes)
+    rows: list[dict] = []
+    for _ in range(int(np.ceil(section.num_train_epochs))):
+        epoch = []
+        for user, history in enumerate(data.train_histories):
+            for start, stop in _cut(len(history), policy.catalogue.max_history, generator):
+                *shown, last = history[start:stop].tolist()
+                segments = write(facts, last, shown, generator)
+                text = policy.prompts.justification(segments)
+                completion = [*policy.vocabulary.sequences[last], *text, policy.prompts.end]
+                prior = history[:start].tolist()
+                epoch.append({"profile": names[user], "prior": prior, "items": shown, "completion": completion})
+        rows += _batches_of_like_length(epoch, section.per_device_train_batch_size, generator)
+    share = section.num_train_epochs / np.ceil(section.num_train_epochs)
+    return Dataset.from_list(rows[: int(len(rows) * share)])
+
+
+def _cut(length: int, width: int, generator: random.Random) -> list[tuple[int, int]]:
+    """Cuts [0, length) into windows of `width` shown items and a last one to predict, at a random phase."""
+    if length <= width + 1:
+        return [(0, length)] if length else []
+    bounds = [0, *range(generator.randint(2, width + 1), length, width + 1), length]
+    return [(a, b) for a, b in zip(bounds, bounds[1:], strict=False) if b - a > 1]
+
+
+def _batches_of_like_length(rows: list[dict], batch: int, generator: random.Random) -> list[dict]:
+    """Shuffles rows so that those of one batch are of like length: less padding, still a random order."""
+    generator.shuffle(rows)
+    chunks = [sorted(rows[i : i + 16 * batch], key=lambda r: len(r["items"])) for i in range(0, len(rows), 16 * batch)]
+    ordered = [row for chunk in chunks for row in chunk]
+    batches = [ordered[i : i + batch] for i in range(0, len(ordered), batch)]
+    generator.shuffle(batches)
+    return [row for rows in batches for row in rows]
+
+
+def training_arguments(section: SFTSection, run: Run) -> SFTConfig:
+    """TRL's arguments for a section; one pass over the windows, which hold all epochs."""
+    return SFTConfig(
+        output_dir=str(run.path("sft", "checkpoints")),
+        num_train_epochs=1,
+        learning_rate=section.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=section.warmup_ratio,  # below 1 it is a share of all steps
+        weight_decay=section.weight_decay,
+        per_device_train_batch_size=section.per_device_train_batch_size,
+        gradient_accumulation_steps=section.gradient_accumulation_steps,
+        gradient_checkpointing=section.gradient_checkpointing,
+        bf16=torch.cuda.is_available(),
+        use_cpu=not torch.cuda.is_available(),
+        max_grad_norm=1.0,
+        logging_steps=10,
+        save_steps=section.save_steps,
+        save_total_limit=1,
+        seed=run.config.seed,
+        report_to=["tensorboard"],
+        logging_dir=str(run.path("sft", "logs")),
+        remove_unused_columns=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+
+
+class RecSFTTrainer(SFTTrainer):
+    """TRL's SFT trainer with the masked loss over packed histories.
+
+    Args:
+        policy: trained in place.
+        windows: rows as `training_windows` makes them, in the order of training.
+        args: TRL's arguments.
+        section: dropout and the weight of the text.
+    """
+
+    def __init__(self, policy: RecPolicy, windows: Dataset, args: SFTConfig, section: SFTSection):
+        self.policy = policy
+        self.section = section
+        super().__init__(
+            model=policy,
+            args=args,
+            train_dataset=windows,
+            data_collator=self._collate,
+            processing_class=policy.tokenizer,
+        )
+
+    def _collate(self, rows: Sequence[dict]) -> dict:
+        return vars(pack(self.policy, [Window(**row) for row in rows]))
+
+    def _get_train_sampler(self, *_) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset)  # the rows are already in a random order, epoch by epoch
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        batch = PackedBatch(**inputs)
+        hidden = model(batch.tokens, batch.mask, self.section.dropout)
+        item_loss, text_loss = sft_losses(self.policy, batch, hidden)
+        for name, value in (("item_loss", item_loss), ("text_loss", text_loss)):
+            self._metrics["train"][name].append(value.item())
+        return item_loss + self.section.text_weight * text_loss
+
+    def _save(self, output_dir=None, state_dict=None) -> None:
+        """Checkpoints hold the adapter, not the base."""
+        self.policy.save_pretrained(f"{output_dir}/adapter")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
+        self.policy.load_adapter_weights(f"{resume_from_checkpoint}/adapter")
+
+
+def sft_losses(policy: RecPolicy, batch: PackedBatch, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean negative log-likelihood of the items and of the justifications, both under the mask.
+
+    Args:
+        batch: B windows with completions.
+        hidden: of all tokens, [B, L, d].
+
+    Returns:
+        item loss a token (nats), text loss a token (nats).
+    """
+    log_probs, _, region = policy.distribution.score(
+        batch.completion_states(hidden), batch.completion, batch.start(policy)
+    )
+    real = batch.completion_mask
+    items = torch.cat([target_log_probs(policy, batch, hidden), log_probs[real & (region == ITEM)]])
+    text = log_probs[real & (region != ITEM)]
+    return -items.mean(), -text.mean()
