@@ -45,7 +45,8 @@ def train_sft(run: Run) -> dict:
         policy.save_pretrained(run.path("sft", "adapter"))
     losses = [entry for entry in trainer.state.log_history if "item_loss" in entry]
     metrics = {"windows": len(windows), "steps": trainer.state.global_step, "log": losses}
-    return run.finish("sft", metrics)
+    run.finish("sft", metrics)
+    return metrics
 
 
 def training_windows(

@@ -9,7 +9,6 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,7 +16,6 @@ from datasets import Dataset
 from torch import nn
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-from llmrec.catalogue.prompt import Recommendation
 from llmrec.config import PPOSection
 from llmrec.policy.constraint import ITEM
 from llmrec.policy.generate import generate, parse
@@ -27,31 +25,7 @@ from llmrec.ppo.advantages import exact_item_advantages, gae, whiten
 from llmrec.ppo.checkpoint import load_checkpoint, save_checkpoint
 from llmrec.ppo.guard import Guard
 from llmrec.ppo.losses import exact_item_loss, kl_estimate, masked_mean, policy_loss, value_loss
-
-
-@dataclass(frozen=True)
-class RewardBatch:
-    """What a reward says of B recommendations, in its own weighted units.
-
-    Attributes:
-        item: reward of the recommended item, [B].
-        text: reward of the justification, [B].
-        parts: every part alone, before weights, by name, each [B].
-    """
-
-    item: torch.Tensor
-    text: torch.Tensor
-    parts: dict[str, torch.Tensor]
-
-
-class Reward(Protocol):
-    """A reward over parsed recommendations and the dataset rows that they answer."""
-
-    def __call__(self, recommendations: Sequence[Recommendation], rows: Sequence[dict]) -> RewardBatch: ...
-
-    def decisions(self, rows: Sequence[dict]) -> list[torch.Tensor]:
-        """Item rewards of all N items after each shown item of each row's window: per row [J_b, N]."""
-        ...
+from llmrec.ppo.reward import Reward
 
 
 @dataclass(frozen=True)
