@@ -1,0 +1,128 @@
+"""Recommending to one person: the catalogue ranked by the policy, a justification for each of the best."""
+
+import difflib
+from dataclasses import dataclass
+
+
+from llmrec.catalogue.facts import FactBook
+from llmrec.catalogue.prompt import NEW_USER, profiles
+from llmrec.data.dataset import InteractionData, load_data
+from llmrec.errors import CatalogueError
+from llmrec.policy.generate import generate, parse
+from llmrec.policy.model import RecPolicy
+from llmrec.policy.packed import Window, pack
+from llmrec.policy.ranking import item_scores
+from llmrec.run import Run
+from reward_models.groundedness import check
+
+
+@dataclass(frozen=True)
+class RankedItem:
+    """One recommendation.
+
+    Attributes:
+        item_id: the event log's id.
+        title: what people read.
+        score: probability that the policy gives it, among all items that it may recommend.
+        justification: what the policy says of it, with titles.
+        grounded: every statement of the justification is true.
+    """
+
+    item_id: str
+    title: str
+    score: float
+    justification: str
+    grounded: bool
+
+
+class Recommender:
+    """A policy with the catalogue and the histories that it was trained on."""
+
+    def __init__(self, policy: RecPolicy, data: InteractionData, attributes: list[str], max_new_tokens: int):
+        self.policy = policy.eval()
+        self.data = data
+        self.facts = FactBook(data)
+        self.profiles = profiles(data.users, attributes)
+        self.max_new_tokens = max_new_tokens
+
+    @classmethod
+    def from_run(cls, run: Run, adapter: str | None = None) -> "Recommender":
+        """Loads the policy of a run: of PPO if that stage has finished, else of SFT.
+
+        Raises:
+            RunError: the stage has not finished.
+        """
+        adapter = adapter or ("ppo" if run.finished("ppo") else "sft")
+        run.require("data", adapter)
+        policy = RecPolicy.from_pretrained(run.path(adapter, "adapter"))
+        data = load_data(run.path("data"))
+        return cls(policy, data, run.config.catalogue.user_attributes, run.config.ppo.response_length)
+
+    def resolve_titles(self, titles: list[str]) -> list[int]:
+        """Item indices of titles, whatever their case.
+
+        Raises:
+            CatalogueError: a title is not in the catalogue; the message names the nearest.
+        """
+        known = {title.casefold(): item for item, title in enumerate(self.policy.vocabulary.titles)}
+        return [self._resolve(title, known) for title in titles]
+
+    def _resolve(self, title: str, known: dict[str, int]) -> int:
+        wanted = " ".join(title.split()).casefold()
+        if wanted in known:
+            return known[wanted]
+        names = self.policy.vocabulary.titles
+        inside = [names[item] for text, item in known.items() if wanted and wanted in text]
+        near = [names[known[text]] for text in difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)]
+        nearest = list(dict.fromkeys([*near[:1], *inside[:3], *near]))[:3]
+        hint = "; did you mean " + " or ".join(f'"{name}"' for name in nearest) + "?" if nearest else "."
+        raise CatalogueError(f'There is no item "{title}" in the catalogue{hint}')
+
+    def recommend(
+        self,
+        history: list[int] | None = None,
+        user: str | None = None,
+        top_k: int = 5,
+        exclude: list[int] | None = None,
+    ) -> list[RankedItem]:
+        """The most probable items, best first, none of which the person has had.
+
+        Args:
+            history: item indices, newest last, of someone who need not be in the log.
+            user: id of a user of the log, instead of a history.
+            top_k: how many; fewer come back if fewer are left.
+            exclude: item indices not to recommend.
+
+        Raises:
+            CatalogueError: an unknown user, or nothing is left to recommend.
+        """
+        profile, items = self._who(history, user)
+        width, excluded = self.policy.catalogue.max_history, list(exclude or [])
+        window = Window(profile, [*items[:-width], *excluded], items[-width:])
+        scores = next(item_scores(self.policy, [window]))[0]
+        best, chosen = scores.exp().topk(min(top_k, len(scores)))
+        chosen, best = chosen[best > 0], best[best > 0]
+        prompts = pack(self.policy, [window] * len(chosen)).to(self.policy.device)
+        completions = generate(self.policy, prompts, self.max_new_tokens, first_items=chosen)
+        return [
+            RankedItem(
+                self.policy.vocabulary.item_ids[item],
+                self.policy.vocabulary.titles[item],
+                float(score),
+                recommendation.text(self.policy.vocabulary.titles),
+                check(self.facts, recommendation, set(items)).grounded,
+            )
+            for item, score, recommendation in zip(
+                chosen.tolist(), best, parse(self.policy, completions), strict=True
+            )
+        ]
+
+    def _who(self, history: list[int] | None, user: str | None) -> tuple[str, list[int]]:
+        if user is None:
+            return NEW_USER, list(history or [])
+        index = self.data.user_index.get(str(user))
+        if index is None:
+            near = difflib.get_close_matches(str(user), self.data.user_index, n=3)
+            hint = f"; did you mean {' or '.join(near)}?" if near else "."
+            raise CatalogueError(f"There is no user {user} among the {self.data.num_users} users of the log{hint}")
+        return self.profiles[index], self.data.histories[index].tolist()
