@@ -1,0 +1,113 @@
+"""Ranking metrics and bootstrap, against numbers worked by hand."""
+
+import numpy as np
+import pytest
+
+from llmrec.evaluation.metrics import (
+    bootstrap_ci,
+    coverage,
+    hit_rate,
+    holm,
+    ndcg,
+    paired_bootstrap,
+    per_user,
+    ranks,
+    reciprocal_rank,
+    tie_keys,
+    top_k,
+)
+
+SCORES = np.array([[0.1, 0.9, 0.5, 0.7], [0.4, 0.3, 0.2, 0.1]])
+
+
+def test_ranks_among_allowed_items():
+    assert ranks(SCORES, [2, 3]).tolist() == [3, 4]
+    excluded = np.zeros((2, 4), dtype=bool)
+    excluded[0, 1] = excluded[1, :2] = True
+    assert ranks(SCORES, [2, 3], excluded).tolist() == [2, 2]
+    assert ranks(SCORES, [2, 3], [np.array([1]), np.array([0, 1])]).tolist() == [2, 2]
+
+
+def test_ties_are_broken_by_key_alike_in_ranks_and_lists():
+    scores = np.zeros((5, 5))
+    rank = ranks(scores, np.arange(5), seed=4)
+    assert sorted(rank) == [1, 2, 3, 4, 5]
+    assert rank.tolist() == (1 + np.argsort(np.argsort(tie_keys(5, 4)))).tolist()
+    assert top_k(scores[:1], 5, seed=4)[0].tolist() == np.argsort(rank).tolist()
+
+
+def test_tie_keys_depend_on_seed_only():
+    assert tie_keys(5, 1).tolist() == tie_keys(9, 1)[:5].tolist()
+    assert tie_keys(5, 1).tolist() != tie_keys(5, 2).tolist()
+    positions = np.argsort(tie_keys(10_000, 0))
+    assert abs(np.corrcoef(positions, np.arange(10_000))[0, 1]) < 0.05
+
+
+def test_ranks_refuse_nonsense():
+    with pytest.raises(ValueError, match="NaN"):
+        ranks(np.array([[np.nan, 1.0]]), [0])
+    with pytest.raises(ValueError, match="row 1 is among its excluded"):
+        ranks(SCORES, [2, 3], [[], [3]])
+    with pytest.raises(ValueError, match="1 rows"):
+        ranks(SCORES, [2, 3], [[]])
+
+
+def test_minus_infinity_ranks_last():
+    assert ranks(np.array([[-np.inf, 0.0, 1.0]]), [0]).tolist() == [3]
+
+
+def test_hit_rate_ndcg_and_reciprocal_rank():
+    rank = np.array([1, 3, 11])
+    assert hit_rate(rank, 10).tolist() == [1, 1, 0]
+    assert ndcg(rank, 10).tolist() == [1.0, 0.5, 0.0]  # 1 / log2(1 + 3) = 1 / 2
+    assert reciprocal_rank(rank).tolist() == pytest.approx([1, 1 / 3, 1 / 11])
+
+
+def test_top_k_and_coverage():
+    top = top_k(SCORES, 3, [[1], [0, 1]])
+    assert top.tolist() == [[3, 2, 0], [2, 3, -1]]
+    assert coverage(top, 4) == 0.75
+    assert coverage(top[:, :1], 4) == 0.5
+
+
+def test_per_user_averages_within_users_first():
+    users, means = per_user(np.array([1.0, 0.0, 1.0, 1.0]), np.array([7, 7, 2, 7]))
+    assert users.tolist() == [2, 7]
+    assert means.tolist() == pytest.approx([1.0, 2 / 3])
+
+
+def test_bootstrap_of_a_constant():
+    assert bootstrap_ci(np.full(5, 0.25), samples=100, seed=0) == (0.25, 0.25, 0.25)
+
+
+def test_bootstrap_width_is_that_of_the_normal_interval():
+    values = np.tile([0.0, 1.0], 200)
+    mean, low, high = bootstrap_ci(values, samples=4000, seed=1)
+    # The standard error of a fair coin over 400 users is .5 / 20; 1.96 of them each side.
+    assert mean == 0.5
+    assert (low, high) == (pytest.approx(0.451, abs=0.004), pytest.approx(0.549, abs=0.004))
+    assert bootstrap_ci(values, 200, 7) == bootstrap_ci(values, 200, 7)
+
+
+def test_paired_bootstrap_uses_the_pairing():
+    rng = np.random.default_rng(0)
+    b = rng.random(300)
+    difference, low, high, p = paired_bootstrap(b + 0.01, b, samples=500)
+    assert (difference, low, high) == pytest.approx((0.01, 0.01, 0.01))
+    assert p == pytest.approx(2 / 501)
+    assert paired_bootstrap(b, b, samples=100)[3] == 1.0
+
+
+def test_bootstrap_refuses_nonsense():
+    with pytest.raises(ValueError, match="at least one value"):
+        bootstrap_ci(np.array([]))
+    with pytest.raises(ValueError, match="finite"):
+        bootstrap_ci(np.array([0.0, np.nan]))
+    with pytest.raises(ValueError, match="same users"):
+        paired_bootstrap(np.zeros(2), np.zeros(3))
+
+
+def test_holm():
+    # Sorted .01 x 3, .03 x 2, .04 x 1, then made non-decreasing.
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([]) == []

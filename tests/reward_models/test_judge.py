@@ -1,0 +1,73 @@
+"""The judge: EASE against its definition, rewards, saving and errors."""
+
+import numpy as np
+import pytest
+import torch
+
+from llmrec.errors import DataError, ModelError
+from reward_models import EaseJudge, fingerprint, fit_judge
+from reward_models.judge import ease_weights
+
+
+def test_ease_of_two_items_by_hand():
+    # X = [[1,1],[1,1],[1,0]]: G + I = [[4,2],[2,3]], inverse [[3,-2],[-2,4]] / 8; B01 = 2/4, B10 = 2/3.
+    weights = ease_weights([np.array([0, 1]), np.array([1, 0]), np.array([0])], 2, l2=1.0)
+    assert np.allclose(weights, [[0, 1 / 2], [2 / 3, 0]])
+
+
+def test_ease_minimises_its_loss():
+    rng = np.random.default_rng(0)
+    x = (rng.random((30, 6)) < 0.4).astype(float)
+    weights = ease_weights([np.flatnonzero(row) for row in x], 6, l2=5.0).astype(float)
+    for column in range(6):
+        others = np.arange(6) != column
+        solution = np.linalg.solve(
+            x[:, others].T @ x[:, others] + 5 * np.eye(5), x[:, others].T @ x[:, column]
+        )
+        assert np.allclose(weights[others, column], solution, atol=1e-5)
+
+
+def judge_of(data) -> EaseJudge:
+    ids = fingerprint(data.items["item_id"])
+    purchases = [p[:n] for p, n in zip(data.purchases, data.train_lengths, strict=True)]
+    return fit_judge(data.train_histories, purchases, data.num_items, ids, l2=5.0)
+
+
+def test_rewards_are_log_probabilities(data):
+    histories = [data.histories[0][:4], np.array([], dtype=int)]
+    rewards = judge_of(data).log_rewards(histories)
+    assert rewards.shape == (2, data.num_items) and rewards.isfinite().all()
+    assert (rewards <= 0).all() and rewards[1].exp().sum() < 1
+    assert (rewards[0, histories[0]] == rewards[0].min()).all()
+
+
+def test_it_prefers_what_others_took_and_bought(data):
+    rewards = judge_of(data).log_rewards([np.array([4, 5, 6, 7])])[0]
+    assert rewards[8] > rewards[18]  # near on the circle, against far; both are bought
+    assert rewards[8] > rewards[9]  # bought, against not
+
+
+def test_items_beyond_ease_still_get_rewards(data, monkeypatch):
+    monkeypatch.setattr("reward_models.judge.MAX_EASE_ITEMS", 10)
+    judge = judge_of(data)
+    assert judge.weights.shape == (10, 10)
+    assert judge.log_rewards(data.train_histories).isfinite().all()
+
+
+def test_save_and_load(data, tmp_path):
+    judge = judge_of(data)
+    judge.save_pretrained(tmp_path)
+    again = EaseJudge.from_pretrained(tmp_path, data.items["item_id"])
+    assert torch.equal(again.log_rewards(data.train_histories), judge.log_rewards(data.train_histories))
+    with pytest.raises(ModelError, match="catalogue has 2"):
+        EaseJudge.from_pretrained(tmp_path, ["a", "b"])
+    (tmp_path / "judge.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(ModelError, match="damaged"):
+        EaseJudge.from_pretrained(tmp_path)
+
+
+def test_errors(data):
+    with pytest.raises(DataError, match="outside 0..23"):
+        judge_of(data).log_rewards([np.array([24])])
+    with pytest.raises(DataError, match="at least 2 users"):
+        fit_judge([np.array([1])], [np.array([True])], 3)

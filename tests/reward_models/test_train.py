@@ -1,0 +1,200 @@
+"""Training: losses by hand, learning on a small log, nothing held out is read, errors."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from llmrec.config import RewardSection
+from llmrec.errors import DataError
+from reward_models import ClickPurchaseModel, EaseJudge, fit_click_purchase, fit_reward, train_reward
+from reward_models import train as training
+from reward_models.click_purchase import ClickPurchaseConfig
+from reward_models.quality import held_out
+from reward_models.train import click_loss, exposure_loss, judge_split
+from reward_models.windows import UNKNOWN, collate, cut_windows, training_events
+
+SMALL = RewardSection(
+    num_train_epochs=30, learning_rate=1e-2, hidden_size=16, num_layers=1, dropout=0.0, judge_users=0.2
+)
+
+
+def tiny_model(num_items: int) -> ClickPurchaseModel:
+    torch.manual_seed(0)
+    return ClickPurchaseModel(ClickPurchaseConfig(num_items, hidden_size=8, dropout=0.0)).eval()
+
+
+@pytest.fixture(scope="module")
+def fitted(data):
+    return fit_reward(data, SMALL, seed=3)
+
+
+def test_it_learns_clicks_and_purchases(fitted):
+    model, _, metrics = fitted
+    assert metrics["ranking"]["click_ndcg@10"] > 0.6
+    assert metrics["click"]["auc_uniform_negatives"] > 0.8
+    assert metrics["click"]["loss"] < metrics["click"]["baselines"]["item_popularity"]["loss"]
+    assert metrics["purchase"]["auc"] > 0.95
+    assert metrics["purchase"]["loss"] < metrics["purchase"]["baselines"]["constant_rate"]["loss"]
+    assert not model.training
+
+
+def test_same_seed_same_model_and_global_generator_untouched(data):
+    config = SMALL.model_copy(update={"num_train_epochs": 2})
+    torch.manual_seed(5)
+    first, _ = fit_click_purchase(data, config, seed=1)
+    after = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(after, torch.rand(1))
+    second, _ = fit_click_purchase(data, config, seed=1)
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name]), name
+
+
+def test_held_out_events_are_never_trained_on(data):
+    def scrambled(history, length):
+        return np.concatenate([history[:length], history[length:][::-1]])
+
+    other = replace(
+        data,
+        histories=[scrambled(h, n) for h, n in zip(data.histories, data.train_lengths, strict=True)],
+        purchases=[
+            np.where(np.arange(len(p)) < n, p, ~p)
+            for p, n in zip(data.purchases, data.train_lengths, strict=True)
+        ],
+        targets={},
+    )
+    config = SMALL.model_copy(update={"num_train_epochs": 2})
+    first, _ = fit_click_purchase(replace(data, targets={}), config, seed=1)
+    second, metrics = fit_click_purchase(other, config, seed=1)
+    assert torch.equal(first.click_bias, second.click_bias)
+    assert "ranking" not in metrics and "click" not in metrics
+
+
+def test_windows_cover_every_event_once():
+    histories = [np.arange(n) for n in (1, 6, 7, 23)]
+    pieces = cut_windows(histories, 5, np.random.default_rng(0))
+    covered = sorted((user, t) for user, start, end in pieces for t in range(start, end))
+    assert covered == [(user, t) for user, h in enumerate(histories) for t in range(len(h))]
+    assert max(end - start for _, start, end in pieces) <= 6
+
+
+def test_click_loss_masks_items_already_had(data):
+    events = training_events(data)
+    batch = collate(events, [(0, 2, 5)], np.random.default_rng(0))
+    model = tiny_model(data.num_items)
+    states = model.states(batch.history, batch.purchased)[batch.mask]
+    history, expected = events.histories[0], []
+    for row, t in enumerate(range(2, 5)):
+        logits = model.click_scores(states[row])
+        allowed = [i for i in range(data.num_items) if i not in history[:t]]
+        expected.append(-(logits[history[t]] - logits[allowed].logsumexp(0)))
+    loss = torch.stack(expected).mean().item()
+    assert click_loss(model, states, batch, None).item() == pytest.approx(loss, rel=1e-5)
+
+
+def test_sampled_softmax_of_every_item_once_is_the_full_softmax(data):
+    batch = collate(training_events(data), [(0, 0, 6), (1, 0, 3)], np.random.default_rng(0))
+    model = tiny_model(data.num_items)
+    states = model.states(batch.history, batch.purchased)[batch.mask]
+    sampled = click_loss(model, states, batch, torch.arange(data.num_items))
+    assert sampled.item() == pytest.approx(click_loss(model, states, batch, None).item(), rel=1e-5)
+
+
+def test_large_catalogues_train_with_sampled_negatives(data, monkeypatch):
+    monkeypatch.setattr(training, "FULL_SOFTMAX_ITEMS", 10)
+    _, metrics = fit_click_purchase(data, SMALL.model_copy(update={"negatives": 12}), seed=0)
+    assert metrics["ranking"]["click_ndcg@10"] > 0.5
+
+
+def test_exposures_that_were_passed_over_lower_a_score(data):
+    history, times = data.train_histories[0], data.timestamps[0]
+    never = next(i for i in range(data.num_items) if i not in data.histories[0])
+    exposures = pd.DataFrame(
+        {
+            "user": 0,
+            "item": [never, history[0], history[3], history[5], never],
+            "timestamp": [times[3], times[3], times[3], times[3], 10**9],
+            "click": [False, False, True, False, False],
+        }
+    )
+    events = training_events(replace(data, exposures=exposures))
+    # Kept: the item never taken, and the one taken only later. Not: had before, clicked, after the training events.
+    assert sorted(map(tuple, events.skipped[0])) == sorted([(3, never), (3, history[5])])
+    batch = collate(events, [(0, 1, 6)], np.random.default_rng(0))
+    assert sorted(map(tuple, batch.skipped.tolist())) == sorted([(0, 2, never), (0, 2, history[5])])
+    model = tiny_model(data.num_items)
+    loss = exposure_loss(model, model.states(batch.history, batch.purchased), batch)
+    loss.backward()
+    assert model.click_bias.grad[never] > 0 > model.click_bias.grad[history[3]]
+
+
+def test_purchases_are_sometimes_hidden(data):
+    events = training_events(data)
+    batch = collate(events, [(u, 0, len(events.histories[u])) for u in range(60)], np.random.default_rng(0))
+    hidden = (batch.purchased == UNKNOWN).all(1)
+    assert 0 < hidden.sum() < 30
+
+
+def test_judge_users_are_others():
+    training_users, judges = judge_split(10, 0.2, seed=0)
+    assert len(judges) == 2 and sorted([*training_users, *judges]) == list(range(10))
+
+
+def test_held_out_falls_back_to_the_temporal_split(data):
+    temporal = replace(data, targets={"temporal": data.targets["leave_one_out"]})
+    part = held_out(temporal, "test", limit=7, seed=0)
+    assert part.split == "temporal" and len(part) == 7
+    assert len(held_out(replace(data, targets={}), "test", 7, 0)) == 0
+
+
+class Run:
+    """What the reward stage needs of a run."""
+
+    def __init__(self, root, config):
+        self.root, self.config, self.finished = root, config, {}
+
+    def path(self, stage):
+        return self.root / stage
+
+    def finish(self, stage, metrics):
+        self.finished[stage] = metrics
+
+
+def test_the_stage_writes_model_and_judge(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "load_data", lambda path: data)
+
+    class Settings:
+        reward, seed = SMALL.model_copy(update={"num_train_epochs": 1}), 0
+
+    run = Run(tmp_path, Settings)
+    metrics = train_reward(run)
+    assert run.finished["reward"] is metrics
+    ClickPurchaseModel.from_pretrained(run.path("reward"), data.items["item_id"])
+    EaseJudge.from_pretrained(run.path("reward"), data.items["item_id"])
+
+
+@pytest.mark.parametrize(
+    "bought, message", [(True, "every click is a purchase"), (False, "no click is a purchase")]
+)
+def test_one_class_only(data, bought, message):
+    one_class = replace(data, purchases=[np.full(len(p), bought) for p in data.purchases])
+    with pytest.raises(DataError, match=message):
+        fit_click_purchase(one_class, SMALL, seed=0)
+
+
+def test_impossible_values(data):
+    nan = replace(data, purchases=[np.full(len(p), np.nan) for p in data.purchases])
+    with pytest.raises(DataError, match="User user0: a purchase flag is nan"):
+        fit_click_purchase(nan, SMALL, seed=0)
+    outside = replace(data, histories=[h + 20 for h in data.histories])
+    with pytest.raises(DataError, match="outside 0..23"):
+        fit_click_purchase(outside, SMALL, seed=0)
+    short = replace(data, purchases=[p[:1] for p in data.purchases])
+    with pytest.raises(DataError, match="purchase flags"):
+        fit_click_purchase(short, SMALL, seed=0)
+    nothing = replace(data, train_lengths=np.zeros(data.num_users, dtype=int))
+    with pytest.raises(DataError, match="No training events"):
+        fit_click_purchase(nothing, SMALL, seed=0)
