@@ -112,7 +112,7 @@ class Block(nn.Module):
 class ClickPurchaseModel(nn.Module):
     """Click and purchase-given-click scores of every item after every prefix of a history.
 
-    In the methods below `history` is int64 [B, L] with L <= `config.window`, left-aligned; what stands at
+    In the methods below `history` is int64 [B, L], left-aligned; what stands at
     padded positions does not matter to the positions before it, but must be an item index. `purchased` is int
     [B, L] (0, 1, or `UNKNOWN`), bool [B, L], or None when nothing is known of purchases.
     """
@@ -151,7 +151,7 @@ class ClickPurchaseModel(nn.Module):
         return self.click_bias.device
 
     def states(self, history: Tensor, purchased: Tensor | None) -> Tensor:
-        """States before the first item and after each: [B, L] -> [B, L + 1, D]."""
+        """States before the first item and after each: [B, L] -> [B, L + 1, D], L <= `config.window`."""
         if history.shape[1] > self.config.window:
             raise ValueError(
                 f"A packed history has {history.shape[1]} items; the window is {self.config.window}."
@@ -165,6 +165,19 @@ class ClickPurchaseModel(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
+
+    def prefix_states(self, history: Tensor, purchased: Tensor | None) -> Tensor:
+        """State after each item, reading the newest `window` items up to it: [B, L] -> [B, L, D], any L."""
+        window, (batch, length) = self.config.window, history.shape
+        if length <= window:
+            return self.states(history, purchased)[:, 1:]
+        if purchased is None:
+            purchased = torch.full_like(history, UNKNOWN)
+        head = self.states(history[:, :window], purchased[:, :window])[:, 1:]
+        # Prefixes longer than the window: each is a row of its own, so that it sees exactly its newest items.
+        cuts = [x[:, 1:].unfold(1, window, 1).reshape(-1, window) for x in (history, purchased)]
+        tail = self.states(*cuts)[:, -1]
+        return torch.cat([head, tail.view(batch, length - window, -1)], dim=1)
 
     def click_scores(self, states: Tensor, items: Tensor | None = None) -> Tensor:
         """Uncalibrated click logits [..., N] of states [..., D], or [..., S] of the shared `items` [S]."""
@@ -183,11 +196,11 @@ class ClickPurchaseModel(nn.Module):
 
     def click_logits(self, history: Tensor, purchased: Tensor | None) -> Tensor:
         """Calibrated click logits [B, L, N] after every prefix; a softmax over items gives P(click)."""
-        return self.click_scores(self.states(history, purchased)[:, 1:]) / self.click_temperature
+        return self.click_scores(self.prefix_states(history, purchased)) / self.click_temperature
 
     def purchase_logits(self, history: Tensor, purchased: Tensor | None) -> Tensor:
         """Calibrated logits of P(purchase | click) of every item after every prefix, [B, L, N]."""
-        return self.calibrated_purchase(self.states(history, purchased)[:, 1:])
+        return self.calibrated_purchase(self.prefix_states(history, purchased))
 
     def calibrated_purchase(self, states: Tensor, items: Tensor | None = None) -> Tensor:
         """`purchase_scores` after calibration: a sigmoid gives P(purchase | click)."""
@@ -239,10 +252,11 @@ class ClickPurchaseModel(nn.Module):
         mask: Tensor | None = None,
         had: Tensor | None = None,
     ) -> Tensor:
-        """Reward of every item after every prefix of packed histories, in one pass.
+        """Reward of every item after every prefix of packed histories.
 
         Args:
-            history: item indices, int64 [B, L], left-aligned, L <= window.
+            history: item indices, int64 [B, L], left-aligned. One pass up to the window; each prefix beyond
+                it is a pass over its newest `window` items.
             purchased: int or bool [B, L], or None if not known.
             mask: bool [B, L], False at padding; rewards there are 0. None: no padding.
             had: bool [B, N], items that the user had before the first one here.
@@ -261,7 +275,7 @@ class ClickPurchaseModel(nn.Module):
         purchased = (
             None if purchased is None else purchased.to(self.device).long().masked_fill(~mask, UNKNOWN)
         )
-        states = self.states(history, purchased)[:, 1:]
+        states = self.prefix_states(history, purchased)
         seen = had_after_each(history, mask, self.config.num_items)
         if had is not None:
             seen = seen | had.to(self.device)[:, None]

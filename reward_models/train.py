@@ -194,7 +194,7 @@ def fit_click_purchase(
         users: user indices that may be trained on; None: all.
 
     Returns:
-        The model in eval mode, and its metrics as JSON values (see `measure`).
+        The model in eval mode on the CPU (trained on a GPU if there is one), and its metrics as JSON values (see `measure`).
 
     Raises:
         DataError: no training events, one class only, or indices that are impossible.
@@ -203,7 +203,8 @@ def fit_click_purchase(
     started = time.monotonic()
     events = training_events(data, users)
     valid = held_out(data, "valid", HELD_OUT_LIMIT, seed)
-    with torch.random.fork_rng(devices=[]):
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = ClickPurchaseModel(
             ClickPurchaseConfig(
@@ -213,14 +214,14 @@ def fit_click_purchase(
                 num_layers=config.num_layers,
                 dropout=config.dropout,
             )
-        )
+        ).to(device)
         curve = train_epochs(model, events, valid, config, seed, progress)
     model.eval()
     calibrate(model, valid)
     metrics = measure(model, data, events, valid, seed)
     metrics["curve"] = curve
     metrics["seconds"] = round(time.monotonic() - started, 1)
-    return model, metrics
+    return model.cpu(), metrics
 
 
 def measure(

@@ -38,7 +38,7 @@ def test_calibration_error_by_count():
 
 
 def test_calibration_error_by_probability():
-    # Masses .1 .1 .2 | .4: the first bin predicts .4 and has 1; the second predicts .4 and has 0: (.6 + .4) / .8.
+    # Masses .1 .1 .2 | .4: bin 1 predicts .4 and has 1, bin 2 predicts .4 and has 0: (.6 + .4) / .8.
     error = calibration_error([0.1, 0.1, 0.2, 0.4], [1, 0, 0, 0], bins=2, by="probability")
     assert error == pytest.approx(1.25)
 

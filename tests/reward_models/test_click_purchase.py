@@ -115,9 +115,14 @@ def test_purchases_of_another_length(model):
         model.log_rewards([np.array([0, 1])], [np.array([True])])
 
 
-def test_a_packed_history_beyond_the_window(model):
+def test_packed_histories_beyond_the_window_are_exact(model):
+    history, bought = np.array([8, 3, 1, 4, 0, 5, 2]), np.array([True, False, True, False, False, True, True])
+    packed = model.log_rewards_packed(torch.tensor(history)[None], torch.tensor(bought)[None])
+    lengths = range(1, 8)
+    alone = model.log_rewards([history[:t] for t in lengths], [bought[:t] for t in lengths])
+    assert torch.allclose(packed[0], alone, atol=1e-5)
     with pytest.raises(ValueError, match="6 items; the window is 5"):
-        model.log_rewards_packed(torch.arange(6)[None])
+        model.states(torch.arange(6)[None], None)
 
 
 def test_save_and_load_are_identical(model, tmp_path):

@@ -121,7 +121,7 @@ def test_exposures_that_were_passed_over_lower_a_score(data):
         }
     )
     events = training_events(replace(data, exposures=exposures))
-    # Kept: the item never taken, and the one taken only later. Not: had before, clicked, after the training events.
+    # Kept: never taken, and taken only later. Not: had before, clicked, after the training events.
     assert sorted(map(tuple, events.skipped[0])) == sorted([(3, never), (3, history[5])])
     batch = collate(events, [(0, 1, 6)], np.random.default_rng(0))
     assert sorted(map(tuple, batch.skipped.tolist())) == sorted([(0, 2, never), (0, 2, history[5])])
