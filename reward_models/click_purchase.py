@@ -236,6 +236,18 @@ class ClickPurchaseModel(nn.Module):
         """
         return self.rewards_of_states(*self.last_states(histories, purchases))
 
+    @torch.no_grad()
+    def log_clicks(
+        self, histories: Sequence[np.ndarray], purchases: Sequence[np.ndarray | None] | None = None
+    ) -> Tensor:
+        """Calibrated log P(click) alone, float [B, N], nats: the model as a plain next-item recommender (SASRec).
+
+        Arguments, errors and items that the history holds as in `log_rewards`.
+        """
+        states, had = self.last_states(histories, purchases)
+        logits = self.click_scores(states) / self.click_temperature
+        return lowest_for_had(logits.masked_fill(had, float("-inf")).log_softmax(-1), had)
+
     def last_states(
         self, histories: Sequence[np.ndarray], purchases: Sequence[np.ndarray | None] | None = None
     ) -> tuple[Tensor, Tensor]:

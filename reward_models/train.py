@@ -194,7 +194,8 @@ def fit_click_purchase(
         users: user indices that may be trained on; None: all.
 
     Returns:
-        The model in eval mode on the CPU (trained on a GPU if there is one), and its metrics as JSON values (see `measure`).
+        The model in eval mode on the CPU (trained on a GPU if there is one), and its metrics as JSON values
+        (see `measure`).
 
     Raises:
         DataError: no training events, one class only, or indices that are impossible.

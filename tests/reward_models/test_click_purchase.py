@@ -55,6 +55,7 @@ def test_reward_is_click_plus_purchase_given_click(model):
     reward = model.log_rewards([np.array([3, 1])])[0]
     unseen = [0, 2, 4, 5, 6, 7, 8]
     assert torch.allclose(reward[unseen], expected[unseen], atol=1e-5)
+    assert model.log_clicks([np.array([3, 1])])[0, unseen].exp().sum().item() == pytest.approx(1, abs=1e-5)
     assert (reward <= 0).all()
 
 
