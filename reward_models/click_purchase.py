@@ -240,7 +240,7 @@ class ClickPurchaseModel(nn.Module):
     def log_clicks(
         self, histories: Sequence[np.ndarray], purchases: Sequence[np.ndarray | None] | None = None
     ) -> Tensor:
-        """Calibrated log P(click) alone, float [B, N], nats: the model as a plain next-item recommender (SASRec).
+        """Calibrated log P(click) alone, float [B, N], nats: a next-item recommender (SASRec).
 
         Arguments, errors and items that the history holds as in `log_rewards`.
         """
