@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch.utils.data import SequentialSampler
+from torch.utils.tensorboard import SummaryWriter
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
@@ -39,6 +41,7 @@ def train_sft(run: Run) -> dict:
     policy = RecPolicy.create(run.config, data)
     windows = training_windows(policy, data, run.config.catalogue.user_attributes, section, run.config.seed)
     trainer = RecSFTTrainer(policy, windows, training_arguments(section, run), section)
+    trainer.add_callback(TensorBoardCallback(SummaryWriter(str(run.path("sft", "logs")))))
     checkpoints = run.path("sft", "checkpoints")
     trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None)
     if trainer.is_world_process_zero():
@@ -112,9 +115,9 @@ def training_arguments(section: SFTSection, run: Run) -> SFTConfig:
         save_steps=section.save_steps,
         save_total_limit=1,
         seed=run.config.seed,
-        report_to=["tensorboard"],
-        logging_dir=str(run.path("sft", "logs")),
+        report_to="none",  # TensorBoard is added with the run's own folder
         remove_unused_columns=False,
+        loss_type="nll",  # ours replaces it; TRL's default would patch the head
         dataset_kwargs={"skip_prepare_dataset": True},
     )
 

@@ -36,8 +36,8 @@ class ItemTrie:
         self.order = torch.tensor(order)
         columns = {token: column for column, token in enumerate(self.tokens.tolist())}
         nodes, edges = _build([tuple(columns[t] for t in sequences[item]) for item in order])
-        self._low, self._high = torch.tensor(nodes).unbind(1)
-        parent, self._edge_column, self._edge_node = torch.tensor(edges).unbind(1)
+        self._low, self._high = torch.tensor(nodes).T.contiguous()
+        parent, self._edge_column, self._edge_node = torch.tensor(edges).T.contiguous()
         self._edge_start = torch.searchsorted(parent, torch.arange(len(nodes) + 1))
         self._edge_key = parent * len(self.tokens) + self._edge_column
         is_leaf = self._edge_start[1:] == self._edge_start[:-1]
@@ -52,7 +52,7 @@ class ItemTrie:
 
     def columns_of(self, tokens: torch.Tensor) -> torch.Tensor:
         """Columns of token ids of any shape; a token that is in no item gets a wrong column, never an error."""
-        return torch.searchsorted(self.tokens, tokens).clamp(max=len(self.tokens) - 1)
+        return torch.searchsorted(self.tokens, tokens.contiguous()).clamp(max=len(self.tokens) - 1)
 
     def allowed(self, nodes: torch.Tensor, available: torch.Tensor) -> torch.Tensor:
         """Which columns may follow.

@@ -312,7 +312,10 @@ def _add_item_tokens(
     base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     texts = [f"{title} {text}" for title, text in zip(vocabulary.titles, descriptions, strict=True)]
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    for module in {base.get_input_embeddings(), base.get_output_embeddings()}:
-        weight = module.weight.data
-        means = torch.stack([weight[tokens].mean(0) for tokens in encoded])
-        weight[vocabulary.new_tokens] = means.to(weight.dtype)
+    words = torch.tensor([token for tokens in encoded for token in tokens])
+    starts = torch.tensor([0, *(len(tokens) for tokens in encoded[:-1])]).cumsum(0)
+    weights = [base.get_input_embeddings().weight.data]
+    if not base.config.tie_word_embeddings:
+        weights.append(base.get_output_embeddings().weight.data)
+    for weight in weights:
+        weight[vocabulary.new_tokens] = F.embedding_bag(words, weight, starts, mode="mean")

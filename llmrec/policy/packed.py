@@ -116,7 +116,7 @@ def pack(policy: RecPolicy, windows: Sequence[Window], completion_width: int = 0
         had[b, list(window.prior)] = True
         completion[b, : len(window.completion)] = window.completion
         decisions += _decisions(policy, b, window, len(policy.prompts.header(window.profile)))
-    row, position, slot, node, target = torch.tensor(decisions, dtype=torch.int64).reshape(-1, 5).unbind(1)
+    row, position, slot, node, target = torch.tensor(decisions, dtype=torch.int64).reshape(-1, 5).T.contiguous()
     lengths = torch.tensor([len(w.completion) for w in windows])
     return PackedBatch(
         torch.from_numpy(tokens), torch.from_numpy(mask), torch.from_numpy(items), torch.from_numpy(had),

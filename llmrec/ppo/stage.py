@@ -6,6 +6,8 @@
 import numpy as np
 import torch
 from datasets import Dataset
+from torch.utils.tensorboard import SummaryWriter
+from transformers.integrations import TensorBoardCallback
 from trl.experimental.ppo import PPOConfig
 
 from llmrec.catalogue.facts import FactBook
@@ -46,6 +48,7 @@ def train_ppo(run: Run) -> dict:
         training_rows(data, run.config),
         validation_guard(run, data),
     )
+    trainer.add_callback(TensorBoardCallback(SummaryWriter(str(run.path("ppo", "logs")))))
     done = checkpoints(run.path("ppo", "checkpoints"))
     trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
     if trainer.is_world_process_zero():
@@ -146,7 +149,6 @@ def training_arguments(run: Run) -> PPOConfig:
         bf16=torch.cuda.is_available(),
         use_cpu=not torch.cuda.is_available(),
         seed=run.config.seed,
-        report_to=["tensorboard"],
-        logging_dir=str(run.path("ppo", "logs")),
+        report_to="none",  # TensorBoard is added with the run's own folder
         remove_unused_columns=False,
     )

@@ -180,6 +180,7 @@ class RecPPOTrainer(PPOTrainer):
             self._end_update(update, metrics, time.monotonic() - started)
         self._end()
 
+    @torch.no_grad()
     def collect(self, update: int) -> tuple[Experience, dict[str, float]]:
         """Rolls out, scores and turns rewards into advantages; also what is logged of it."""
         section, policy, args = self.section, self.policy, self.args

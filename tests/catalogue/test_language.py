@@ -1,0 +1,118 @@
+"""Prompts, justifications, the parser and the groundedness check: one small language, seen from all sides."""
+
+import random
+
+import pytest
+
+from llmrec.catalogue.facts import Fact, FactBook
+from llmrec.catalogue.justification import write
+from llmrec.catalogue.prompt import NEW_USER, Recommendation, profiles
+from llmrec.catalogue.vocabulary import ItemVocabulary
+from llmrec.errors import ConfigError, ModelError
+from reward_models.groundedness import check
+
+RED_SKY, RED_SEA, MOONS, LIGHT = 0, 1, 4, 5
+
+
+def test_facts_by_hand(data):
+    facts = FactBook(data)
+    assert facts.of(RED_SKY) == [Fact("category", "Drama"), Fact("category", "War"), Fact("period", "1990s")]
+    assert facts.common(RED_SKY, RED_SEA) == [Fact("period", "1990s"), Fact("shared", "directed_by")]
+    assert facts.common(RED_SKY, LIGHT) == [Fact("category", "Drama"), Fact("period", "1990s")]
+    assert facts.of(MOONS) == [Fact("category", "Sci-Fi")]
+
+
+@pytest.mark.parametrize("item", range(10))
+def test_everything_written_is_true_and_survives_tokens(policy, data, item):
+    facts, generator = FactBook(data), random.Random(item)
+    for _ in range(60):
+        history = generator.sample([other for other in range(10) if other != item], generator.randint(0, 5))
+        segments = write(facts, item, history, generator, people=0.5)
+        prompts = policy.prompts
+        text = prompts.justification(segments)
+        recommendation = prompts.parse([*policy.vocabulary.sequences[item], *text, prompts.end])
+        assert recommendation == Recommendation(item, tuple(segments), True)
+        assert set(recommendation.citations) <= set(history)
+        assert set(text) <= {*policy.text_tokens, prompts.opener, *policy.vocabulary.trie.tokens.tolist()}
+        outcome = check(facts, recommendation, set(history))
+        assert outcome.true == outcome.statements
+        if outcome.statements and outcome.cites:
+            assert outcome.grounded
+
+
+@pytest.mark.parametrize(
+    "segments, true, statements",
+    [
+        ((" Like", LIGHT, ", it is Drama."), 2, 2),  # a true citation and a true category
+        ((" Like", LIGHT, ", it is War."), 1, 2),  # War is true of Red Sky alone
+        ((" It is War. You know", LIGHT, "."), 2, 2),  # a sentence of its own may say so
+        ((" Like", RED_SEA, ", it is Drama."), 0, 2),  # not in the history, and not its category
+        ((" It shares the director of", LIGHT, "."), 1, 2),  # other directors
+        ((" From the 1980s, like", LIGHT, "."), 1, 2),
+        ((" Like", LIGHT, ", with Napoleon in 3D."), 1, 3),  # names and numbers that nobody can check
+        ((" A Drama pick for you.",), 1, 1),
+    ],
+)
+def test_statements_by_hand(data, segments, true, statements):
+    outcome = check(FactBook(data), Recommendation(RED_SKY, segments, True), {LIGHT})
+    assert (outcome.true, outcome.statements) == (true, statements)
+
+
+def test_scores_need_a_citation_and_an_end(data):
+    facts = FactBook(data)
+    cited = (" Like", LIGHT, ", it is Drama.")
+    assert check(facts, Recommendation(RED_SKY, cited, True), {LIGHT}).score == 1.0
+    assert check(facts, Recommendation(RED_SKY, cited, False), {LIGHT}).score == 0.0
+    assert check(facts, Recommendation(RED_SKY, (" A Drama pick.",), True), {LIGHT}).score == 0.0
+    assert check(facts, Recommendation(RED_SKY, (" A Drama pick.",), True), set()).score == 1.0
+    assert check(facts, Recommendation(RED_SKY, (), True), {LIGHT}).score == 0.0
+
+
+def test_a_full_stop_in_a_title_ends_no_sentence(data):
+    # "Moon. Light" is cited amid the sentence; War must still be true of it, and is not.
+    outcome = check(FactBook(data), Recommendation(RED_SKY, (" With", LIGHT, " it has War in common.",), True), {LIGHT})
+    assert not outcome.grounded
+
+
+def test_broken_completions_parse_without_error(policy):
+    prompts, sequence = policy.prompts, policy.vocabulary.sequences[3]
+    assert prompts.parse([]).item == -1
+    assert prompts.parse([*sequence, prompts.opener]) == Recommendation(3, (), False)
+    assert prompts.parse([*sequence]).finished is False
+    assert prompts.parse([*sequence, prompts.end]) == Recommendation(3, (), True)
+
+
+def test_people_read_titles(policy):
+    text = Recommendation(RED_SKY, (" Like", LIGHT, ", it is Drama."), True).text(policy.vocabulary.titles)
+    assert text == 'Like "Moon. Light", it is Drama.'
+
+
+def test_items_that_share_a_title_stay_apart(policy):
+    assert policy.vocabulary.titles[2:4] == ("Blue Note", "Blue Note [2]")
+    assert policy.vocabulary.sequences[2] != policy.vocabulary.sequences[3]
+
+
+def test_prompts_end_in_the_newest_items(policy):
+    prompt = policy.prompts.prompt("42", [0, 1, 2, 3, 4, 5])
+    assert prompt[-len(policy.vocabulary.tokens_of([2, 3, 4, 5])) :] == policy.vocabulary.tokens_of([2, 3, 4, 5])
+    assert "42" in policy.tokenizer.decode(prompt)
+
+
+def test_profiles(data):
+    assert profiles(data.users, ["age"])[:4] == ["20", "31", "42", NEW_USER]
+    with pytest.raises(ConfigError, match="user_attributes.*`height`.*age"):
+        profiles(data.users, ["height"])
+
+
+def test_vocabulary_files(policy, tmp_path):
+    policy.vocabulary.save(tmp_path)
+    assert ItemVocabulary.load(tmp_path) == policy.vocabulary
+    text = (tmp_path / "item_vocabulary.json").read_text()
+    (tmp_path / "item_vocabulary.json").write_text(text.replace('"i4"', '"other"'))
+    with pytest.raises(ModelError, match="changed after it was written"):
+        ItemVocabulary.load(tmp_path)
+    (tmp_path / "item_vocabulary.json").write_text(text[: len(text) // 2])
+    with pytest.raises(ModelError, match="not readable"):
+        ItemVocabulary.load(tmp_path)
+    with pytest.raises(ModelError, match="is missing"):
+        ItemVocabulary.load(tmp_path / "nowhere")
