@@ -4,7 +4,6 @@ import difflib
 from dataclasses import dataclass
 
 
-from llmrec.catalogue.facts import FactBook
 from llmrec.catalogue.prompt import NEW_USER, profiles
 from llmrec.data.dataset import InteractionData, load_data
 from llmrec.errors import CatalogueError
@@ -41,7 +40,6 @@ class Recommender:
     def __init__(self, policy: RecPolicy, data: InteractionData, attributes: list[str], max_new_tokens: int):
         self.policy = policy.eval()
         self.data = data
-        self.facts = FactBook(data)
         self.profiles = profiles(data.users, attributes)
         self.max_new_tokens = max_new_tokens
 
@@ -110,7 +108,7 @@ class Recommender:
                 self.policy.vocabulary.titles[item],
                 float(score),
                 recommendation.text(self.policy.vocabulary.titles),
-                check(self.facts, recommendation, set(items)).grounded,
+                check(self.policy.facts, recommendation, set(items)).grounded,
             )
             for item, score, recommendation in zip(
                 chosen.tolist(), best, parse(self.policy, completions), strict=True

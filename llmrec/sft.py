@@ -17,7 +17,6 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
-from llmrec.catalogue.facts import FactBook
 from llmrec.catalogue.justification import write
 from llmrec.catalogue.prompt import profiles
 from llmrec.config import SFTSection
@@ -61,14 +60,14 @@ def training_windows(
     recommends the item that followed, with a justification that is true of it.
     """
     generator = random.Random(seed)
-    facts, names = FactBook(data), profiles(data.users, attributes)
+    names = profiles(data.users, attributes)
     rows: list[dict] = []
     for _ in range(int(np.ceil(section.num_train_epochs))):
         epoch = []
         for user, history in enumerate(data.train_histories):
             for start, stop in _cut(len(history), policy.catalogue.max_history, generator):
                 *shown, last = history[start:stop].tolist()
-                segments = write(facts, last, shown, generator)
+                segments = write(policy.facts, last, shown, generator)
                 text = policy.prompts.justification(segments)
                 completion = [*policy.vocabulary.sequences[last], *text, policy.prompts.end]
                 prior = history[:start].tolist()

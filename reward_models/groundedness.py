@@ -21,18 +21,21 @@ class Groundedness:
         true: statements that hold, citations included.
         statements: all statements.
         cites: it cites at least one item, or there was nothing to cite.
+        informs: it states at least one fact, or nothing is known of the item.
         finished: the policy ended it by itself.
     """
 
     true: int
     statements: int
     cites: bool
+    informs: bool
     finished: bool
 
     @property
     def score(self) -> float:
-        """Share of true statements in [0, 1]; 0 for one that broke off, says nothing, or cites nothing."""
-        return self.true / self.statements if self.statements and self.cites and self.finished else 0.0
+        """Share of true statements in [0, 1]; 0 for one that broke off, states no fact, or cites nothing."""
+        whole = self.cites and self.informs and self.finished and self.statements
+        return self.true / self.statements if whole else 0.0
 
     @property
     def grounded(self) -> bool:
@@ -48,15 +51,18 @@ def check(facts: FactBook, recommendation: Recommendation, history: Collection[i
         recommendation: a parsed completion.
         history: item indices that the user has had.
     """
-    true = statements = 0
+    true = statements = stated = 0
     for text, cited in sentences(recommendation):
         found, rest = facts.find(text)
         unknown = unknown_words(rest)
         statements += len(found) + len(cited) + len(unknown)
+        stated += len(found)
         true += sum(item in history for item in cited)
         true += sum(facts.is_true(fact, recommendation.item, cited) for fact in found)
     cites = bool(recommendation.citations) or not history
-    return Groundedness(true, statements, cites, recommendation.finished and recommendation.item >= 0)
+    item = recommendation.item
+    informs = stated > 0 or (item >= 0 and not facts.of(item))
+    return Groundedness(true, statements, cites, informs, recommendation.finished and item >= 0)
 
 
 def sentences(recommendation: Recommendation) -> list[tuple[str, tuple[int, ...]]]:

@@ -45,6 +45,7 @@ from reward_models.windows import Batch, TrainingEvents, collate, cut_windows, t
 
 FULL_SOFTMAX_ITEMS = 20_000  # a larger catalogue is trained with sampled negatives
 HELD_OUT_LIMIT = 5_000  # held-out events measured; more change no digit that is reported
+PURCHASE_LEARNING_RATE = 0.25  # of the purchase head, as a share: it has one label a click, and overfits first
 EXPOSURE_WEIGHT = 0.1  # of the exposures that were not clicked, beside the click loss
 
 Advance = Callable[[int, int, str], None]  # (steps done, steps in all, what to show)
@@ -110,6 +111,18 @@ def _learning_rate(step: int, total: int, peak: float) -> float:
     return peak * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / total))))
 
 
+def _optimizer(model: ClickPurchaseModel, config: RewardSection) -> torch.optim.Optimizer:
+    """AdamW; each group's `share` is its part of the learning rate."""
+    heads, others = [], []
+    for name, parameter in model.named_parameters():
+        head = name.startswith("purchase_") and not name.startswith("purchase_state")
+        (heads if head else others).append(parameter)
+    groups = [{"params": others, "share": 1.0}, {"params": heads, "share": PURCHASE_LEARNING_RATE}]
+    return torch.optim.AdamW(
+        groups, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
+    )
+
+
 def train_epochs(
     model: ClickPurchaseModel,
     events: TrainingEvents,
@@ -127,9 +140,7 @@ def train_epochs(
         ModelError: the loss is not finite.
     """
     rng, size = np.random.default_rng(seed), config.per_device_train_batch_size
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
-    )
+    optimizer = _optimizer(model, config)
     sampled = events.num_items > FULL_SOFTMAX_ITEMS and config.negatives < events.num_items
     # Cuts fall elsewhere in every epoch, so the number of windows varies a little: this is an estimate.
     per_epoch = math.ceil(
@@ -147,7 +158,7 @@ def train_epochs(
                     model.device
                 )
             for group in optimizer.param_groups:
-                group["lr"] = _learning_rate(step, total, config.learning_rate)
+                group["lr"] = group["share"] * _learning_rate(step, total, config.learning_rate)
             loss = batch_loss(model, batch, config.purchase_weight, negatives)
             optimizer.zero_grad()
             loss.backward()

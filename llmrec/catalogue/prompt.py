@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
+from llmrec.catalogue.facts import Fact
 from llmrec.catalogue.justification import Segment
 from llmrec.catalogue.vocabulary import ItemVocabulary
 from llmrec.config import CatalogueConfig
@@ -52,17 +53,19 @@ class PromptBuilder:
     Attributes:
         opener: token id that opens a citation; in free text it means nothing else.
         end: token id that ends a completion.
+        stop: token id of the full stop that ends a sentence.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: ItemVocabulary, config: CatalogueConfig):
         self.tokenizer = tokenizer
         self.vocabulary = vocabulary
         self.config = config
-        singles = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in OPENERS]
+        singles = [self.words(text) for text in OPENERS]
         self.opener = next((tokens[0] for tokens in singles if len(tokens) == 1), None)
         if self.opener is None:
             raise ModelError(f"The tokenizer of the base has no single token for any of {OPENERS}; citations need one.")
         self.end = tokenizer.eos_token_id
+        self.stop = self.words(".")[-1]
         self._headers: dict[str, list[int]] = {}
 
     def header(self, profile: str) -> list[int]:
@@ -82,15 +85,21 @@ class PromptBuilder:
         """
         return self.header(profile) + self.vocabulary.tokens_of(list(history)[-self.config.max_history :])
 
-    def justification(self, segments: list[Segment]) -> list[int]:
+    def justification(self, segments: list[Segment | Fact]) -> list[int]:
         """Tokens of a justification, without the item before it and the end token after it."""
         tokens: list[int] = []
         for segment in segments:
-            if isinstance(segment, str):
-                tokens += self.tokenizer(segment, add_special_tokens=False)["input_ids"]
+            if isinstance(segment, Fact):
+                tokens += self.words(segment.words)
+            elif isinstance(segment, str):
+                tokens += self.words(segment)
             else:
                 tokens += [self.opener, *self.vocabulary.sequences[segment]]
         return tokens
+
+    def words(self, text: str) -> list[int]:
+        """Tokens of a stretch of text; every stretch is encoded alone, so that spans begin at token borders."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def parse(self, tokens: list[int]) -> Recommendation:
         """Reads a completion back; the inverse of item tokens + `justification` + end."""

@@ -197,7 +197,7 @@ def generation_rates(policy: RecPolicy, data: InteractionData, config: Config, a
         `validity` (an item of the catalogue, and the completion ended), `unseen` and `groundedness`, each
         `{rate, n}`; and `distinct_texts`, the share of different wordings once names are taken out.
     """
-    facts, users = FactBook(data), np.arange(data.num_users)
+    facts, users = policy.facts, np.arange(data.num_users)
     lengths = np.array([len(history) for history in data.histories])
     windows = target_windows(data, Targets(users, lengths), config)
     valid, unseen, grounded, wordings = [], [], [], set()
@@ -243,7 +243,7 @@ def sampled_rewards(
     Returns:
         `reward` (what PPO maximises), its parts, and `judge` (the judge's reward of the item), each [M].
     """
-    reward = CompositeReward(model, FactBook(data), config.reward)
+    reward = CompositeReward(model, policy.facts, config.reward)
     windows = target_windows(data, targets, config)
     uniforms = np.random.default_rng((config.seed, 13)).random((len(windows), config.ppo.response_length))
     columns: dict[str, list[np.ndarray]] = {}

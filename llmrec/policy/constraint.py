@@ -1,41 +1,51 @@
 """The one masked distribution: which tokens a completion may continue with.
 
 A completion is `item span -> justification -> end`. Inside the item span only the trie's continuations are allowed,
-minus items the user has had; inside a citation only items of the user's history; elsewhere only text tokens, the
-citation opener and the end. Sampling, old, new and reference log-probabilities, entropy, the SFT loss and ranking
-all come through `MaskedDistribution`: there is no other place where logits become probabilities.
+minus items the user has had. The justification is free text with two kinds of span inside: a citation is an item of
+the user's history, and a fact is one that is true, of the recommended item and of whatever its sentence cites.
+Sampling, old, new and reference log-probabilities, entropy, the SFT loss and ranking all come through
+`MaskedDistribution`: there is no other place where logits become probabilities.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 
+from llmrec.catalogue.facts import FactBook
 from llmrec.catalogue.trie import ItemTrie
 from llmrec.errors import CatalogueError
 
-ITEM, TEXT, CITE, DONE = range(4)
+ITEM, TEXT, CITE, FACT, DONE = range(5)
 
 
-@dataclass
+@dataclass(frozen=True)
 class DecodingState:
     """Where each of B completions stands.
 
     Attributes:
-        region: ITEM, TEXT, CITE or DONE, int64 [B].
-        node: trie node inside an item span or a citation, int64 [B].
+        region: ITEM, TEXT, CITE, FACT or DONE, int64 [B].
+        node: trie node inside an item span, a citation or a fact, int64 [B].
         available: items that may be recommended, bool [B, N].
-        citable: items that may be cited, bool [B, N].
+        history: items that may be cited at all, -1 beyond them, int64 [B, H].
+        own: facts of the recommended item, bool [B, F].
+        common: facts of both it and each item of the history, bool [B, F, H].
+        facts: facts that may be stated now, bool [B, F].
+        citable: places in the history that may be cited now, bool [B, H].
     """
 
     region: torch.Tensor
     node: torch.Tensor
     available: torch.Tensor
+    history: torch.Tensor
+    own: torch.Tensor
+    common: torch.Tensor
+    facts: torch.Tensor
     citable: torch.Tensor
 
     def select(self, rows: torch.Tensor) -> "DecodingState":
         """The states of some rows (or, with repeated rows, copies of them)."""
-        return DecodingState(self.region[rows], self.node[rows], self.available[rows], self.citable[rows])
+        return DecodingState(*(getattr(self, f.name)[rows] for f in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -69,32 +79,45 @@ class MaskedDistribution:
 
     Args:
         trie: the catalogue.
-        text_tokens: token ids that free text may use; the opener and the end belong to them.
+        facts: what is true of its items.
+        fact_tokens: token ids that say each fact, [F] sequences; the first token of each means a fact wherever it
+            stands in a justification.
+        text_tokens: token ids that free text may use.
         opener: token id that opens a citation.
         end: token id that ends a completion.
+        stop: token id that ends a sentence; a citation and the facts of its sentence belong together.
         logits: maps hidden states [r, d] and token ids [K] to logits [r, K].
     """
 
     def __init__(
         self,
         trie: ItemTrie,
+        facts: FactBook,
+        fact_tokens: list[tuple[int, ...]],
         text_tokens: list[int],
         opener: int,
         end: int,
+        stop: int,
         logits: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     ):
+        device = trie.tokens.device
         self.trie = trie
-        self.text_tokens = torch.tensor(sorted({*text_tokens, opener, end}), device=trie.tokens.device)
-        self.opener = opener
-        self.end = end
+        self.facts = facts
+        self.fact_trie = ItemTrie(fact_tokens).to(device) if fact_tokens else None
+        spoken = {token for sequence in fact_tokens for token in sequence}
+        self.tokens = torch.tensor(sorted({*text_tokens, *spoken, opener, end, stop}), device=device)
+        free = torch.tensor(sorted({*text_tokens, opener, end, stop} - {s[0] for s in fact_tokens}), device=device)
+        self._free = torch.isin(self.tokens, free)
+        self._is_category = facts.is_category.to(device)
+        self.opener, self.end, self.stop = opener, end, stop
         self._logits = logits
 
-    def start(self, available: torch.Tensor, citable: torch.Tensor) -> DecodingState:
+    def start(self, available: torch.Tensor, history: torch.Tensor) -> DecodingState:
         """States before the first token.
 
         Args:
             available: items that may be recommended, bool [B, N].
-            citable: items that may be cited, bool [B, N].
+            history: items that may be cited, -1 beyond them, int64 [B, H].
 
         Raises:
             CatalogueError: a row has nothing left to recommend.
@@ -106,39 +129,110 @@ class MaskedDistribution:
                 "excludes, every item of the catalogue."
             )
         zeros = torch.zeros(len(available), dtype=torch.int64, device=available.device)
-        return DecodingState(zeros.clone(), zeros, available, citable)
+        own = torch.zeros(len(available), len(self.facts.facts), dtype=torch.bool, device=available.device)
+        common = own[:, :, None].expand(-1, -1, history.shape[1])
+        return DecodingState(zeros, zeros, available, history, own, common, own, history >= 0)
 
     def advance(self, state: DecodingState, tokens: torch.Tensor) -> DecodingState:
         """States after one more token a row, int64 [B]; rows that are DONE stay so."""
-        in_trie = (state.region == ITEM) | (state.region == CITE)
-        columns = self.trie.columns_of(tokens)
-        node = torch.where(in_trie, self.trie.step(state.node, columns).clamp(min=0), 0)
-        complete = in_trie & (self.trie.node_item[node] >= 0)
+        new = {f.name: getattr(state, f.name) for f in fields(state)}
+        new["region"] = state.region.clone()
+        self._advance_item(state, tokens, new)
+        self._advance_fact(state, tokens, new)
         in_text = state.region == TEXT
-        region = state.region.clone()
-        region[complete] = TEXT
-        region[in_text & (tokens == self.opener)] = CITE
-        region[in_text & (tokens == self.end)] = DONE
-        return DecodingState(region, torch.where(complete, 0, node), state.available, state.citable)
+        new["region"][in_text & (tokens == self.opener)] = CITE
+        new["region"][in_text & (tokens == self.end)] = DONE
+        self._begin_sentence(in_text & (tokens == self.stop), new)
+        return DecodingState(**new)
+
+    def _advance_item(self, state: DecodingState, tokens: torch.Tensor, new: dict[str, torch.Tensor]) -> None:
+        inside = (state.region == ITEM) | (state.region == CITE)
+        if not inside.any():
+            return
+        node = torch.where(inside, self.trie.step(state.node, self.trie.columns_of(tokens)).clamp(min=0), 0)
+        item = torch.where(inside, self.trie.node_item[node], -1)
+        new["node"] = torch.where(inside, torch.where(item >= 0, 0, node), state.node)
+        new["region"][item >= 0] = TEXT
+        chosen = ((item >= 0) & (state.region == ITEM)).nonzero()[:, 0]
+        if len(chosen):
+            for name in ("own", "common"):
+                new[name] = new[name].clone()
+            new["own"][chosen] = self.facts.own(item[chosen])
+            new["common"][chosen] = self.facts.common(item[chosen], state.history[chosen])
+            self._begin_sentence(torch.isin(torch.arange(len(item), device=item.device), chosen), new)
+        cited = (item >= 0) & (state.region == CITE)
+        place = (state.history == item[:, None]).long().argmax(1)
+        with_cited = new["common"].gather(2, place[:, None, None].expand(-1, new["common"].shape[1], 1))[..., 0]
+        new["facts"] = torch.where(cited[:, None], new["facts"] & with_cited, new["facts"])
+
+    def _advance_fact(self, state: DecodingState, tokens: torch.Tensor, new: dict[str, torch.Tensor]) -> None:
+        if self.fact_trie is None:
+            return
+        inside = (state.region == FACT) | (state.region == TEXT)
+        column = self.fact_trie.columns_of(tokens)
+        known = self.fact_trie.tokens[column] == tokens
+        node = torch.where(state.region == FACT, state.node, 0)
+        node = torch.where(inside & known, self.fact_trie.step(node, column), -1)
+        fact = torch.where(node >= 0, self.fact_trie.node_item[node.clamp(min=0)], -1)
+        new["node"] = torch.where(node >= 0, torch.where(fact >= 0, 0, node), new["node"])
+        new["region"][node >= 0] = FACT
+        new["region"][fact >= 0] = TEXT
+        stated = (fact >= 0)[:, None]
+        index = fact.clamp(min=0)
+        said = torch.zeros_like(new["facts"]).scatter_(1, index[:, None], stated)
+        with_fact = new["common"][torch.arange(len(index), device=index.device), index]
+        new["facts"] = new["facts"] & ~said
+        new["citable"] = torch.where(stated, new["citable"] & with_fact, new["citable"])
+
+    def _begin_sentence(self, rows: torch.Tensor, new: dict[str, torch.Tensor]) -> None:
+        """What a new sentence may state and cite: what the item has in common with the history, categories first."""
+        if not rows.any():
+            return
+        somewhere = new["common"].any(2)
+        by_category = (new["common"] & self._is_category[:, None]).any(1)
+        citable = torch.where(by_category.any(1, keepdim=True), by_category, new["common"].any(1))
+        citable = torch.where(citable.any(1, keepdim=True), citable, new["history"] >= 0)
+        facts = torch.where(somewhere.any(1, keepdim=True), somewhere, new["own"])
+        new["facts"] = torch.where(rows[:, None], facts, new["facts"])
+        new["citable"] = torch.where(rows[:, None], citable, new["citable"])
 
     def groups(self, hidden: torch.Tensor, state: DecodingState, temperature: float = 1.0) -> Iterator[Group]:
-        """Distributions of all rows that are not DONE, by kind: item spans, citations, text.
+        """Distributions of all rows that are not DONE, by kind: item spans, citations, text with its facts.
 
         Args:
             hidden: last hidden state of each row, [R, d].
             state: R states.
             temperature: divides the logits.
         """
-        for region, items in ((ITEM, state.available), (CITE, state.citable)):
-            rows = (state.region == region).nonzero()[:, 0]
-            if len(rows):
-                yield Group(rows, self.trie.tokens, self.items(hidden[rows], state.node[rows], items[rows], temperature))
-        rows = (state.region == TEXT).nonzero()[:, 0]
+        rows = (state.region == ITEM).nonzero()[:, 0]
         if len(rows):
-            logits = self._logits(hidden[rows], self.text_tokens).float() / temperature
-            nothing_to_cite = ~state.citable[rows].any(1)
-            blocked = nothing_to_cite[:, None] & (self.text_tokens == self.opener)
-            yield Group(rows, self.text_tokens, logits.masked_fill(blocked, -torch.inf).log_softmax(-1))
+            log_probs = self.items(hidden[rows], state.node[rows], state.available[rows], temperature)
+            yield Group(rows, self.trie.tokens, log_probs)
+        rows = (state.region == CITE).nonzero()[:, 0]
+        if len(rows):
+            log_probs = self.items(hidden[rows], state.node[rows], self._citable_items(state, rows), temperature)
+            yield Group(rows, self.trie.tokens, log_probs)
+        rows = ((state.region == TEXT) | (state.region == FACT)).nonzero()[:, 0]
+        if len(rows):
+            logits = self._logits(hidden[rows], self.tokens).float() / temperature
+            yield Group(rows, self.tokens, logits.masked_fill(~self._text(state, rows), -torch.inf).log_softmax(-1))
+
+    def _citable_items(self, state: DecodingState, rows: torch.Tensor) -> torch.Tensor:
+        """The places that may be cited, as items: bool [r, N]."""
+        items = torch.zeros(len(rows), self.trie.num_items + 1, dtype=torch.bool, device=rows.device)
+        index = torch.where(state.citable[rows], state.history[rows], self.trie.num_items)
+        return items.scatter_(1, index, True)[:, :-1]
+
+    def _text(self, state: DecodingState, rows: torch.Tensor) -> torch.Tensor:
+        """Columns of `tokens` that rows in TEXT or FACT may continue with, bool [r, K]."""
+        in_text = (state.region[rows] == TEXT)[:, None]
+        nothing_to_cite = ~state.citable[rows].any(1, keepdim=True)
+        allowed = in_text & self._free & ~(nothing_to_cite & (self.tokens == self.opener))
+        if self.fact_trie is not None:
+            node = torch.where(in_text[:, 0], 0, state.node[rows])
+            columns = torch.searchsorted(self.tokens, self.fact_trie.tokens)
+            allowed[:, columns] |= self.fact_trie.allowed(node, state.facts[rows])
+        return allowed
 
     def items(
         self, hidden: torch.Tensor, node: torch.Tensor, items: torch.Tensor, temperature: float = 1.0
@@ -156,26 +250,6 @@ class MaskedDistribution:
         logits = self._logits(hidden, self.trie.tokens).float() / temperature
         return logits.masked_fill(~self.trie.allowed(node, items), -torch.inf).log_softmax(-1)
 
-    def replay(self, tokens: torch.Tensor, start: DecodingState) -> DecodingState:
-        """The states in which each token of given completions was chosen.
-
-        Args:
-            tokens: completions, int64 [B, T]; whatever follows the end is ignored.
-            start: B states before the first token.
-
-        Returns:
-            B*T states, row-major. `available` and `citable` are repeated views of the rows' own.
-        """
-        regions, nodes, state = [], [], start
-        for step in range(tokens.shape[1]):
-            regions.append(state.region)
-            nodes.append(state.node)
-            state = self.advance(state, tokens[:, step])
-        rows = torch.arange(len(tokens), device=tokens.device).repeat_interleave(tokens.shape[1])
-        return DecodingState(
-            torch.stack(regions, 1).flatten(), torch.stack(nodes, 1).flatten(), *_lazy(start, rows)
-        )
-
     def score(
         self, hidden: torch.Tensor, tokens: torch.Tensor, start: DecodingState, temperature: float = 1.0
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -183,32 +257,21 @@ class MaskedDistribution:
 
         Args:
             hidden: state that predicts each token, [B, T, d].
-            tokens: int64 [B, T].
+            tokens: int64 [B, T]; whatever follows the end is ignored.
             start: B states before the first token.
 
         Returns:
             log-probabilities [B, T], entropies [B, T], both 0 after the end; and the region of each token [B, T].
         """
-        shape = tokens.shape
-        states = self.replay(tokens, start)
-        flat = tokens.flatten()
-        log_probs = hidden.new_zeros(flat.shape, dtype=torch.float32)
-        entropies = torch.zeros_like(log_probs)
-        for group in self.groups(hidden.flatten(0, 1), states, temperature):
-            log_probs = log_probs.index_copy(0, group.rows, group.gather(flat[group.rows]))
-            entropies = entropies.index_copy(0, group.rows, group.entropy())
-        return log_probs.view(shape), entropies.view(shape), states.region.view(shape)
-
-
-class _Rows:
-    """Rows of a matrix, repeated without a copy until some of them are asked for."""
-
-    def __init__(self, matrix: torch.Tensor, rows: torch.Tensor):
-        self.matrix, self.rows = matrix, rows
-
-    def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
-        return self.matrix[self.rows[index]]
-
-
-def _lazy(start: DecodingState, rows: torch.Tensor) -> tuple[_Rows, _Rows]:
-    return _Rows(start.available, rows), _Rows(start.citable, rows)
+        state, log_probs, entropies, regions = start, [], [], []
+        for step in range(tokens.shape[1]):
+            chosen = hidden.new_zeros(len(tokens), dtype=torch.float32)
+            entropy = torch.zeros_like(chosen)
+            for group in self.groups(hidden[:, step], state, temperature):
+                chosen = chosen.index_copy(0, group.rows, group.gather(tokens[group.rows, step]))
+                entropy = entropy.index_copy(0, group.rows, group.entropy())
+            log_probs.append(chosen)
+            entropies.append(entropy)
+            regions.append(state.region)
+            state = self.advance(state, tokens[:, step])
+        return torch.stack(log_probs, 1), torch.stack(entropies, 1), torch.stack(regions, 1)

@@ -27,7 +27,7 @@ from llmrec.data.dataset import InteractionData
 from llmrec.errors import ModelError
 from llmrec.files import atomic_directory, read_json, write_json
 from llmrec.policy.base import hub_id, load_base
-from llmrec.policy.constraint import DecodingState, MaskedDistribution
+from llmrec.policy.constraint import MaskedDistribution
 
 FILE_NAME = "llmrec.json"
 FORMAT = 1
@@ -43,7 +43,8 @@ class RecPolicy(nn.Module):
         tokenizer: with the item tokens added.
         vocabulary: items as tokens.
         prompts: renders prompts, parses completions.
-        text_tokens: token ids that justifications may use, ascending.
+        facts: what is true of the items.
+        distribution: the one place where its logits become probabilities.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class RecPolicy(nn.Module):
         vocabulary: ItemVocabulary,
         catalogue: CatalogueConfig,
         model_config: ModelConfig,
-        text_tokens: list[int],
+        facts: FactBook,
     ):
         super().__init__()
         self.model = model
@@ -61,23 +62,28 @@ class RecPolicy(nn.Module):
         self.vocabulary = vocabulary
         self.catalogue = catalogue
         self.model_config = model_config
+        self.facts = facts
         self.prompts = PromptBuilder(tokenizer, vocabulary, catalogue)
-        self.text_tokens = sorted(text_tokens)
         self.distribution = MaskedDistribution(
-            vocabulary.trie.to(self.device), self.text_tokens, self.prompts.opener, self.prompts.end, self.logits
+            vocabulary.trie.to(self.device),
+            facts,
+            [tuple(self.prompts.words(fact.words)) for fact in facts.facts],
+            sorted({token for text in all_texts() for token in self.prompts.words(text)}),
+            self.prompts.opener,
+            self.prompts.end,
+            self.prompts.stop,
+            self.logits,
         )
 
     @classmethod
     def create(cls, config: Config, data: InteractionData) -> "RecPolicy":
         """A fresh policy on the configured base: new item tokens start from the words of title and facts."""
         base, tokenizer = load_base(config.model)
-        facts = FactBook(data)
+        facts = FactBook.from_data(data)
         vocabulary = ItemVocabulary.build(data, tokenizer, config.catalogue.scheme)
         _add_item_tokens(base, tokenizer, vocabulary, [facts.description(item) for item in range(data.num_items)])
         model = get_peft_model(base, _lora_config(base, vocabulary, config.model), adapter_name=SFT_ADAPTER)
-        encoded = tokenizer(all_texts(facts), add_special_tokens=False)["input_ids"]
-        text_tokens = sorted({token for tokens in encoded for token in tokens})
-        return cls(model, tokenizer, vocabulary, config.catalogue, config.model, text_tokens)
+        return cls(model, tokenizer, vocabulary, config.catalogue, config.model, facts)
 
     # -- the network ------------------------------------------------------------------------------------------------
 
@@ -157,23 +163,6 @@ class RecPolicy(nn.Module):
         adapter = self.model.active_adapter
         return [p for name, p in self.model.named_parameters() if name.endswith(f"trainable_tokens_delta.{adapter}")]
 
-    def start(self, histories: list, exclude: list | None = None) -> DecodingState:
-        """Decoding states of users with these histories (item indices): what was had is not recommended again.
-
-        Args:
-            histories: [B] sequences of item indices; all of them are unavailable, the newest that the prompt shows
-                can be cited.
-            exclude: [B] further items not to recommend.
-        """
-        available = torch.ones(len(histories), self.vocabulary.trie.num_items, dtype=torch.bool)
-        citable = torch.zeros_like(available)
-        for row, history in enumerate(histories):
-            available[row, list(history)] = False
-            citable[row, list(history)[-self.catalogue.max_history :]] = True
-            if exclude is not None:
-                available[row, list(exclude[row])] = False
-        return self.distribution.start(available.to(self.device), citable.to(self.device))
-
     # -- adapters ---------------------------------------------------------------------------------------------------
 
     def add_rl_adapter(self) -> None:
@@ -213,6 +202,7 @@ class RecPolicy(nn.Module):
             inner.rmdir()
             self.tokenizer.save_pretrained(temporary)
             self.vocabulary.save(temporary)
+            self.facts.save(temporary)
             write_json(temporary / FILE_NAME, self._description())
 
     def load_adapter_weights(self, directory: str | Path) -> None:
@@ -236,7 +226,6 @@ class RecPolicy(nn.Module):
             "model": self.model_config.model_dump(),
             "catalogue": self.catalogue.model_dump(),
             "item_vocabulary": self.vocabulary.fingerprint,
-            "text_tokens": self.text_tokens,
         }
 
     @classmethod
@@ -261,7 +250,7 @@ class RecPolicy(nn.Module):
         except Exception as error:  # safetensors and peft raise many kinds
             raise ModelError(f"{directory}: the adapter cannot be read: {error}. Copy or train it again.") from error
         catalogue = CatalogueConfig(**description["catalogue"])
-        return cls(model, tokenizer, vocabulary, catalogue, model_config, description["text_tokens"])
+        return cls(model, tokenizer, vocabulary, catalogue, model_config, FactBook.load(directory))
 
 
 def _read_description(directory: Path) -> dict:

@@ -83,11 +83,7 @@ class PackedBatch:
 
     def start(self, policy: RecPolicy) -> DecodingState:
         """States before the completions: what was had is not recommended again, what is shown can be cited."""
-        had = self.had_by() <= self.items.shape[1]
-        shown = (self.items >= 0).nonzero(as_tuple=True)
-        citable = torch.zeros_like(had)
-        citable[shown[0], self.items[shown]] = True
-        return policy.distribution.start(~had, citable)
+        return policy.distribution.start(self.had_by() > self.items.shape[1], self.items)
 
     def completion_states(self, hidden: torch.Tensor) -> torch.Tensor:
         """Hidden states that decide each completion token, [B, T, d], from those of all tokens [B, L, d]."""

@@ -10,7 +10,6 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers.integrations import TensorBoardCallback
 from trl.experimental.ppo import PPOConfig
 
-from llmrec.catalogue.facts import FactBook
 from llmrec.catalogue.prompt import profiles
 from llmrec.config import Config, PPOSection
 from llmrec.data.dataset import InteractionData, Targets, load_data
@@ -44,7 +43,7 @@ def train_ppo(run: Run) -> dict:
         training_arguments(run),
         section,
         policy,
-        CompositeReward(model, FactBook(data), run.config.reward),
+        CompositeReward(model, policy.facts, run.config.reward),
         training_rows(data, run.config),
         validation_guard(run, data),
     )

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+import torch
 
 from llmrec.catalogue.facts import Fact, FactBook
 from llmrec.catalogue.justification import write
@@ -14,26 +15,43 @@ from reward_models.groundedness import check
 RED_SKY, RED_SEA, MOONS, LIGHT = 0, 1, 4, 5
 
 
+def as_text(segments) -> tuple:
+    """Segments with facts said in words, neighbouring texts joined: what the parser gives back."""
+    joined = []
+    for segment in segments:
+        segment = segment.words if isinstance(segment, Fact) else segment
+        if joined and isinstance(segment, str) and isinstance(joined[-1], str):
+            joined[-1] += segment
+        else:
+            joined.append(segment)
+    return tuple(joined)
+
+
+def common(facts, one, two):
+    mask = facts.common(torch.tensor([one]), torch.tensor([[two]]))[0, :, 0]
+    return [fact for fact, holds in zip(facts.facts, mask.tolist(), strict=True) if holds]
+
+
 def test_facts_by_hand(data):
-    facts = FactBook(data)
+    facts = FactBook.from_data(data)
     assert facts.of(RED_SKY) == [Fact("category", "Drama"), Fact("category", "War"), Fact("period", "1990s")]
-    assert facts.common(RED_SKY, RED_SEA) == [Fact("period", "1990s"), Fact("shared", "directed_by")]
-    assert facts.common(RED_SKY, LIGHT) == [Fact("category", "Drama"), Fact("period", "1990s")]
+    assert common(facts, RED_SKY, RED_SEA) == [Fact("period", "1990s"), Fact("shared", "directed_by")]
+    assert common(facts, RED_SKY, LIGHT) == [Fact("category", "Drama"), Fact("period", "1990s")]
     assert facts.of(MOONS) == [Fact("category", "Sci-Fi")]
 
 
 @pytest.mark.parametrize("item", range(10))
 def test_everything_written_is_true_and_survives_tokens(policy, data, item):
-    facts, generator = FactBook(data), random.Random(item)
+    facts, generator = FactBook.from_data(data), random.Random(item)
     for _ in range(60):
         history = generator.sample([other for other in range(10) if other != item], generator.randint(0, 5))
         segments = write(facts, item, history, generator, people=0.5)
         prompts = policy.prompts
         text = prompts.justification(segments)
         recommendation = prompts.parse([*policy.vocabulary.sequences[item], *text, prompts.end])
-        assert recommendation == Recommendation(item, tuple(segments), True)
+        assert recommendation == Recommendation(item, as_text(segments), True)
         assert set(recommendation.citations) <= set(history)
-        assert set(text) <= {*policy.text_tokens, prompts.opener, *policy.vocabulary.trie.tokens.tolist()}
+        assert set(text) <= {*policy.distribution.tokens.tolist(), *policy.vocabulary.trie.tokens.tolist()}
         outcome = check(facts, recommendation, set(history))
         assert outcome.true == outcome.statements
         if outcome.statements and outcome.cites:
@@ -47,19 +65,19 @@ def test_everything_written_is_true_and_survives_tokens(policy, data, item):
         ((" Like", LIGHT, ", it is War."), 1, 2),  # War is true of Red Sky alone
         ((" It is War. You know", LIGHT, "."), 2, 2),  # a sentence of its own may say so
         ((" Like", RED_SEA, ", it is Drama."), 0, 2),  # not in the history, and not its category
-        ((" It shares the director of", LIGHT, "."), 1, 2),  # other directors
-        ((" From the 1980s, like", LIGHT, "."), 1, 2),
+        ((" Like", LIGHT, ", it is with the same director."), 1, 2),  # other directors
+        ((" Something from the 1980s, like", LIGHT, "."), 1, 2),
         ((" Like", LIGHT, ", with Napoleon in 3D."), 1, 3),  # names and numbers that nobody can check
         ((" A Drama pick for you.",), 1, 1),
     ],
 )
 def test_statements_by_hand(data, segments, true, statements):
-    outcome = check(FactBook(data), Recommendation(RED_SKY, segments, True), {LIGHT})
+    outcome = check(FactBook.from_data(data), Recommendation(RED_SKY, segments, True), {LIGHT})
     assert (outcome.true, outcome.statements) == (true, statements)
 
 
 def test_scores_need_a_citation_and_an_end(data):
-    facts = FactBook(data)
+    facts = FactBook.from_data(data)
     cited = (" Like", LIGHT, ", it is Drama.")
     assert check(facts, Recommendation(RED_SKY, cited, True), {LIGHT}).score == 1.0
     assert check(facts, Recommendation(RED_SKY, cited, False), {LIGHT}).score == 0.0
@@ -70,7 +88,7 @@ def test_scores_need_a_citation_and_an_end(data):
 
 def test_a_full_stop_in_a_title_ends_no_sentence(data):
     # "Moon. Light" is cited amid the sentence; War must still be true of it, and is not.
-    outcome = check(FactBook(data), Recommendation(RED_SKY, (" With", LIGHT, " it has War in common.",), True), {LIGHT})
+    outcome = check(FactBook.from_data(data), Recommendation(RED_SKY, (" With", LIGHT, " it has War in common.",), True), {LIGHT})
     assert not outcome.grounded
 
 
