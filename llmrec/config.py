@@ -90,15 +90,15 @@ class RewardSection(Section):
     """The click/purchase model, its judge, and the weights of the parts of the reward."""
 
     num_train_epochs: int = Field(28, ge=1)
-    learning_rate: float = Field(2e-3, gt=0)
+    learning_rate: float = Field(3e-3, gt=0)
     per_device_train_batch_size: int = Field(64, ge=1, description="history windows a step")
     weight_decay: float = Field(0.0, ge=0)
     hidden_size: int = Field(64, ge=4, multiple_of=2)
     num_layers: int = Field(2, ge=1)
     dropout: float = Field(0.2, ge=0, lt=1)
-    purchase_weight: float = Field(0.1, ge=0, description="weight of the purchase loss beside the click loss")
-    negatives: int = Field(1024, ge=1, description="sampled negatives a step, for catalogues above 20,000 items")
-    judge_users: float = Field(0.2, gt=0, lt=1, description="share of users kept for the judge alone")
+    purchase_weight: float = Field(1.0, ge=0, description="of the purchase loss; 1: joint likelihood")
+    negatives: int = Field(1024, ge=1, description="sampled a step, in catalogues above 20,000 items")
+    judge_users: float = Field(0.1, gt=0, lt=1, description="share of users kept for the judge alone")
     item_weight: float = Field(1.0, ge=0, description="weight of the log-probability of click and purchase")
     groundedness_weight: float = Field(1.0, ge=0, description="weight of the groundedness of the justification")
 
