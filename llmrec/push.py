@@ -19,7 +19,7 @@ from llmrec.run import Run
 # Only these leave: a run also holds checkpoints and people's histories. An adapter is one stage's own;
 # what is the same in all stages may lie in the folder of the first.
 _OF_STAGE = ("adapter_config.json", "adapter_model.safetensors")
-_SHARED = ("llmrec.json", "item_vocabulary.json")
+_SHARED = ("llmrec.json", "item_vocabulary.json", "facts.json")
 _OPTIONAL = (
     "tokenizer*",
     "special_tokens_map.json",

@@ -77,7 +77,7 @@ def sentences(recommendation: Recommendation) -> list[tuple[str, tuple[int, ...]
             cited.append(segment)
             text += " , "  # a citation parts the words around it
             continue
-        *ended, rest = re.split(r"[.!?](?:\s|$)", segment)
+        *ended, rest = re.split(r"[.!?]", segment)
         for end in ended:
             result.append((text + end, tuple(cited)))
             text, cited = "", []

@@ -45,9 +45,8 @@ from reward_models.windows import Batch, TrainingEvents, collate, cut_windows, t
 
 FULL_SOFTMAX_ITEMS = 20_000  # a larger catalogue is trained with sampled negatives
 HELD_OUT_LIMIT = 5_000  # held-out events measured; more change no digit that is reported
-PURCHASE_LEARNING_RATE = (
-    0.25  # of the purchase head, as a share: it has one label a click, and overfits first
-)
+# Of the purchase head, as a share of the learning rate: it has one label a click and overfits first.
+PURCHASE_LEARNING_RATE = 0.25
 EXPOSURE_WEIGHT = 0.1  # of the exposures that were not clicked, beside the click loss
 
 Advance = Callable[[int, int, str], None]  # (steps done, steps in all, what to show)

@@ -75,7 +75,7 @@ class FactBook:
     def from_data(cls, data: InteractionData) -> "FactBook":
         """Facts of a catalogue: its categories, decades and the relations of `RELATION_WORDS`."""
         categories = [sorted(set(map(str, values))) for values in data.items["categories"]]
-        names = sorted({name for values in categories for name in values})
+        names = sorted({name for values in categories for name in values if not set(".!?") & set(name)})
         # "Tools" cannot be told from the beginning of "Tools & Paint": only the longer one is ever stated.
         names = [name for name in names if not any(other != name and other.startswith(name) for other in names)]
         years = [None if pd.isna(year) else int(year) for year in data.items["year"]]

@@ -158,6 +158,8 @@ class RecPPOTrainer(PPOTrainer):
             data_collator=list,
         )
         policy.eval()
+        # TRL steps once a batch whatever the number of mini-batches; here each mini-batch is a step.
+        self.accelerator.gradient_accumulation_steps = args.gradient_accumulation_steps // args.num_mini_batches
 
     def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
         """Called by TRL's constructor once its own wrapper stands: here ours takes its place."""

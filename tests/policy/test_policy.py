@@ -1,0 +1,167 @@
+import json
+
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM
+
+from llmrec.config import ModelConfig
+from llmrec.errors import ModelError
+from llmrec.policy.base import cut_layers, load_base
+from llmrec.policy.generate import generate
+from llmrec.policy.model import RecPolicy
+from llmrec.policy.packed import Window, item_log_probs, pack
+from llmrec.policy.ranking import item_scores
+from llmrec.ppo.trainer import decision_log_probs
+from tests.conftest import make_config
+
+PROMPTS = [Window("42", [], [0, 1, 2]), Window("new user", [3, 4], [5, 6, 7, 8]), Window("20", [], [9])]
+
+
+def tokens_and_mask(policy):
+    tokens = torch.tensor([policy.prompts.prompt("42", [0, 1, 2])])
+    return tokens, torch.ones_like(tokens)
+
+
+def test_logits_are_those_of_the_plain_model(policy):
+    tokens, mask = tokens_and_mask(policy)
+    plain = policy.model(input_ids=tokens, attention_mask=mask).logits
+    hidden = policy(tokens, mask)
+    for some in (policy.vocabulary.trie.tokens, policy.distribution.tokens):
+        assert torch.allclose(policy.logits(hidden[0], some), plain[0][:, some], atol=1e-5)
+
+
+def test_save_and_load(policy, tmp_path):
+    policy.save_pretrained(tmp_path / "adapter")
+    loaded = RecPolicy.from_pretrained(tmp_path / "adapter").eval()
+    tokens, mask = tokens_and_mask(policy)
+    assert torch.equal(loaded(tokens, mask), policy(tokens, mask))
+    assert loaded.vocabulary == policy.vocabulary
+    assert torch.equal(loaded.distribution.tokens, policy.distribution.tokens)
+
+
+def test_plain_peft_loads_the_adapter(policy, tmp_path):
+    policy.save_pretrained(tmp_path / "adapter")
+    plain = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter").eval()
+    tokens, mask = tokens_and_mask(policy)
+    expected = policy.model(input_ids=tokens, attention_mask=mask).logits
+    assert torch.allclose(plain(input_ids=tokens, attention_mask=mask).logits, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("file", ["llmrec.json", "item_vocabulary.json", "facts.json", "adapter_model.safetensors"])
+def test_missing_and_truncated_files(policy, tmp_path, file):
+    policy.save_pretrained(tmp_path / "a")
+    path = tmp_path / "a" / file
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ModelError, match="read"):
+        RecPolicy.from_pretrained(tmp_path / "a")
+    path.unlink()
+    with pytest.raises(ModelError):
+        RecPolicy.from_pretrained(tmp_path / "a")
+
+
+def test_a_newer_format_is_refused(policy, tmp_path):
+    policy.save_pretrained(tmp_path / "a")
+    path = tmp_path / "a" / "llmrec.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 99}))
+    with pytest.raises(ModelError, match="format 99"):
+        RecPolicy.from_pretrained(tmp_path / "a")
+
+
+def test_the_reference_is_the_sft_adapter(policy):
+    tokens, mask = tokens_and_mask(policy)
+    with torch.no_grad():
+        before = policy(tokens, mask)
+        policy.add_rl_adapter()
+        assert torch.equal(policy(tokens, mask), before)
+        for parameter in policy.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1)
+        assert not torch.allclose(policy(tokens, mask), before)
+        with policy.reference():
+            assert torch.equal(policy(tokens, mask), before)
+    names = [name for name, p in policy.named_parameters() if p.requires_grad]
+    assert names and all("rl" in name.split(".") for name in names)
+
+
+def test_cut_layers(tiny_base):
+    base, _ = load_base(ModelConfig(base=tiny_base))
+    assert len(cut_layers(base, 1).base_model.layers) == 1
+    with pytest.raises(ModelError, match="model.layers is 5.*has 1 layers"):
+        cut_layers(base, 5)
+
+
+def test_a_missing_base_names_the_key(data):
+    with pytest.raises(ModelError, match="model.base"):
+        RecPolicy.create(make_config("./no-such-model"), data)
+
+
+@pytest.mark.parametrize("generations", [1, 3])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_sampling_and_scoring_are_one_distribution(policy, generations, temperature):
+    """Cached, padded, shared-prefix sampling gives the log-probabilities of one plain forward pass."""
+    uniforms = torch.rand(3 * generations, 30, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        sampled = generate(policy, pack(policy, PROMPTS), 30, uniforms, generations, temperature)
+        windows = [
+            Window(w.profile, w.prior, w.items, tokens)
+            for w, tokens in zip([w for w in PROMPTS for _ in range(generations)], sampled.lists(), strict=True)
+        ]
+        batch = pack(policy, windows)
+        hidden = batch.completion_states(policy(batch.tokens, batch.mask))
+        scored, entropy, _ = policy.distribution.score(hidden, batch.completion, batch.start(policy), temperature)
+    width = scored.shape[1]
+    assert torch.allclose(scored, sampled.log_probs[:, :width], atol=1e-4)
+    assert torch.equal(batch.completion_mask, sampled.mask[:, :width])
+    assert (entropy[~batch.completion_mask] == 0).all()
+
+
+def test_results_do_not_depend_on_the_batch(policy):
+    uniforms = torch.rand(3, 20, generator=torch.Generator().manual_seed(4))
+    together = generate(policy, pack(policy, PROMPTS), 20, uniforms).lists()
+    alone = [generate(policy, pack(policy, [w]), 20, uniforms[i : i + 1]).lists()[0] for i, w in enumerate(PROMPTS)]
+    assert together == alone
+
+
+def test_packed_decisions_are_those_of_separate_prompts(policy):
+    """Every decision inside a window equals the decision of a prompt that ends there."""
+    window = Window("42", [4], [0, 1, 2, 3])
+    with torch.no_grad():
+        batch = pack(policy, [window])
+        packed = item_log_probs(policy, batch, policy(batch.tokens, batch.mask))
+        for slot in (1, 2, 3):
+            prompt = pack(policy, [Window("42", [4], window.items[:slot])])
+            hidden = policy(prompt.tokens, prompt.mask)[:, -1]
+            state = prompt.start(policy)
+            alone = policy.distribution.items(hidden, state.node, state.available)
+            row = ((batch.slot == slot) & (batch.node == 0)).nonzero()[0]
+            assert torch.allclose(packed[row], alone, atol=1e-4)
+
+
+def test_targets_and_nodes_follow_the_sequences(policy):
+    batch = pack(policy, [Window("42", [], [3, 5])])
+    assert batch.target.tolist() == policy.vocabulary.tokens_of([3, 5])
+    assert torch.equal(batch.tokens[batch.row, batch.position + 1], batch.target)
+
+
+def test_a_window_amid_a_history_has_no_first_decision(policy):
+    assert (pack(policy, [Window("42", [1], [3, 5])]).slot == 1).all()
+    assert (pack(policy, [Window("42", [], [3, 3, 5])]).slot.unique() == torch.tensor([0, 2])).all()
+
+
+def test_ranking_gives_every_item_its_probability(policy):
+    scores = torch.cat(list(item_scores(policy, PROMPTS, batch_size=2)))
+    assert scores.shape == (3, 10)
+    assert torch.allclose(scores.exp().sum(1), torch.ones(3), atol=1e-4)  # the beam is wider than this catalogue
+    assert scores[0, :3].isneginf().all() and scores[1, 3:9].isneginf().all()
+
+
+def test_last_decisions_rank_like_prompts(tiny_base, data):
+    policy = RecPolicy.create(make_config(tiny_base), data).eval()
+    with torch.no_grad():
+        batch = pack(policy, PROMPTS)
+        decisions = decision_log_probs(policy, batch, policy(batch.tokens, batch.mask), 1.0)
+    scores = torch.cat(list(item_scores(policy, PROMPTS)))
+    assert [len(d) for d in decisions] == [3, 4, 1]
+    for row, decision in enumerate(decisions):
+        assert torch.allclose(decision[-1], scores[row, policy.vocabulary.trie.order], atol=1e-4)

@@ -1,0 +1,130 @@
+"""Advantages and losses against numbers worked by hand."""
+
+import math
+
+import pytest
+import torch
+
+from llmrec.policy.constraint import DONE, ITEM, TEXT
+from llmrec.ppo.advantages import exact_item_advantages, gae, whiten
+from llmrec.ppo.losses import exact_item_loss, kl_estimate, policy_loss, value_loss
+from llmrec.ppo.trainer import place_rewards
+
+
+def test_gae_by_hand():
+    rewards, values = torch.tensor([[1.0, 0.0, 2.0, 9.0]]), torch.tensor([[0.5, 1.0, 1.5, 9.0]])
+    mask = torch.tensor([[True, True, True, False]])
+    # delta: 2 - 1.5 = 0.5; 0 + 0.9*1.5 - 1 = 0.35; 1 + 0.9*1 - 0.5 = 1.4; decay 0.9*0.8 = 0.72
+    # advantages: 0.5; 0.35 + 0.72*0.5 = 0.71; 1.4 + 0.72*0.71 = 1.9112
+    advantages, returns = gae(rewards, values, mask, gamma=0.9, lam=0.8)
+    assert torch.allclose(advantages, torch.tensor([[1.9112, 0.71, 0.5, 0.0]]))
+    assert torch.allclose(returns, torch.tensor([[2.4112, 1.71, 2.0, 0.0]]))
+
+
+def test_whiten_by_hand():
+    values, mask = torch.tensor([1.0, 2.0, 3.0, 50.0]), torch.tensor([True, True, True, False])
+    assert torch.allclose(whiten(values, mask), torch.tensor([-1.0, 0.0, 1.0, 0.0]), atol=1e-6)  # variance 1
+    assert torch.allclose(whiten(values, mask, shift_mean=False), torch.tensor([1.0, 2.0, 3.0, 0.0]), atol=1e-6)
+    assert torch.equal(whiten(values, torch.tensor([True, False, False, False])), torch.zeros(4))
+
+
+def test_policy_loss_by_hand():
+    old = torch.zeros(1, 4)
+    new = torch.tensor([[1.5, 0.5, 1.1, 1.0]]).log()
+    advantages = torch.tensor([[1.0, -1.0, 2.0, 5.0]])
+    mask = torch.tensor([[True, True, True, False]])
+    # -min(1.5*1, 1.2*1) = -1.2; -min(-0.5, -0.8) = 0.8; -min(2.2, 2.2) = -2.2
+    loss, clipped = policy_loss(new, old, advantages, mask, cliprange=0.2)
+    assert loss.item() == pytest.approx((-1.2 + 0.8 - 2.2) / 3)
+    assert clipped.item() == pytest.approx(2 / 3)
+
+
+def test_value_loss_by_hand():
+    values, old, returns = torch.tensor([[1.0, 0.1]]), torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 0.5]])
+    # max((1-2)^2, (0.2-2)^2) = 3.24; max(0.16, 0.16) = 0.16
+    loss, clipped = value_loss(values, old, returns, torch.tensor([[True, True]]), cliprange=0.2)
+    assert loss.item() == pytest.approx(0.5 * (3.24 + 0.16) / 2)
+    assert clipped.item() == pytest.approx(0.5)
+
+
+def test_kl_estimators_by_hand():
+    new, ref = torch.tensor([math.log(0.5)]), torch.tensor([math.log(0.25)])
+    assert kl_estimate(new, ref, "k1").item() == pytest.approx(math.log(2))
+    assert kl_estimate(new, ref, "k3").item() == pytest.approx(0.5 - 1 + math.log(2))
+
+
+def test_rewards_land_at_the_ends_of_their_spans():
+    region = torch.tensor([[ITEM, ITEM, TEXT, TEXT, DONE], [ITEM, TEXT, DONE, DONE, DONE]])
+    mask = region != DONE
+    placed = place_rewards(torch.zeros(2, 5), region, mask, torch.tensor([1.0, 2.0]), torch.tensor([10.0, 20.0]))
+    assert placed.tolist() == [[0, 1, 0, 10, 0], [2, 20, 0, 0, 0]]
+
+
+def test_exact_advantages_by_hand():
+    log_probs = torch.tensor([[0.5, 0.25, 0.25, 0.0]]).log()
+    reference = torch.tensor([[0.25, 0.5, 0.25, 0.0]]).log()
+    rewards = torch.tensor([[1.0, 2.0, 3.0, 99.0]])
+    # shaped with kl 1: 1 - ln 2; 2 + ln 2; 3. mean: .5 - .5 ln2 + .5 + .25 ln 2 + .75 = 1.75 - .25 ln 2
+    mean, ln2 = 1.75 - 0.25 * math.log(2), math.log(2)
+    advantages = exact_item_advantages(rewards, log_probs, reference, kl_coef=1.0)
+    expected = torch.tensor([[1 - ln2 - mean, 2 + ln2 - mean, 3 - mean, 0.0]])
+    assert torch.allclose(advantages, expected, atol=1e-6)
+    assert (log_probs.exp() * advantages).sum().abs() < 1e-6
+
+
+def exact_example():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 6, generator=generator)
+    blocked = torch.rand(4, 6, generator=generator) < 0.3
+    blocked[:, 0] = False
+    old = (logits + 0.3 * torch.randn(4, 6, generator=generator)).masked_fill(blocked, -torch.inf).log_softmax(1)
+    advantages = exact_item_advantages(torch.randn(4, 6, generator=generator), old, old, 0.0)
+    return logits, blocked, old, advantages
+
+
+def test_exact_loss_is_the_brute_force_sum():
+    logits, blocked, old, advantages = exact_example()
+    new = logits.masked_fill(blocked, -torch.inf).log_softmax(1)
+    total = 0.0
+    for row in range(4):
+        for item in range(6):
+            if not blocked[row, item]:
+                ratio = float((new[row, item] - old[row, item]).exp())
+                a, clipped = float(advantages[row, item]), min(max(ratio, 0.8), 1.2)
+                total += float(old[row, item].exp()) * -min(ratio * a, clipped * a)
+    assert exact_item_loss(new, old, advantages, 0.2)[0].item() == pytest.approx(total / 4, abs=1e-5)
+
+
+def test_exact_gradient_is_the_mean_of_sampled_gradients():
+    logits, blocked, old, advantages = exact_example()
+    logits.requires_grad_()
+
+    def gradient(loss_of):
+        new = logits.masked_fill(blocked, -torch.inf).log_softmax(1)
+        return torch.autograd.grad(loss_of(new), logits)[0]
+
+    exact = gradient(lambda new: exact_item_loss(new, old, advantages, 0.2)[0])
+    assert exact.isfinite().all()
+    items = torch.multinomial(old.exp(), 200_000, replacement=True, generator=torch.Generator().manual_seed(1))
+    pick = {name: value.gather(1, items) for name, value in (("old", old), ("advantages", advantages))}
+    everything = torch.ones_like(items, dtype=torch.bool)
+    sampled = gradient(
+        lambda new: policy_loss(new.gather(1, items), pick["old"], pick["advantages"], everything, 0.2)[0]
+    )
+    assert torch.allclose(sampled, exact, atol=2e-3)
+
+
+def test_repeated_exact_steps_reach_the_regularised_optimum():
+    reference = torch.randn(1, 6, generator=torch.Generator().manual_seed(2)).log_softmax(1)
+    rewards = torch.randn(1, 6, generator=torch.Generator().manual_seed(3))
+    logits = reference.clone().requires_grad_()
+    optimizer = torch.optim.Adam([logits], lr=0.05)
+    for _ in range(400):
+        old = logits.detach().log_softmax(1)
+        advantages = exact_item_advantages(rewards, old, reference, kl_coef=0.7)
+        loss, _ = exact_item_loss(logits.log_softmax(1), old, advantages, 0.2)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    optimum = (reference + rewards / 0.7).softmax(1)  # pi_ref * exp(r / beta)
+    assert torch.allclose(logits.softmax(1), optimum, atol=0.02)
