@@ -69,7 +69,6 @@ class FactBook:
         for item, numbers in enumerate(of_item):
             self._truth[item, numbers] = True
         self._relations = [(number, fact.value) for number, fact in enumerate(facts) if fact.kind == "shared"]
-        self.is_category = torch.tensor([fact.kind == "category" for fact in facts], dtype=torch.bool)
 
     @classmethod
     def from_data(cls, data: InteractionData) -> "FactBook":
@@ -90,6 +89,10 @@ class FactBook:
             known = [index[Fact("category", v)] for v in values if Fact("category", v) in index]
             of_item.append(known + ([] if year is None else [index[Fact("period", decade(year))]]))
         return cls(facts, of_item, entities)
+
+    def of_kind(self, *kinds: str) -> torch.Tensor:
+        """Which facts are of some kinds, bool [F]."""
+        return torch.tensor([fact.kind in kinds for fact in self.facts], dtype=torch.bool)
 
     def own(self, items: torch.Tensor) -> torch.Tensor:
         """Categories and periods that hold of items [B]: bool [B, F]."""

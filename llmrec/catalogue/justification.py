@@ -47,18 +47,19 @@ def write(
     if not history:
         return _fill(NO_HISTORY, own, None, generator, people)
     common = facts.common(torch.tensor([item]), torch.tensor([history]))[0]
-    cited = _choose_cited(common[facts.is_category].any(0) if common[facts.is_category].any() else common.any(0),
-                          generator)  # fmt: skip
+    fitting = [common[facts.of_kind(*kinds)].any(0) for kinds in (("category",), ("category", "period"))]
+    cited = _choose_cited([*fitting, common.any(0)], generator)
     shared = [facts.facts[number] for number in common[:, cited].nonzero()[:, 0].tolist()]
     if any(fact.kind != "shared" for fact in shared):
         return _fill(generator.choice(TEMPLATES), shared, history[cited], generator, people)
     return _fill(NOTHING_IN_COMMON if own else NO_FACTS, own, history[cited], generator, people)
 
 
-def _choose_cited(fitting: torch.Tensor, generator: random.Random) -> int:
-    """A position of the history, drawn with a taste for newer ones among those that fit (all, if none does)."""
-    positions = fitting.nonzero()[:, 0].tolist() or list(range(len(fitting)))
-    weights = [0.9 ** (len(fitting) - 1 - position) for position in positions]
+def _choose_cited(fitting: list[torch.Tensor], generator: random.Random) -> int:
+    """A position of the history, with a taste for newer ones, among those of the first mask that has any."""
+    length = len(fitting[0])
+    positions = next((mask.nonzero()[:, 0].tolist() for mask in fitting if mask.any()), list(range(length)))
+    weights = [0.9 ** (length - 1 - position) for position in positions]
     return generator.choices(positions, weights)[0]
 
 

@@ -108,7 +108,8 @@ class MaskedDistribution:
         self.tokens = torch.tensor(sorted({*text_tokens, *spoken, opener, end, stop}), device=device)
         free = torch.tensor(sorted({*text_tokens, opener, end, stop} - {s[0] for s in fact_tokens}), device=device)
         self._free = torch.isin(self.tokens, free)
-        self._is_category = facts.is_category.to(device)
+        self._is_category = facts.of_kind("category").to(device)
+        self._is_own = facts.of_kind("category", "period").to(device)
         self.opener, self.end, self.stop = opener, end, stop
         self._logits = logits
 
@@ -188,11 +189,12 @@ class MaskedDistribution:
         """What a new sentence may state and cite: what the item has in common with the history, categories first."""
         if not rows.any():
             return
+        citable = new["history"] >= 0
+        for kinds in (slice(None), self._is_own, self._is_category):  # the last that any item fits counts
+            fitting = new["common"][:, kinds].any(1)
+            citable = torch.where(fitting.any(1, keepdim=True), fitting, citable)
         somewhere = new["common"].any(2)
-        by_category = (new["common"] & self._is_category[:, None]).any(1)
-        citable = torch.where(by_category.any(1, keepdim=True), by_category, new["common"].any(1))
-        citable = torch.where(citable.any(1, keepdim=True), citable, new["history"] >= 0)
-        facts = torch.where(somewhere.any(1, keepdim=True), somewhere, new["own"])
+        facts = torch.where((somewhere & new["own"]).any(1, keepdim=True), somewhere, somewhere | new["own"])
         new["facts"] = torch.where(rows[:, None], facts, new["facts"])
         new["citable"] = torch.where(rows[:, None], citable, new["citable"])
 
