@@ -70,7 +70,7 @@ _stage_verb("data", "Read the event log, split it and write the dataset card.")
 _stage_verb("sft", "Teach the base model the catalogue and the completion format.")
 _stage_verb("reward", "Fit the click/purchase model that scores recommendations.")
 _stage_verb("ppo", "Improve the adapter against the reward model, guarded by validation.")
-_stage_verb("evaluate", "Measure every model on every split and write report.json and report.html.")
+_stage_verb("evaluate", "Measure every model on every split and write report.json.")
 
 
 @app.command("run")

@@ -4,7 +4,7 @@ import difflib
 import json
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -78,7 +78,6 @@ class SFTSection(Section):
     learning_rate: float = Field(5e-4, gt=0)
     per_device_train_batch_size: int = Field(16, ge=1, description="history windows a step")
     gradient_accumulation_steps: int = Field(1, ge=1)
-    gradient_checkpointing: bool = False
     warmup_ratio: float = Field(0.05, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     dropout: float = Field(0.0, ge=0, lt=1, description="on the input embeddings and the last hidden states")
@@ -113,7 +112,6 @@ class PPOSection(Section):
     learning_rate: float = Field(1e-4, gt=0)
     per_device_train_batch_size: int = Field(8, ge=1, description="episodes a forward pass of the update")
     gradient_accumulation_steps: int = Field(4, ge=1, description="batch = this x per_device_train_batch_size")
-    gradient_checkpointing: bool = False
     num_generations: int = Field(1, ge=1, description="rollouts of one prompt")
     num_mini_batches: int = Field(1, ge=1)
     num_ppo_epochs: int = Field(2, ge=1)
@@ -121,7 +119,8 @@ class PPOSection(Section):
     missing_eos_penalty: float = Field(1.0, ge=0)
     kl_coef: float = Field(0.1, ge=0, description="of the text, and of sampled items")
     item_kl_coef: float = Field(0.6, ge=0, description="of item decisions under `advantage: exact`")
-    item_loss_weight: float = Field(1.0, ge=0, description="of the exact objective against the sampled one")
+    item_loss_weight: float = Field(10.0, ge=0, description="of item decisions against the sampled text")
+    ptx_coef: float = Field(0.5, ge=0, description="of the log-likelihood of what users took, at item decisions")
     kl_estimator: Literal["k1", "k3"] = "k1"
     cliprange: float = Field(0.2, gt=0)
     cliprange_value: float = Field(0.2, gt=0)
@@ -138,7 +137,7 @@ class PPOSection(Section):
 class EvaluationConfig(Section):
     """What is measured, and with how many bootstrap samples."""
 
-    ks: list[int] = [1, 5, 10, 20]
+    ks: list[Annotated[int, Field(ge=1)]] = Field([1, 5, 10, 20], min_length=1)
     bootstrap: int = Field(1000, ge=100)
 
 
@@ -155,6 +154,31 @@ class Config(Section):
     reward: RewardSection = RewardSection()
     ppo: PPOSection = PPOSection()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+
+def check_options(config: Config) -> None:
+    """Options whose combination cannot work.
+
+    Raises:
+        ConfigError: names the keys and says what would fit.
+    """
+    section = config.ppo
+    batch = section.per_device_train_batch_size * section.gradient_accumulation_steps
+    if section.advantage == "exact" and config.catalogue.scheme != "atomic":
+        raise ConfigError(
+            f"ppo.advantage `exact` needs one token an item (catalogue.scheme: atomic), found "
+            f"`{config.catalogue.scheme}`: set ppo.advantage to `gae`."
+        )
+    if batch % section.num_generations:
+        raise ConfigError(
+            f"ppo.num_generations is {section.num_generations}, which does not divide the batch of {batch} episodes "
+            "(per_device_train_batch_size x gradient_accumulation_steps)."
+        )
+    if batch % section.num_mini_batches or section.gradient_accumulation_steps % section.num_mini_batches:
+        raise ConfigError(
+            f"ppo.num_mini_batches is {section.num_mini_batches}, which does not divide gradient_accumulation_steps "
+            f"({section.gradient_accumulation_steps})."
+        )
 
 
 def parse_config(values: Any, source: str = "config") -> Config:

@@ -94,7 +94,7 @@ def print_next_steps(console: Console, run: Run) -> None:
     """Prints where the results are and what to do with them."""
     directory = run.directory
     for what, where in {
-        "all numbers": f"{directory / 'report.html'} and {run.report_path}",
+        "all numbers": str(run.report_path),
         "try it": f"llmrec recommend --run {directory} --interactive",
         "share it": f"llmrec push --run {directory} --repo OWNER/NAME --dry-run",
     }.items():

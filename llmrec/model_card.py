@@ -112,7 +112,8 @@ def _limits(config: Config, report: dict) -> str:
     lines = [
         "## Limits\n",
         "- It learned from one event log: popular items are favoured, rare users are served worse.",
-        "- Justifications are generated text: they may be fluent and wrong.",
+        "- Justifications are generated under a mask that allows only true facts and real citations when used with "
+        "llmrec; decoded by plain `generate`, they may be fluent and wrong.",
         "- The repository holds no event log, but weights trained on behaviour can carry traces of it.",
     ]
     if config.model.base.startswith("bundled:"):

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 import llmrec
-from llmrec.config import Config, load_config
+from llmrec.config import Config, check_options, load_config
 from llmrec.errors import LlmrecError, RunError
 from llmrec.files import read_json, write_json, write_text
 
@@ -96,6 +96,7 @@ class Run:
         Raises:
             RunError: a stage there was run, or begun, under other values; nothing has been touched.
         """
+        check_options(config)
         directory = Path(config.output_dir) / config.name
         if directory.exists() and not directory.is_dir():
             raise RunError(

@@ -7,6 +7,7 @@ The softmax at item positions runs over the items that were allowed there, and o
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,13 +15,13 @@ from datasets import Dataset
 from torch.utils.data import SequentialSampler
 from torch.utils.tensorboard import SummaryWriter
 from transformers.integrations import TensorBoardCallback
-from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
 from llmrec.catalogue.justification import write
 from llmrec.catalogue.prompt import profiles
 from llmrec.config import SFTSection
 from llmrec.data.dataset import InteractionData, load_data
+from llmrec.files import read_json
 from llmrec.policy.constraint import ITEM
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import PackedBatch, Window, pack, target_log_probs
@@ -41,14 +42,24 @@ def train_sft(run: Run) -> dict:
     windows = training_windows(policy, data, run.config.catalogue.user_attributes, section, run.config.seed)
     trainer = RecSFTTrainer(policy, windows, training_arguments(section, run), section)
     trainer.add_callback(TensorBoardCallback(SummaryWriter(str(run.path("sft", "logs")))))
-    checkpoints = run.path("sft", "checkpoints")
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None)
+    trainer.train(resume_from_checkpoint=newest_checkpoint(run.path("sft", "checkpoints")))
     if trainer.is_world_process_zero():
         policy.save_pretrained(run.path("sft", "adapter"))
     losses = [entry for entry in trainer.state.log_history if "item_loss" in entry]
     metrics = {"windows": len(windows), "steps": trainer.state.global_step, "log": losses}
     run.finish("sft", metrics)
     return metrics
+
+
+def newest_checkpoint(directory: Path) -> str | None:
+    """The newest complete checkpoint; one that was being written when the run died lacks its last file."""
+    complete = {}
+    for state in directory.glob("checkpoint-*/trainer_state.json"):
+        try:
+            complete[read_json(state)["global_step"]] = str(state.parent)
+        except (ValueError, KeyError):
+            continue
+    return complete[max(complete)] if complete else None
 
 
 def training_windows(
@@ -106,13 +117,13 @@ def training_arguments(section: SFTSection, run: Run) -> SFTConfig:
         weight_decay=section.weight_decay,
         per_device_train_batch_size=section.per_device_train_batch_size,
         gradient_accumulation_steps=section.gradient_accumulation_steps,
-        gradient_checkpointing=section.gradient_checkpointing,
+        gradient_checkpointing=False,
         bf16=torch.cuda.is_available(),
         use_cpu=not torch.cuda.is_available(),
         max_grad_norm=1.0,
         logging_steps=10,
         save_steps=section.save_steps,
-        save_total_limit=1,
+        save_total_limit=2,
         seed=run.config.seed,
         report_to="none",  # TensorBoard is added with the run's own folder
         remove_unused_columns=False,

@@ -44,7 +44,8 @@ class HeldOut:
 
 
 def held_out(data: InteractionData, part: str, limit: int, seed: int) -> HeldOut:
-    """Held-out events of a part: leave-one-out's if there is such a split, else the temporal one's.
+    """Held-out events of a part: leave-one-out's if there is such a split, else the temporal one's; for validation
+    without what the temporal split tests on (`InteractionData.selection_targets`).
 
     Args:
         data: the prepared log.
@@ -52,12 +53,11 @@ def held_out(data: InteractionData, part: str, limit: int, seed: int) -> HeldOut
         limit: seeded random sample of at most so many.
         seed: of that sample.
     """
-    for split in ("leave_one_out", "temporal"):
-        targets = data.targets.get(split, {}).get(part)
-        if targets is not None and len(targets):
-            break
-    else:
+    splits = [name for name in ("leave_one_out", "temporal") if len(data.targets.get(name, {}).get(part, ()))]
+    if not splits:
         return HeldOut([], [], np.zeros(0, np.int64), np.zeros(0, bool), "")
+    split = splits[0]
+    targets = data.selection_targets() if part == "valid" else data.targets[split][part]
     rows = np.arange(len(targets))
     if len(rows) > limit:
         rows = np.sort(np.random.default_rng(seed).choice(rows, limit, replace=False))

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -71,8 +72,13 @@ class FactBook:
         self._relations = [(number, fact.value) for number, fact in enumerate(facts) if fact.kind == "shared"]
 
     @classmethod
-    def from_data(cls, data: InteractionData) -> "FactBook":
-        """Facts of a catalogue: its categories, decades and the relations of `RELATION_WORDS`."""
+    def from_data(cls, data: InteractionData, sayable: Callable[[Fact], bool] = lambda fact: True) -> "FactBook":
+        """Facts of a catalogue: its categories, decades and the relations of `RELATION_WORDS`.
+
+        Args:
+            data: the catalogue.
+            sayable: leaves out facts whose words cannot be told from other text.
+        """
         categories = [sorted(set(map(str, values))) for values in data.items["categories"]]
         names = sorted({name for values in categories for name in values if not set(".!?") & set(name)})
         # "Tools" cannot be told from the beginning of "Tools & Paint": only the longer one is ever stated.
@@ -83,11 +89,13 @@ class FactBook:
         relations = sorted({relation for one in entities for relation in one}, key=list(RELATION_WORDS).index)
         facts = [Fact("category", name) for name in names] + [Fact("period", period) for period in periods]
         facts += [Fact("shared", relation) for relation in _one_a_word(relations)]
+        facts = [fact for fact in facts if sayable(fact)]
         index = {fact: number for number, fact in enumerate(facts)}
         of_item = []
         for values, year in zip(categories, years, strict=True):
             known = [index[Fact("category", v)] for v in values if Fact("category", v) in index]
-            of_item.append(known + ([] if year is None else [index[Fact("period", decade(year))]]))
+            period = None if year is None else index.get(Fact("period", decade(year)))
+            of_item.append(known + ([] if period is None else [period]))
         return cls(facts, of_item, entities)
 
     def of_kind(self, *kinds: str) -> torch.Tensor:

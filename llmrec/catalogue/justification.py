@@ -67,12 +67,16 @@ def _fill(
     template: str, facts: list[Fact], cited: int | None, generator: random.Random, people: float
 ) -> list[str | int | Fact]:
     segments: list[str | int | Fact] = []
+    sayable = [fact for fact in facts if fact.kind != "shared"]  # until it is said with whom
     text = ""
     for piece in _pieces(template):
         if piece not in ("{X}", "{F}"):
             text += piece
             continue
-        said = [cited] if piece == "{X}" else _phrase(facts, generator, people)
+        if piece == "{X}":
+            said, sayable = [cited], facts
+        else:
+            said = _phrase(sayable, generator, people)
         segments += [text, *said] if text else said
         text = ""
     return segments + ([text] if text else [])

@@ -75,6 +75,22 @@ class InteractionData:
         """The training part of every history."""
         return [history[:length] for history, length in zip(self.histories, self.train_lengths, strict=True)]
 
+    def selection_targets(self) -> Targets:
+        """Validation targets on which models are chosen and calibrated, whatever split they are tested on.
+
+        Those of leave-one-out where there is one, without the events that the temporal split tests on: a choice
+        must not have seen the time that it is tested in.
+        """
+        if not len(self.targets.get("leave_one_out", {}).get("valid", ())):
+            return next(iter(self.targets.values()))["valid"]
+        valid = self.targets["leave_one_out"]["valid"]
+        test = self.targets["temporal"]["test"] if "temporal" in self.targets else Targets(*[np.array([], int)] * 2)
+        if not len(test):
+            return valid
+        cut = min(self.timestamps[u][p] for u, p in zip(test.users, test.positions, strict=True))
+        times = np.array([self.timestamps[u][p] for u, p in zip(valid.users, valid.positions, strict=True)])
+        return Targets(valid.users[times < cut], valid.positions[times < cut])
+
     @cached_property
     def item_index(self) -> dict[str, int]:
         """Item id to item index."""

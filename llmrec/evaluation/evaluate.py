@@ -53,7 +53,7 @@ class Ranked:
 
     Attributes:
         ranks: rank of each target, [M].
-        lists: the best items of each row, [M, K].
+        lists: the ten best items of each row, [M, 10].
     """
 
     ranks: np.ndarray
@@ -92,7 +92,7 @@ def evaluate(run: Run) -> dict:
                 ranked[split][name] = _rank_policy(policy, data, parts["test"], windows, config, advance)
             advance(f"{name}: writing for every user", -(-data.num_users // BATCH))
             generation[name] = generation_rates(policy, data, config, advance)
-            targets = validation_targets(data)
+            targets = data.selection_targets()
             advance(f"{name}: reward on validation", -(-len(targets) // BATCH))
             rewards[name] = sampled_rewards(policy, data, targets, model, judge, config, advance)
     report = {
@@ -143,7 +143,7 @@ def _rank_policy(
 def _ranked(scores: np.ndarray, data: InteractionData, targets: Targets, rows: range, config: Config) -> Ranked:
     histories = [data.histories[targets.users[m]][: targets.positions[m]] for m in rows]
     items = np.array([data.histories[targets.users[m]][targets.positions[m]] for m in rows])
-    best = top_k(scores, max(config.evaluation.ks), histories, config.seed)
+    best = top_k(scores, 10, histories, config.seed)
     return Ranked(ranks(scores, items, histories, config.seed), best)
 
 
@@ -163,8 +163,8 @@ def _split_report(data: InteractionData, split: str, models: dict[str, Ranked], 
     report: dict = {"models": {}, "comparisons": {}, "targets": len(users), "users": len(np.unique(users))}
     for name, metrics in values.items():
         report["models"][name] = {metric: _interval(column, settings) for metric, column in metrics.items()}
-        lists = models[name].lists[:, :10]
-        report["models"][name]["coverage"] = {"value": coverage(lists, data.num_items), "n": len(users)}
+        covered = coverage(models[name].lists, data.num_items)
+        report["models"][name]["coverage"] = {"value": covered, "n": len(users)}
     for one, two in COMPARISONS:
         tests = {m: paired_bootstrap(values[one][m], values[two][m], **settings) for m in COMPARED_METRICS}
         adjusted = holm([p for *_, p in tests.values()])
@@ -176,8 +176,9 @@ def _split_report(data: InteractionData, split: str, models: dict[str, Ranked], 
 
 
 def _per_user_metrics(ranked: Ranked, users: np.ndarray, config: Config) -> dict[str, np.ndarray]:
-    columns = {f"hr@{k}": hit_rate(ranked.ranks, k) for k in config.evaluation.ks}
-    columns |= {f"ndcg@{k}": ndcg(ranked.ranks, k) for k in config.evaluation.ks}
+    ks = sorted({*config.evaluation.ks, 10})  # the comparisons are made at 10
+    columns = {f"hr@{k}": hit_rate(ranked.ranks, k) for k in ks}
+    columns |= {f"ndcg@{k}": ndcg(ranked.ranks, k) for k in ks}
     columns["mrr"] = reciprocal_rank(ranked.ranks)
     return {name: per_user(column, users)[1] for name, column in columns.items()}
 
@@ -197,17 +198,19 @@ def generation_rates(policy: RecPolicy, data: InteractionData, config: Config, a
         `validity` (an item of the catalogue, and the completion ended), `unseen` and `groundedness`, each
         `{rate, n}`; and `distinct_texts`, the share of different wordings once names are taken out.
     """
-    facts, users = policy.facts, np.arange(data.num_users)
+    facts = policy.facts
     lengths = np.array([len(history) for history in data.histories])
+    users = np.flatnonzero(lengths < data.num_items)  # nothing is left to recommend to the others
+    lengths = lengths[users]
     windows = target_windows(data, Targets(users, lengths), config)
     valid, unseen, grounded, wordings = [], [], [], set()
     for rows in _chunks(len(windows)):
         prompts = pack(policy, [windows[m] for m in rows]).to(policy.device)
         completions = generate(policy, prompts, config.ppo.response_length)
-        for user, recommendation in zip(rows, parse(policy, completions), strict=True):
+        for user, recommendation in zip(users[rows], parse(policy, completions), strict=True):
             history = set(data.histories[user].tolist())
             valid.append(0 <= recommendation.item < data.num_items and recommendation.finished)
-            unseen.append(recommendation.item not in history)
+            unseen.append(recommendation.item >= 0 and recommendation.item not in history)
             grounded.append(check(facts, recommendation, history).grounded)
             wordings.add(_wording(recommendation, facts))
         advance("")
@@ -222,11 +225,6 @@ def _wording(recommendation: Recommendation, facts: FactBook) -> str:
 
 
 # -- reward before and after RL -------------------------------------------------------------------------------------
-
-
-def validation_targets(data: InteractionData) -> Targets:
-    """Validation prompts on which the reward is compared: of leave-one-out where there is one."""
-    return data.targets.get("leave_one_out", next(iter(data.targets.values())))["valid"]
 
 
 def sampled_rewards(
@@ -260,7 +258,8 @@ def sampled_rewards(
         scored = reward(recommendations, asked)
         judged = judge.log_rewards([np.array([*w.prior, *w.items]) for w in part]).cpu()
         items = torch.tensor([max(r.item, 0) for r in recommendations])
-        values = {"reward": scored.item + scored.text, **scored.parts, "judge": judged.gather(1, items[:, None])[:, 0]}
+        judged = judged.gather(1, items[:, None])[:, 0].clamp(min=reward.FLOOR)
+        values = {"reward": scored.item + scored.text, **scored.parts, "judge": judged}
         for name, value in values.items():
             columns.setdefault(name, []).append(value.numpy())
         advance("")

@@ -1,10 +1,12 @@
 """Loading the base language model: a hub id, a local directory, or weights that came with a Python package."""
 
+import hashlib
 import importlib.util
 import os
 from pathlib import Path
 
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrec.config import ModelConfig
 from llmrec.errors import ModelError
@@ -41,7 +43,7 @@ def resolve_base(config: ModelConfig) -> str:
     """
     if config.base not in BUNDLED and config.layers is None:
         return config.base
-    name = hub_id(config.base).strip("/").replace("/", "--")
+    name = _cache_name(config.base)
     directory = cache_directory() / (name if config.layers is None else f"{name}-{config.layers}-layers")
     if not (directory / "config.json").is_file():
         model, tokenizer = _load_whole(config.base)
@@ -51,6 +53,15 @@ def resolve_base(config: ModelConfig) -> str:
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
     return str(directory)
+
+
+def _cache_name(base: str) -> str:
+    """A folder name that no two bases share; that of a local directory changes with its files."""
+    folder = Path(base)
+    if not folder.is_dir():
+        return base.replace(":", "--").replace("/", "--")
+    files = sorted((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in folder.iterdir() if f.is_file())
+    return f"{folder.name}-{hashlib.sha256(repr((str(folder.resolve()), files)).encode()).hexdigest()[:12]}"
 
 
 def load_base(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -105,12 +116,22 @@ def cut_layers(model: PreTrainedModel, layers: int) -> PreTrainedModel:
 
 def _from_pretrained(name: str, base: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
-        AutoConfig.from_pretrained(name)
-        return AutoModelForCausalLM.from_pretrained(name), AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
+        model, tokenizer = AutoModelForCausalLM.from_pretrained(name), AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(
             f"The base model `{base}` cannot be loaded: {reason}\n"
             "Expected a model id on the hub, a directory with config.json and safetensors, or one of "
             f"{', '.join(BUNDLED)}. Correct `model.base`."
         ) from None
+    lacking = [what for what, there in (
+        ("a chat template", tokenizer.chat_template),
+        ("an end-of-sequence token", tokenizer.eos_token_id is not None),
+        ("decoder layers at `model.layers`", hasattr(model.base_model, "layers")),
+    ) if not there]  # fmt: skip
+    if lacking:
+        raise ModelError(
+            f"The base model `{base}` has no {' and no '.join(lacking)}: llmrec needs a chat model of the Llama kind "
+            "(Llama, Qwen, SmolLM, Mistral, ...). Choose another `model.base`."
+        )
+    return model, tokenizer

@@ -164,7 +164,9 @@ class MaskedDistribution:
         cited = (item >= 0) & (state.region == CITE)
         place = (state.history == item[:, None]).long().argmax(1)
         with_cited = new["common"].gather(2, place[:, None, None].expand(-1, new["common"].shape[1], 1))[..., 0]
-        new["facts"] = torch.where(cited[:, None], new["facts"] & with_cited, new["facts"])
+        # Sharing a person can only be said once it is said with whom.
+        may = with_cited & (new["facts"] | ~self._is_own)
+        new["facts"] = torch.where(cited[:, None], may, new["facts"])
 
     def _advance_fact(self, state: DecodingState, tokens: torch.Tensor, new: dict[str, torch.Tensor]) -> None:
         if self.fact_trie is None:
@@ -193,8 +195,8 @@ class MaskedDistribution:
         for kinds in (slice(None), self._is_own, self._is_category):  # the last that any item fits counts
             fitting = new["common"][:, kinds].any(1)
             citable = torch.where(fitting.any(1, keepdim=True), fitting, citable)
-        somewhere = new["common"].any(2)
-        facts = torch.where((somewhere & new["own"]).any(1, keepdim=True), somewhere, somewhere | new["own"])
+        somewhere = new["common"].any(2) & self._is_own
+        facts = torch.where(somewhere.any(1, keepdim=True), somewhere, new["own"])
         new["facts"] = torch.where(rows[:, None], facts, new["facts"])
         new["citable"] = torch.where(rows[:, None], citable, new["citable"])
 

@@ -79,7 +79,8 @@ class RecPolicy(nn.Module):
     def create(cls, config: Config, data: InteractionData) -> "RecPolicy":
         """A fresh policy on the configured base: new item tokens start from the words of title and facts."""
         base, tokenizer = load_base(config.model)
-        facts = FactBook.from_data(data)
+        reserved = {token for text in all_texts() for token in _words(tokenizer, text)}
+        facts = FactBook.from_data(data, lambda fact: _words(tokenizer, fact.words)[0] not in reserved)
         vocabulary = ItemVocabulary.build(data, tokenizer, config.catalogue.scheme)
         _add_item_tokens(base, tokenizer, vocabulary, [facts.description(item) for item in range(data.num_items)])
         model = get_peft_model(base, _lora_config(base, vocabulary, config.model), adapter_name=SFT_ADAPTER)
@@ -157,11 +158,6 @@ class RecPolicy(nn.Module):
         layer = module.token_adapter
         adapter = layer.active_adapters[0]
         return layer.token_indices[adapter][0], layer.trainable_tokens_delta[adapter]
-
-    def item_parameters(self) -> list[nn.Parameter]:
-        """The embeddings of item tokens of the active adapter; none under the scheme `title`."""
-        adapter = self.model.active_adapter
-        return [p for name, p in self.model.named_parameters() if name.endswith(f"trainable_tokens_delta.{adapter}")]
 
     # -- adapters ---------------------------------------------------------------------------------------------------
 
@@ -251,6 +247,10 @@ class RecPolicy(nn.Module):
             raise ModelError(f"{directory}: the adapter cannot be read: {error}. Copy or train it again.") from error
         catalogue = CatalogueConfig(**description["catalogue"])
         return cls(model, tokenizer, vocabulary, catalogue, model_config, FactBook.load(directory))
+
+
+def _words(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def _read_description(directory: Path) -> dict:

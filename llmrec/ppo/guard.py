@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 from llmrec.errors import RunError
 from llmrec.files import read_json, write_json
@@ -30,12 +32,14 @@ class Guard:
 
     def look(self, policy: RecPolicy, step: int) -> dict[str, float]:
         """Measures the policy; keeps its adapter if it is the best so far (the SFT start is step 0)."""
-        ndcg = self.ndcg(policy)
+        ndcg = broadcast_object_list([self.ndcg(policy)])[0]  # processes must agree on the best
         best = max((entry["ndcg@10"] for entry in self.history), default=-np.inf)
         self.history.append({"step": step, "ndcg@10": ndcg})
-        if ndcg > best:
-            policy.save_pretrained(self.directory / "adapter")
-        self.save()
+        if PartialState().is_main_process:
+            if ndcg > best:
+                policy.save_pretrained(self.directory / f"adapter-{step}")
+            write_json(self.directory / "guard.json", self.history)
+        PartialState().wait_for_everyone()
         return {"eval/ndcg@10": ndcg, "eval/best_ndcg@10": max(best, ndcg)}
 
     def ndcg(self, policy: RecPolicy) -> float:
@@ -48,7 +52,7 @@ class Guard:
 
     def restore_best(self, policy: RecPolicy) -> None:
         """Puts the best adapter's weights into the policy."""
-        policy.load_adapter_weights(self.directory / "adapter")
+        policy.load_adapter_weights(self.directory / f"adapter-{self.best_step}")
 
     @property
     def best_step(self) -> int:
@@ -66,10 +70,6 @@ class Guard:
             "users": len(self.windows),
             "history": self.history,
         }
-
-    def save(self) -> None:
-        """Writes what it saw beside the best adapter."""
-        write_json(self.directory / "guard.json", self.history)
 
     def load(self, step: int) -> None:
         """Reads what it saw up to a step back, to go on from a checkpoint.

@@ -13,7 +13,6 @@ from trl.experimental.ppo import PPOConfig
 from llmrec.catalogue.prompt import profiles
 from llmrec.config import Config, PPOSection
 from llmrec.data.dataset import InteractionData, Targets, load_data
-from llmrec.errors import ConfigError
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import Window
 from llmrec.ppo.checkpoint import checkpoints
@@ -29,10 +28,8 @@ def train_ppo(run: Run) -> dict:
 
     Raises:
         RunError: an earlier stage has not finished.
-        ConfigError: the options do not fit each other.
     """
     run.require("data", "sft", "reward")
-    check_options(run.config)
     run.begin("ppo")
     data, section = load_data(run.path("data")), run.config.ppo
     torch.manual_seed(run.config.seed)
@@ -56,31 +53,6 @@ def train_ppo(run: Run) -> dict:
     metrics = {"updates": trainer.state.global_step, "guard": trainer.guard.report(), "log": log}
     run.finish("ppo", metrics)
     return metrics
-
-
-def check_options(config: Config) -> None:
-    """Options whose combination cannot work.
-
-    Raises:
-        ConfigError: names the keys and says what would fit.
-    """
-    section = config.ppo
-    batch = section.per_device_train_batch_size * section.gradient_accumulation_steps
-    if section.advantage == "exact" and config.catalogue.scheme != "atomic":
-        raise ConfigError(
-            f"ppo.advantage `exact` needs one token an item (catalogue.scheme: atomic), found "
-            f"`{config.catalogue.scheme}`: set ppo.advantage to `gae`."
-        )
-    if batch % section.num_generations:
-        raise ConfigError(
-            f"ppo.num_generations is {section.num_generations}, which does not divide the batch of {batch} episodes "
-            "(per_device_train_batch_size x gradient_accumulation_steps)."
-        )
-    if batch % section.num_mini_batches or section.gradient_accumulation_steps % section.num_mini_batches:
-        raise ConfigError(
-            f"ppo.num_mini_batches is {section.num_mini_batches}, which does not divide gradient_accumulation_steps "
-            f"({section.gradient_accumulation_steps})."
-        )
 
 
 def training_rows(data: InteractionData, config: Config) -> Dataset:
@@ -108,9 +80,8 @@ def training_rows(data: InteractionData, config: Config) -> Dataset:
 
 
 def validation_guard(run: Run, data: InteractionData) -> Guard:
-    """A guard on a seeded sample of validation users, of leave-one-out where there is one."""
-    split = "leave_one_out" if "leave_one_out" in data.targets else "temporal"
-    targets = data.targets[split]["valid"]
+    """A guard on a seeded sample of `InteractionData.selection_targets`."""
+    targets = data.selection_targets()
     order = np.random.default_rng((run.config.seed, 11)).permutation(len(targets))[: run.config.ppo.eval_users]
     sample = Targets(targets.users[order], targets.positions[order])
     windows = target_windows(data, sample, run.config)
@@ -133,7 +104,7 @@ def training_arguments(run: Run) -> PPOConfig:
     """TRL's arguments for the section of a config."""
     section: PPOSection = run.config.ppo
     same = (
-        "total_episodes learning_rate per_device_train_batch_size gradient_accumulation_steps gradient_checkpointing "
+        "total_episodes learning_rate per_device_train_batch_size gradient_accumulation_steps "
         "num_mini_batches num_ppo_epochs response_length missing_eos_penalty kl_coef kl_estimator cliprange "
         "cliprange_value vf_coef gamma lam temperature max_grad_norm save_steps"
     )
@@ -141,9 +112,9 @@ def training_arguments(run: Run) -> PPOConfig:
         output_dir=str(run.path("ppo", "checkpoints")),
         **{name: getattr(section, name) for name in same.split()},
         local_rollout_forward_batch_size=section.per_device_train_batch_size,
+        gradient_checkpointing=False,
         num_sample_generations=0,
-        lr_scheduler_type="constant_with_warmup",
-        warmup_steps=2,
+        lr_scheduler_type="linear",
         logging_steps=1,
         bf16=torch.cuda.is_available(),
         use_cpu=not torch.cuda.is_available(),

@@ -252,9 +252,10 @@ class RecPPOTrainer(PPOTrainer):
             vf_loss, vf_clipped = value_loss(values, part.values, part.returns, part.learned, args.cliprange_value)
             loss = pg_loss + args.vf_coef * vf_loss
             if part.items:
-                item_loss, item_clipped = self._exact_loss(batch, hidden, part.items)
-                loss = loss + self.section.item_loss_weight * item_loss
+                item_loss, taken_loss, item_clipped = self._exact_loss(batch, hidden, part.items)
+                loss = loss + self.section.item_loss_weight * (item_loss + self.section.ptx_coef * taken_loss)
                 stats["loss/item_avg"].append(item_loss.item())
+                stats["loss/ptx_avg"].append(taken_loss.item())
                 stats["policy/item_clipfrac_avg"].append(item_clipped.item())
             self.accelerator.backward(loss)
             if self.accelerator.sync_gradients:
@@ -294,11 +295,17 @@ class RecPPOTrainer(PPOTrainer):
 
     def _exact_loss(
         self, batch: PackedBatch, hidden: torch.Tensor, items: list[ItemExperience]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        new = torch.cat(decision_log_probs(self.policy, batch, hidden, self.args.temperature))
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The exact surrogate; the negative log-likelihood of the items that the prompts show (PPO-ptx, Ouyang et
+        al., 2022), which keeps RL from unlearning what users take; and the clipped probability mass.
+        """
+        decisions = decision_log_probs(self.policy, batch, hidden, self.args.temperature)
+        new = torch.cat(decisions)
         old = torch.cat([e.log_probs for e in items])
         advantages = torch.cat([e.advantages for e in items])
-        return exact_item_loss(new, old, advantages, self.args.cliprange)
+        loss, clipped = exact_item_loss(new, old, advantages, self.args.cliprange)
+        taken = torch.cat([taken_log_probs(self.policy, d, row) for d, row in zip(decisions, batch.items, strict=True)])
+        return loss, -taken.mean() if len(taken) else loss.new_zeros(()), clipped
 
     # -- pieces of a step -----------------------------------------------------------------------------------------------
 
@@ -391,6 +398,22 @@ def decision_log_probs(
     nodes = torch.zeros_like(row)
     log_probs = policy.distribution.items(hidden[row, position], nodes, available, temperature)
     return list(log_probs.split(shown.tolist()))
+
+
+def taken_log_probs(policy: RecPolicy, decisions: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities of what the user took at the decisions of one window.
+
+    Args:
+        decisions: after each of J shown items, [J, C]; what follows the last is not shown.
+        items: the window's items, padded, [width].
+
+    Returns:
+        at most J-1 numbers: an item that was had before could not have been chosen and is left out.
+    """
+    following = items[1 : len(decisions)]
+    column = torch.argsort(policy.vocabulary.trie.order)[following]
+    taken = decisions[:-1].gather(1, column[:, None])[:, 0]
+    return taken[taken.isfinite()]
 
 
 def place_rewards(

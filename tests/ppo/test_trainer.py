@@ -3,6 +3,7 @@ import pytest
 import torch
 from trl.experimental.ppo import PPOConfig
 
+from llmrec.config import check_options
 from llmrec.errors import ConfigError
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import Window
@@ -10,7 +11,7 @@ from llmrec.policy.ranking import item_scores
 from llmrec.ppo.checkpoint import checkpoints, save_checkpoint
 from llmrec.ppo.guard import Guard
 from llmrec.ppo.reward import RewardBatch
-from llmrec.ppo.stage import check_options, training_rows
+from llmrec.ppo.stage import training_rows
 from llmrec.ppo.trainer import RecPPOTrainer
 from tests.conftest import disturb, make_config
 
@@ -41,6 +42,8 @@ def make_trainer(base, data, directory, scheme="atomic", guard=None, **options) 
         "response_length": 24,
         "learning_rate": 1e-3,
         "total_episodes": 24,
+        "ptx_coef": 0.0,
+        "item_loss_weight": 1.0,
         "missing_eos_penalty": 0.1,
     } | options
     config = make_config(base, scheme, ppo=section)
@@ -49,7 +52,7 @@ def make_trainer(base, data, directory, scheme="atomic", guard=None, **options) 
     disturb(policy, 0.1)
     policy.add_rl_adapter()
     names = "total_episodes learning_rate per_device_train_batch_size gradient_accumulation_steps num_ppo_epochs "
-    names += "response_length missing_eos_penalty gradient_checkpointing temperature save_steps max_grad_norm"
+    names += "response_length missing_eos_penalty temperature save_steps max_grad_norm"
     arguments = PPOConfig(
         output_dir=str(directory),
         **{name: getattr(config.ppo, name) for name in names.split()},
@@ -57,6 +60,7 @@ def make_trainer(base, data, directory, scheme="atomic", guard=None, **options) 
         num_sample_generations=0,
         bf16=False,
         use_cpu=True,
+        gradient_checkpointing=False,
         report_to="none",
         logging_steps=1,
         disable_tqdm=True,
@@ -66,8 +70,8 @@ def make_trainer(base, data, directory, scheme="atomic", guard=None, **options) 
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"num_generations": 4}, {"temperature": 0.7}, {"advantage": "gae"}, {"gradient_checkpointing": True}],
-    ids=["exact", "generations", "temperature", "gae", "checkpointing"],
+    [{}, {"num_generations": 4}, {"temperature": 0.7}, {"advantage": "gae"}],
+    ids=["exact", "generations", "temperature", "gae"],
 )
 def test_the_first_step_starts_at_ratio_one(tiny_base, data, tmp_path, options):
     trainer = make_trainer(tiny_base, data, tmp_path, num_mini_batches=1, **options)

@@ -1,0 +1,150 @@
+"""All stages on a tiny language model and a real slice of MovieLens-100K, through the command line."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import make_base
+
+RECBOLE = importlib.util.find_spec("recbole")
+pytestmark = pytest.mark.skipif(RECBOLE is None, reason="MovieLens-100K comes with `pip install --no-deps recbole`")
+USERS = 60
+
+
+def llmrec(*arguments: str, code: int = 0) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "llmrec", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def slice_of_movielens(tmp_path_factory) -> Path:
+    """The first users of the real log, with every file of the format."""
+    source = Path(RECBOLE.submodule_search_locations[0]) / "dataset_example" / "ml-100k"
+    target = tmp_path_factory.mktemp("ml-slice")
+    for file in source.iterdir():
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        if file.suffix in (".inter", ".user"):
+            lines = lines[:1] + [line for line in lines[1:] if int(line.split("\t")[0]) <= USERS]
+        (target / file.name.replace("ml-100k", target.name)).write_text("".join(lines), encoding="utf-8")
+    return target
+
+
+@pytest.fixture(scope="module")
+def config(slice_of_movielens, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("experiment")
+    values = {
+        "name": "tiny",
+        "output_dir": str(folder / "runs"),
+        "data": {"format": "recbole", "path": str(slice_of_movielens), "click": ["rating>=1"],
+                 "targets_per_user": 2},
+        "catalogue": {"max_history": 12, "user_attributes": ["age", "occupation"]},
+        "model": {"base": make_base(folder / "base"), "lora_r": 4},
+        "sft": {"num_train_epochs": 0.5, "save_steps": 10, "learning_rate": 2.0e-3},
+        "reward": {"num_train_epochs": 2},
+        "ppo": {"total_episodes": 64, "eval_users": 20, "eval_steps": 1, "response_length": 24},
+        "evaluation": {"bootstrap": 200},
+    }  # fmt: skip
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(config) -> Path:
+    output = llmrec("run", config).stdout
+    assert "HR@10" in output and "llmrec recommend" in output
+    return config.parent / "runs" / "tiny"
+
+
+def test_the_report_has_what_the_readme_says(run):
+    report = json.loads((run / "report.json").read_text())
+    for split in ("temporal", "leave_one_out"):
+        models = report["splits"][split]["models"]
+        assert set(models) == {"popularity", "markov", "ease", "reward_model", "sft", "ppo"}
+        for metrics in models.values():
+            expected = {f"{m}@{k}" for m in ("hr", "ndcg") for k in (1, 5, 10, 20)} | {"mrr", "coverage"}
+            assert set(metrics) == expected
+            low, high = metrics["hr@10"]["ci95"]
+            assert 0 <= low <= metrics["hr@10"]["value"] <= high <= 1
+        assert set(report["splits"][split]["comparisons"]["ppo_vs_sft"]["ndcg@10"]) == {"difference", "ci95", "p_holm"}
+    assert report["splits"]["leave_one_out"]["models"]["sft"]["hr@10"]["n"] == USERS
+    for adapter in ("sft", "ppo"):
+        rates = report["generation"][adapter]
+        assert rates["unseen"] == {"rate": 1.0, "n": USERS}
+        assert set(rates) == {"validity", "unseen", "groundedness", "distinct_wordings"}
+    assert {"before", "after", "difference", "judge_before", "judge_after"} <= set(report["reward"])
+    assert report["guard"]["users"] == 20
+    assert set(report["seconds"]) == {"data", "sft", "reward", "ppo"}
+
+
+def test_a_second_run_repeats_nothing(run, config):
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("metrics.json")}
+    output = llmrec("run", config).stdout
+    assert output.count("skipped") == 5
+    assert {p: p.stat().st_mtime_ns for p in run.rglob("metrics.json")} == before
+
+
+def test_recommend_for_a_known_user(run):
+    done = llmrec("recommend", "--run", run, "--user", "7", "--top-k", "4", "--json")
+    ranked = json.loads(done.stdout)["recommendations"]
+    assert len(ranked) == 4
+    scores = [item["score"] for item in ranked]
+    assert scores == sorted(scores, reverse=True) and 0 < sum(scores) <= 1
+    assert all(item["title"] for item in ranked)
+
+
+def test_recommend_for_someone_new(run):
+    titles = ["Toy Story (1995)", "aladdin (1992)"]
+    done = llmrec("recommend", "--run", run, "--history", *titles, "--exclude", "Fargo (1996)", "--json")
+    ranked = [item["title"] for item in json.loads(done.stdout)["recommendations"]]
+    assert not {"Toy Story (1995)", "Aladdin (1992)", "Fargo (1996)"} & set(ranked)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--history", "Toy Storey (1995)"], "Toy Story (1995)"),
+        (["--user", "4711"], "There is no user 4711"),
+        ([], "--user ID"),
+    ],
+)
+def test_requests_that_cannot_be_met(run, arguments, words):
+    assert words in llmrec("recommend", "--run", run, *arguments, code=2).stderr
+
+
+def test_another_config_is_refused_and_nothing_is_touched(run, config, tmp_path):
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()}
+    values = yaml.safe_load(config.read_text())
+    values["sft"]["learning_rate"] = 1.0e-4
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump(values))
+    error = llmrec("run", other, code=2).stderr
+    assert "sft.learning_rate: 0.002 -> 0.0001" in error
+    assert {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()} == before
+
+
+def test_an_interrupted_stage_goes_on(run, config, tmp_path):
+    """SFT killed after its first checkpoint ends where an uninterrupted one ends."""
+    values = yaml.safe_load(config.read_text())
+    values |= {"name": "killed", "output_dir": str(tmp_path)}
+    path = tmp_path / "killed.yaml"
+    path.write_text(yaml.safe_dump(values))
+    llmrec("prepare", path)
+    process = subprocess.Popen([sys.executable, "-m", "llmrec", "sft", str(path)], stderr=subprocess.DEVNULL,
+                               stdout=subprocess.DEVNULL)  # fmt: skip
+    checkpoint = tmp_path / "killed" / "sft" / "checkpoints" / "checkpoint-10" / "trainer_state.json"
+    while not checkpoint.is_file():
+        assert process.poll() is None, "it ended before its first checkpoint"
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "killed" / "sft" / "metrics.json").exists()
+    llmrec("sft", path)
+    name = "sft/adapter/adapter_model.safetensors"
+    assert (tmp_path / "killed" / name).read_bytes() == (run / name).read_bytes()
