@@ -9,6 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from llmrec.catalogue.justification import all_texts
 from llmrec.config import Config, parse_config
 from llmrec.data.dataset import InteractionData, Targets
 from llmrec.policy.model import RecPolicy
@@ -36,10 +37,13 @@ def make_base(directory, hidden_size: int = 32, layers: int = 2) -> str:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    texts = ['Like "Red Sky", it is Comedy and Drama from the 1990s. Both this and "Blue Note" are Sci-Fi too.'] * 4
+    # Enough merges for every word of a justification to be one token, as it is in real vocabularies.
+    genres = "Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror Musical"
+    words = f"{genres} Mystery Romance Sci-Fi Thriller War Western with the same director actor from the 1990s".split()
+    texts = [*all_texts(), *(f' "x {word}' for word in words)] * 3
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=340, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        vocab_size=1000, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
     tokenizer.train_from_iterator(texts, trainer)
     fast = PreTrainedTokenizerFast(

@@ -19,7 +19,7 @@ TEMPLATES = (
     " Because of {X}:{F} once more.",
     " More{F} after {X}.",
     " It is{F}, as is {X}.",
-    " Since you had {X}, here is something{F}.",
+    " After {X}, one that is{F}.",
     "{F} again, as in {X}.",
 )
 NOTHING_IN_COMMON = " It is{F}. You also know {X}."
