@@ -246,7 +246,7 @@ def _disk_is_full(error: BaseException | None) -> bool:
     """Whether an error or its cause is a full disk; Rust and C++ libraries only say it in words."""
     while error is not None:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or "No space left on device" in str(error):
+        if full or "No space left on device" in str(error) or "PytorchStreamWriter failed writing" in str(error):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hub import Hub
+from tests.hub import Hub
 
 from llmrec.config import parse_config
 from llmrec.errors import ModelError, UserError

@@ -81,6 +81,8 @@ def build_data(log: RawLog, config: DataConfig, seed: int) -> InteractionData:
     lengths = np.bincount(history["user"], minlength=len(user_ids))
     splits = make_splits(history, lengths, config, seed)
     ends = np.cumsum(lengths)[:-1]
+    train_lengths = shared_train_lengths(splits.values())
+    history["purchase"] = known_purchases(history, lengths, train_lengths)
     data = InteractionData(
         items=log.items.reset_index(drop=True),
         users=_user_table(log, user_index),
@@ -88,7 +90,7 @@ def build_data(log: RawLog, config: DataConfig, seed: int) -> InteractionData:
         histories=np.split(history["item"].to_numpy(), ends),
         purchases=np.split(history["purchase"].to_numpy(), ends),
         timestamps=np.split(history["timestamp"].to_numpy(), ends),
-        train_lengths=shared_train_lengths(splits.values()),
+        train_lengths=train_lengths,
         targets={name: split.targets for name, split in splits.items()},
         exposures=find_exposures(events),
     )
@@ -105,17 +107,37 @@ def first_clicks(events: pd.DataFrame, seed: int) -> pd.DataFrame:
         seed: of the hash.
 
     Returns:
-        rows of `user_id, item_id, item, timestamp, purchase`; a user's rows are in order, but users may be
-        mixed. `purchase` says whether the user ever purchased the item.
+        rows of `user_id, item_id, item, timestamp, bought_at`; a user's rows are in order, but users may be
+        mixed. `bought_at` is the time of the user's first purchase of the item, NaN if there is none.
     """
     pair = ["user_id", "item"]
     clicks = events[events["click"]].sort_values("timestamp", kind="stable")
     history = clicks.drop_duplicates(pair).reset_index(drop=True)
-    bought = pd.MultiIndex.from_frame(events.loc[events["purchase"], pair].drop_duplicates())
-    history["purchase"] = pd.MultiIndex.from_frame(history[pair]).isin(bought)
+    bought = events[events["purchase"]].groupby(pair)["timestamp"].min()
+    history["bought_at"] = bought.reindex(pd.MultiIndex.from_frame(history[pair])).to_numpy(dtype=np.float64)
     tie = seeded_hash(seed, "ties", history["user_id"], history["item_id"])
     order = np.lexsort((tie, history["timestamp"]))
-    return history.iloc[order].reset_index(drop=True)[["user_id", "item_id", "item", "timestamp", "purchase"]]
+    return history.iloc[order].reset_index(drop=True)[["user_id", "item_id", "item", "timestamp", "bought_at"]]
+
+
+def known_purchases(history: pd.DataFrame, lengths: np.ndarray, train_lengths: np.ndarray) -> np.ndarray:
+    """Which clicks count as purchased, bool [E].
+
+    A click of the training part counts only if it was bought before the user's first held-out click: what was
+    bought later is not known to a model that is trained on the part before.
+
+    Args:
+        history: rows of `timestamp, bought_at`, sorted by user and time.
+        lengths, train_lengths: of each history, int64 [U].
+    """
+    starts = np.cumsum(lengths) - lengths
+    times = history["timestamp"].to_numpy()
+    held_out = train_lengths < lengths
+    first = np.full(len(lengths), np.inf)
+    first[held_out] = times[(starts + train_lengths)[held_out]]
+    bought_at = history["bought_at"].to_numpy()
+    training = np.arange(len(history)) < np.repeat(starts + train_lengths, lengths)
+    return np.where(training, bought_at <= np.repeat(first, lengths), ~np.isnan(bought_at))
 
 
 def natural_key(user_id: str) -> tuple:

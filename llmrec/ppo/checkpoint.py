@@ -24,8 +24,9 @@ def save_checkpoint(trainer: "RecPPOTrainer") -> None:
     with atomic_directory(root / f"checkpoint-{trainer.state.global_step}") as folder:
         trainer.policy.save_pretrained(folder / "adapter")
         save_file(trainer.value_model.state_dict(), folder / "critic.safetensors")
-        torch.save(trainer.optimizer.state_dict(), folder / "optimizer.pt")
-        torch.save(trainer.lr_scheduler.state_dict(), folder / "scheduler.pt")
+        for name, part in (("optimizer.pt", trainer.optimizer), ("scheduler.pt", trainer.lr_scheduler)):
+            with open(folder / name, "wb") as file:  # an open file, so that a full disk is an OSError
+                torch.save(part.state_dict(), file)
         progress = {"global_step": trainer.state.global_step, "episode": trainer.state.episode}
         write_json(folder / "progress.json", progress | {"log_history": trainer.state.log_history})
     for old in checkpoints(root)[:-KEPT]:

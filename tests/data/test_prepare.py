@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from logs import config, raw_log
+from tests.data.logs import config, raw_log
 
-from llmrec.data.prepare import build_data, load_data, natural_key, prepare_stage, save_data
+from llmrec.data.dataset import InteractionData, Targets
+from llmrec.data.prepare import build_data, known_purchases, load_data, natural_key, prepare_stage, save_data
 from llmrec.data.readers import RawLog
 from llmrec.errors import ConfigError, DataError, RunError
 
@@ -233,3 +234,33 @@ def test_stage_keeps_an_earlier_result_on_failure(tmp_path):
     with pytest.raises(ConfigError, match="data.click"):
         prepare_stage(_run(tmp_path / "run", **tables, click=["buy"]))
     assert load_data(tmp_path / "run" / "data").num_users == 2
+
+
+def test_a_purchase_after_the_training_part_is_not_known_in_it():
+    # Two users of four clicks; training is the first two. Item 0 is bought in time, item 1 only after the cut.
+    history = pd.DataFrame(
+        {
+            "timestamp": [1, 2, 3, 4, 1, 2, 3, 4],
+            "bought_at": [2, 9, 9, np.nan, 3, np.nan, 4, 5],
+        }
+    )
+    known = known_purchases(history, np.array([4, 4]), np.array([2, 2]))
+    assert known.tolist() == [True, False, True, False, True, False, True, True]
+
+
+def test_models_are_never_chosen_on_events_of_the_temporal_test():
+    targets = {
+        "leave_one_out": {"valid": Targets(np.array([0, 1]), np.array([1, 1]))},
+        "temporal": {"test": Targets(np.array([1]), np.array([2]))},
+    }
+    data = InteractionData(
+        items=pd.DataFrame({"item_id": list("abc")}),
+        users=pd.DataFrame({"user_id": ["u", "v"]}),
+        facts=pd.DataFrame(),
+        histories=[np.arange(3), np.arange(3)],
+        purchases=[np.zeros(3, bool)] * 2,
+        timestamps=[np.array([1, 2, 3]), np.array([1, 5, 4])],
+        train_lengths=np.array([1, 1]),
+        targets=targets,
+    )
+    assert data.selection_targets().users.tolist() == [0]  # user 1's validation event lies after the test began
