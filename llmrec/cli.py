@@ -42,9 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # main() formats errors
 )
 ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML config, or a run directory")]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="print JSON on stdout and everything else on stderr")
-]
+JsonOption = Annotated[bool, typer.Option("--json", help="print JSON on stdout and everything else on stderr")]
 RunOption = Annotated[Path, typer.Option("--run", metavar="DIR", help="a run directory")]
 AdapterOption = Annotated[
     Literal["sft", "ppo"] | None,
@@ -132,14 +130,10 @@ def recommend_verb(
 @app.command("push")
 def push_verb(
     run: RunOption,
-    repo: Annotated[
-        str, typer.Option(metavar="OWNER/NAME", help="the hub repository; made if there is none")
-    ],
+    repo: Annotated[str, typer.Option(metavar="OWNER/NAME", help="the hub repository; made if there is none")],
     adapter: AdapterOption = None,
     private: Annotated[bool, typer.Option("--private", help="make a new repository private")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="check and list the files, upload nothing")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check and list the files, upload nothing")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Upload the adapter, its config, its report and a model card to a hub, in one commit."""
@@ -147,9 +141,7 @@ def push_verb(
         from llmrec.push import push
 
         console = console_for(stderr=as_json)
-        url = push(
-            Run.open(run), repo, adapter=adapter, private=private, dry_run=dry_run, say=say_on(console)
-        )
+        url = push(Run.open(run), repo, adapter=adapter, private=private, dry_run=dry_run, say=say_on(console))
     if as_json:
         print_json({"url": url, "dry_run": dry_run})
 
@@ -325,9 +317,7 @@ def _load_recommender(run: Run, adapter: str | None) -> Any:
 
 def _interact(console: Console, recommender: Any, top_k: int, excluded: list[int]) -> None:
     """Reads titles, prints recommendations, until `:quit` or the end of input."""
-    console.print(
-        "Titles, separated by `;`. `:exclude TITLE; ...` leaves items out, `:exclude` alone lets all"
-    )
+    console.print("Titles, separated by `;`. `:exclude TITLE; ...` leaves items out, `:exclude` alone lets all")
     console.print("back in, `:quit` ends.")
     history: list[int] = []
     while True:

@@ -107,7 +107,8 @@ class PPOSection(Section):
 
     total_episodes: int = Field(1024, ge=1)
     advantage: Literal["exact", "gae"] = Field(
-        "exact", description="at item positions: an expectation over the catalogue (atomic), or sampled with GAE"
+        "exact",
+        description="at item positions: an expectation over the catalogue (atomic), or sampled with GAE",
     )
     learning_rate: float = Field(1e-4, gt=0)
     per_device_train_batch_size: int = Field(8, ge=1, description="episodes a forward pass of the update")

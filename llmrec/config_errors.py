@@ -32,9 +32,7 @@ def describe(error: dict[str, Any], source: str, model: type[BaseModel]) -> str:
     key = _dotted(location)
     if error["type"] == "extra_forbidden":
         section = _section(model, location[:-1])
-        return (
-            f"{source}: unknown key `{key}`: {_nearest(str(location[-1]), _keys(section), 'known keys here')}"
-        )
+        return f"{source}: unknown key `{key}`: {_nearest(str(location[-1]), _keys(section), 'known keys here')}"
     if error["type"] == "missing" and isinstance(location[-1], int):
         return f"{source}: `{_dotted(location[:-1])}` has too few values."
     if error["type"] == "missing":

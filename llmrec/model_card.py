@@ -21,9 +21,7 @@ def model_card(config: Config, *, repo: str, adapter: str, base: str | None, rep
         base: hub id of the base model; None if it is a local directory.
         report: `report.json`, or an empty dict if the run was not evaluated.
     """
-    metadata = yaml.safe_dump(
-        _metadata(config, repo, adapter, base, report), sort_keys=False, allow_unicode=True
-    )
+    metadata = yaml.safe_dump(_metadata(config, repo, adapter, base, report), sort_keys=False, allow_unicode=True)
     sections = [
         f"---\n{metadata}---\n",
         f"# {repo.split('/')[-1]}\n",
@@ -80,9 +78,7 @@ def _results(adapter: str, report: dict) -> str:
     lines = ["## Results\n"]
     for split in report.get("splits", {}):
         models = _split(report, split)
-        lines.append(
-            f"Test part of the `{split}` split, full catalogue ranked, seen items filtered; 95 % intervals:\n"
-        )
+        lines.append(f"Test part of the `{split}` split, full catalogue ranked, seen items filtered; 95 % intervals:\n")
         lines.append("| model | " + " | ".join(_INDEXED.values()) + " |\n|---|" + "---|" * len(_INDEXED))
         for model, metrics in models.items():
             cells = " | ".join(_with_interval(metrics.get(key)) for key in _INDEXED)
@@ -122,9 +118,7 @@ def _limits(config: Config, report: dict) -> str:
             "weights its numbers differ a little from those above."
         )
     if report.get("guard", {}).get("fell_back_to_sft"):
-        lines.append(
-            "- No PPO step beat the supervised start on validation, so this is the supervised adapter."
-        )
+        lines.append("- No PPO step beat the supervised start on validation, so this is the supervised adapter.")
     return "\n".join(lines) + "\n"
 
 

@@ -118,20 +118,14 @@ def _copy_files(run: Run, adapter: str, folder: Path) -> None:
                     shutil.copyfile(file, folder / file.name)
     missing = [name for name in _OF_STAGE + _SHARED if not (folder / name).exists()]
     if missing:
-        raise ModelError(
-            f"{run.path(adapter)} lacks {', '.join(missing)}. Delete that folder and run its stage again."
-        )
+        raise ModelError(f"{run.path(adapter)} lacks {', '.join(missing)}. Delete that folder and run its stage again.")
 
 
 def _without_local_paths(values: dict) -> dict:
     """The config without directories of this machine: of an absolute path only the last part stays."""
     values = {**values, "output_dir": "runs"}
     for section, keys in {"data": ("path", "items", "users", "facts"), "model": ("base",)}.items():
-        local = {
-            key: Path(values[section][key]).name
-            for key in keys
-            if Path(values[section][key] or "").is_absolute()
-        }
+        local = {key: Path(values[section][key]).name for key in keys if Path(values[section][key] or "").is_absolute()}
         values[section] = {**values[section], **local}
     return values
 
@@ -163,9 +157,7 @@ def _upload(files: list[Path], repo: str, private: bool, message: str) -> str:
         created = api.create_repo(repo, private=private or None, exist_ok=True)
         # `exist_ok` does not change who can see a repository that exists.
         if private and not api.model_info(created.repo_id).private:
-            raise UserError(
-                f"{created} exists and is public, but --private was asked for. Choose another name."
-            )
+            raise UserError(f"{created} exists and is public, but --private was asked for. Choose another name.")
         # Not `upload_folder`: with Xet it may spread the files over several commits.
         operations = [CommitOperationAdd(path_in_repo=file.name, path_or_fileobj=file) for file in files]
         api.create_commit(created.repo_id, operations, commit_message=message)

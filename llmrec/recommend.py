@@ -3,7 +3,6 @@
 import difflib
 from dataclasses import dataclass
 
-
 from llmrec.catalogue.prompt import NEW_USER, profiles
 from llmrec.data.dataset import InteractionData, load_data
 from llmrec.errors import CatalogueError
@@ -110,9 +109,7 @@ class Recommender:
                 recommendation.text(self.policy.vocabulary.titles),
                 check(self.policy.facts, recommendation, set(items)).grounded,
             )
-            for item, score, recommendation in zip(
-                chosen.tolist(), best, parse(self.policy, completions), strict=True
-            )
+            for item, score, recommendation in zip(chosen.tolist(), best, parse(self.policy, completions), strict=True)
         ]
 
     def _who(self, history: list[int] | None, user: str | None) -> tuple[str, list[int]]:

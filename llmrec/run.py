@@ -99,9 +99,7 @@ class Run:
         check_options(config)
         directory = Path(config.output_dir) / config.name
         if directory.exists() and not directory.is_dir():
-            raise RunError(
-                f"{directory} is a file, not a run directory. Choose another `name` or `output_dir`."
-            )
+            raise RunError(f"{directory} is a file, not a run directory. Choose another `name` or `output_dir`.")
         run = cls(config, directory)
         run._refuse_other_config(*STAGES)
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -119,9 +117,7 @@ class Run:
         """
         directory = Path(directory)
         if not (directory / "config.yaml").is_file():
-            raise RunError(
-                f"{directory} is not a run directory (no config.yaml in it). {_runs_near(directory)}"
-            )
+            raise RunError(f"{directory} is not a run directory (no config.yaml in it). {_runs_near(directory)}")
         return cls(load_config(directory / "config.yaml"), directory)
 
     def path(self, stage: str, *parts: str) -> Path:
@@ -196,9 +192,7 @@ class Run:
         missing = [stage for stage in stages if not self.finished(stage)]
         if missing:
             commands = "\n".join(f"  llmrec {VERBS[stage]} {self.directory}" for stage in missing)
-            raise RunError(
-                f"{self.directory} has no finished {', '.join(missing)} stage. Run first:\n{commands}"
-            )
+            raise RunError(f"{self.directory} has no finished {', '.join(missing)} stage. Run first:\n{commands}")
 
     def _refuse_other_config(self, *stages: str) -> None:
         """Raises RunError if a stage was begun or finished under values other than this config's."""
@@ -229,9 +223,7 @@ class Run:
             except FileNotFoundError:
                 continue
             except (ValueError, KeyError, TypeError):
-                raise RunError(
-                    f"{file} was not written by llmrec. Delete {file.parent} to run it again."
-                ) from None
+                raise RunError(f"{file} was not written by llmrec. Delete {file.parent} to run it again.") from None
             # A stage that failed before it wrote anything, on a wrong path for instance, binds nobody.
             if name == "metrics.json" or _holds_more_than(file):
                 return recorded

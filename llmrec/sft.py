@@ -13,8 +13,6 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch.utils.data import SequentialSampler
-from torch.utils.tensorboard import SummaryWriter
-from transformers.integrations import TensorBoardCallback
 from trl import SFTConfig, SFTTrainer
 
 from llmrec.catalogue.justification import write
@@ -25,6 +23,7 @@ from llmrec.files import read_json
 from llmrec.policy.constraint import ITEM
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import PackedBatch, Window, pack, target_log_probs
+from llmrec.progress import watch
 from llmrec.run import Run
 
 
@@ -41,7 +40,7 @@ def train_sft(run: Run) -> dict:
     policy = RecPolicy.create(run.config, data)
     windows = training_windows(policy, data, run.config.catalogue.user_attributes, section, run.config.seed)
     trainer = RecSFTTrainer(policy, windows, training_arguments(section, run), section)
-    trainer.add_callback(TensorBoardCallback(SummaryWriter(str(run.path("sft", "logs")))))
+    watch(trainer, "sft", {"item_loss": "item loss", "text_loss": "text loss"}, run.path("sft", "logs"))
     trainer.train(resume_from_checkpoint=newest_checkpoint(run.path("sft", "checkpoints")))
     if trainer.is_world_process_zero():
         policy.save_pretrained(run.path("sft", "adapter"))
@@ -125,7 +124,7 @@ def training_arguments(section: SFTSection, run: Run) -> SFTConfig:
         save_steps=section.save_steps,
         save_total_limit=2,
         seed=run.config.seed,
-        report_to="none",  # TensorBoard is added with the run's own folder
+        report_to="none",  # `watch` reports
         remove_unused_columns=False,
         loss_type="nll",  # ours replaces it; TRL's default would patch the head
         dataset_kwargs={"skip_prepare_dataset": True},

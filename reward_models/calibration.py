@@ -36,9 +36,7 @@ def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(-np.where(np.asarray(labels, dtype=bool), np.log(p), np.log1p(-p)).mean())
 
 
-def calibration_error(
-    probabilities: np.ndarray, labels: np.ndarray, bins: int = 10, by: str = "count"
-) -> float:
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 10, by: str = "count") -> float:
     """Expected calibration error: mean over equal-mass bins of |mean probability - share of positives|.
 
     Args:

@@ -97,9 +97,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
         batch, length, size = x.shape
-        q, k, v = (
-            self.qkv(self.attention_norm(x)).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        )
+        q, k, v = self.qkv(self.attention_norm(x)).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         position = torch.arange(length, device=x.device)
         distance = position[:, None] - position  # [T, T], negative in the future
         bias = self.distance_bias[:, distance.clamp(min=0)].masked_fill(distance < 0, float("-inf"))
@@ -120,9 +118,7 @@ class ClickPurchaseModel(nn.Module):
     def __init__(self, config: ClickPurchaseConfig):
         super().__init__()
         if config.hidden_size % config.num_heads:
-            raise ModelError(
-                f"hidden_size {config.hidden_size} is not a multiple of num_heads {config.num_heads}."
-            )
+            raise ModelError(f"hidden_size {config.hidden_size} is not a multiple of num_heads {config.num_heads}.")
         self.config = config
         size, items = config.hidden_size, config.num_items
         self.items = nn.Embedding(items + 1, size)  # the last row is the start of every history
@@ -153,9 +149,7 @@ class ClickPurchaseModel(nn.Module):
     def states(self, history: Tensor, purchased: Tensor | None) -> Tensor:
         """States before the first item and after each: [B, L] -> [B, L + 1, D], L <= `config.window`."""
         if history.shape[1] > self.config.window:
-            raise ValueError(
-                f"A packed history has {history.shape[1]} items; the window is {self.config.window}."
-            )
+            raise ValueError(f"A packed history has {history.shape[1]} items; the window is {self.config.window}.")
         if purchased is None:
             purchased = torch.full_like(history, UNKNOWN)
         history = F.pad(history, (1, 0), value=self.config.num_items)
@@ -190,9 +184,7 @@ class ClickPurchaseModel(nn.Module):
         query, user = self.purchase_query(states), self.purchase_user_bias(states)
         if items is None:
             return F.linear(query, self.purchase_items.weight, self.purchase_item_bias) + user
-        return (
-            (query * self.purchase_items(items)).sum(-1) + self.purchase_item_bias[items] + user.squeeze(-1)
-        )
+        return (query * self.purchase_items(items)).sum(-1) + self.purchase_item_bias[items] + user.squeeze(-1)
 
     def click_logits(self, history: Tensor, purchased: Tensor | None) -> Tensor:
         """Calibrated click logits [B, L, N] after every prefix; a softmax over items gives P(click)."""
@@ -284,9 +276,7 @@ class ClickPurchaseModel(nn.Module):
         mask = torch.ones_like(history, dtype=torch.bool) if mask is None else mask.to(self.device).bool()
         history = history.masked_fill(~mask, 0)
         self._check_items(history)
-        purchased = (
-            None if purchased is None else purchased.to(self.device).long().masked_fill(~mask, UNKNOWN)
-        )
+        purchased = None if purchased is None else purchased.to(self.device).long().masked_fill(~mask, UNKNOWN)
         states = self.prefix_states(history, purchased)
         seen = had_after_each(history, mask, self.config.num_items)
         if had is not None:
@@ -336,9 +326,7 @@ class ClickPurchaseModel(nn.Module):
         write_json(directory / "config.json", {"model_type": FAMILY, **asdict(self.config)})
 
     @classmethod
-    def from_pretrained(
-        cls, directory: str | Path, item_ids: Iterable[str] | None = None
-    ) -> "ClickPurchaseModel":
+    def from_pretrained(cls, directory: str | Path, item_ids: Iterable[str] | None = None) -> "ClickPurchaseModel":
         """Reads what `save_pretrained` wrote, in eval mode.
 
         Args:
@@ -354,9 +342,7 @@ class ClickPurchaseModel(nn.Module):
             config = ClickPurchaseConfig(**values)
             model = cls(config)
         except (TypeError, ValueError, RuntimeError, ModelError) as error:
-            raise ModelError(
-                f"{directory / 'config.json'} does not describe this model ({error}). {MEND}"
-            ) from None
+            raise ModelError(f"{directory / 'config.json'} does not describe this model ({error}). {MEND}") from None
         check_catalogue(directory, config.num_items, config.items_sha256, item_ids)
         load_state(model, directory / "model.safetensors")
         return model.eval()

@@ -143,9 +143,7 @@ class EaseJudge(nn.Module):
         try:
             judge = cls(JudgeConfig(**values))
         except (TypeError, ValueError, RuntimeError) as error:
-            raise ModelError(
-                f"{directory / 'judge.json'} does not describe a judge ({error}). {MEND}"
-            ) from None
+            raise ModelError(f"{directory / 'judge.json'} does not describe a judge ({error}). {MEND}") from None
         check_catalogue(directory, judge.config.num_items, judge.config.items_sha256, item_ids)
         load_state(judge, directory / "judge.safetensors")
         return judge.eval()

@@ -72,9 +72,7 @@ def held_out(data: InteractionData, part: str, limit: int, seed: int) -> HeldOut
 
 
 @torch.no_grad()
-def _scored(
-    model: ClickPurchaseModel, events: HeldOut
-) -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Tensor]]:
+def _scored(model: ClickPurchaseModel, events: HeldOut) -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Tensor]]:
     """Chunks of m events: rows, states [m, D], click logits [m, N] (-inf: had), had, targets [m]."""
     for start in range(0, len(events), CHUNK):
         rows = slice(start, start + CHUNK)
@@ -208,9 +206,7 @@ def _ece(parts: list[tuple[np.ndarray, np.ndarray]]) -> float:
 @torch.no_grad()
 def purchase_quality(model: ClickPurchaseModel, events: HeldOut, rates: ItemRates) -> dict:
     """Metrics of P(purchase | click) on held-out clicks; AUC is null if all or none of them are purchases."""
-    logits = [
-        model.calibrated_purchase(states, targets) for _, states, _, _, targets in _scored(model, events)
-    ]
+    logits = [model.calibrated_purchase(states, targets) for _, states, _, _, targets in _scored(model, events)]
     predictions = {
         "model": torch.cat(logits).sigmoid().double().cpu().numpy(),
         "constant_rate": np.full(len(events), rates.purchase_rate),

@@ -92,9 +92,7 @@ def exposure_loss(model: ClickPurchaseModel, states: Tensor, batch: Batch) -> Te
     return F.softplus(-(gap + model.click_bias[taken] - model.click_bias[item])).mean()
 
 
-def batch_loss(
-    model: ClickPurchaseModel, batch: Batch, purchase_weight: float, negatives: Tensor | None
-) -> Tensor:
+def batch_loss(model: ClickPurchaseModel, batch: Batch, purchase_weight: float, negatives: Tensor | None) -> Tensor:
     """Click loss + `purchase_weight` x log-loss of purchases of clicked items (+ exposures), in nats."""
     states = model.states(batch.history, batch.purchased)
     valid = states[batch.mask]
@@ -119,9 +117,7 @@ def _optimizer(model: ClickPurchaseModel, config: RewardSection) -> torch.optim.
         head = name.startswith("purchase_") and not name.startswith("purchase_state")
         (heads if head else others).append(parameter)
     groups = [{"params": others, "share": 1.0}, {"params": heads, "share": PURCHASE_LEARNING_RATE}]
-    return torch.optim.AdamW(
-        groups, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay
-    )
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay)
 
 
 def train_epochs(
@@ -144,9 +140,7 @@ def train_epochs(
     optimizer = _optimizer(model, config)
     sampled = events.num_items > FULL_SOFTMAX_ITEMS and config.negatives < events.num_items
     # Cuts fall elsewhere in every epoch, so the number of windows varies a little: this is an estimate.
-    per_epoch = math.ceil(
-        len(cut_windows(events.histories, model.config.window, np.random.default_rng(seed))) / size
-    )
+    per_epoch = math.ceil(len(cut_windows(events.histories, model.config.window, np.random.default_rng(seed))) / size)
     total, step, curve, best, best_state = per_epoch * config.num_train_epochs, 0, [], -1.0, None
     for epoch in range(1, config.num_train_epochs + 1):
         model.train()
@@ -155,9 +149,7 @@ def train_epochs(
             batch = collate(events, pieces[start : start + size], rng).to(model.device)
             negatives = None
             if sampled:
-                negatives = torch.from_numpy(rng.integers(0, events.num_items, config.negatives)).to(
-                    model.device
-                )
+                negatives = torch.from_numpy(rng.integers(0, events.num_items, config.negatives)).to(model.device)
             for group in optimizer.param_groups:
                 group["lr"] = group["share"] * _learning_rate(step, total, config.learning_rate)
             loss = batch_loss(model, batch, config.purchase_weight, negatives)

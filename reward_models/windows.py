@@ -57,9 +57,7 @@ def training_events(data: InteractionData, users: np.ndarray | None = None) -> T
         _check_user(data, int(user), history, bought)
     total, bought = sum(map(len, histories)), int(sum(p.sum() for p in purchases))
     if not total:
-        raise DataError(
-            "No training events: use a longer log, or smaller `temporal_valid` and `temporal_test`."
-        )
+        raise DataError("No training events: use a longer log, or smaller `temporal_valid` and `temporal_test`.")
     if bought in (0, total):
         found = "no click is" if not bought else "every click is"
         raise DataError(
@@ -139,9 +137,7 @@ class Batch:
         return Batch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
 
-def cut_windows(
-    histories: Sequence[np.ndarray], window: int, rng: np.random.Generator
-) -> list[tuple[int, int, int]]:
+def cut_windows(histories: Sequence[np.ndarray], window: int, rng: np.random.Generator) -> list[tuple[int, int, int]]:
     """(user, start, end) of pieces of `window + 1` targets that cover every event once, in random order.
 
     Cuts of histories longer than that fall anywhere, another place every epoch, so that every event is
@@ -155,9 +151,7 @@ def cut_windows(
     return [pieces[i] for i in rng.permutation(len(pieces))]
 
 
-def collate(
-    events: TrainingEvents, pieces: Sequence[tuple[int, int, int]], rng: np.random.Generator
-) -> Batch:
+def collate(events: TrainingEvents, pieces: Sequence[tuple[int, int, int]], rng: np.random.Generator) -> Batch:
     """Makes a batch of windows (user, start, end)."""
     rows, width = len(pieces), max(end - start for _, start, end in pieces)
     targets, bought = np.zeros((rows, width), np.int64), np.zeros((rows, width), np.float32)

@@ -82,7 +82,14 @@ def make_data() -> InteractionData:
             "year": pd.array([year for *_, year in TITLES], dtype="Int64"),
         }
     )
-    histories = [[0, 1, 2, 3, 4, 5], [5, 4, 3, 2], [1, 3, 5, 7, 9, 0, 2], [8, 6, 4], [9, 8, 7, 6, 5, 4, 3], [2, 0, 8, 1]]
+    histories = [
+        [0, 1, 2, 3, 4, 5],
+        [5, 4, 3, 2],
+        [1, 3, 5, 7, 9, 0, 2],
+        [8, 6, 4],
+        [9, 8, 7, 6, 5, 4, 3],
+        [2, 0, 8, 1],
+    ]
     arrays = [np.array(history) for history in histories]
     lengths = np.array([len(history) for history in histories])
     users = pd.DataFrame({"user_id": [f"u{n}" for n in range(6)], "age": ["20", "31", "42", "", "64", "75"]})

@@ -126,9 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
     # --- uploads
 
     def whoami(self, body: bytes) -> None:
-        self._json(
-            200, {"type": "user", "name": self.hub.owners[0], "orgs": [], "auth": {"type": "access_token"}}
-        )
+        self._json(200, {"type": "user", "name": self.hub.owners[0], "orgs": [], "auth": {"type": "access_token"}})
 
     def validate_yaml(self, body: bytes) -> None:
         self._json(200, {"errors": [], "warnings": []})
@@ -138,9 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
         owner = asked.get("organization") or self.hub.owners[0]
         name = f"{owner}/{asked['name']}"
         if owner not in self.hub.owners:
-            self._json(
-                403, {"error": f"You don't have the rights to create a model under the namespace {owner}"}
-            )
+            self._json(403, {"error": f"You don't have the rights to create a model under the namespace {owner}"})
             return
         exists = name in self.hub.repositories
         private = asked.get("visibility") == "private" or bool(asked.get("private"))

@@ -63,9 +63,7 @@ def config(tmp_path: Path) -> Path:
 @pytest.fixture
 def run_directory(tmp_path: Path) -> Path:
     data = {"format": "movielens", "path": "x"}
-    return Run.create(
-        parse_config({"name": "a", "output_dir": str(tmp_path / "runs"), "data": data})
-    ).directory
+    return Run.create(parse_config({"name": "a", "output_dir": str(tmp_path / "runs"), "data": data})).directory
 
 
 @pytest.fixture(autouse=True)
@@ -206,9 +204,7 @@ def test_a_run_directory_serves_as_config(monkeypatch, capsys, run_directory: Pa
 def test_run_shows_the_report(monkeypatch, capsys, config: Path, tmp_path: Path) -> None:
     value = {"value": 0.2, "ci95": [0.1, 0.3], "n": 9}
     report = {
-        "splits": {
-            "temporal": {"models": {"sasrec": {"hr@10": value}, "ppo": {"hr@10": value, "mrr": value}}}
-        },
+        "splits": {"temporal": {"models": {"sasrec": {"hr@10": value}, "ppo": {"hr@10": value, "mrr": value}}}},
         "generation": {"ppo": {"validity": {"rate": 1.0, "n": 9}}},
         "reward": {"before": value, "after": value},
         "guard": {"best_step": 0, "fell_back_to_sft": True},

@@ -73,7 +73,11 @@ def test_the_report_has_what_the_readme_says(run):
             assert set(metrics) == expected
             low, high = metrics["hr@10"]["ci95"]
             assert 0 <= low <= metrics["hr@10"]["value"] <= high <= 1
-        assert set(report["splits"][split]["comparisons"]["ppo_vs_sft"]["ndcg@10"]) == {"difference", "ci95", "p_holm"}
+        assert set(report["splits"][split]["comparisons"]["ppo_vs_sft"]["ndcg@10"]) == {
+            "difference",
+            "ci95",
+            "p_holm",
+        }
     assert report["splits"]["leave_one_out"]["models"]["sft"]["hr@10"]["n"] == USERS
     for adapter in ("sft", "ppo"):
         rates = report["generation"][adapter]

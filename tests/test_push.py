@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.hub import Hub
 
 from llmrec.config import parse_config
 from llmrec.errors import ModelError, UserError
 from llmrec.files import write_json, write_text
 from llmrec.push import build_folder, push
 from llmrec.run import Run
+from tests.hub import Hub
 
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -121,11 +121,7 @@ def test_folder_holds_what_is_needed_and_nothing_of_the_machine(run: Run, tmp_pa
     assert about["catalogue"] == {"scheme": "atomic"}
     for file in folder.iterdir():
         content = file.read_bytes()
-        assert (
-            b"secret-home" not in content
-            and b"histories of people" not in content
-            and b"/cache" not in content
-        )
+        assert b"secret-home" not in content and b"histories of people" not in content and b"/cache" not in content
 
 
 def test_card_has_hub_metadata_and_intervals(run: Run, tmp_path: Path) -> None:

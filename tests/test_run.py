@@ -68,9 +68,7 @@ def test_finish_records_seconds_versions_and_metrics(tmp_path: Path) -> None:
     assert run.finished("data")
     assert run.metrics("data") == {"auc": 0.5, "loss": None, "curve": [1, 2]}
     record = run.record("data")
-    assert (
-        record["seconds"] >= 0 and record["versions"]["torch"] and record["fingerprint"]["data.path"] == "log"
-    )
+    assert record["seconds"] >= 0 and record["versions"]["torch"] and record["fingerprint"]["data.path"] == "log"
     assert [file.name for file in run.path("data").iterdir()] == ["metrics.json"]
 
 
@@ -185,9 +183,7 @@ def test_run_all_skips_what_has_finished(tmp_path: Path, stages: list[str]) -> N
     said: list[str] = []
     run_all(run, say=said.append)
     assert stages == ["sft", "ppo", "evaluate"]
-    assert [line for line in said if "skipped" in line] == [
-        line for line in said if line[:4] in ("data", "rewa")
-    ]
+    assert [line for line in said if "skipped" in line] == [line for line in said if line[:4] in ("data", "rewa")]
     run_all(run, say=said.append)
     assert stages == ["sft", "ppo", "evaluate"]
 

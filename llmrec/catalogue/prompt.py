@@ -71,7 +71,10 @@ class PromptBuilder:
     def header(self, profile: str) -> list[int]:
         """Tokens before the history: the chat template up to where the assistant begins to speak."""
         if profile not in self._headers:
-            messages = [{"role": "system", "content": self.config.system_prompt}, {"role": "user", "content": profile}]
+            messages = [
+                {"role": "system", "content": self.config.system_prompt},
+                {"role": "user", "content": profile},
+            ]
             encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
             self._headers[profile] = list(encoded["input_ids"])
         return self._headers[profile]
@@ -159,5 +162,3 @@ def profiles(users: pd.DataFrame, attributes: list[str]) -> list[str]:
             raise ConfigError(f"catalogue.user_attributes: the user table has no `{name}`; its attributes: {known}.")
     rows = users[attributes].fillna("").astype(str).itertuples(index=False) if attributes else [()] * len(users)
     return [" ".join(value for value in row if value) or NEW_USER for row in rows]
-
-

@@ -162,16 +162,13 @@ def load_data(directory: str | Path) -> InteractionData:
         raise RunError(f"{directory} holds no prepared data: run the prepare stage first.")
     try:
         events, items, users, facts, targets = (
-            pd.read_parquet(directory / f"{name}.parquet")
-            for name in ("events", "items", "users", "facts", "targets")
+            pd.read_parquet(directory / f"{name}.parquet") for name in ("events", "items", "users", "facts", "targets")
         )
         exposures_path = directory / "exposures.parquet"
         exposures = pd.read_parquet(exposures_path) if exposures_path.is_file() else pd.DataFrame()
         card = read_json(directory / "card.json")
     except (OSError, ValueError) as error:  # pyarrow's and json's errors are one of these
-        raise RunError(
-            f"{directory} is damaged ({error}): delete it and run the prepare stage again."
-        ) from None
+        raise RunError(f"{directory} is damaged ({error}): delete it and run the prepare stage again.") from None
     items["categories"] = pd.Series([list(values) for values in items["categories"]], dtype=object)
     starts = np.searchsorted(events["user"], np.arange(1, len(users)))
     parts: dict[str, dict[str, Targets]] = {}

@@ -58,9 +58,7 @@ def _match_rule(events: pd.DataFrame, rule: str, key: str) -> np.ndarray:
         raise ConfigError(f"`{key}`: the rule `{rule}` compares with {text!r}; expected a number.") from None
     values = pd.to_numeric(events[column], errors="coerce").astype("float64")
     if values.isna().all():
-        raise ConfigError(
-            f"`{key}`: the rule `{rule}` compares `{column}`, which holds no numbers in this log."
-        )
+        raise ConfigError(f"`{key}`: the rule `{rule}` compares `{column}`, which holds no numbers in this log.")
     return (_OPERATORS[sign](values, number) & values.notna()).to_numpy()
 
 

@@ -70,9 +70,7 @@ def build_data(log: RawLog, config: DataConfig, seed: int) -> InteractionData:
     if not clicks.any():
         raise DataError(_explain_no_clicks(log, config))
     item_index = pd.Index(log.items["item_id"])
-    events = log.events.assign(
-        item=item_index.get_indexer(log.events["item_id"]), click=clicks, purchase=purchases
-    )
+    events = log.events.assign(item=item_index.get_indexer(log.events["item_id"]), click=clicks, purchase=purchases)
     history = first_clicks(events, seed)
     user_ids, dropped = _choose_users(events["user_id"].unique(), history["user_id"], config.min_user_events)
     user_index = pd.Index(user_ids)
@@ -146,9 +144,7 @@ def natural_key(user_id: str) -> tuple:
     return tuple((1, part) if n % 2 == 0 else (0, int(part)) for n, part in enumerate(parts) if part), user_id
 
 
-def _choose_users(
-    all_users: np.ndarray, of_clicks: pd.Series, min_events: int | None
-) -> tuple[list[str], int]:
+def _choose_users(all_users: np.ndarray, of_clicks: pd.Series, min_events: int | None) -> tuple[list[str], int]:
     """Ids of the users with enough clicks, sorted, and how many were dropped."""
     counts = of_clicks.value_counts().reindex(all_users, fill_value=0)
     short = counts[counts < (min_events or MIN_CLICKS)]
@@ -174,9 +170,7 @@ def _number_users(frame: pd.DataFrame, user_index: pd.Index) -> pd.DataFrame:
     return frame.assign(user=users)[users >= 0]
 
 
-def make_splits(
-    history: pd.DataFrame, lengths: np.ndarray, config: DataConfig, seed: int
-) -> dict[str, Split]:
+def make_splits(history: pd.DataFrame, lengths: np.ndarray, config: DataConfig, seed: int) -> dict[str, Split]:
     """The configured splits, by name.
 
     Args:

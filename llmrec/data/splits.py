@@ -39,9 +39,7 @@ def seeded_hash(seed: int, purpose: str, user_ids: pd.Series, item_ids: pd.Serie
         user_ids, item_ids: text [E].
     """
     key = hashlib.blake2b(f"{seed}:{purpose}".encode(), digest_size=8).hexdigest()
-    pairs = (
-        user_ids.astype("str").reset_index(drop=True) + "\x1f" + item_ids.astype("str").reset_index(drop=True)
-    )
+    pairs = user_ids.astype("str").reset_index(drop=True) + "\x1f" + item_ids.astype("str").reset_index(drop=True)
     return pd.util.hash_array(pairs.to_numpy(dtype=object), hash_key=key, categorize=False)
 
 

@@ -26,9 +26,7 @@ class Baseline(Protocol):
 
 def _counts(histories: Histories, num_items: int) -> np.ndarray:
     """How often each item occurs, float64 [N]."""
-    return np.bincount(np.concatenate([np.zeros(0, np.int64), *histories]), minlength=num_items).astype(
-        np.float64
-    )
+    return np.bincount(np.concatenate([np.zeros(0, np.int64), *histories]), minlength=num_items).astype(np.float64)
 
 
 class Popularity:
@@ -63,9 +61,7 @@ class Markov:
         transitions = np.zeros((num_items, num_items), dtype=np.float32)
         for history in train_histories:
             for distance in range(1, min(self.context, len(history) - 1) + 1):
-                np.add.at(
-                    transitions, (history[:-distance], history[distance:]), self.decay ** (distance - 1)
-                )
+                np.add.at(transitions, (history[:-distance], history[distance:]), self.decay ** (distance - 1))
         self.transitions = transitions / (transitions.sum(1, keepdims=True) + self.smoothing)
         counts = _counts(train_histories, num_items)
         self.popularity = (counts / max(1.0, counts.sum())).astype(np.float32)

@@ -21,8 +21,8 @@ from llmrec.evaluation.baselines import EASE, Markov, Popularity
 from llmrec.evaluation.metrics import (
     bootstrap_ci,
     coverage,
-    holm,
     hit_rate,
+    holm,
     ndcg,
     paired_bootstrap,
     per_user,
@@ -130,7 +130,12 @@ def _rank(data: InteractionData, targets: Targets, scores: Callable, config: Con
 
 
 def _rank_policy(
-    policy: RecPolicy, data: InteractionData, targets: Targets, windows: list[Window], config: Config, advance: Advance
+    policy: RecPolicy,
+    data: InteractionData,
+    targets: Targets,
+    windows: list[Window],
+    config: Config,
+    advance: Advance,
 ) -> Ranked:
     parts = []
     batches = item_scores(policy, windows, BATCH)
@@ -252,7 +257,11 @@ def sampled_rewards(
         completions = generate(policy, prompts, config.ppo.response_length, drawn, temperature=config.ppo.temperature)
         recommendations = parse(policy, completions)
         asked = [
-            {"prior": w.prior, "items": w.items, "purchased": data.purchases[targets.users[m]][: targets.positions[m]]}
+            {
+                "prior": w.prior,
+                "items": w.items,
+                "purchased": data.purchases[targets.users[m]][: targets.positions[m]],
+            }
             for m, w in zip(rows, part, strict=True)
         ]
         scored = reward(recommendations, asked)
@@ -305,5 +314,11 @@ def plain(value):
 
 
 def _progress() -> Progress:
-    columns = (TextColumn("evaluate"), BarColumn(), MofNCompleteColumn(), TextColumn("ETA"), TimeRemainingColumn())
+    columns = (
+        TextColumn("evaluate"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, TextColumn("{task.description}"))

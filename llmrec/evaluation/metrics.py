@@ -67,9 +67,7 @@ def ranks(scores: np.ndarray, targets: np.ndarray, excluded: Excluded = None, se
     scores, targets = _checked(scores), np.asarray(targets, dtype=np.int64)
     allowed, rows, keys = _allowed(scores, excluded), np.arange(len(scores)), tie_keys(scores.shape[1], seed)
     if not allowed[rows, targets].all():
-        raise ValueError(
-            f"The target of row {(~allowed[rows, targets]).argmax()} is among its excluded items."
-        )
+        raise ValueError(f"The target of row {(~allowed[rows, targets]).argmax()} is among its excluded items.")
     target = scores[rows, targets][:, None]
     before = (scores > target) | ((scores == target) & (keys < keys[targets][:, None]))
     return 1 + (before & allowed).sum(axis=1)
@@ -126,9 +124,7 @@ def _resampled_means(values: np.ndarray, samples: int, seed: int) -> np.ndarray:
     """Means of `samples` resamples of values [U] with replacement, float [samples]."""
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1 or not len(values):
-        raise ValueError(
-            f"A bootstrap needs at least one value in one dimension, found shape {values.shape}."
-        )
+        raise ValueError(f"A bootstrap needs at least one value in one dimension, found shape {values.shape}.")
     if not np.isfinite(values).all():
         raise ValueError("A bootstrap needs finite values, found NaN or infinity.")
     rng = np.random.default_rng(seed)
@@ -171,9 +167,7 @@ def paired_bootstrap(
         ValueError: a and b do not have the same shape, or as `bootstrap_ci`.
     """
     if np.shape(a) != np.shape(b):
-        raise ValueError(
-            f"A paired comparison needs the same users twice, found {np.shape(a)} and {np.shape(b)}."
-        )
+        raise ValueError(f"A paired comparison needs the same users twice, found {np.shape(a)} and {np.shape(b)}.")
     difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     means, tail = _resampled_means(difference, samples, seed), (1 - level) / 2
     low, high = np.quantile(means, [tail, 1 - tail])

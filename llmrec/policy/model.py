@@ -166,7 +166,8 @@ class RecPolicy(nn.Module):
         self.model.add_adapter(RL_ADAPTER, self.model.peft_config[SFT_ADAPTER])
         state = self.model.state_dict()
         copies = {
-            name.replace(f".{SFT_ADAPTER}.", f".{RL_ADAPTER}.") if f".{SFT_ADAPTER}." in name
+            name.replace(f".{SFT_ADAPTER}.", f".{RL_ADAPTER}.")
+            if f".{SFT_ADAPTER}." in name
             else name.removesuffix(SFT_ADAPTER) + RL_ADAPTER: value.clone()
             for name, value in state.items()
             if f".{SFT_ADAPTER}." in name or name.endswith(f".{SFT_ADAPTER}")
@@ -293,7 +294,10 @@ def _lora_config(base: PreTrainedModel, vocabulary: ItemVocabulary, config: Mode
 
 
 def _add_item_tokens(
-    base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, vocabulary: ItemVocabulary, descriptions: list[str]
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    vocabulary: ItemVocabulary,
+    descriptions: list[str],
 ) -> None:
     """Makes room for item tokens; each starts from the mean of the embeddings of its title and description."""
     if not vocabulary.new_tokens:

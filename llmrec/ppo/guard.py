@@ -80,4 +80,6 @@ class Guard:
         try:
             self.history = [entry for entry in read_json(self.directory / "guard.json") if entry["step"] <= step]
         except (FileNotFoundError, ValueError) as error:
-            raise RunError(f"{self.directory} lost guard.json: delete {self.directory.parent} to start over.") from error
+            raise RunError(
+                f"{self.directory} lost guard.json: delete {self.directory.parent} to start over."
+            ) from error

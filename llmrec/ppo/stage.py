@@ -1,13 +1,11 @@
 """The PPO stage: from the SFT adapter and the reward model to the best adapter by validation.
 
-    accelerate launch scripts/train_ppo.py --config configs/quickstart.yaml
+accelerate launch scripts/train_ppo.py --config configs/quickstart.yaml
 """
 
 import numpy as np
 import torch
 from datasets import Dataset
-from torch.utils.tensorboard import SummaryWriter
-from transformers.integrations import TensorBoardCallback
 from trl.experimental.ppo import PPOConfig
 
 from llmrec.catalogue.prompt import profiles
@@ -18,9 +16,18 @@ from llmrec.policy.packed import Window
 from llmrec.ppo.checkpoint import checkpoints
 from llmrec.ppo.guard import Guard
 from llmrec.ppo.trainer import RecPPOTrainer
+from llmrec.progress import watch
 from llmrec.run import Run
 from reward_models import ClickPurchaseModel
 from reward_models.composite import CompositeReward
+
+SHOWN = {
+    "objective/scores": "reward",
+    "reward/groundedness": "grounded",
+    "objective/item_kl": "item KL",
+    "eval/ndcg@10": "NDCG@10",
+    "eps": "episodes/s",
+}
 
 
 def train_ppo(run: Run) -> dict:
@@ -44,7 +51,7 @@ def train_ppo(run: Run) -> dict:
         training_rows(data, run.config),
         validation_guard(run, data),
     )
-    trainer.add_callback(TensorBoardCallback(SummaryWriter(str(run.path("ppo", "logs")))))
+    watch(trainer, "ppo", SHOWN, run.path("ppo", "logs"))
     done = checkpoints(run.path("ppo", "checkpoints"))
     trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
     if trainer.is_world_process_zero():
@@ -119,6 +126,6 @@ def training_arguments(run: Run) -> PPOConfig:
         bf16=torch.cuda.is_available(),
         use_cpu=not torch.cuda.is_available(),
         seed=run.config.seed,
-        report_to="none",  # TensorBoard is added with the run's own folder
+        report_to="none",  # `watch` reports
         remove_unused_columns=False,
     )

@@ -189,7 +189,12 @@ class RecPPOTrainer(PPOTrainer):
         prompt_rows = self.rows_of(update)
         prompts = pack(policy, [_window(row) for row in prompt_rows]).to(self.accelerator.device)
         sampled = generate(
-            policy, prompts, args.response_length, self._uniforms(update), section.num_generations, args.temperature
+            policy,
+            prompts,
+            args.response_length,
+            self._uniforms(update),
+            section.num_generations,
+            args.temperature,
         )
         recommendations = parse(policy, sampled)
         rows = [row for row in prompt_rows for _ in range(section.num_generations)]
@@ -208,7 +213,13 @@ class RecPPOTrainer(PPOTrainer):
         advantages, returns = gae(rewards, values, sampled.mask, args.gamma, args.lam)
         items = self._item_experience(prompt_rows, prompts, sampled.prompt_hidden, reference) if exact else []
         experience = Experience(
-            windows, learned, sampled.log_probs, values.detach(), whiten(advantages, learned), returns.detach(), items
+            windows,
+            learned,
+            sampled.log_probs,
+            values.detach(),
+            whiten(advantages, learned),
+            returns.detach(),
+            items,
         )
         metrics = {
             "objective/kl": kl.sum(1).mean(),
@@ -320,7 +331,10 @@ class RecPPOTrainer(PPOTrainer):
                 batch = pack(self.policy, windows[i : i + size], width).to(self.accelerator.device)
                 hidden = self.policy(batch.tokens, batch.mask)
                 scores, _, region = self.policy.distribution.score(
-                    batch.completion_states(hidden), batch.completion, batch.start(self.policy), self.args.temperature
+                    batch.completion_states(hidden),
+                    batch.completion,
+                    batch.start(self.policy),
+                    self.args.temperature,
                 )
                 log_probs.append(scores)
                 regions.append(region)

@@ -88,7 +88,19 @@ def test_scores_need_a_citation_and_an_end(data):
 
 def test_a_full_stop_in_a_title_ends_no_sentence(data):
     # "Moon. Light" is cited amid the sentence; War must still be true of it, and is not.
-    outcome = check(FactBook.from_data(data), Recommendation(RED_SKY, (" With", LIGHT, " it has War in common.",), True), {LIGHT})
+    outcome = check(
+        FactBook.from_data(data),
+        Recommendation(
+            RED_SKY,
+            (
+                " With",
+                LIGHT,
+                " it has War in common.",
+            ),
+            True,
+        ),
+        {LIGHT},
+    )
     assert not outcome.grounded
 
 

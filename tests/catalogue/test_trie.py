@@ -57,7 +57,12 @@ def test_flat_trie_equals_its_columns():
 
 @pytest.mark.parametrize(
     "sequences, words",
-    [([], "no items"), ([(1,), ()], "no tokens"), ([(1, 2), (1,)], "begin those"), ([(1,), (1,)], "begin those")],
+    [
+        ([], "no items"),
+        ([(1,), ()], "no tokens"),
+        ([(1, 2), (1,)], "begin those"),
+        ([(1,), (1,)], "begin those"),
+    ],
 )
 def test_impossible_catalogues(sequences, words):
     with pytest.raises(CatalogueError, match=words):

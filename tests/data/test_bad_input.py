@@ -16,9 +16,7 @@ GOOD = "u,a,1,5"
 def read_table(tmp_path, log: str, items: str = "item_id,title\na,Alien\nb,Brazil\n", **values):
     (tmp_path / "log.csv").write_text(log)
     (tmp_path / "items.csv").write_text(items)
-    config = DataConfig(
-        format="table", path=str(tmp_path / "log.csv"), items=str(tmp_path / "items.csv"), **values
-    )
+    config = DataConfig(format="table", path=str(tmp_path / "log.csv"), items=str(tmp_path / "items.csv"), **values)
     check_log(read_log(config))
 
 
@@ -94,9 +92,7 @@ def test_rating_range_can_be_set(tmp_path):
 def test_mapped_column_that_is_missing(tmp_path):
     parts = ["no column `events`", "Did you mean `event`?", "`data.columns.event_type`"]
     columns = TableColumns(event_type="events")
-    assert_refused(
-        parts, read_table, tmp_path, "user_id,item_id,timestamp,event\nu,a,1,view\n", columns=columns
-    )
+    assert_refused(parts, read_table, tmp_path, "user_id,item_id,timestamp,event\nu,a,1,view\n", columns=columns)
 
 
 def test_unreadable_files(tmp_path):

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from tests.data.logs import config, raw_log
 
 from llmrec.data.dataset import InteractionData, Targets
 from llmrec.data.prepare import build_data, known_purchases, load_data, natural_key, prepare_stage, save_data
 from llmrec.data.readers import RawLog
 from llmrec.errors import ConfigError, DataError, RunError
+from tests.data.logs import config, raw_log
 
 ROWS = [
     ("u10", "a", 10, 5.0),

@@ -99,7 +99,7 @@ def test_nobody_can_cite_without_a_history(policy):
 def test_probabilities_sum_to_one_and_entropy_has_its_bound(policy):
     generator = torch.Generator().manual_seed(0)
     state = start(policy)
-    for step in range(12):
+    for _ in range(12):
         hidden = torch.randn(3, policy.hidden_size, generator=generator)
         token = torch.full((3,), policy.prompts.end)
         for group in policy.distribution.groups(hidden, state):

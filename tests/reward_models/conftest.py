@@ -13,8 +13,7 @@ def make_data(num_users: int = 60, num_items: int = 24, length: int = 12, seed: 
     starts = rng.integers(0, num_items, num_users)
     steps = rng.integers(1, 3, (num_users, length)).cumsum(1)
     histories = [
-        np.unique((start + step) % num_items, return_index=True)
-        for start, step in zip(starts, steps, strict=True)
+        np.unique((start + step) % num_items, return_index=True) for start, step in zip(starts, steps, strict=True)
     ]
     histories = [items[np.argsort(order)] for items, order in histories]
     users = np.arange(num_users)
@@ -27,9 +26,7 @@ def make_data(num_users: int = 60, num_items: int = 24, length: int = 12, seed: 
         purchases=[history % 2 == 0 for history in histories],
         timestamps=[np.arange(len(history)) for history in histories],
         train_lengths=lengths - 2,
-        targets={
-            "leave_one_out": {"valid": Targets(users, lengths - 2), "test": Targets(users, lengths - 1)}
-        },
+        targets={"leave_one_out": {"valid": Targets(users, lengths - 2), "test": Targets(users, lengths - 1)}},
     )
 
 

@@ -49,9 +49,7 @@ def test_reward_is_click_plus_purchase_given_click(model):
     history = torch.tensor([[3, 1]])
     click = model.click_logits(history, None)[0, -1].clone()
     click[[3, 1]] = float("-inf")
-    expected = click.log_softmax(-1) + torch.nn.functional.logsigmoid(
-        model.purchase_logits(history, None)[0, -1]
-    )
+    expected = click.log_softmax(-1) + torch.nn.functional.logsigmoid(model.purchase_logits(history, None)[0, -1])
     reward = model.log_rewards([np.array([3, 1])])[0]
     unseen = [0, 2, 4, 5, 6, 7, 8]
     assert torch.allclose(reward[unseen], expected[unseen], atol=1e-5)
@@ -92,9 +90,7 @@ def test_empty_history_and_unknown_purchases(model):
 
 def test_the_unknown_start_does_not_depend_on_the_batch(model):
     first = model.log_rewards([np.array([], dtype=int)])[0]
-    assert torch.allclose(
-        first, model.log_rewards([np.array([], dtype=int), np.array([1, 2, 3])])[0], atol=1e-5
-    )
+    assert torch.allclose(first, model.log_rewards([np.array([], dtype=int), np.array([1, 2, 3])])[0], atol=1e-5)
 
 
 def test_had_after_each():

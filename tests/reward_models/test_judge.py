@@ -21,9 +21,7 @@ def test_ease_minimises_its_loss():
     weights = ease_weights([np.flatnonzero(row) for row in x], 6, l2=5.0).astype(float)
     for column in range(6):
         others = np.arange(6) != column
-        solution = np.linalg.solve(
-            x[:, others].T @ x[:, others] + 5 * np.eye(5), x[:, others].T @ x[:, column]
-        )
+        solution = np.linalg.solve(x[:, others].T @ x[:, others] + 5 * np.eye(5), x[:, others].T @ x[:, column])
         assert np.allclose(weights[others, column], solution, atol=1e-5)
 
 

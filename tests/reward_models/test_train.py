@@ -61,8 +61,7 @@ def test_held_out_events_are_never_trained_on(data):
         data,
         histories=[scrambled(h, n) for h, n in zip(data.histories, data.train_lengths, strict=True)],
         purchases=[
-            np.where(np.arange(len(p)) < n, p, ~p)
-            for p, n in zip(data.purchases, data.train_lengths, strict=True)
+            np.where(np.arange(len(p)) < n, p, ~p) for p, n in zip(data.purchases, data.train_lengths, strict=True)
         ],
         targets={},
     )
@@ -176,9 +175,7 @@ def test_the_stage_writes_model_and_judge(data, tmp_path, monkeypatch):
     EaseJudge.from_pretrained(run.path("reward"), data.items["item_id"])
 
 
-@pytest.mark.parametrize(
-    "bought, message", [(True, "every click is a purchase"), (False, "no click is a purchase")]
-)
+@pytest.mark.parametrize("bought, message", [(True, "every click is a purchase"), (False, "no click is a purchase")])
 def test_one_class_only(data, bought, message):
     one_class = replace(data, purchases=[np.full(len(p), bought) for p in data.purchases])
     with pytest.raises(DataError, match=message):

@@ -34,9 +34,7 @@ def _find(config: DataConfig) -> tuple[Path, Path]:
         return path, resolve_path(config.items, "data.items")
     metadata = path.with_name(f"meta_{path.name}")
     if not metadata.is_file():
-        raise DataError(
-            f"`data.items`: there is no {metadata}; set the key to the metadata file of {path.name}."
-        )
+        raise DataError(f"`data.items`: there is no {metadata}; set the key to the metadata file of {path.name}.")
     return path, metadata
 
 
@@ -47,10 +45,7 @@ def _items(table: Table) -> pd.DataFrame:
     main = frame.get("main_category", missing)
     categories = to_categories(frame.get("categories", missing), "|")
     # Many products have no categories but the store's department.
-    merged = [
-        c or clean_categories([m] if isinstance(m, str) else [])
-        for c, m in zip(categories, main, strict=True)
-    ]
+    merged = [c or clean_categories([m] if isinstance(m, str) else []) for c, m in zip(categories, main, strict=True)]
     # A price is a number, or text such as "from 10.99" or a dash: only numbers are prices.
     price = pd.to_numeric(frame.get("price", missing), errors="coerce").astype("float64")
     return pd.DataFrame(
@@ -62,9 +57,7 @@ def _items(table: Table) -> pd.DataFrame:
             "main_category": to_attribute(main),
             "store": to_attribute(frame.get("store", missing)),
             "price": price,
-            "average_rating": pd.to_numeric(frame.get("average_rating", missing), errors="coerce").astype(
-                "float64"
-            ),
+            "average_rating": pd.to_numeric(frame.get("average_rating", missing), errors="coerce").astype("float64"),
         },
         index=index,
     )
@@ -91,9 +84,7 @@ def read_amazon(config: DataConfig) -> RawLog:
     events = Table(frame, events.source)
     items = read_jsonl(metadata, _META_FIELDS)
     return RawLog(
-        events=to_events(
-            events, {**columns, "event_type": "event_type"}, config.rating_range or RATING_RANGE
-        ),
+        events=to_events(events, {**columns, "event_type": "event_type"}, config.rating_range or RATING_RANGE),
         items=_items(items),
         event_source=events.source,
         item_source=items.source,

@@ -37,8 +37,7 @@ def require_columns(table: Table, columns: Mapping[str, str], key: str | None = 
         hint = f" Did you mean `{folded[near[0]]}`?" if near else ""
         mend = f" Rename the column, or set `{key}.{own}`." if key else " Rename or add the column."
         raise DataError(
-            f"{table.source.path}: there is no column `{column}`; found {', '.join(known) or 'none'}."
-            f"{hint}{mend}"
+            f"{table.source.path}: there is no column `{column}`; found {', '.join(known) or 'none'}.{hint}{mend}"
         )
 
 
@@ -84,9 +83,7 @@ def to_seconds(table: Table, column: str) -> pd.Series:
         numeric[rest] = (dates - epoch) / pd.Timedelta(seconds=1)
     bad = ~numeric.between(0, MILLISECONDS_ABOVE)
     if bad.any():
-        expected = (
-            "seconds or milliseconds since 1970 (numbers above 1e11 are milliseconds), or an ISO-8601 date"
-        )
+        expected = "seconds or milliseconds since 1970 (numbers above 1e11 are milliseconds), or an ISO-8601 date"
         raise table.source.error(values, bad, expected, "Convert the column, or delete the row.")
     return np.floor(numeric).astype("int64")
 
@@ -115,9 +112,7 @@ def to_numbers(
     return numeric
 
 
-def to_events(
-    table: Table, columns: Mapping[str, str], rating_range: tuple[float, float] | None
-) -> pd.DataFrame:
+def to_events(table: Table, columns: Mapping[str, str], rating_range: tuple[float, float] | None) -> pd.DataFrame:
     """Typed events, as `RawLog.events` describes them; columns that are not named in `columns` are kept as
     they are.
 
@@ -145,9 +140,7 @@ def to_events(
         if name in columns:
             events[name] = as_text(table.frame[columns[name]])
     if "position" in columns:
-        position = to_numbers(
-            table, columns["position"], 0, 1e9, "a rank, 0 or more", "Correct it, or leave it empty."
-        )
+        position = to_numbers(table, columns["position"], 0, 1e9, "a rank, 0 or more", "Correct it, or leave it empty.")
         events["position"] = np.floor(position).astype("Int64")
     if "propensity" in columns:
         expected = "a probability above 0 and at most 1"

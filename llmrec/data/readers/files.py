@@ -151,19 +151,13 @@ def read_jsonl(path: Path, fields: list[str] | None = None) -> Table:
     """
     records, lines = [], []
     try:
-        with (
-            gzip.open(path, "rt", encoding="utf-8")
-            if path.suffix == ".gz"
-            else path.open(encoding="utf-8") as file
-        ):
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue
                 record = json.loads(line)
                 if not isinstance(record, dict):
-                    raise DataError(
-                        f"{path}, line {number}: found {line.strip()[:40]!r}; expected a JSON object."
-                    )
+                    raise DataError(f"{path}, line {number}: found {line.strip()[:40]!r}; expected a JSON object.")
                 records.append(record if fields is None else {f: record[f] for f in fields if f in record})
                 lines.append(number)
     except json.JSONDecodeError as error:
@@ -186,9 +180,7 @@ def read_any_table(path: Path) -> Table:
     """
     suffix = Path(path.name.removesuffix(".gz")).suffix
     if path.is_dir() or suffix not in TABLE_SUFFIXES:
-        raise DataError(
-            f"{path}: expected a file that ends in {', '.join(TABLE_SUFFIXES)} (or .gz of a text file)."
-        )
+        raise DataError(f"{path}: expected a file that ends in {', '.join(TABLE_SUFFIXES)} (or .gz of a text file).")
     if suffix == ".jsonl":
         return read_jsonl(path)
     if suffix != ".parquet":

@@ -90,9 +90,7 @@ def titled_years(titles: pd.Series) -> pd.Series:
 def _file(directory: Path, name: str) -> Path:
     path = directory / name
     if not path.is_file():
-        raise DataError(
-            f"`data.path`: {directory} lacks the file {name}; expected a whole MovieLens: {_LICENSED}."
-        )
+        raise DataError(f"`data.path`: {directory} lacks the file {name}; expected a whole MovieLens: {_LICENSED}.")
     return path
 
 
@@ -113,16 +111,12 @@ def _read_100k(directory: Path, config: DataConfig) -> RawLog:
     items = read_delimited(_file(directory, "u.item"), "|", names=_ITEM_100K + genres, encoding="latin-1")
     flags = items.frame[genres].to_numpy() == "1"
     names = np.array(genres, dtype=object)
-    categories = pd.Series(
-        [clean_categories(names[row]) for row in flags], index=items.frame.index, dtype=object
-    )
+    categories = pd.Series([clean_categories(names[row]) for row in flags], index=items.frame.index, dtype=object)
     users = None
     if (directory / "u.user").is_file():
         columns = ["user_id", "age", "gender", "occupation", "zip_code"]
         users = read_delimited(directory / "u.user", "|", names=columns)
-    return _log(
-        events, _items(items, categories), users, items, config, dict(zip(_RATINGS, _RATINGS, strict=True))
-    )
+    return _log(events, _items(items, categories), users, items, config, dict(zip(_RATINGS, _RATINGS, strict=True)))
 
 
 def _read_1m(directory: Path, config: DataConfig) -> RawLog:
@@ -135,14 +129,10 @@ def _read_1m(directory: Path, config: DataConfig) -> RawLog:
         users = read_delimited(directory / "users.dat", "::", names=columns, encoding="latin-1")
         age, occupation = as_text(users.frame["age"]), as_text(users.frame["occupation"])
         codes = {str(code): name for code, name in _OCCUPATIONS.items()}
-        frame = users.frame.assign(
-            age=age.map(_AGES).fillna(age), occupation=occupation.map(codes).fillna(occupation)
-        )
+        frame = users.frame.assign(age=age.map(_AGES).fillna(age), occupation=occupation.map(codes).fillna(occupation))
         users = Table(frame, users.source)
     categories = to_categories(items.frame["genres"], "|")
-    return _log(
-        events, _items(items, categories), users, items, config, dict(zip(_RATINGS, _RATINGS, strict=True))
-    )
+    return _log(events, _items(items, categories), users, items, config, dict(zip(_RATINGS, _RATINGS, strict=True)))
 
 
 def _read_csv(directory: Path, config: DataConfig) -> RawLog:

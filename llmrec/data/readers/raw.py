@@ -46,9 +46,7 @@ class Source:
         shown = "empty" if pd.isna(found) or found == "" else repr(found)
         others = int(bad.sum()) - 1
         more = f" ({others} more like it)" if others else ""
-        return DataError(
-            f"{self.at(line)}: `{values.name}` is {shown}{more}; expected {expected}. {mend}".rstrip()
-        )
+        return DataError(f"{self.at(line)}: `{values.name}` is {shown}{more}; expected {expected}. {mend}".rstrip())
 
 
 @dataclass(frozen=True)
@@ -120,9 +118,7 @@ def check_log(log: RawLog) -> None:
             event or a fact is about an item that the item table lacks.
     """
     if log.events.empty:
-        raise DataError(
-            f"{log.event_source.path}: there are no events; expected at least one. Check `data.path`."
-        )
+        raise DataError(f"{log.event_source.path}: there are no events; expected at least one. Check `data.path`.")
     if log.items.empty:
         raise DataError(f"{log.item_source.path}: there are no items; expected one row an item.")
     _check_unique(log.items["item_id"], log.item_source)
@@ -131,9 +127,7 @@ def check_log(log: RawLog) -> None:
     untitled = titles.isna() | (titles.str.strip() == "")
     if untitled.any():
         mend = "Give the item a title, or delete the item together with its events."
-        raise log.item_source.error(
-            titles, untitled, "the text that names the item to the language model", mend
-        )
+        raise log.item_source.error(titles, untitled, "the text that names the item to the language model", mend)
     for values, source in ((log.events["item_id"], log.event_source), (log.facts["head"], log.fact_source)):
         unknown = ~values.isin(log.items["item_id"])
         if unknown.any():

@@ -89,11 +89,7 @@ def _facts(kg: Table, link: Table) -> pd.DataFrame:
     of_items = (linked.groupby(path[0]).transform("mean") >= 0.5) | (path[0] == "")
     triples = triples.assign(relation=path[2], line=triples.index)[linked & of_items]
     triples = triples[~triples["relation"].isin(_REPEATED_RELATIONS)]
-    facts = (
-        triples.merge(entities, left_on="head_id", right_on="entity")
-        .set_index("line")
-        .sort_index(kind="stable")
-    )
+    facts = triples.merge(entities, left_on="head_id", right_on="entity").set_index("line").sort_index(kind="stable")
     facts = facts[["head", "relation"]].assign(tail=facts["tail_id"], named=False)
     return facts.drop_duplicates().rename_axis(None)
 

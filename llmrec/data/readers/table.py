@@ -54,9 +54,7 @@ def facts_from(table: Table) -> pd.DataFrame:
     named = as_text(table.frame["named"]).str.lower()
     bad = ~named.isin(_TRUE | _FALSE)
     if bad.any():
-        raise table.source.error(
-            table.frame["named"], bad, "true or false", "Correct it, or leave the column out."
-        )
+        raise table.source.error(table.frame["named"], bad, "true or false", "Correct it, or leave the column out.")
     return facts.assign(named=named.isin(_TRUE))
 
 
