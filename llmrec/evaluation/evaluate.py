@@ -111,7 +111,7 @@ def evaluate(run: Run) -> dict:
     return report
 
 
-# -- ranking --------------------------------------------------------------------------------------------------------
+# -- ranking --
 
 
 def baselines(data: InteractionData, model: ClickPurchaseModel) -> dict[str, Callable]:
@@ -193,7 +193,7 @@ def _interval(values: np.ndarray, settings: dict) -> dict:
     return {"value": value, "ci95": [low, high], "n": len(values)}
 
 
-# -- what the policy writes -----------------------------------------------------------------------------------------
+# -- what the policy writes --
 
 
 def generation_rates(policy: RecPolicy, data: InteractionData, config: Config, advance: Advance) -> dict:
@@ -229,7 +229,7 @@ def _wording(recommendation: Recommendation, facts: FactBook) -> str:
     return " ".join(facts.find(text)[1].split())
 
 
-# -- reward before and after RL -------------------------------------------------------------------------------------
+# -- reward before and after RL --
 
 
 def sampled_rewards(
@@ -288,7 +288,7 @@ def reward_report(before: dict[str, np.ndarray], after: dict[str, np.ndarray], c
     return report
 
 
-# -- the report -----------------------------------------------------------------------------------------------------
+# -- the report --
 
 
 def environment(config: Config) -> dict:

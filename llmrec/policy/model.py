@@ -86,7 +86,7 @@ class RecPolicy(nn.Module):
         model = get_peft_model(base, _lora_config(base, vocabulary, config.model), adapter_name=SFT_ADAPTER)
         return cls(model, tokenizer, vocabulary, config.catalogue, config.model, facts)
 
-    # -- the network ------------------------------------------------------------------------------------------------
+    # -- the network --
 
     @property
     def device(self) -> torch.device:
@@ -159,7 +159,7 @@ class RecPolicy(nn.Module):
         adapter = layer.active_adapters[0]
         return layer.token_indices[adapter][0], layer.trainable_tokens_delta[adapter]
 
-    # -- adapters ---------------------------------------------------------------------------------------------------
+    # -- adapters --
 
     def add_rl_adapter(self) -> None:
         """Adds the adapter that RL trains as a copy of the SFT adapter, and makes it the active one."""

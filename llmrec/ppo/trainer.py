@@ -166,7 +166,7 @@ class RecPPOTrainer(PPOTrainer):
         self.model = PolicyWithCritic(self.policy, self.value_model)
         super().create_optimizer_and_scheduler(num_training_steps)
 
-    # -- the loop ---------------------------------------------------------------------------------------------------
+    # -- the loop --
 
     def train(self, resume_from_checkpoint: str | None = None) -> None:
         """Trains, from a checkpoint if one is given."""
@@ -284,7 +284,7 @@ class RecPPOTrainer(PPOTrainer):
             stats["policy/entropy_avg"].append(masked_mean(entropy, part.learned).item())
             stats["val/ratio"].append(masked_mean(difference.exp(), part.learned).item())
 
-    # -- exact item decisions (idea: the item choice is enumerable) ---------------------------------------------------
+    # -- exact item decisions --
 
     def _item_experience(
         self, rows: list[dict], prompts: PackedBatch, hidden: torch.Tensor, reference: ReferenceScores
@@ -318,7 +318,7 @@ class RecPPOTrainer(PPOTrainer):
         taken = torch.cat([taken_log_probs(self.policy, d, row) for d, row in zip(decisions, batch.items, strict=True)])
         return loss, -taken.mean() if len(taken) else loss.new_zeros(()), clipped
 
-    # -- pieces of a step -----------------------------------------------------------------------------------------------
+    # -- pieces of a step --
 
     @torch.no_grad()
     def _score_with_reference(self, windows: list[Window]) -> ReferenceScores:
@@ -363,7 +363,7 @@ class RecPPOTrainer(PPOTrainer):
         start = self.accelerator.process_index * local
         return torch.from_numpy(numbers[start : start + local]).to(self.accelerator.device)
 
-    # -- before, between and after ----------------------------------------------------------------------------------------
+    # -- before, between and after --
 
     def _begin(self) -> None:
         self.state.global_step = self.state.episode = 0
