@@ -44,7 +44,7 @@ from reward_models.groundedness import check
 COMPARISONS = (("ppo", "sft"), ("ppo", "markov"), ("sft", "markov"))
 COMPARED_METRICS = ("hr@10", "ndcg@10", "mrr")
 BATCH = 64
-Advance = Callable[[str], None]
+Advance = Callable[..., None]  # () is one batch further; (description, total) begins a new bar
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,10 @@ def evaluate(run: Run) -> dict:
     with _progress() as progress:
         task = progress.add_task("baselines", total=None)
 
-        def advance(description: str, total: int | None = None) -> None:
-            progress.update(task, description=description, advance=None if total else 1, total=total)
-            if total:
+        def advance(description: str | None = None, total: int | None = None) -> None:
+            if total is None:
+                progress.advance(task)
+            else:
                 progress.reset(task, total=total, description=description)
 
         for name, scores in baselines(data, model).items():
@@ -141,7 +142,7 @@ def _rank_policy(
     batches = item_scores(policy, windows, BATCH)
     for rows, scores in zip(_chunks(len(targets)), batches, strict=True):
         parts.append(_ranked(scores.float().cpu().numpy(), data, targets, rows, config))
-        advance("")
+        advance()
     return _join(parts)
 
 
@@ -218,7 +219,7 @@ def generation_rates(policy: RecPolicy, data: InteractionData, config: Config, a
             unseen.append(recommendation.item >= 0 and recommendation.item not in history)
             grounded.append(check(facts, recommendation, history).grounded)
             wordings.add(_wording(recommendation, facts))
-        advance("")
+        advance()
     counted = {"validity": valid, "unseen": unseen, "groundedness": grounded}
     rates = {name: {"rate": float(np.mean(values)), "n": len(values)} for name, values in counted.items()}
     return rates | {"distinct_wordings": {"count": len(wordings), "n": len(windows)}}
@@ -271,7 +272,7 @@ def sampled_rewards(
         values = {"reward": scored.item + scored.text, **scored.parts, "judge": judged}
         for name, value in values.items():
             columns.setdefault(name, []).append(value.numpy())
-        advance("")
+        advance()
     return {name: np.concatenate(parts) for name, parts in columns.items()}
 
 
