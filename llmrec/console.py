@@ -79,7 +79,8 @@ def print_examples(console: Console, run: Run, count: int = 3) -> None:
 
     data = load_data(run.path("data"))
     recommender = Recommender.from_run(run)
-    for user in range(0, data.num_users, -(-data.num_users // count)):
+    able = [user for user in range(data.num_users) if len(data.histories[user]) < data.num_items]
+    for user in able[:: max(1, -(-len(able) // count))]:
         newest = ", ".join(data.items["title"].iloc[item] for item in data.histories[user][-3:])
         user_id = data.users["user_id"].iloc[user]
         console.print(Text(f"\nuser {user_id}, after ... {newest}:"), soft_wrap=True)

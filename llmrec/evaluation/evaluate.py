@@ -5,7 +5,6 @@ broken by a seeded hash; generated text is the most probable one.
 """
 
 import platform
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -301,7 +300,6 @@ def environment(config: Config) -> dict:
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
         "seed": config.seed,
-        "command": " ".join(sys.argv[:1] and ["llmrec", *sys.argv[1:]]),
     }
 
 

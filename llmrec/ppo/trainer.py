@@ -376,8 +376,8 @@ class RecPPOTrainer(PPOTrainer):
         self.state.global_step = update
         self.state.episode += self.args.batch_size
         self.state.epoch = self.state.episode / self.section.num_generations / self.train_dataset_len
-        self.lr_scheduler.step()
         metrics |= {"lr": self.lr_scheduler.get_last_lr()[0], "episode": self.state.episode}
+        self.lr_scheduler.step()
         metrics["eps"] = self.args.batch_size / seconds
         if self.guard is not None and (update % self.section.eval_steps == 0 or update == self.state.max_steps):
             metrics |= self.guard.look(self.policy, update)
