@@ -22,7 +22,8 @@ TEMPLATES = (
     " After {X}, one that is{F}.",
     "{F} again, as in {X}.",
 )
-NOTHING_IN_COMMON = " It is{F}. You also know {X}."
+APART = (" It is", " You also know")  # how the two sentences begin where nothing is in common
+NOTHING_IN_COMMON = f"{APART[0]}{{F}}.{APART[1]} {{X}}."
 NO_HISTORY = " A pick for you:{F}."
 NO_FACTS = " Because of {X}."
 

@@ -32,6 +32,9 @@ class DecodingState:
         common: facts of both it and each item of the history, bool [B, F, H].
         facts: facts that may be stated now, bool [B, F].
         citable: places in the history that may be cited now, bool [B, H].
+        apart: the item has facts, but none in common with the history, bool [B].
+        sentence: sentences that ended so far, int64 [B].
+        cited: something was cited, bool [B].
     """
 
     region: torch.Tensor
@@ -42,6 +45,9 @@ class DecodingState:
     common: torch.Tensor
     facts: torch.Tensor
     citable: torch.Tensor
+    apart: torch.Tensor
+    sentence: torch.Tensor
+    cited: torch.Tensor
 
     def select(self, rows: torch.Tensor) -> "DecodingState":
         """The states of some rows (or, with repeated rows, copies of them)."""
@@ -83,6 +89,7 @@ class MaskedDistribution:
         fact_tokens: token ids that say each fact, [F] sequences; the first token of each means a fact wherever it
             stands in a justification.
         text_tokens: token ids that free text may use.
+        apart_tokens: of them, those of the two sentences that are left where nothing is in common.
         opener: token id that opens a citation.
         end: token id that ends a completion.
         stop: token id that ends a sentence; a citation and the facts of its sentence belong together.
@@ -95,6 +102,7 @@ class MaskedDistribution:
         facts: FactBook,
         fact_tokens: list[tuple[int, ...]],
         text_tokens: list[int],
+        apart_tokens: tuple[list[int], list[int]],
         opener: int,
         end: int,
         stop: int,
@@ -108,6 +116,9 @@ class MaskedDistribution:
         self.tokens = torch.tensor(sorted({*text_tokens, *spoken, opener, end, stop}), device=device)
         free = torch.tensor(sorted({*text_tokens, opener, end, stop} - {s[0] for s in fact_tokens}), device=device)
         self._free = torch.isin(self.tokens, free)
+        first, second = ({*apart_tokens[0], stop}, {*apart_tokens[1], opener})
+        phases = [torch.tensor(sorted(allowed), device=device) for allowed in (first, second, {stop}, {end})]
+        self._apart = torch.stack([self._free & torch.isin(self.tokens, phase) for phase in phases])
         self._is_category = facts.of_kind("category").to(device)
         self._is_own = facts.of_kind("category", "period").to(device)
         self.opener, self.end, self.stop = opener, end, stop
@@ -132,7 +143,8 @@ class MaskedDistribution:
         zeros = torch.zeros(len(available), dtype=torch.int64, device=available.device)
         own = torch.zeros(len(available), len(self.facts.facts), dtype=torch.bool, device=available.device)
         common = own[:, :, None].expand(-1, -1, history.shape[1])
-        return DecodingState(zeros, zeros, available, history, own, common, own, history >= 0)
+        no = zeros.bool()
+        return DecodingState(zeros, zeros, available, history, own, common, own, history >= 0, no, zeros, no)
 
     def advance(self, state: DecodingState, tokens: torch.Tensor) -> DecodingState:
         """States after one more token a row, int64 [B]; rows that are DONE stay so."""
@@ -143,7 +155,9 @@ class MaskedDistribution:
         in_text = state.region == TEXT
         new["region"][in_text & (tokens == self.opener)] = CITE
         new["region"][in_text & (tokens == self.end)] = DONE
-        self._begin_sentence(in_text & (tokens == self.stop), new)
+        stops = in_text & (tokens == self.stop)
+        new["sentence"] = state.sentence + stops
+        self._begin_sentence(stops, new)
         return DecodingState(**new)
 
     def _advance_item(self, state: DecodingState, tokens: torch.Tensor, new: dict[str, torch.Tensor]) -> None:
@@ -160,8 +174,11 @@ class MaskedDistribution:
                 new[name] = new[name].clone()
             new["own"][chosen] = self.facts.own(item[chosen])
             new["common"][chosen] = self.facts.common(item[chosen], state.history[chosen])
+            nothing = ~(new["common"] & self._is_own[:, None]).flatten(1).any(1)
+            new["apart"] = nothing & new["own"].any(1) & (state.history >= 0).any(1)
             self._begin_sentence(torch.isin(torch.arange(len(item), device=item.device), chosen), new)
         cited = (item >= 0) & (state.region == CITE)
+        new["cited"] = state.cited | cited
         place = (state.history == item[:, None]).long().argmax(1)
         with_cited = new["common"].gather(2, place[:, None, None].expand(-1, new["common"].shape[1], 1))[..., 0]
         # Sharing a person can only be said once it is said with whom.
@@ -197,6 +214,7 @@ class MaskedDistribution:
             citable = torch.where(fitting.any(1, keepdim=True), fitting, citable)
         somewhere = new["common"].any(2) & self._is_own
         facts = torch.where(somewhere.any(1, keepdim=True), somewhere, new["own"])
+        facts = facts & ~(new["apart"] & (new["sentence"] > 0))[:, None]
         new["facts"] = torch.where(rows[:, None], facts, new["facts"])
         new["citable"] = torch.where(rows[:, None], citable, new["citable"])
 
@@ -231,12 +249,23 @@ class MaskedDistribution:
         """Columns of `tokens` that rows in TEXT or FACT may continue with, bool [r, K]."""
         in_text = (state.region[rows] == TEXT)[:, None]
         nothing_to_cite = ~state.citable[rows].any(1, keepdim=True)
-        allowed = in_text & self._free & ~(nothing_to_cite & (self.tokens == self.opener))
+        free = torch.where(state.apart[rows, None], self._apart_text(state, rows), self._free)
+        allowed = in_text & free & ~(nothing_to_cite & (self.tokens == self.opener))
         if self.fact_trie is not None:
             node = torch.where(in_text[:, 0], 0, state.node[rows])
             columns = torch.searchsorted(self.tokens, self.fact_trie.tokens)
             allowed[:, columns] |= self.fact_trie.allowed(node, state.facts[rows])
         return allowed
+
+    def _apart_text(self, state: DecodingState, rows: torch.Tensor) -> torch.Tensor:
+        """Text where nothing is in common: facts of the item alone, then a citation in a sentence of its own.
+
+        Any other sentence would have to stop before its fact or its citation.
+        """
+        phase = state.sentence[rows].clamp(max=1) + (state.sentence[rows] >= 1) * state.cited[rows]
+        phase = torch.where(state.sentence[rows] > 1, 3, phase)
+        nothing_said = (state.sentence[rows] == 0) & (state.facts[rows] == state.own[rows]).all(1)
+        return self._apart[phase] & ~(nothing_said[:, None] & (self.tokens == self.stop))
 
     def items(
         self, hidden: torch.Tensor, node: torch.Tensor, items: torch.Tensor, temperature: float = 1.0

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrec.catalogue.facts import FactBook
-from llmrec.catalogue.justification import all_texts
+from llmrec.catalogue.justification import APART, all_texts
 from llmrec.catalogue.prompt import PromptBuilder
 from llmrec.catalogue.vocabulary import ItemVocabulary
 from llmrec.config import CatalogueConfig, Config, ModelConfig
@@ -69,6 +69,7 @@ class RecPolicy(nn.Module):
             facts,
             [tuple(self.prompts.words(fact.words)) for fact in facts.facts],
             sorted({token for text in all_texts() for token in self.prompts.words(text)}),
+            (self.prompts.words(APART[0] + " and"), self.prompts.words(APART[1])),
             self.prompts.opener,
             self.prompts.end,
             self.prompts.stop,

@@ -12,7 +12,7 @@ from llmrec.policy.constraint import CITE, DONE, FACT, ITEM, TEXT
 from llmrec.policy.generate import generate, parse
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import Window, pack
-from reward_models.groundedness import sentences
+from reward_models.groundedness import check, sentences
 from tests.conftest import disturb, make_config, make_data
 
 PROMPTS = [Window("42", [], [0, 1, 2]), Window("new user", [3, 4], [5, 6, 7, 8]), Window("20", [], [9])]
@@ -89,6 +89,21 @@ def test_facts_and_citations_of_one_sentence_agree(policy):
     cited = feed(policy, state, [prompts.opener, *policy.vocabulary.sequences[0]])
     may = {fact.value for fact, ok in zip(facts.facts, cited.facts[0].tolist(), strict=True) if ok}
     assert may == {"War", "1990s"}
+
+
+def test_where_nothing_is_in_common_both_are_said_apart(policy, data):
+    """Item 8 (Musical, 1990s) to someone with item 6 alone (Comedy, Drama, 1980s)."""
+    window = Window("x", [], [6])
+    uniforms = torch.rand(20, 60, generator=torch.Generator().manual_seed(5))
+    items = torch.full((20,), 8)
+    completions = generate(policy, pack(policy, [window]), 60, uniforms, 20, temperature=3.0, first_items=items)
+    ended = [r for r in parse(policy, completions) if r.finished]
+    assert ended
+    for recommendation in ended:
+        assert recommendation.citations == (6,)
+        assert check(policy.facts, recommendation, {6}).true >= 2  # its own fact, and the citation
+        (said, none), (_, cited) = sentences(recommendation)
+        assert policy.facts.find(said)[0] and none == () and cited == (6,)
 
 
 def test_nobody_can_cite_without_a_history(policy):
