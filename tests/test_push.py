@@ -50,6 +50,7 @@ def run(tmp_path: Path) -> Run:
         (folder / "adapter_model.safetensors").write_bytes(stage.encode() * 1000)
         write_text(run.path(stage) / "checkpoints" / "checkpoint-1" / "optimizer.pt", "large")
     write_json(run.path("sft", "adapter", "item_vocabulary.json"), {"scheme": "atomic"})
+    write_json(run.path("sft", "adapter", "facts.json"), {"facts": []})
     write_json(run.path("sft", "adapter", "tokenizer.json"), {"version": "1.0"})
     _describe(run, BASE)
     models = {name: {"hr@10": _metric(0.2), "ndcg@10": _metric(0.1)} for name in ("popularity", "sft", "ppo")}
@@ -106,6 +107,7 @@ def test_folder_holds_what_is_needed_and_nothing_of_the_machine(run: Run, tmp_pa
         "adapter_config.json",
         "adapter_model.safetensors",
         "config.yaml",
+        "facts.json",
         "item_vocabulary.json",
         "llmrec.json",
         "report.json",

@@ -51,7 +51,7 @@ def write(
     fitting = [common[facts.of_kind(*kinds)].any(0) for kinds in (("category",), ("category", "period"))]
     cited = _choose_cited([*fitting, common.any(0)], generator)
     shared = [facts.facts[number] for number in common[:, cited].nonzero()[:, 0].tolist()]
-    if any(fact.kind != "shared" for fact in shared):
+    if any(fact.kind == "category" for fact in shared):
         return _fill(generator.choice(TEMPLATES), shared, history[cited], generator, people)
     return _fill(NOTHING_IN_COMMON if own else NO_FACTS, own, history[cited], generator, people)
 

@@ -32,7 +32,7 @@ class DecodingState:
         common: facts of both it and each item of the history, bool [B, F, H].
         facts: facts that may be stated now, bool [B, F].
         citable: places in the history that may be cited now, bool [B, H].
-        apart: the item has facts, but none in common with the history, bool [B].
+        apart: the item has facts, but no category in common with the history, bool [B].
         sentence: sentences that ended so far, int64 [B].
         cited: something was cited, bool [B].
     """
@@ -89,7 +89,8 @@ class MaskedDistribution:
         fact_tokens: token ids that say each fact, [F] sequences; the first token of each means a fact wherever it
             stands in a justification.
         text_tokens: token ids that free text may use.
-        apart_tokens: of them, those of the two sentences that are left where nothing is in common.
+        apart_tokens: of them, those of the two sentences that are left where nothing is in common; the last of the
+            first joins two facts.
         opener: token id that opens a citation.
         end: token id that ends a completion.
         stop: token id that ends a sentence; a citation and the facts of its sentence belong together.
@@ -116,8 +117,10 @@ class MaskedDistribution:
         self.tokens = torch.tensor(sorted({*text_tokens, *spoken, opener, end, stop}), device=device)
         free = torch.tensor(sorted({*text_tokens, opener, end, stop} - {s[0] for s in fact_tokens}), device=device)
         self._free = torch.isin(self.tokens, free)
-        first, second = ({*apart_tokens[0], stop}, {*apart_tokens[1], opener})
-        phases = [torch.tensor(sorted(allowed), device=device) for allowed in (first, second, {stop}, {end})]
+        first, second, joint = {*apart_tokens[0]}, {*apart_tokens[1], opener}, apart_tokens[0][-1]
+        phases = [
+            torch.tensor(sorted(allowed), device=device) for allowed in (first, second, {stop}, {end}, {joint, stop})
+        ]
         self._apart = torch.stack([self._free & torch.isin(self.tokens, phase) for phase in phases])
         self._is_category = facts.of_kind("category").to(device)
         self._is_own = facts.of_kind("category", "period").to(device)
@@ -174,7 +177,7 @@ class MaskedDistribution:
                 new[name] = new[name].clone()
             new["own"][chosen] = self.facts.own(item[chosen])
             new["common"][chosen] = self.facts.common(item[chosen], state.history[chosen])
-            nothing = ~(new["common"] & self._is_own[:, None]).flatten(1).any(1)
+            nothing = ~(new["common"] & self._is_category[:, None]).flatten(1).any(1)
             new["apart"] = nothing & new["own"].any(1) & (state.history >= 0).any(1)
             self._begin_sentence(torch.isin(torch.arange(len(item), device=item.device), chosen), new)
         cited = (item >= 0) & (state.region == CITE)
@@ -214,7 +217,7 @@ class MaskedDistribution:
             citable = torch.where(fitting.any(1, keepdim=True), fitting, citable)
         somewhere = new["common"].any(2) & self._is_own
         facts = torch.where(somewhere.any(1, keepdim=True), somewhere, new["own"])
-        facts = facts & ~(new["apart"] & (new["sentence"] > 0))[:, None]
+        facts = torch.where(new["apart"][:, None], new["own"] & (new["sentence"] == 0)[:, None], facts)
         new["facts"] = torch.where(rows[:, None], facts, new["facts"])
         new["citable"] = torch.where(rows[:, None], citable, new["citable"])
 
@@ -264,8 +267,9 @@ class MaskedDistribution:
         """
         phase = state.sentence[rows].clamp(max=1) + (state.sentence[rows] >= 1) * state.cited[rows]
         phase = torch.where(state.sentence[rows] > 1, 3, phase)
-        nothing_said = (state.sentence[rows] == 0) & (state.facts[rows] == state.own[rows]).all(1)
-        return self._apart[phase] & ~(nothing_said[:, None] & (self.tokens == self.stop))
+        said = (state.facts[rows] != state.own[rows]).any(1)
+        phase = torch.where((phase == 0) & said, 4, phase)
+        return self._apart[phase]
 
     def items(
         self, hidden: torch.Tensor, node: torch.Tensor, items: torch.Tensor, temperature: float = 1.0
