@@ -53,7 +53,9 @@ def write(
     shared = [facts.facts[number] for number in common[:, cited].nonzero()[:, 0].tolist()]
     if any(fact.kind == "category" for fact in shared):
         return _fill(generator.choice(TEMPLATES), shared, history[cited], generator, people)
-    return _fill(NOTHING_IN_COMMON if own else NO_FACTS, own, history[cited], generator, people)
+    categories = [fact for fact in own if fact.kind == "category"]
+    one = generator.sample(categories, min(1, len(categories))) + [fact for fact in own if fact.kind == "period"]
+    return _fill(NOTHING_IN_COMMON if own else NO_FACTS, one, history[cited], generator, people)
 
 
 def _choose_cited(fitting: list[torch.Tensor], generator: random.Random) -> int:

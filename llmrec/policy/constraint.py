@@ -89,8 +89,7 @@ class MaskedDistribution:
         fact_tokens: token ids that say each fact, [F] sequences; the first token of each means a fact wherever it
             stands in a justification.
         text_tokens: token ids that free text may use.
-        apart_tokens: of them, those of the two sentences that are left where nothing is in common; the last of the
-            first joins two facts.
+        apart_tokens: of them, those that begin the two sentences that are left where nothing is in common.
         opener: token id that opens a citation.
         end: token id that ends a completion.
         stop: token id that ends a sentence; a citation and the facts of its sentence belong together.
@@ -117,10 +116,8 @@ class MaskedDistribution:
         self.tokens = torch.tensor(sorted({*text_tokens, *spoken, opener, end, stop}), device=device)
         free = torch.tensor(sorted({*text_tokens, opener, end, stop} - {s[0] for s in fact_tokens}), device=device)
         self._free = torch.isin(self.tokens, free)
-        first, second, joint = {*apart_tokens[0]}, {*apart_tokens[1], opener}, apart_tokens[0][-1]
-        phases = [
-            torch.tensor(sorted(allowed), device=device) for allowed in (first, second, {stop}, {end}, {joint, stop})
-        ]
+        first, second = {*apart_tokens[0]}, {*apart_tokens[1], opener}
+        phases = [torch.tensor(sorted(some), device=device) for some in (first, second, {stop}, {end})]
         self._apart = torch.stack([self._free & torch.isin(self.tokens, phase) for phase in phases])
         self._is_category = facts.of_kind("category").to(device)
         self._is_own = facts.of_kind("category", "period").to(device)
@@ -204,7 +201,8 @@ class MaskedDistribution:
         index = fact.clamp(min=0)
         said = torch.zeros_like(new["facts"]).scatter_(1, index[:, None], stated)
         with_fact = new["common"][torch.arange(len(index), device=index.device), index]
-        new["facts"] = new["facts"] & ~said
+        only_period = (state.apart & (fact >= 0))[:, None] & self._is_category  # one category, then perhaps when
+        new["facts"] = new["facts"] & ~said & ~only_period
         new["citable"] = torch.where(stated, new["citable"] & with_fact, new["citable"])
 
     def _begin_sentence(self, rows: torch.Tensor, new: dict[str, torch.Tensor]) -> None:
@@ -268,7 +266,7 @@ class MaskedDistribution:
         phase = state.sentence[rows].clamp(max=1) + (state.sentence[rows] >= 1) * state.cited[rows]
         phase = torch.where(state.sentence[rows] > 1, 3, phase)
         said = (state.facts[rows] != state.own[rows]).any(1)
-        phase = torch.where((phase == 0) & said, 4, phase)
+        phase = torch.where((phase == 0) & said, 2, phase)
         return self._apart[phase]
 
     def items(

@@ -69,7 +69,7 @@ class RecPolicy(nn.Module):
             facts,
             [tuple(self.prompts.words(fact.words)) for fact in facts.facts],
             sorted({token for text in all_texts() for token in self.prompts.words(text)}),
-            (self.prompts.words(APART[0] + " and"), self.prompts.words(APART[1])),
+            (self.prompts.words(APART[0]), self.prompts.words(APART[1])),
             self.prompts.opener,
             self.prompts.end,
             self.prompts.stop,
