@@ -5,6 +5,7 @@ values that the stage depended on, so a run never mixes results of two configs: 
 """
 
 import difflib
+import hashlib
 import importlib
 import importlib.metadata
 import math
@@ -139,7 +140,8 @@ class Run:
         self._refuse_other_config(stage)
         self._started.setdefault(stage, time.monotonic())
         if is_main_process():
-            write_json(self.path(stage, "started.json"), {"fingerprint": fingerprint(self.config, stage)})
+            record = {"fingerprint": fingerprint(self.config, stage), "built_on": self._built_on(stage)}
+            write_json(self.path(stage, "started.json"), record)
 
     def finish(self, stage: str, metrics: dict) -> None:
         """Marks a stage as finished. Call it last: after this the stage is not run again.
@@ -158,6 +160,7 @@ class Run:
             "seconds": None if started is None else round(time.monotonic() - started, 3),
             "metrics": _plain(metrics),
             "fingerprint": fingerprint(self.config, stage),
+            "built_on": self._built_on(stage),
             "versions": library_versions(),
         }
         write_json(self.path(stage, "metrics.json"), record)
@@ -175,7 +178,7 @@ class Run:
         return self.path(stage, "metrics.json").is_file()
 
     def record(self, stage: str) -> dict:
-        """All of `<stage>/metrics.json`: `stage, seconds, metrics, fingerprint, versions`."""
+        """All of `<stage>/metrics.json`: `stage, seconds, metrics, fingerprint, built_on, versions`."""
         self.require(stage)
         return read_json(self.path(stage, "metrics.json"))
 
@@ -195,12 +198,15 @@ class Run:
             raise RunError(f"{self.directory} has no finished {', '.join(missing)} stage. Run first:\n{commands}")
 
     def _refuse_other_config(self, *stages: str) -> None:
-        """Raises RunError if a stage was begun or finished under values other than this config's."""
+        """Raises RunError if a stage was begun or finished under values other than this config's, or from results of
+        earlier stages that are no longer there.
+        """
         changed: dict[str, str] = {}
         stale: list[str] = []
+        self._refuse_rebuilt(*stages)
         for stage in stages:
-            recorded = self._recorded_fingerprint(stage)
-            differences = [] if recorded is None else _differences(recorded, fingerprint(self.config, stage))
+            recorded = self._recorded(stage)
+            differences = _differences(recorded["fingerprint"], fingerprint(self.config, stage)) if recorded else {}
             if differences:
                 stale.append(stage)
                 changed.update(differences)
@@ -214,12 +220,37 @@ class Run:
             f"Give this config another `name`, or delete what it would replace: {folders}"
         )
 
-    def _recorded_fingerprint(self, stage: str) -> dict | None:
-        """What config a stage finished under, or left something to resume under; None if neither."""
+    def _refuse_rebuilt(self, *stages: str) -> None:
+        """Raises RunError if a stage stands on an earlier one that was since run again, or deleted."""
+        gone: dict[str, list[str]] = {}
+        for stage in stages:
+            then, now = (self._recorded(stage) or {}).get("built_on", {}), self._built_on(stage)
+            changed = [needed for needed, mark in then.items() if now.get(needed) != mark]
+            if changed:
+                gone[stage] = changed
+        if gone:
+            what = ", ".join(f"{stage} (from {', '.join(needed)})" for stage, needed in gone.items())
+            folders = ", ".join(str(self.path(stage)) for stage in gone)
+            raise RunError(
+                f"{self.directory} holds results made from stages that were since deleted or run again: {what}. "
+                f"Nothing was touched. Delete these as well, and run the same command again: {folders}"
+            )
+
+    def _built_on(self, stage: str) -> dict[str, str | None]:
+        """A mark of each needed stage's result: it changes when that stage is run again; None if it is not there."""
+        marks = {}
+        for needed in STAGE_TABLE[stage].needs:
+            file = self.path(needed, "metrics.json")
+            marks[needed] = hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None
+        return marks
+
+    def _recorded(self, stage: str) -> dict | None:
+        """The record under which a stage finished, or left something to resume; None if neither."""
         for name in ("metrics.json", "started.json"):
             file = self.path(stage, name)
             try:
-                recorded = read_json(file)["fingerprint"]
+                record = read_json(file)
+                recorded = {"fingerprint": record["fingerprint"], "built_on": record.get("built_on", {})}
             except FileNotFoundError:
                 continue
             except (ValueError, KeyError, TypeError):

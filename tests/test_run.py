@@ -1,6 +1,7 @@
 """Run directories: what is recorded, what is skipped, and that two configs never mix."""
 
 import dataclasses
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -222,3 +223,31 @@ def test_the_clock_starts_when_the_stage_does(tmp_path: Path, stages: list[str])
     run = Run.create(_config(tmp_path))
     run.finish("data", {})  # a stage called on its own, without `begin`
     assert read_json(run.path("data", "metrics.json"))["seconds"] is None
+
+
+def test_results_of_a_stage_that_was_run_again_are_not_mixed(tmp_path: Path, stages: list[str]) -> None:
+    run = Run.create(_config(tmp_path))
+    run_all(run, say=lambda line: None)
+    shutil.rmtree(run.path("sft"))
+    before = _contents(run.directory)
+    with pytest.raises(RunError, match=r"ppo \(from sft\), evaluate \(from sft\)"):
+        Run.create(run.config)
+    assert _contents(run.directory) == before
+    for stage in ("ppo", "evaluate"):
+        shutil.rmtree(run.path(stage))
+    stages.clear()
+    run_all(Run.create(run.config), say=lambda line: None)
+    assert stages == ["sft", "ppo", "evaluate"]
+
+
+def test_checkpoints_of_a_stage_that_was_run_again_are_not_resumed(tmp_path: Path) -> None:
+    run = Run.create(_config(tmp_path))
+    _finish(run, "data")
+    run.begin("sft")
+    write_text(run.path("sft", "checkpoints", "state"), "half-way")
+    shutil.rmtree(run.path("data"))
+    again = Run.open(run.directory)
+    again.begin("data")
+    again.finish("data", {"other": 1})
+    with pytest.raises(RunError, match=r"sft \(from data\)"):
+        again.finished("sft")

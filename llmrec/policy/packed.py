@@ -159,3 +159,38 @@ def target_log_probs(policy: RecPolicy, batch: PackedBatch, hidden: torch.Tensor
     """Log-probability of each token that the log chose, [R]."""
     columns = policy.vocabulary.trie.columns_of(batch.target)
     return item_log_probs(policy, batch, hidden).gather(1, columns[:, None])[:, 0]
+
+
+def decision_log_probs(
+    policy: RecPolicy, batch: PackedBatch, hidden: torch.Tensor, temperature: float
+) -> list[torch.Tensor]:
+    """Distributions over the catalogue after every shown item: per window [J_b, C], the last being the decision that
+    the completion answers.
+
+    Only for one token an item; a window without items has none.
+    """
+    width = batch.items.shape[1]
+    shown = (batch.items >= 0).sum(1)
+    slots = torch.arange(1, width + 1, device=hidden.device)
+    row, column = (slots <= shown[:, None]).nonzero(as_tuple=True)
+    position = batch.prompt_length[row] - shown[row] + column  # header, then one token an item
+    available = batch.had_by()[row] > slots[column][:, None]
+    nodes = torch.zeros_like(row)
+    log_probs = policy.distribution.items(hidden[row, position], nodes, available, temperature)
+    return list(log_probs.split(shown.tolist()))
+
+
+def taken_log_probs(policy: RecPolicy, decisions: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities of what the user took at the decisions of one window.
+
+    Args:
+        decisions: after each of J shown items, [J, C]; what follows the last is not shown.
+        items: the window's items, padded, [width].
+
+    Returns:
+        at most J-1 numbers: an item that was had before could not have been chosen and is left out.
+    """
+    following = items[1 : len(decisions)]
+    column = torch.argsort(policy.vocabulary.trie.order)[following]
+    taken = decisions[:-1].gather(1, column[:, None])[:, 0]
+    return taken[taken.isfinite()]

@@ -2,6 +2,8 @@
 
 import torch
 
+from llmrec.policy.constraint import ITEM
+
 
 def gae(
     rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, gamma: float, lam: float
@@ -69,3 +71,22 @@ def exact_item_advantages(
     penalty = (log_probs - ref_log_probs).masked_fill(blocked, 0)
     shaped = (rewards - kl_coef * penalty).masked_fill(blocked, 0)
     return (shaped - (log_probs.exp() * shaped).sum(1, keepdim=True)).masked_fill(blocked, 0)
+
+
+def place_rewards(
+    rewards: torch.Tensor, region: torch.Tensor, mask: torch.Tensor, item: torch.Tensor, text: torch.Tensor
+) -> torch.Tensor:
+    """Adds the item's reward at the end of the item span and the text's at the last token.
+
+    Args:
+        rewards: rewards that are already there (the KL penalty), [B, T].
+        region: what each token is, [B, T].
+        mask: real tokens, bool [B, T].
+        item, text: [B].
+    """
+    rewards = rewards.clone()
+    rows = torch.arange(len(rewards), device=rewards.device)
+    last_of_item = ((region == ITEM) & mask).sum(1) - 1
+    rewards[rows, last_of_item] += item.to(rewards)
+    rewards[rows, mask.sum(1) - 1] += text.to(rewards)
+    return rewards

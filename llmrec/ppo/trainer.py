@@ -8,7 +8,6 @@ adapter, exact item decisions, resumable state. Names of options and metrics are
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,74 +19,13 @@ from llmrec.config import PPOSection
 from llmrec.policy.constraint import ITEM
 from llmrec.policy.generate import generate, parse
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packed import PackedBatch, Window, pack
-from llmrec.ppo.advantages import exact_item_advantages, gae, whiten
+from llmrec.policy.packed import PackedBatch, Window, decision_log_probs, pack, taken_log_probs
+from llmrec.ppo.advantages import exact_item_advantages, gae, place_rewards, whiten
 from llmrec.ppo.checkpoint import load_checkpoint, save_checkpoint
+from llmrec.ppo.experience import Experience, ItemExperience, ReferenceScores
 from llmrec.ppo.guard import Guard
 from llmrec.ppo.losses import exact_item_loss, kl_estimate, masked_mean, policy_loss, value_loss
 from llmrec.ppo.reward import Reward
-
-
-@dataclass(frozen=True)
-class ItemExperience:
-    """Exact experience of one episode's prompt: J decisions over the trie's C columns.
-
-    Attributes:
-        log_probs: of the policy that sampled, [J, C].
-        ref_log_probs: of the reference, [J, C].
-        advantages: [J, C].
-        expected_reward: of the policy at each decision, [J].
-    """
-
-    log_probs: torch.Tensor
-    ref_log_probs: torch.Tensor
-    advantages: torch.Tensor
-    expected_reward: torch.Tensor
-
-
-@dataclass(frozen=True)
-class ReferenceScores:
-    """What the reference makes of B completions.
-
-    Attributes:
-        log_probs: of each token, [B, T].
-        region: ITEM, TEXT, CITE or DONE of each token, [B, T].
-        items: per prompt, log-probabilities at its decisions, [J, C].
-    """
-
-    log_probs: torch.Tensor
-    region: torch.Tensor
-    items: list[torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Experience:
-    """A batch of B scored episodes, ready to learn from; tensors are [B, T].
-
-    Attributes:
-        windows: prompts with their completions.
-        learned: tokens that the sampled objective learns from.
-        log_probs, values: of the policy that sampled.
-        advantages, returns: of each token.
-        items: exact item experience of each episode; empty when items are learned from samples.
-    """
-
-    windows: list[Window]
-    learned: torch.Tensor
-    log_probs: torch.Tensor
-    values: torch.Tensor
-    advantages: torch.Tensor
-    returns: torch.Tensor
-    items: list[ItemExperience]
-
-    def select(self, episodes: np.ndarray, width: int) -> "Experience":
-        """Some episodes, cut to the longest of their completions."""
-        tensors = (self.learned, self.log_probs, self.values, self.advantages, self.returns)
-        return Experience(
-            [self.windows[e] for e in episodes],
-            *(tensor[torch.from_numpy(episodes), :width] for tensor in tensors),
-            [self.items[e] for e in episodes] if self.items else [],
-        )
 
 
 class Critic(nn.Module):
@@ -393,60 +331,6 @@ class RecPPOTrainer(PPOTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         self.policy.save_pretrained(output_dir or self.args.output_dir)
-
-
-def decision_log_probs(
-    policy: RecPolicy, batch: PackedBatch, hidden: torch.Tensor, temperature: float
-) -> list[torch.Tensor]:
-    """Distributions over the catalogue after every shown item: per window [J_b, C], the last being the decision that
-    the completion answers.
-
-    Only for one token an item; a window without items has none.
-    """
-    width = batch.items.shape[1]
-    shown = (batch.items >= 0).sum(1)
-    slots = torch.arange(1, width + 1, device=hidden.device)
-    row, column = (slots <= shown[:, None]).nonzero(as_tuple=True)
-    position = batch.prompt_length[row] - shown[row] + column  # header, then one token an item
-    available = batch.had_by()[row] > slots[column][:, None]
-    nodes = torch.zeros_like(row)
-    log_probs = policy.distribution.items(hidden[row, position], nodes, available, temperature)
-    return list(log_probs.split(shown.tolist()))
-
-
-def taken_log_probs(policy: RecPolicy, decisions: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities of what the user took at the decisions of one window.
-
-    Args:
-        decisions: after each of J shown items, [J, C]; what follows the last is not shown.
-        items: the window's items, padded, [width].
-
-    Returns:
-        at most J-1 numbers: an item that was had before could not have been chosen and is left out.
-    """
-    following = items[1 : len(decisions)]
-    column = torch.argsort(policy.vocabulary.trie.order)[following]
-    taken = decisions[:-1].gather(1, column[:, None])[:, 0]
-    return taken[taken.isfinite()]
-
-
-def place_rewards(
-    rewards: torch.Tensor, region: torch.Tensor, mask: torch.Tensor, item: torch.Tensor, text: torch.Tensor
-) -> torch.Tensor:
-    """Adds the item's reward at the end of the item span and the text's at the last token.
-
-    Args:
-        rewards: rewards that are already there (the KL penalty), [B, T].
-        region: what each token is, [B, T].
-        mask: real tokens, bool [B, T].
-        item, text: [B].
-    """
-    rewards = rewards.clone()
-    rows = torch.arange(len(rewards), device=rewards.device)
-    last_of_item = ((region == ITEM) & mask).sum(1) - 1
-    rewards[rows, last_of_item] += item.to(rewards)
-    rewards[rows, mask.sum(1) - 1] += text.to(rewards)
-    return rewards
 
 
 def _row_kl(log_probs: torch.Tensor, ref_log_probs: torch.Tensor) -> torch.Tensor:

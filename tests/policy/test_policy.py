@@ -9,9 +9,8 @@ from llmrec.errors import ModelError
 from llmrec.policy.base import cut_layers, load_base
 from llmrec.policy.generate import generate
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packed import Window, item_log_probs, pack
+from llmrec.policy.packed import Window, decision_log_probs, item_log_probs, pack
 from llmrec.policy.ranking import item_scores
-from llmrec.ppo.trainer import decision_log_probs
 from tests.conftest import make_config
 
 PROMPTS = [Window("42", [], [0, 1, 2]), Window("new user", [3, 4], [5, 6, 7, 8]), Window("20", [], [9])]

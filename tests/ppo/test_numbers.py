@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from llmrec.policy.constraint import DONE, ITEM, TEXT
-from llmrec.ppo.advantages import exact_item_advantages, gae, whiten
+from llmrec.ppo.advantages import exact_item_advantages, gae, place_rewards, whiten
 from llmrec.ppo.losses import exact_item_loss, kl_estimate, policy_loss, value_loss
-from llmrec.ppo.trainer import place_rewards
 
 
 def test_gae_by_hand():
