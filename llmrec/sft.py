@@ -66,7 +66,7 @@ def training_windows(
 ) -> Dataset:
     """Windows of all epochs in the order of training: fresh cuts and fresh wording in every epoch.
 
-    Each row is a window of the training part of one history: `profile, prior, items, completion`. The completion
+    Each row is a window of the training part of one history: `profile, prior, items, completions`. The one completion
     recommends the item that followed, with a justification that is true of it.
     """
     generator = random.Random(seed)
@@ -81,7 +81,7 @@ def training_windows(
                 text = policy.prompts.justification(segments)
                 completion = [*policy.vocabulary.sequences[last], *text, policy.prompts.end]
                 prior = history[:start].tolist()
-                epoch.append({"profile": names[user], "prior": prior, "items": shown, "completion": completion})
+                epoch.append({"profile": names[user], "prior": prior, "items": shown, "completions": [completion]})
         rows += _batches_of_like_length(epoch, section.per_device_train_batch_size, generator)
     share = section.num_train_epochs / np.ceil(section.num_train_epochs)
     return Dataset.from_list(rows[: int(len(rows) * share)])
@@ -160,7 +160,7 @@ class RecSFTTrainer(SFTTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         batch = PackedBatch(**inputs)
-        hidden = model(batch.tokens, batch.mask, self.section.dropout)
+        hidden = model(*batch.inputs(), self.section.dropout)
         item_loss, text_loss = sft_losses(self.policy, batch, hidden)
         for name, value in (("item_loss", item_loss), ("text_loss", text_loss)):
             self._metrics["train"][name].append(value.item())
@@ -178,16 +178,14 @@ def sft_losses(policy: RecPolicy, batch: PackedBatch, hidden: torch.Tensor) -> t
     """Mean negative log-likelihood of the items and of the justifications, both under the mask.
 
     Args:
-        batch: B windows with completions.
+        batch: B windows with a completion each.
         hidden: of all tokens, [B, L, d].
 
     Returns:
         item loss a token (nats), text loss a token (nats).
     """
-    log_probs, _, region = policy.distribution.score(
-        batch.completion_states(hidden), batch.completion, batch.start(policy)
-    )
-    real = batch.completion_mask
-    items = torch.cat([target_log_probs(policy, batch, hidden), log_probs[real & (region == ITEM)]])
-    text = log_probs[real & (region != ITEM)]
+    scores = batch.score(policy, hidden)
+    item, real = scores.region == ITEM, batch.completion_mask
+    items = torch.cat([target_log_probs(policy, batch, hidden), scores.log_probs[real & item]])
+    text = scores.log_probs[real & ~item]
     return -items.mean(), -text.mean()

@@ -14,7 +14,7 @@ def test_windows_cover_the_training_part_and_nothing_else(policy, data):
     allowed = {tuple(history.tolist()) for history in data.train_histories}
     taught = set()
     for row in rows:
-        recommendation = policy.prompts.parse(row["completion"])
+        recommendation = policy.prompts.parse(row["completions"][0])
         whole = (*row["prior"], *row["items"], recommendation.item)
         assert any(history[: len(whole)] == whole for history in allowed)
         assert len(row["items"]) <= policy.catalogue.max_history
@@ -27,7 +27,7 @@ def test_every_taught_token_is_allowed_by_the_mask(policy, data):
     rows = list(training_windows(policy, data, ["age"], SFTSection(num_train_epochs=4.0), seed=1))
     batch = pack(policy, [Window(**row) for row in rows])
     with torch.no_grad():
-        hidden = policy(batch.tokens, batch.mask)
+        hidden = policy(*batch.inputs())
         item_loss, text_loss = sft_losses(policy, batch, hidden)
     assert item_loss.isfinite() and text_loss.isfinite()
 
@@ -35,17 +35,16 @@ def test_every_taught_token_is_allowed_by_the_mask(policy, data):
 def test_the_item_loss_is_the_mean_over_separate_prompts(policy):
     """Two shown items and one to come: three decisions, each also asked alone."""
     history, end = [3, 5, 8], policy.prompts.end
-    window = Window("42", [], history[:2], [*policy.vocabulary.sequences[8], end])
+    window = Window("42", [], history[:2], [[*policy.vocabulary.sequences[8], end]])
     batch = pack(policy, [window])
     with torch.no_grad():
-        item_loss, text_loss = sft_losses(policy, batch, policy(batch.tokens, batch.mask))
+        item_loss, text_loss = sft_losses(policy, batch, policy(*batch.inputs()))
         values = []
         for stop in range(3):
             completion = [*policy.vocabulary.sequences[history[stop]], end]
-            alone = pack(policy, [Window("42", [], history[:stop], completion)])
-            hidden = alone.completion_states(policy(alone.tokens, alone.mask))
-            scores, _, region = policy.distribution.score(hidden, alone.completion, alone.start(policy))
-            values += scores[region == ITEM].tolist()
+            alone = pack(policy, [Window("42", [], history[:stop], [completion])])
+            scores = alone.score(policy, policy(*alone.inputs()))
+            values += scores.log_probs[scores.region == ITEM].tolist()
     assert item_loss.item() == pytest.approx(-sum(values) / len(values), abs=1e-4)
 
 

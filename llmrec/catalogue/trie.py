@@ -18,6 +18,7 @@ class ItemTrie:
     Attributes:
         tokens: token ids that occur in any item, ascending, int64 [C].
         order: item index by lexicographic rank of its sequence, int64 [N].
+        rank: the inverse of `order`, int64 [N].
         node_item: item index of a leaf, -1 of an inner node, int64 [nodes].
         flat: every item is one token (then a column is an item's rank).
 
@@ -34,6 +35,7 @@ class ItemTrie:
         self.flat = all(len(sequence) == 1 for sequence in sequences)
         self.tokens = torch.tensor(sorted({token for sequence in sequences for token in sequence}))
         self.order = torch.tensor(order)
+        self.rank = torch.argsort(self.order)
         columns = {token: column for column, token in enumerate(self.tokens.tolist())}
         nodes, edges = _build([tuple(columns[t] for t in sequences[item]) for item in order])
         self._low, self._high = torch.tensor(nodes).T.contiguous()

@@ -7,6 +7,7 @@ Sampling, old, new and reference log-probabilities, entropy, the SFT loss and ra
 `MaskedDistribution`: there is no other place where logits become probabilities.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
@@ -55,6 +56,23 @@ class DecodingState:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """Rows of one kind with what they may continue with, out of the tokens that this kind can have at all.
+
+    Attributes:
+        kind: ITEM, CITE or TEXT (in which facts are).
+        rows: row numbers, int64 [r].
+        tokens: token id of each column, ascending, int64 [K].
+        allowed: bool [r, K].
+    """
+
+    kind: int
+    rows: torch.Tensor
+    tokens: torch.Tensor
+    allowed: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Group:
     """Rows of one kind with their distribution over the tokens that this kind can have at all.
 
@@ -78,6 +96,23 @@ class Group:
         columns = torch.searchsorted(self.tokens, tokens).clamp(max=len(self.tokens) - 1)
         picked = self.log_probs.gather(1, columns[:, None])[:, 0]
         return torch.where(self.tokens[columns] == tokens, picked, -torch.inf)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a policy makes of given completions, each [B, T]; 0 (or false) after the end.
+
+    Attributes:
+        log_probs: of each token.
+        entropy: of the distribution that each token was drawn from, nats; carries no gradient.
+        region: ITEM, TEXT, CITE, FACT or DONE.
+        free: there was more than one token to choose from. A forced token is certain and teaches nothing.
+    """
+
+    log_probs: torch.Tensor
+    entropy: torch.Tensor
+    region: torch.Tensor
+    free: torch.Tensor
 
 
 class MaskedDistribution:
@@ -220,31 +255,44 @@ class MaskedDistribution:
         new["citable"] = torch.where(rows[:, None], citable, new["citable"])
 
     def groups(self, hidden: torch.Tensor, state: DecodingState, temperature: float = 1.0) -> Iterator[Group]:
-        """Distributions of all rows that are not DONE, by kind: item spans, citations, text with its facts.
+        """Distributions of all rows that are not DONE, by kind.
 
         Args:
             hidden: last hidden state of each row, [R, d].
             state: R states.
             temperature: divides the logits.
         """
+        for choice in self.choices(state):
+            yield self._distribution(hidden[choice.rows], choice, temperature)
+
+    def choices(self, state: DecodingState) -> Iterator[Choice]:
+        """What all rows that are not DONE may continue with, by kind: item spans, citations, text with its facts."""
         rows = (state.region == ITEM).nonzero()[:, 0]
         if len(rows):
-            log_probs = self.items(hidden[rows], state.node[rows], state.available[rows], temperature)
-            yield Group(rows, self.trie.tokens, log_probs)
+            yield Choice(ITEM, rows, self.trie.tokens, self.trie.allowed(state.node[rows], state.available[rows]))
         rows = (state.region == CITE).nonzero()[:, 0]
         if len(rows):
-            log_probs = self.items(hidden[rows], state.node[rows], self._citable_items(state, rows), temperature)
-            yield Group(rows, self.trie.tokens, log_probs)
+            yield self._citation(state, rows)
         rows = ((state.region == TEXT) | (state.region == FACT)).nonzero()[:, 0]
         if len(rows):
-            logits = self._logits(hidden[rows], self.tokens).float() / temperature
-            yield Group(rows, self.tokens, logits.masked_fill(~self._text(state, rows), -torch.inf).log_softmax(-1))
+            yield Choice(TEXT, rows, self.tokens, self._text(state, rows))
 
-    def _citable_items(self, state: DecodingState, rows: torch.Tensor) -> torch.Tensor:
-        """The places that may be cited, as items: bool [r, N]."""
+    def _distribution(self, hidden: torch.Tensor, choice: Choice, temperature: float) -> Group:
+        logits = self._logits(hidden, choice.tokens).float() / temperature
+        return Group(choice.rows, choice.tokens, logits.masked_fill(~choice.allowed, -torch.inf).log_softmax(-1))
+
+    def _citation(self, state: DecodingState, rows: torch.Tensor) -> Choice:
+        """Citations; of a flat catalogue only the columns of the histories, so that its size costs nothing."""
+        if self.trie.flat:
+            places = torch.where(state.history >= 0, self.trie.rank[state.history.clamp(min=0)], -1)
+            columns = places[places >= 0].unique()
+            place = torch.searchsorted(columns, places[rows])
+            allowed = torch.zeros(len(rows), len(columns) + 1, dtype=torch.bool, device=rows.device)
+            allowed.scatter_(1, torch.where(state.citable[rows], place, len(columns)), True)
+            return Choice(CITE, rows, self.trie.tokens[columns], allowed[:, :-1])
         items = torch.zeros(len(rows), self.trie.num_items + 1, dtype=torch.bool, device=rows.device)
-        index = torch.where(state.citable[rows], state.history[rows], self.trie.num_items)
-        return items.scatter_(1, index, True)[:, :-1]
+        items.scatter_(1, torch.where(state.citable[rows], state.history[rows], self.trie.num_items), True)
+        return Choice(CITE, rows, self.trie.tokens, self.trie.allowed(state.node[rows], items[:, :-1]))
 
     def _text(self, state: DecodingState, rows: torch.Tensor) -> torch.Tensor:
         """Columns of `tokens` that rows in TEXT or FACT may continue with, bool [r, K]."""
@@ -287,26 +335,31 @@ class MaskedDistribution:
 
     def score(
         self, hidden: torch.Tensor, tokens: torch.Tensor, start: DecodingState, temperature: float = 1.0
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Log-probability and entropy of every token of given completions.
+    ) -> Scores:
+        """Scores given completions: first what was allowed at each token, then one softmax for all tokens of a kind.
 
         Args:
             hidden: state that predicts each token, [B, T, d].
             tokens: int64 [B, T]; whatever follows the end is ignored.
             start: B states before the first token.
-
-        Returns:
-            log-probabilities [B, T], entropies [B, T], both 0 after the end; and the region of each token [B, T].
         """
-        state, log_probs, entropies, regions = start, [], [], []
+        state, regions = start, []
+        parts: dict[int, list[tuple[int, Choice]]] = defaultdict(list)
         for step in range(tokens.shape[1]):
-            chosen = hidden.new_zeros(len(tokens), dtype=torch.float32)
-            entropy = torch.zeros_like(chosen)
-            for group in self.groups(hidden[:, step], state, temperature):
-                chosen = chosen.index_copy(0, group.rows, group.gather(tokens[group.rows, step]))
-                entropy = entropy.index_copy(0, group.rows, group.entropy())
-            log_probs.append(chosen)
-            entropies.append(entropy)
+            for choice in self.choices(state):
+                parts[choice.kind].append((step, choice))
             regions.append(state.region)
             state = self.advance(state, tokens[:, step])
-        return torch.stack(log_probs, 1), torch.stack(entropies, 1), torch.stack(regions, 1)
+        log_probs = hidden.new_zeros(tokens.shape, dtype=torch.float32)
+        entropy, free = torch.zeros_like(log_probs), torch.zeros_like(tokens, dtype=torch.bool)
+        for kind, steps in parts.items():
+            row = torch.cat([choice.rows for _, choice in steps])
+            column = torch.cat([torch.full_like(choice.rows, step) for step, choice in steps])
+            allowed = torch.cat([choice.allowed for _, choice in steps])
+            choice = Choice(kind, row, steps[0][1].tokens, allowed)
+            group = self._distribution(hidden[row, column], choice, temperature)
+            log_probs = log_probs.index_put((row, column), group.gather(tokens[row, column]))
+            with torch.no_grad():
+                entropy[row, column] = group.entropy()
+                free[row, column] = allowed.sum(1) > 1
+        return Scores(log_probs, entropy, torch.stack(regions, 1), free)

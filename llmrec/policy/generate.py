@@ -33,7 +33,6 @@ class Completions:
         return [row[keep].tolist() for row, keep in zip(self.tokens, self.mask, strict=True)]
 
 
-@torch.no_grad()
 def generate(
     policy: RecPolicy,
     prompts: PackedBatch,
@@ -46,7 +45,7 @@ def generate(
     """Writes completions; prompts are read once, whatever the number of completions.
 
     Args:
-        prompts: B windows; their completions are ignored.
+        prompts: B windows without completions.
         max_new_tokens: T at most.
         uniforms: randomness in [0, 1), [B*G, T]: which token is drawn at each step, so that results do not depend on
             how prompts are batched or spread over processes. None: the most probable token.
@@ -57,48 +56,58 @@ def generate(
     Returns:
         completions; those that did not end within T have no end token.
     """
-    length = int(prompts.prompt_length.max())
-    mask = (torch.arange(length, device=policy.device) < prompts.prompt_length[:, None]).long()
-    embeddings = policy.embed(prompts.tokens[:, :length])
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    output = policy.backbone(embeddings, attention_mask=mask, position_ids=positions, use_cache=True)
-    prompt_hidden = output.last_hidden_state
-    last = prompt_hidden[torch.arange(len(mask), device=policy.device), prompts.prompt_length - 1]
+    policy.eval()
+    with torch.inference_mode():
+        parts = _generate(policy, prompts, max_new_tokens, uniforms, num_generations, temperature, first_items)
+    return Completions(*(part.clone() for part in parts))  # tensors of inference mode cannot be learned from
 
-    rows = torch.arange(len(mask), device=policy.device).repeat_interleave(num_generations)
-    state, hidden, mask = prompts.start(policy).select(rows), last[rows], mask[rows]
-    cache, position = output.past_key_values, prompts.prompt_length[rows]
+
+def _generate(policy, prompts, max_new_tokens, uniforms, num_generations, temperature, first_items):
+    device, pad = policy.device, policy.prompts.end
+    tokens, positions, mask = prompts.inputs()
+    output = policy.backbone(policy.embed(tokens), attention_mask=mask, position_ids=positions, use_cache=True)
+    prompt_hidden, cache = output.last_hidden_state, output.past_key_values
+    rows = torch.arange(len(tokens), device=device).repeat_interleave(num_generations)
     if num_generations > 1:
         cache.batch_repeat_interleave(num_generations)
+    state, mask, length = prompts.start(policy).select(rows), mask[rows], prompts.prompt_length[rows]
+    hidden = prompt_hidden[rows, length - 1]
     forced = None if first_items is None else _padded_sequences(policy, first_items)
 
-    tokens, log_probs, alive, states = [], [], [], []
+    shape = (len(rows), max_new_tokens)
+    written = torch.full(shape, pad, device=device)
+    log_probs = torch.zeros(shape, device=device)
+    real = torch.zeros(shape, dtype=torch.bool, device=device)
+    states = hidden.new_zeros(*shape, hidden.shape[1])
+    live = torch.arange(len(rows), device=device)  # rows that the cache still holds
     for step in range(max_new_tokens):
-        alive.append(state.region != DONE)
-        states.append(hidden)
-        token = torch.full_like(rows, policy.prompts.end)
-        chosen = torch.zeros(len(rows), device=policy.device)
+        token = torch.full_like(live, pad)
         for group in policy.distribution.groups(hidden, state, temperature):
-            picked = _pick(group, None if uniforms is None else uniforms[group.rows, step])
+            picked = _pick(group, None if uniforms is None else uniforms[live[group.rows], step])
             token[group.rows] = picked
-            chosen[group.rows] = group.gather(picked)
+            log_probs[live[group.rows], step] = group.gather(picked)
         if forced is not None and step < forced.shape[1]:
-            token = torch.where(forced[:, step] >= 0, forced[:, step], token)
-        tokens.append(token)
-        log_probs.append(chosen)
+            token = torch.where(forced[live, step] >= 0, forced[live, step], token)
+        written[live, step], states[live, step], real[live, step] = token, hidden, state.region != DONE
         state = policy.distribution.advance(state, token)
-        if step == max_new_tokens - 1 or bool((state.region == DONE).all()):
+        going = state.region != DONE
+        if step == max_new_tokens - 1 or not going.any():
             break
+        if going.sum() <= len(live) / 2:  # what has ended costs nothing more
+            keep = going.nonzero()[:, 0]
+            live, token, mask, length, state = live[keep], token[keep], mask[keep], length[keep], state.select(keep)
+            cache.batch_select_indices(keep)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         output = policy.backbone(
             policy.embed(token[:, None]),
             attention_mask=mask,
-            position_ids=(position + step)[:, None],
+            position_ids=(length + step)[:, None],
             past_key_values=cache,
             use_cache=True,
         )
         hidden, cache = output.last_hidden_state[:, -1], output.past_key_values
-    return Completions(*(torch.stack(parts, 1) for parts in (tokens, log_probs, alive, states)), prompt_hidden)
+    width = int(real.any(0).sum())
+    return written[:, :width], log_probs[:, :width], real[:, :width], states[:, :width], prompt_hidden
 
 
 def _pick(group: Group, uniforms: torch.Tensor | None) -> torch.Tensor:

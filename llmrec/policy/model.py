@@ -115,20 +115,22 @@ class RecPolicy(nn.Module):
         decoder = self.model.get_base_model().base_model
         return decoder(inputs_embeds=embeddings, **arguments)
 
-    def forward(self, tokens: torch.Tensor, mask: torch.Tensor, dropout: float = 0.0) -> torch.Tensor:
+    def forward(
+        self, tokens: torch.Tensor, positions: torch.Tensor, attention_mask: torch.Tensor, dropout: float = 0.0
+    ) -> torch.Tensor:
         """Last hidden states of a batch.
 
         Args:
             tokens: token ids, int64 [B, L].
-            mask: 1 where a token is real, int64 [B, L].
+            positions: of each token, int64 [B, L].
+            attention_mask: 1 where a token is real, int64 [B, L]; or what each token attends to, bool [B, 1, L, L].
             dropout: on the input embeddings and on the result, while training.
 
         Returns:
             [B, L, d].
         """
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
         embeddings = F.dropout(self.embed(tokens), dropout, self.training)
-        output = self.backbone(embeddings, attention_mask=mask, position_ids=positions, use_cache=False)
+        output = self.backbone(embeddings, attention_mask=attention_mask, position_ids=positions, use_cache=False)
         return F.dropout(output.last_hidden_state, dropout, self.training)
 
     @property

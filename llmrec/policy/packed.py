@@ -1,7 +1,8 @@
 """Windows of histories as token batches, with the decision state of every item: one forward pass, many decisions.
 
-A window is `header, item, item, ..., item, completion`. The hidden state before each item is the policy's decision
-there; a prompt is a window whose completion is still empty.
+A window is `header, item, item, ..., item`, and then any number of completions that branch off there. The hidden state
+before each item is the policy's decision there. A token attends to its window and to its own branch, so G completions
+of one prompt cost one prompt; a prompt is a window without completions.
 """
 
 from collections.abc import Sequence
@@ -10,34 +11,34 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
-from llmrec.policy.constraint import DecodingState
+from llmrec.policy.constraint import DecodingState, Scores
 from llmrec.policy.model import RecPolicy
 
 
 @dataclass(frozen=True)
 class Window:
-    """One stretch of one user's history, and what is said at its end.
+    """One stretch of one user's history, and what may be said at its end.
 
     Attributes:
         profile: of the user, for the prompt's header.
         prior: items that the user had before the window; never recommended, not shown.
         items: items that the window shows.
-        completion: token ids of a recommendation and its justification, end token included; may be empty.
+        completions: each the token ids of a recommendation and its justification, end token included.
     """
 
     profile: str
     prior: Sequence[int]
     items: Sequence[int]
-    completion: Sequence[int] = ()
+    completions: Sequence[Sequence[int]] = ()
 
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """B windows as tensors; R decisions in all, one for every token of a shown item.
+    """B windows as tensors, with G completions in all and R decisions, one for every token of a shown item.
 
     Attributes:
         tokens: padded on the right, int64 [B, L].
-        mask: 1 where a token is real, int64 [B, L].
+        branch: 0 for the window itself, 1, 2, ... for its completions, -1 for padding, int64 [B, L].
         items: the windows' items, -1 beyond them, int64 [B, J].
         had: items that the user had before the window, bool [B, N].
         row: window of each decision, int64 [R].
@@ -45,13 +46,15 @@ class PackedBatch:
         slot: which item of the window is being decided, int64 [R].
         node: trie node at which the decision stands, int64 [R].
         target: the token that was chosen in the log, int64 [R].
-        completion: token ids, padded with the end token, int64 [B, T].
-        completion_mask: true where a completion token is real, bool [B, T].
-        prompt_length: tokens before the completion, int64 [B].
+        owner: window of each completion, int64 [G].
+        offset: place in `tokens` of each completion's first token, int64 [G].
+        completion: token ids, padded with the end token, int64 [G, T].
+        completion_mask: true where a completion token is real, bool [G, T].
+        prompt_length: tokens before the completions, int64 [B].
     """
 
     tokens: torch.Tensor
-    mask: torch.Tensor
+    branch: torch.Tensor
     items: torch.Tensor
     had: torch.Tensor
     row: torch.Tensor
@@ -59,12 +62,34 @@ class PackedBatch:
     slot: torch.Tensor
     node: torch.Tensor
     target: torch.Tensor
+    owner: torch.Tensor
+    offset: torch.Tensor
     completion: torch.Tensor
     completion_mask: torch.Tensor
     prompt_length: torch.Tensor
 
     def to(self, device: torch.device) -> "PackedBatch":
         return PackedBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+    def positions(self) -> torch.Tensor:
+        """Position of each token in its own branch: every completion goes on where the window ends, int64 [B, L]."""
+        places = torch.arange(self.tokens.shape[1], device=self.tokens.device).expand_as(self.tokens)
+        length = self.prompt_length[:, None]
+        first = (self.branch[:, 1:] != self.branch[:, :-1]).long() * places[:, 1:]
+        first = torch.cat([torch.zeros_like(places[:, :1]), first], 1).cummax(1).values
+        return torch.where(self.branch > 0, length + places - first, places)
+
+    def attention_mask(self) -> torch.Tensor:
+        """What each token attends to: as `transformers` takes it, [B, L], or bool [B, 1, L, L] if windows branch."""
+        if int(self.branch.max()) <= 1:
+            return (self.branch >= 0).long()
+        one, other = self.branch[:, :, None], self.branch[:, None, :]
+        causal = torch.ones(one.shape[1], one.shape[1], dtype=torch.bool, device=one.device).tril()
+        return (causal & ((other == 0) | (other == one)))[:, None]
+
+    def inputs(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What `RecPolicy.forward` takes."""
+        return self.tokens, self.positions(), self.attention_mask()
 
     def had_by(self) -> torch.Tensor:
         """From which slot on each item counts as had: 0 from the start, J+1 never; int64 [B, N]."""
@@ -82,41 +107,52 @@ class PackedBatch:
         return self.had_by()[self.row[rows]] > self.slot[rows, None]
 
     def start(self, policy: RecPolicy) -> DecodingState:
-        """States before the completions: what was had is not recommended again, what is shown can be cited."""
+        """B states at the windows' ends: what was had is not recommended again, what is shown can be cited."""
         return policy.distribution.start(self.had_by() > self.items.shape[1], self.items)
 
+    def score(self, policy: RecPolicy, hidden: torch.Tensor, temperature: float = 1.0) -> Scores:
+        """Scores of the G completions from the hidden states of all tokens [B, L, d]."""
+        start = self.start(policy).select(self.owner)
+        return policy.distribution.score(self.completion_states(hidden), self.completion, start, temperature)
+
     def completion_states(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Hidden states that decide each completion token, [B, T, d], from those of all tokens [B, L, d]."""
+        """Hidden states that decide each completion token, [G, T, d], from those of all tokens [B, L, d]."""
         steps = torch.arange(self.completion.shape[1], device=hidden.device)
-        index = (self.prompt_length[:, None] - 1 + steps).clamp(max=hidden.shape[1] - 1)
-        return hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1]))
+        index = (self.offset[:, None] - 1 + steps).clamp(max=hidden.shape[1] - 1)
+        index[:, 0] = self.prompt_length[self.owner] - 1
+        return hidden[self.owner[:, None], index]
 
 
-def pack(policy: RecPolicy, windows: Sequence[Window], completion_width: int = 0) -> PackedBatch:
+def pack(policy: RecPolicy, windows: Sequence[Window], completion_width: int = 1) -> PackedBatch:
     """Renders windows to one padded batch, on the CPU; completions are padded to `completion_width` at least."""
-    sequences = policy.vocabulary.sequences
     prompts = [policy.prompts.header(w.profile) + policy.vocabulary.tokens_of(w.items) for w in windows]
-    length = max(len(prompt) + len(w.completion) for prompt, w in zip(prompts, windows, strict=True))
-    width = max([1, *(len(w.items) for w in windows)])
-    end = policy.prompts.end
-    tokens = np.full((len(windows), length), end)
-    mask = np.zeros_like(tokens)
+    completions = [completion for window in windows for completion in window.completions]
+    lengths = torch.tensor([len(completion) for completion in completions], dtype=torch.int64)
+    end, width = policy.prompts.end, max([1, *(len(w.items) for w in windows)])
+    whole = [len(prompt) + sum(map(len, w.completions)) for prompt, w in zip(prompts, windows, strict=True)]
+    tokens = np.full((len(windows), max(whole)), end)
+    branch = np.full_like(tokens, -1)
     items = np.full((len(windows), width), -1)
-    had = np.zeros((len(windows), len(sequences)), dtype=bool)
-    completion = np.full((len(windows), max(completion_width, *(len(w.completion) for w in windows))), end)
-    decisions = []
+    had = np.zeros((len(windows), len(policy.vocabulary.sequences)), dtype=bool)
+    completion = np.full((len(completions), max([completion_width, *lengths.tolist()])), end)
+    decisions, owner, offset = [], [], []
     for b, (window, prompt) in enumerate(zip(windows, prompts, strict=True)):
-        whole = prompt + list(window.completion)
-        tokens[b, : len(whole)], mask[b, : len(whole)] = whole, 1
+        place = len(prompt)
+        tokens[b, :place], branch[b, :place] = prompt, 0
+        for number, written in enumerate(window.completions, start=1):
+            completion[len(owner), : len(written)] = written
+            tokens[b, place : place + len(written)], branch[b, place : place + len(written)] = written, number
+            owner.append(b)
+            offset.append(place)
+            place += len(written)
         items[b, : len(window.items)] = window.items
         had[b, list(window.prior)] = True
-        completion[b, : len(window.completion)] = window.completion
         decisions += _decisions(policy, b, window, len(policy.prompts.header(window.profile)))
     row, position, slot, node, target = torch.tensor(decisions, dtype=torch.int64).reshape(-1, 5).T.contiguous()
-    lengths = torch.tensor([len(w.completion) for w in windows])
     return PackedBatch(
-        torch.from_numpy(tokens), torch.from_numpy(mask), torch.from_numpy(items), torch.from_numpy(had),
+        torch.from_numpy(tokens), torch.from_numpy(branch), torch.from_numpy(items), torch.from_numpy(had),
         row, position, slot, node, target,
+        torch.tensor(owner, dtype=torch.int64), torch.tensor(offset, dtype=torch.int64),
         torch.from_numpy(completion), torch.arange(completion.shape[1]) < lengths[:, None],
         torch.tensor([len(prompt) for prompt in prompts]),
     )  # fmt: skip
@@ -191,6 +227,6 @@ def taken_log_probs(policy: RecPolicy, decisions: torch.Tensor, items: torch.Ten
         at most J-1 numbers: an item that was had before could not have been chosen and is left out.
     """
     following = items[1 : len(decisions)]
-    column = torch.argsort(policy.vocabulary.trie.order)[following]
+    column = policy.vocabulary.trie.rank[following]
     taken = decisions[:-1].gather(1, column[:, None])[:, 0]
     return taken[taken.isfinite()]

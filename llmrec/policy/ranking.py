@@ -13,7 +13,7 @@ def item_scores(policy: RecPolicy, windows: Sequence[Window], batch_size: int = 
     """Log-probability of every item as the next recommendation.
 
     Args:
-        windows: prompts; their completions are ignored.
+        windows: prompts, without completions.
         batch_size: windows a forward pass.
 
     Yields:
@@ -23,9 +23,9 @@ def item_scores(policy: RecPolicy, windows: Sequence[Window], batch_size: int = 
     policy.eval()
     for start in range(0, len(windows), batch_size):
         part = windows[start : start + batch_size]
-        batch = pack(policy, [Window(w.profile, w.prior, w.items) for w in part]).to(policy.device)
+        batch = pack(policy, part).to(policy.device)
         if policy.vocabulary.trie.flat:
-            hidden = policy(batch.tokens, batch.mask)
+            hidden = policy(*batch.inputs())
             last = hidden[torch.arange(len(part), device=hidden.device), batch.prompt_length - 1]
             state = batch.start(policy)
             columns = policy.distribution.items(last, state.node, state.available)
@@ -37,7 +37,7 @@ def item_scores(policy: RecPolicy, windows: Sequence[Window], batch_size: int = 
 def _beam(policy: RecPolicy, window: Window, width: int = 40) -> torch.Tensor:
     """Scores [1, N] of the items that a beam of `width` over the trie reaches, -inf for all others."""
     distribution, trie = policy.distribution, policy.vocabulary.trie
-    batch = pack(policy, [Window(window.profile, window.prior, window.items)]).to(policy.device)
+    batch = pack(policy, [window]).to(policy.device)
     scores = torch.full((1, trie.num_items), -torch.inf, device=policy.device)
     output = policy.backbone(policy.embed(batch.tokens), use_cache=True)
     cache, hidden = output.past_key_values, output.last_hidden_state[:, -1]

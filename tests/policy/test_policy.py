@@ -16,15 +16,15 @@ from tests.conftest import make_config
 PROMPTS = [Window("42", [], [0, 1, 2]), Window("new user", [3, 4], [5, 6, 7, 8]), Window("20", [], [9])]
 
 
-def tokens_and_mask(policy):
+def plain_inputs(policy):
     tokens = torch.tensor([policy.prompts.prompt("42", [0, 1, 2])])
-    return tokens, torch.ones_like(tokens)
+    return tokens, torch.arange(tokens.shape[1])[None], torch.ones_like(tokens)
 
 
 def test_logits_are_those_of_the_plain_model(policy):
-    tokens, mask = tokens_and_mask(policy)
+    tokens, positions, mask = plain_inputs(policy)
     plain = policy.model(input_ids=tokens, attention_mask=mask).logits
-    hidden = policy(tokens, mask)
+    hidden = policy(tokens, positions, mask)
     for some in (policy.vocabulary.trie.tokens, policy.distribution.tokens):
         assert torch.allclose(policy.logits(hidden[0], some), plain[0][:, some], atol=1e-5)
 
@@ -32,8 +32,8 @@ def test_logits_are_those_of_the_plain_model(policy):
 def test_save_and_load(policy, tmp_path):
     policy.save_pretrained(tmp_path / "adapter")
     loaded = RecPolicy.from_pretrained(tmp_path / "adapter").eval()
-    tokens, mask = tokens_and_mask(policy)
-    assert torch.equal(loaded(tokens, mask), policy(tokens, mask))
+    tokens, positions, mask = plain_inputs(policy)
+    assert torch.equal(loaded(tokens, positions, mask), policy(tokens, positions, mask))
     assert loaded.vocabulary == policy.vocabulary
     assert torch.equal(loaded.distribution.tokens, policy.distribution.tokens)
 
@@ -41,7 +41,7 @@ def test_save_and_load(policy, tmp_path):
 def test_plain_peft_loads_the_adapter(policy, tmp_path):
     policy.save_pretrained(tmp_path / "adapter")
     plain = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter").eval()
-    tokens, mask = tokens_and_mask(policy)
+    tokens, positions, mask = plain_inputs(policy)
     expected = policy.model(input_ids=tokens, attention_mask=mask).logits
     assert torch.allclose(plain(input_ids=tokens, attention_mask=mask).logits, expected, atol=1e-5)
 
@@ -68,17 +68,17 @@ def test_a_newer_format_is_refused(policy, tmp_path):
 
 
 def test_the_reference_is_the_sft_adapter(policy):
-    tokens, mask = tokens_and_mask(policy)
+    tokens, positions, mask = plain_inputs(policy)
     with torch.no_grad():
-        before = policy(tokens, mask)
+        before = policy(tokens, positions, mask)
         policy.add_rl_adapter()
-        assert torch.equal(policy(tokens, mask), before)
+        assert torch.equal(policy(tokens, positions, mask), before)
         for parameter in policy.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.1)
-        assert not torch.allclose(policy(tokens, mask), before)
+        assert not torch.allclose(policy(tokens, positions, mask), before)
         with policy.reference():
-            assert torch.equal(policy(tokens, mask), before)
+            assert torch.equal(policy(tokens, positions, mask), before)
     names = [name for name, p in policy.named_parameters() if p.requires_grad]
     assert names and all("rl" in name.split(".") for name in names)
 
@@ -102,17 +102,22 @@ def test_sampling_and_scoring_are_one_distribution(policy, generations, temperat
     uniforms = torch.rand(3 * generations, 30, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         sampled = generate(policy, pack(policy, PROMPTS), 30, uniforms, generations, temperature)
+        written = sampled.lists()
         windows = [
-            Window(w.profile, w.prior, w.items, tokens)
-            for w, tokens in zip([w for w in PROMPTS for _ in range(generations)], sampled.lists(), strict=True)
+            Window(w.profile, w.prior, w.items, written[b * generations : (b + 1) * generations])
+            for b, w in enumerate(PROMPTS)
         ]
-        batch = pack(policy, windows)
-        hidden = batch.completion_states(policy(batch.tokens, batch.mask))
-        scored, entropy, _ = policy.distribution.score(hidden, batch.completion, batch.start(policy), temperature)
-    width = scored.shape[1]
-    assert torch.allclose(scored, sampled.log_probs[:, :width], atol=1e-4)
-    assert torch.equal(batch.completion_mask, sampled.mask[:, :width])
-    assert (entropy[~batch.completion_mask] == 0).all()
+        together = pack(policy, windows)
+        alone = pack(policy, [Window(w.profile, w.prior, w.items, [c]) for w in windows for c in w.completions])
+        for batch in (together, alone):
+            hidden = policy(*batch.inputs())
+            scores = batch.score(policy, hidden, temperature)
+            width = scores.log_probs.shape[1]
+            assert torch.allclose(scores.log_probs, sampled.log_probs[:, :width], atol=1e-4)
+            assert torch.allclose(batch.completion_states(hidden)[sampled.mask], sampled.hidden[sampled.mask], atol=1e-3)
+            assert torch.equal(batch.completion_mask, sampled.mask[:, :width])
+            assert (scores.entropy[~batch.completion_mask] == 0).all()
+            assert ((scores.entropy > 1e-6) <= scores.free).all()
 
 
 def test_results_do_not_depend_on_the_batch(policy):
@@ -127,10 +132,10 @@ def test_packed_decisions_are_those_of_separate_prompts(policy):
     window = Window("42", [4], [0, 1, 2, 3])
     with torch.no_grad():
         batch = pack(policy, [window])
-        packed = item_log_probs(policy, batch, policy(batch.tokens, batch.mask))
+        packed = item_log_probs(policy, batch, policy(*batch.inputs()))
         for slot in (1, 2, 3):
             prompt = pack(policy, [Window("42", [4], window.items[:slot])])
-            hidden = policy(prompt.tokens, prompt.mask)[:, -1]
+            hidden = policy(*prompt.inputs())[:, -1]
             state = prompt.start(policy)
             alone = policy.distribution.items(hidden, state.node, state.available)
             row = ((batch.slot == slot) & (batch.node == 0)).nonzero()[0]
@@ -159,7 +164,7 @@ def test_last_decisions_rank_like_prompts(tiny_base, data):
     policy = RecPolicy.create(make_config(tiny_base), data).eval()
     with torch.no_grad():
         batch = pack(policy, PROMPTS)
-        decisions = decision_log_probs(policy, batch, policy(batch.tokens, batch.mask), 1.0)
+        decisions = decision_log_probs(policy, batch, policy(*batch.inputs()), 1.0)
     scores = torch.cat(list(item_scores(policy, PROMPTS)))
     assert [len(d) for d in decisions] == [3, 4, 1]
     for row, decision in enumerate(decisions):
