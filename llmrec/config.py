@@ -106,9 +106,10 @@ class PPOSection(Section):
     """PPO, with TRL's names where TRL has one."""
 
     total_episodes: int = Field(1024, ge=1)
-    advantage: Literal["exact", "gae"] = Field(
+    advantage: Literal["exact", "gae", "rloo", "group"] = Field(
         "exact",
-        description="at item positions: an expectation over the catalogue (atomic), or sampled with GAE",
+        description="`exact`: at item positions an expectation over the catalogue (atomic items), GAE in the text; "
+        "`gae`, `rloo`, `group`: from samples everywhere, the last two against the prompt's other generations",
     )
     learning_rate: float = Field(1e-4, gt=0)
     per_device_train_batch_size: int = Field(8, ge=1, description="episodes a forward pass of the update")
@@ -123,6 +124,9 @@ class PPOSection(Section):
     item_loss_weight: float = Field(10.0, ge=0, description="of item decisions against the sampled text")
     ptx_coef: float = Field(0.5, ge=0, description="of the log-likelihood of what users took, at item decisions")
     kl_estimator: Literal["k1", "k3"] = "k1"
+    adaptive_kl_target: float | None = Field(None, gt=0, description="KL to steer both coefficients to; null: fixed")
+    adaptive_kl_horizon: int = Field(10_000, ge=1, description="episodes over which a full correction is made")
+    target_kl: float | None = Field(None, gt=0, description="an update stops when its KL to the old policy is larger")
     cliprange: float = Field(0.2, gt=0)
     cliprange_value: float = Field(0.2, gt=0)
     vf_coef: float = Field(0.1, ge=0)
@@ -132,7 +136,10 @@ class PPOSection(Section):
     max_grad_norm: float = Field(1.0, gt=0)
     eval_steps: int = Field(10, ge=1, description="updates between two looks at validation")
     eval_users: int = Field(300, ge=1, description="validation users looked at")
+    gradient_checkpointing: bool = Field(False, description="less memory, a second forward pass")
+    sample_steps: int = Field(10, ge=0, description="updates between two looks at what the policy writes; 0: never")
     save_steps: int = Field(10, ge=1)
+    save_total_limit: int = Field(2, ge=1, description="newest checkpoints that are kept")
 
 
 class EvaluationConfig(Section):
@@ -164,18 +171,23 @@ def check_options(config: Config) -> None:
         ConfigError: names the keys and says what would fit.
     """
     section = config.ppo
-    batch = section.per_device_train_batch_size * section.gradient_accumulation_steps
     if section.advantage == "exact" and config.catalogue.scheme != "atomic":
         raise ConfigError(
             f"ppo.advantage `exact` needs one token an item (catalogue.scheme: atomic), found "
             f"`{config.catalogue.scheme}`: set ppo.advantage to `gae`."
         )
-    if batch % section.num_generations:
+    if section.per_device_train_batch_size % section.num_generations:
         raise ConfigError(
-            f"ppo.num_generations is {section.num_generations}, which does not divide the batch of {batch} episodes "
-            "(per_device_train_batch_size x gradient_accumulation_steps)."
+            f"ppo.num_generations is {section.num_generations}, which does not divide "
+            f"ppo.per_device_train_batch_size ({section.per_device_train_batch_size}): all generations of a prompt "
+            "share one forward pass."
         )
-    if batch % section.num_mini_batches or section.gradient_accumulation_steps % section.num_mini_batches:
+    if section.advantage in ("rloo", "group") and section.num_generations < 2:
+        raise ConfigError(
+            f"ppo.advantage `{section.advantage}` compares the generations of one prompt, but ppo.num_generations is "
+            f"{section.num_generations}: set it to 2 or more."
+        )
+    if section.gradient_accumulation_steps % section.num_mini_batches:
         raise ConfigError(
             f"ppo.num_mini_batches is {section.num_mini_batches}, which does not divide gradient_accumulation_steps "
             f"({section.gradient_accumulation_steps})."

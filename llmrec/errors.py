@@ -39,3 +39,7 @@ class ModelError(UserError, OSError):
 
 class RunError(UserError, RuntimeError):
     """A run directory belongs to another config, or a stage that this one needs has not run."""
+
+
+class TrainingError(LlmrecError, RuntimeError):
+    """Training found that its own numbers cannot be right; nothing that was saved before is lost."""

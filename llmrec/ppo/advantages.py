@@ -1,8 +1,76 @@
 """From rewards to advantages; pure functions over padded episodes."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 
-from llmrec.policy.constraint import ITEM
+Sum = Callable[[torch.Tensor], torch.Tensor]  # of a tensor over all processes
+
+
+@dataclass(frozen=True)
+class Rewarded:
+    """Episodes with their rewards, G of each prompt in a row.
+
+    Attributes:
+        rewards: that follow each token, [B, T].
+        values: of the state before each token, [B, T].
+        mask: real tokens, bool [B, T].
+        item: tokens of the item span, bool [B, T].
+        learned: tokens that the sampled objective learns from, bool [B, T].
+    """
+
+    rewards: torch.Tensor
+    values: torch.Tensor
+    mask: torch.Tensor
+    item: torch.Tensor
+    learned: torch.Tensor
+
+
+def gae_advantages(
+    episodes: Rewarded, num_generations: int, gamma: float, lam: float, total: Sum
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Whitened GAE; and returns for the critic. Each [B, T]."""
+    advantages, returns = gae(episodes.rewards, episodes.values, episodes.mask, gamma, lam)
+    return whiten(advantages, episodes.learned, total=total), returns
+
+
+def rloo_advantages(
+    episodes: Rewarded, num_generations: int, gamma: float, lam: float, total: Sum
+) -> tuple[torch.Tensor, None]:
+    """REINFORCE leave-one-out (Ahmadian et al., 2024, arXiv:2402.14740): the return minus the mean return of the
+    prompt's other G-1 episodes. No critic, no discount.
+    """
+    returns = span_returns(episodes).unflatten(0, (-1, num_generations))
+    others = (returns.sum(1, keepdim=True) - returns) / (num_generations - 1)
+    return _to_tokens((returns - others).flatten(0, 1), episodes), None
+
+
+def group_advantages(
+    episodes: Rewarded, num_generations: int, gamma: float, lam: float, total: Sum
+) -> tuple[torch.Tensor, None]:
+    """GRPO (Shao et al., 2024, arXiv:2402.03300): returns standardised within the prompt's G episodes."""
+    returns = span_returns(episodes).unflatten(0, (-1, num_generations))
+    scaled = (returns - returns.mean(1, keepdim=True)) / (returns.std(1, keepdim=True) + 1e-4)
+    return _to_tokens(scaled.flatten(0, 1), episodes), None
+
+
+# Under `exact` the item span learns by `exact_item_advantages`; what follows it, by GAE.
+ESTIMATORS = {"gae": gae_advantages, "exact": gae_advantages, "rloo": rloo_advantages, "group": group_advantages}
+
+
+def span_returns(episodes: Rewarded) -> torch.Tensor:
+    """What an episode earns from the start of the item span, and what from its end, [B, 2].
+
+    The text cannot change what the item earned: its tokens are measured against the second number alone.
+    """
+    rewards = episodes.rewards * episodes.mask
+    return torch.stack([rewards.sum(1), (rewards * ~episodes.item).sum(1)], 1)
+
+
+def _to_tokens(advantages: torch.Tensor, episodes: Rewarded) -> torch.Tensor:
+    """The advantage of its span for each token, [B, T], from [B, 2]."""
+    return torch.where(episodes.item, advantages[:, :1], advantages[:, 1:]) * episodes.mask
 
 
 def gae(
@@ -32,21 +100,24 @@ def gae(
     return advantages, advantages + values
 
 
-def whiten(values: torch.Tensor, mask: torch.Tensor, shift_mean: bool = True) -> torch.Tensor:
+def whiten(
+    values: torch.Tensor, mask: torch.Tensor, shift_mean: bool = True, total: Sum = lambda tensor: tensor
+) -> torch.Tensor:
     """Scales masked values to variance 1 (Bessel-corrected, as TRL does) and, with `shift_mean`, to mean 0.
 
     Args:
         values: any shape.
         mask: true where a value counts, same shape.
+        total: sums over processes, so that all scale alike; by default there is one.
 
     Returns:
         same shape, 0 beyond the mask; a single value, or equal values, become 0 (or stay, without `shift_mean`).
     """
-    count = mask.sum()
+    count, sum_ = total(torch.stack([mask.sum().to(values), (values * mask).sum()]))
     if count < 2:
         return values * mask * (0 if shift_mean else 1)
-    mean = (values * mask).sum() / count
-    variance = (((values - mean) ** 2) * mask).sum() / (count - 1)
+    mean = sum_ / count
+    variance = total((((values - mean) ** 2) * mask).sum()) / (count - 1)
     whitened = (values - mean) * torch.rsqrt(variance + 1e-8)
     return (whitened if shift_mean else whitened + mean) * mask
 
@@ -74,19 +145,31 @@ def exact_item_advantages(
 
 
 def place_rewards(
-    rewards: torch.Tensor, region: torch.Tensor, mask: torch.Tensor, item: torch.Tensor, text: torch.Tensor
+    rewards: torch.Tensor, span: torch.Tensor, mask: torch.Tensor, item: torch.Tensor, text: torch.Tensor
 ) -> torch.Tensor:
     """Adds the item's reward at the end of the item span and the text's at the last token.
 
     Args:
         rewards: rewards that are already there (the KL penalty), [B, T].
-        region: what each token is, [B, T].
+        span: tokens of the item span, bool [B, T]; where there are none, the item's reward comes first.
         mask: real tokens, bool [B, T].
         item, text: [B].
     """
     rewards = rewards.clone()
     rows = torch.arange(len(rewards), device=rewards.device)
-    last_of_item = ((region == ITEM) & mask).sum(1) - 1
-    rewards[rows, last_of_item] += item.to(rewards)
+    rewards[rows, ((span & mask).sum(1) - 1).clamp(min=0)] += item.to(rewards)
     rewards[rows, mask.sum(1) - 1] += text.to(rewards)
     return rewards
+
+
+def adapted(coefficient: float, kl: float, target: float, episodes: int, horizon: int) -> float:
+    """The KL coefficient after a batch: raised while the KL is above its target, lowered below (Ziegler et al., 2019,
+    arXiv:1909.08593).
+
+    Args:
+        kl: measured, nats an episode.
+        episodes: in the batch.
+        horizon: episodes over which a full correction is made.
+    """
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return coefficient * (1 + error * episodes / horizon)

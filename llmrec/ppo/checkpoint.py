@@ -1,11 +1,16 @@
-"""Checkpoints of PPO: adapter, critic, optimiser and scheduler; randomness needs none, see `RecPPOTrainer.rows_of`."""
+"""Checkpoints of PPO: adapter, critic, optimiser, scheduler, KL coefficient, and what was logged.
+
+Prompts and randomness need no state: both are functions of the number of the update, see `RecPPOTrainer.rows_of`.
+"""
 
 import re
 import shutil
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 
 from llmrec.files import atomic_directory, read_json, write_json
@@ -13,7 +18,7 @@ from llmrec.files import atomic_directory, read_json, write_json
 if TYPE_CHECKING:
     from llmrec.ppo.trainer import RecPPOTrainer
 
-KEPT = 2
+PROGRESS = "progress.json"
 
 
 def save_checkpoint(trainer: "RecPPOTrainer") -> None:
@@ -27,9 +32,11 @@ def save_checkpoint(trainer: "RecPPOTrainer") -> None:
         for name, part in (("optimizer.pt", trainer.optimizer), ("scheduler.pt", trainer.lr_scheduler)):
             with open(folder / name, "wb") as file:  # an open file, so that a full disk is an OSError
                 torch.save(part.state_dict(), file)
-        progress = {"global_step": trainer.state.global_step, "episode": trainer.state.episode}
-        write_json(folder / "progress.json", progress | {"log_history": trainer.state.log_history})
-    for old in checkpoints(root)[:-KEPT]:
+        state = {name: getattr(trainer.state, name) for name in ("global_step", "episode", "log_history")}
+        ours = {name: getattr(trainer, name) for name in ("kl_scale", "events", "samples")}
+        guard = trainer.guard.history if trainer.guard is not None else []
+        write_json(folder / PROGRESS, {"state": state, "trainer": ours, "guard": guard, "files": _sizes(folder)})
+    for old in _by_step(root)[: -trainer.section.save_total_limit]:
         shutil.rmtree(old)
 
 
@@ -40,13 +47,36 @@ def load_checkpoint(trainer: "RecPPOTrainer", folder: str | Path) -> None:
     trainer.value_model.load_state_dict(load_file(folder / "critic.safetensors"))
     trainer.optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
     trainer.lr_scheduler.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))
-    for name, value in read_json(folder / "progress.json").items():
-        setattr(trainer.state, name, value)
+    progress = read_json(folder / PROGRESS)
+    for target, values in ((trainer.state, progress["state"]), (trainer, progress["trainer"])):
+        for name, value in values.items():
+            setattr(target, name, value)
     if trainer.guard is not None:
-        trainer.guard.load(trainer.state.global_step)
+        trainer.guard.history = progress["guard"]
 
 
-def checkpoints(root: Path) -> list[Path]:
-    """Complete checkpoints in a directory, oldest first."""
+def newest_checkpoint(root: Path) -> Path | None:
+    """The newest complete checkpoint; warns of each that is newer but incomplete."""
+    for leftover in sorted(root.glob(".checkpoint-*")) if PartialState().is_main_process else ():
+        warnings.warn(f"{leftover} was being written when a run ended; it is removed.", stacklevel=2)
+        shutil.rmtree(leftover, ignore_errors=True)
+    for folder in reversed(_by_step(root)):
+        try:
+            if read_json(folder / PROGRESS)["files"] == _sizes(folder):
+                return folder
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        warnings.warn(f"{folder} is incomplete and is ignored; training goes on from an older one.", stacklevel=2)
+    return None
+
+
+def _by_step(root: Path) -> list[Path]:
+    """Checkpoints in a directory, oldest first."""
     found = {int(m.group(1)): p for p in root.glob("checkpoint-*") if (m := re.fullmatch(r"checkpoint-(\d+)", p.name))}
     return [found[step] for step in sorted(found)]
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of every file below a folder but the list itself."""
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != PROGRESS)
+    return {str(p.relative_to(folder)): p.stat().st_size for p in files}

@@ -1,6 +1,7 @@
 """Guarded RL: the best adapter by validation is kept, and none is handed over that is worse than the SFT start."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,47 +9,85 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from llmrec.errors import RunError
-from llmrec.files import read_json, write_json
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import Window
 from llmrec.policy.ranking import item_scores
 
+NDCG, REWARD, JUDGE = "eval/ndcg@10", "eval/reward", "eval/judge"
 
-class Guard:
-    """Measures NDCG@10 on validation during training.
 
-    Args:
-        windows: prompts of validation users.
-        targets: the item each of them took next.
-        directory: where the best adapter is kept; also its own state, so that a resumed run goes on.
+@dataclass(frozen=True)
+class Validation:
+    """Validation users and what is known of them.
+
+    Attributes:
+        windows: their prompts.
+        targets: the item each took next.
+        reward: what the trained reward says of every item, nats, float [U, N].
+        judge: what a judge of another family, fitted on other users, says, nats, float [U, N].
     """
 
-    def __init__(self, windows: Sequence[Window], targets: Sequence[int], directory: Path):
-        self.windows = windows
-        self.targets = torch.tensor(np.asarray(targets))
+    windows: Sequence[Window]
+    targets: Sequence[int]
+    reward: torch.Tensor
+    judge: torch.Tensor
+
+
+class Guard:
+    """Measures NDCG@10, the reward and an independent judge on validation during training.
+
+    An adapter is kept if its NDCG@10 is the best so far and the judge does not like it less than the SFT start: a
+    reward that rises while the judge's falls is being hacked.
+
+    Args:
+        validation: who is looked at.
+        directory: where the best adapter is kept.
+
+    Attributes:
+        history: what was seen, each `{step, kept, eval/...}`; step 0 is the SFT start.
+    """
+
+    def __init__(self, validation: Validation, directory: Path):
+        self.validation = validation
         self.directory = directory
         self.history: list[dict] = []
 
-    def look(self, policy: RecPolicy, step: int) -> dict[str, float]:
-        """Measures the policy; keeps its adapter if it is the best so far (the SFT start is step 0)."""
-        ndcg = broadcast_object_list([self.ndcg(policy)])[0]  # processes must agree on the best
-        best = max((entry["ndcg@10"] for entry in self.history), default=-np.inf)
-        self.history.append({"step": step, "ndcg@10": ndcg})
-        if PartialState().is_main_process:
-            if ndcg > best:
-                policy.save_pretrained(self.directory / f"adapter-{step}")
-            write_json(self.directory / "guard.json", self.history)
-        PartialState().wait_for_everyone()
-        return {"eval/ndcg@10": ndcg, "eval/best_ndcg@10": max(best, ndcg)}
+    def look(self, policy: RecPolicy, step: int) -> tuple[dict[str, float], str]:
+        """Measures the policy; keeps its adapter if it is the best so far.
 
-    def ndcg(self, policy: RecPolicy) -> float:
-        """Mean NDCG@10 of the policy's ranking; ties count half."""
-        scores = torch.cat([batch.cpu() for batch in item_scores(policy, self.windows)])
-        of_target = scores.gather(1, self.targets[:, None])
+        Returns:
+            metrics, and what was done in words.
+        """
+        seen = broadcast_object_list([self.measure(policy)])[0]  # processes must agree on the best
+        start = self.history[0] if self.history else seen
+        best = max((entry[NDCG] for entry in self.history if entry["kept"]), default=-np.inf)
+        better, trusted = seen[NDCG] > best, seen[JUDGE] >= start[JUDGE]
+        self.history.append({"step": step, "kept": better and trusted, **seen})
+        if better and trusted and PartialState().is_main_process:
+            policy.save_pretrained(self.directory / f"adapter-{step}")
+        PartialState().wait_for_everyone()
+        gap = (seen[REWARD] - start[REWARD]) - (seen[JUDGE] - start[JUDGE])
+        metrics = seen | {"eval/judge_gap": gap, "eval/best_ndcg@10": self._best[NDCG], "guard/kept": float(better)}
+        metrics["guard/judge_refused"] = float(better and not trusted)
+        if better and not trusted:
+            return metrics, f"guard: best NDCG@10 {seen[NDCG]:.4f}, but the judge prefers the SFT start: not kept"
+        if better:
+            return metrics, f"guard: best NDCG@10 so far, {seen[NDCG]:.4f}: kept"
+        return metrics, f"guard: NDCG@10 {seen[NDCG]:.4f}, the adapter of step {self.best_step} stays the best"
+
+    def measure(self, policy: RecPolicy) -> dict[str, float]:
+        """NDCG@10 of the ranking (ties count half), and expected reward and judge of the item that is recommended."""
+        targets = torch.tensor(np.asarray(self.validation.targets))
+        scores = torch.cat([batch.float().cpu() for batch in item_scores(policy, self.validation.windows)])
+        of_target = scores.gather(1, targets[:, None])
         rank = 1 + (scores > of_target).sum(1) + ((scores == of_target).sum(1) - 1) / 2
         gain = torch.where((rank <= 10) & of_target[:, 0].isfinite(), 1 / torch.log2(rank + 1), 0.0)
-        return float(gain.mean())
+        probabilities = scores.softmax(1)  # of several tokens an item, over those that the beam reached
+        return {
+            NDCG: float(gain.mean()),
+            REWARD: float((probabilities * self.validation.reward).sum(1).mean()),
+            JUDGE: float((probabilities * self.validation.judge).sum(1).mean()),
+        }
 
     def restore_best(self, policy: RecPolicy) -> None:
         """Puts the best adapter's weights into the policy."""
@@ -57,29 +96,19 @@ class Guard:
     @property
     def best_step(self) -> int:
         """Step of the best adapter; 0 is the SFT start."""
-        return max(self.history, key=lambda entry: entry["ndcg@10"])["step"]
+        return self._best["step"]
+
+    @property
+    def _best(self) -> dict:
+        return max((entry for entry in self.history if entry["kept"]), key=lambda entry: entry[NDCG])
 
     def report(self) -> dict:
         """What the guard saw and did, as JSON values."""
-        by_step = {entry["step"]: entry["ndcg@10"] for entry in self.history}
         return {
             "best_step": self.best_step,
             "fell_back_to_sft": self.best_step == 0,
-            "sft_ndcg@10": by_step[0],
-            "best_ndcg@10": max(by_step.values()),
-            "users": len(self.windows),
+            "sft_ndcg@10": self.history[0][NDCG],
+            "best_ndcg@10": self._best[NDCG],
+            "users": len(self.validation.windows),
             "history": self.history,
         }
-
-    def load(self, step: int) -> None:
-        """Reads what it saw up to a step back, to go on from a checkpoint.
-
-        Raises:
-            RunError: its file is gone.
-        """
-        try:
-            self.history = [entry for entry in read_json(self.directory / "guard.json") if entry["step"] <= step]
-        except (FileNotFoundError, ValueError) as error:
-            raise RunError(
-                f"{self.directory} lost guard.json: delete {self.directory.parent} to start over."
-            ) from error

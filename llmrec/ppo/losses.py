@@ -1,11 +1,10 @@
-"""PPO's losses (Schulman et al., 2017, arXiv:1707.06347); pure functions."""
+"""PPO's losses (Schulman et al., 2017, arXiv:1707.06347); pure functions.
+
+All are *sums*, over tokens or decisions: a mean over a mini-batch must not depend on how it is cut into micro-batches or
+spread over processes, so whoever knows how many there are in all divides.
+"""
 
 import torch
-
-
-def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean over the places where the mask is true; 0 if there is none."""
-    return (values * mask).sum() / mask.sum().clamp(min=1)
 
 
 def policy_loss(
@@ -22,12 +21,12 @@ def policy_loss(
         mask: tokens that count, bool [B, T].
 
     Returns:
-        loss, and the share of tokens whose ratio the clip held back.
+        summed loss, and the number of tokens whose ratio the clip held back.
     """
     ratio = (log_probs - old_log_probs).exp()
     plain = -advantages * ratio
     clipped = -advantages * ratio.clamp(1 - cliprange, 1 + cliprange)
-    return masked_mean(torch.maximum(plain, clipped), mask), masked_mean((clipped > plain).float(), mask)
+    return (torch.maximum(plain, clipped) * mask).sum(), ((clipped > plain) & mask).sum()
 
 
 def value_loss(
@@ -40,12 +39,11 @@ def value_loss(
     """Half the squared error of the critic, clipped around its old values.
 
     Returns:
-        loss, and the share of tokens whose value the clip held back.
+        summed loss, and the number of tokens whose value the clip held back.
     """
     clipped = old_values + (values - old_values).clamp(-cliprange, cliprange)
     plain_error, clipped_error = (values - returns) ** 2, (clipped - returns) ** 2
-    loss = 0.5 * masked_mean(torch.maximum(plain_error, clipped_error), mask)
-    return loss, masked_mean((clipped_error > plain_error).float(), mask)
+    return 0.5 * (torch.maximum(plain_error, clipped_error) * mask).sum(), ((clipped_error > plain_error) & mask).sum()
 
 
 def exact_item_loss(
@@ -58,15 +56,20 @@ def exact_item_loss(
         advantages: of each column, 0 where not allowed, [R, C].
 
     Returns:
-        loss (mean over decisions), and the probability mass that the clip held back.
+        loss summed over decisions, and the probability mass that the clip held back.
     """
     blocked = old_log_probs.isneginf()
     ratio = (log_probs - old_log_probs).masked_fill(blocked, 0).exp()
     plain = -advantages * ratio
     clipped = -advantages * ratio.clamp(1 - cliprange, 1 + cliprange)
     weight = old_log_probs.exp()
-    loss = (weight * torch.maximum(plain, clipped)).sum(1).mean()
-    return loss, (weight * (clipped > plain)).sum(1).mean()
+    return (weight * torch.maximum(plain, clipped)).sum(), (weight * (clipped > plain)).sum()
+
+
+def row_kl(log_probs: torch.Tensor, other_log_probs: torch.Tensor) -> torch.Tensor:
+    """KL(first || second) of each row, exact, [R]; both [R, C], -inf at the same places."""
+    difference = (log_probs - other_log_probs).masked_fill(log_probs.isneginf(), 0)
+    return (log_probs.exp() * difference).sum(1)
 
 
 def kl_estimate(log_probs: torch.Tensor, ref_log_probs: torch.Tensor, estimator: str) -> torch.Tensor:

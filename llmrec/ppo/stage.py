@@ -13,12 +13,12 @@ from llmrec.config import Config, PPOSection
 from llmrec.data.dataset import InteractionData, Targets, load_data
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import Window
-from llmrec.ppo.checkpoint import checkpoints
-from llmrec.ppo.guard import Guard
+from llmrec.ppo.checkpoint import newest_checkpoint
+from llmrec.ppo.guard import Guard, Validation
 from llmrec.ppo.trainer import RecPPOTrainer
 from llmrec.progress import watch
 from llmrec.run import Run
-from reward_models import ClickPurchaseModel
+from reward_models import ClickPurchaseModel, EaseJudge
 from reward_models.composite import CompositeReward
 
 SHOWN = {
@@ -43,21 +43,16 @@ def train_ppo(run: Run) -> dict:
     policy = RecPolicy.from_pretrained(run.path("sft", "adapter"))
     policy.add_rl_adapter()
     model = ClickPurchaseModel.from_pretrained(run.path("reward"), data.items["item_id"])
-    trainer = RecPPOTrainer(
-        training_arguments(run),
-        section,
-        policy,
-        CompositeReward(model, policy.facts, run.config.reward),
-        training_rows(data, run.config),
-        validation_guard(run, data),
-    )
+    reward = CompositeReward(model, policy.facts, run.config.reward)
+    guard = validation_guard(run, data, reward)
+    rows = training_rows(data, run.config)
+    trainer = RecPPOTrainer(training_arguments(run), section, policy, reward, rows, guard)
     watch(trainer, "ppo", SHOWN, run.path("ppo", "logs"))
-    done = checkpoints(run.path("ppo", "checkpoints"))
-    trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
+    trainer.train(resume_from_checkpoint=newest_checkpoint(run.path("ppo", "checkpoints")))
     if trainer.is_world_process_zero():
         policy.save_pretrained(run.path("ppo", "adapter"))
     log = [entry for entry in trainer.state.log_history if "objective/scores" in entry]
-    metrics = {"updates": trainer.state.global_step, "guard": trainer.guard.report(), "log": log}
+    metrics = {"updates": trainer.state.global_step, "guard": guard.report(), "events": trainer.events, "log": log}
     run.finish("ppo", metrics)
     return metrics
 
@@ -86,14 +81,25 @@ def training_rows(data: InteractionData, config: Config) -> Dataset:
     return Dataset.from_list(rows)
 
 
-def validation_guard(run: Run, data: InteractionData) -> Guard:
+def validation_guard(run: Run, data: InteractionData, reward: CompositeReward) -> Guard:
     """A guard on a seeded sample of `InteractionData.selection_targets`."""
     targets = data.selection_targets()
     order = np.random.default_rng((run.config.seed, 11)).permutation(len(targets))[: run.config.ppo.eval_users]
     sample = Targets(targets.users[order], targets.positions[order])
     windows = target_windows(data, sample, run.config)
-    items = [data.histories[u][p] for u, p in zip(sample.users, sample.positions, strict=True)]
-    return Guard(windows, items, run.path("ppo", "best"))
+    places = list(zip(sample.users, sample.positions, strict=True))
+    rows = [
+        {"prior": w.prior, "items": w.items, "purchased": data.purchases[user][:position]}
+        for w, (user, position) in zip(windows, places, strict=True)
+    ]
+    judge = EaseJudge.from_pretrained(run.path("reward"), data.items["item_id"])
+    validation = Validation(
+        windows,
+        [data.histories[user][position] for user, position in places],
+        torch.stack([decisions[-1] for decisions in reward.decisions(rows)]).cpu(),
+        judge.log_rewards([data.histories[user][:position] for user, position in places]).cpu(),
+    )
+    return Guard(validation, run.path("ppo", "best"))
 
 
 def target_windows(data: InteractionData, targets: Targets, config: Config) -> list[Window]:

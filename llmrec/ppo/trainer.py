@@ -6,58 +6,32 @@ adapter, exact item decisions, resumable state. Names of options and metrics are
 """
 
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from datasets import Dataset
 from torch import nn
+from transformers import set_seed
 from trl.experimental.ppo import PPOConfig, PPOTrainer
+from trl.trainer.utils import disable_dropout_in_model
 
+from llmrec.catalogue.prompt import Recommendation
 from llmrec.config import PPOSection
+from llmrec.errors import TrainingError
 from llmrec.policy.constraint import ITEM
-from llmrec.policy.generate import generate, parse
+from llmrec.policy.generate import Completions, generate, parse
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import PackedBatch, Window, decision_log_probs, pack, taken_log_probs
-from llmrec.ppo.advantages import exact_item_advantages, gae, place_rewards, whiten
+from llmrec.ppo.advantages import ESTIMATORS, Rewarded, adapted, exact_item_advantages, place_rewards
 from llmrec.ppo.checkpoint import load_checkpoint, save_checkpoint
-from llmrec.ppo.experience import Experience, ItemExperience, ReferenceScores
+from llmrec.ppo.experience import Experience, ItemExperience
 from llmrec.ppo.guard import Guard
-from llmrec.ppo.losses import exact_item_loss, kl_estimate, masked_mean, policy_loss, value_loss
-from llmrec.ppo.reward import Reward
+from llmrec.ppo.losses import exact_item_loss, kl_estimate, policy_loss, row_kl, value_loss
+from llmrec.ppo.network import Critic, Judged, PolicyWithCritic
+from llmrec.ppo.reward import Reward, RewardBatch
 
-
-class Critic(nn.Module):
-    """A linear value head on the policy's hidden states, which it does not change."""
-
-    base_model_prefix = "backbone"  # TRL's wrapper asks for a backbone; ours is the policy's
-
-    def __init__(self, hidden_size: int):
-        super().__init__()
-        self.backbone = nn.Identity()
-        self.head = nn.Linear(hidden_size, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Values [...] of hidden states [..., d]."""
-        return self.head(hidden.detach().float())[..., 0]
-
-
-class PolicyWithCritic(nn.Module):
-    """One backbone, two outputs: what `accelerate` wraps."""
-
-    def __init__(self, policy: RecPolicy, critic: Critic):
-        super().__init__()
-        self.policy = policy
-        self.critic = critic
-        self.config = policy.config
-
-    def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hidden states [B, L, d] and values [B, L] of token ids [B, L]."""
-        hidden = self.policy(tokens, mask)
-        return hidden, self.critic(hidden)
+SAMPLES = 3  # episodes shown at every look at what the policy writes
 
 
 class RecPPOTrainer(PPOTrainer):
@@ -70,6 +44,11 @@ class RecPPOTrainer(PPOTrainer):
         reward: see `Reward`.
         train_dataset: rows `profile, prior, items, purchased`; see `ppo.stage.training_rows`.
         guard: looks at validation and keeps the best adapter; None: the last adapter stays.
+
+    Attributes:
+        events: what the guard, the KL stop and the checks did, each `{step, event}`.
+        samples: what the policy wrote, each `{step, profile, history, item, text, rewards}`.
+        kl_scale: factor of both KL coefficients, which `adaptive_kl_target` moves.
     """
 
     def __init__(
@@ -85,6 +64,11 @@ class RecPPOTrainer(PPOTrainer):
         self.section = section
         self.reward = reward
         self.guard = guard
+        self.exact = section.advantage == "exact"
+        self.events: list[dict] = []
+        self.samples: list[dict] = []
+        self.kl_scale = 1.0
+        self._checked = False
         super().__init__(
             args=args,
             processing_class=policy.tokenizer,
@@ -95,7 +79,10 @@ class RecPPOTrainer(PPOTrainer):
             value_model=Critic(policy.hidden_size),
             data_collator=list,
         )
+        disable_dropout_in_model(policy)  # sampling and scoring are one distribution
         policy.eval()
+        if section.gradient_checkpointing:
+            policy.model.gradient_checkpointing_enable({"use_reentrant": False})
         # TRL steps once a batch whatever the number of mini-batches; here each mini-batch is a step.
         self.accelerator.gradient_accumulation_steps = args.gradient_accumulation_steps // args.num_mini_batches
 
@@ -108,13 +95,10 @@ class RecPPOTrainer(PPOTrainer):
 
     def train(self, resume_from_checkpoint: str | None = None) -> None:
         """Trains, from a checkpoint if one is given."""
-        self._begin()
-        if resume_from_checkpoint is not None:
-            load_checkpoint(self, resume_from_checkpoint)
-        elif self.guard is not None:
-            self.guard.look(self.policy, step=0)
+        self._begin(resume_from_checkpoint)
         for update in range(self.state.global_step + 1, self.args.num_total_batches + 1):
             started = time.monotonic()
+            set_seed(self._seed(update))  # ours needs none, but a reward may
             experience, metrics = self.collect(update)
             metrics |= self.update(experience, update)
             self._end_update(update, metrics, time.monotonic() - started)
@@ -123,162 +107,177 @@ class RecPPOTrainer(PPOTrainer):
     @torch.no_grad()
     def collect(self, update: int) -> tuple[Experience, dict[str, float]]:
         """Rolls out, scores and turns rewards into advantages; also what is logged of it."""
-        section, policy, args = self.section, self.policy, self.args
-        prompt_rows = self.rows_of(update)
-        prompts = pack(policy, [_window(row) for row in prompt_rows]).to(self.accelerator.device)
-        sampled = generate(
-            policy,
-            prompts,
-            args.response_length,
-            self._uniforms(update),
-            section.num_generations,
-            args.temperature,
-        )
-        recommendations = parse(policy, sampled)
-        rows = [row for row in prompt_rows for _ in range(section.num_generations)]
-        windows = [_window(row, tokens) for row, tokens in zip(rows, sampled.lists(), strict=True)]
-        reference = self._score_with_reference(windows)
-        reward = self.reward(recommendations, rows)
-        finished = torch.tensor([r.finished for r in recommendations])
-        text_reward = reward.text - args.missing_eos_penalty * ~finished
+        args, section = self.args, self.section
+        rows = self.rows_of(update)
+        prompts = pack(self.policy, [_window(row) for row in rows]).to(self.accelerator.device)
+        with self.accelerator.autocast():
+            sampled = self.rollout(prompts, update)
+            windows = _with_completions(rows, sampled.lists())
+            reference = self._reference(windows)
+            values = self.accelerator.unwrap_model(self.model).critic(sampled.hidden) * sampled.mask
+        episodes = [row for row in rows for _ in range(section.num_generations)]
+        recommendations = parse(self.policy, sampled)
+        reward = self.reward(recommendations, episodes)
+        finished = torch.tensor([r.finished for r in recommendations]).to(values.device)
+        text_reward = reward.text.to(values) - args.missing_eos_penalty * ~finished
+        item_reward = reward.item.to(values)
 
-        exact = section.advantage == "exact"
-        learned = sampled.mask & (reference.region != ITEM) if exact else sampled.mask
-        item_reward = torch.zeros_like(reward.item) if exact else reward.item
-        kl = kl_estimate(sampled.log_probs, reference.log_probs, args.kl_estimator) * learned
-        rewards = place_rewards(-args.kl_coef * kl, reference.region, sampled.mask, item_reward, text_reward)
-        values = self.accelerator.unwrap_model(self.model).critic(sampled.hidden) * sampled.mask
-        advantages, returns = gae(rewards, values, sampled.mask, args.gamma, args.lam)
-        items = self._item_experience(prompt_rows, prompts, sampled.prompt_hidden, reference) if exact else []
+        item = (reference.scores.region == ITEM) & sampled.mask
+        valued = sampled.mask & ~item if self.exact else sampled.mask
+        learned = valued & reference.scores.free
+        kl = kl_estimate(sampled.log_probs, reference.scores.log_probs, args.kl_estimator) * valued
+        penalty = -self.kl_scale * args.kl_coef * kl
+        earned = torch.zeros_like(item_reward) if self.exact else item_reward
+        rewards = place_rewards(penalty, item, sampled.mask, earned, text_reward)
+        advantages, returns = ESTIMATORS[section.advantage](
+            Rewarded(rewards, values, sampled.mask, item, learned),
+            section.num_generations, args.gamma, args.lam, self._total,
+        )  # fmt: skip
+        items, item_metrics = self._item_experience(rows, prompts, sampled, reference) if self.exact else ([], {})
+        if returns is None:  # there is no critic
+            valued, returns = torch.zeros_like(valued), torch.zeros_like(values)
         experience = Experience(
-            windows,
-            learned,
-            sampled.log_probs,
-            values.detach(),
-            whiten(advantages, learned),
-            returns.detach(),
-            items,
-        )
+            windows, learned, valued, item, sampled.log_probs, values, advantages, returns, items
+        )  # fmt: skip
+        self._keep_samples(update, episodes, recommendations, reward)
+        score = (item_reward + text_reward).mean()
         metrics = {
             "objective/kl": kl.sum(1).mean(),
             "objective/entropy": -(sampled.log_probs * sampled.mask).sum(1).mean(),
-            "objective/non_score_reward": (-args.kl_coef * kl).sum(1).mean(),
-            "objective/scores": (reward.item + text_reward).mean(),
-            "objective/rlhf_reward": (reward.item + text_reward).mean() - args.kl_coef * kl.sum(1).mean(),
-            "val/num_eos_tokens": finished.sum(),
+            "objective/non_score_reward": penalty.sum(1).mean(),
+            "objective/scores": score,
+            "objective/rlhf_reward": score + penalty.sum(1).mean(),
+            "val/num_eos_tokens": finished.sum() * self.accelerator.num_processes,
             "rollout/validity": torch.tensor([float(r.item >= 0) for r in recommendations]).mean(),
-            **{f"reward/{name}": part.mean() for name, part in reward.parts.items()},
+            **{f"reward/{name}": part.float().mean() for name, part in reward.parts.items()},
+            **item_metrics,
         }
-        if items:
-            metrics["objective/item_kl"] = torch.cat([_row_kl(e.log_probs, e.ref_log_probs) for e in items]).mean()
-            metrics["objective/item_reward"] = torch.cat([e.expected_reward for e in items]).mean()
-        return experience, {name: float(value) for name, value in metrics.items()}
+        metrics = self._reduce(metrics, "mean")
+        if update == 1:
+            self._check_start(metrics)
+        return experience, metrics | {"objective/kl_coef": self.kl_scale * args.kl_coef}
 
     def update(self, experience: Experience, update: int) -> dict[str, float]:
         """Several epochs of clipped gradient steps over one batch of experience."""
-        stats: dict[str, list[float]] = defaultdict(list)
         order = np.random.default_rng((self.args.seed, update, self.accelerator.process_index))
+        steps: list[dict[str, float]] = []
         for _ in range(self.args.num_ppo_epochs):
-            episodes = order.permutation(len(experience.windows))
-            for mini_batch in np.split(episodes, self.args.num_mini_batches):
-                for micro_batch in np.split(mini_batch, len(mini_batch) // self.args.per_device_train_batch_size):
-                    self._gradient_step(experience, micro_batch, stats)
-        averages = {name: float(np.mean(values)) for name, values in stats.items()}
-        return averages | {"val/ratio_var": float(np.var(stats["val/ratio"]))}
+            for prompts in np.split(order.permutation(len(experience.windows)), self.args.num_mini_batches):
+                steps.append(self._mini_batch(experience.select(prompts)))
+                self._check_ratio(steps)
+                if self._drifted(steps[-1]):
+                    left = self.args.num_ppo_epochs * self.args.num_mini_batches - len(steps)
+                    self._event(update, f"KL stop: {_drift(steps[-1]):.4f} nats, {left} mini-batches left out")
+                    return _averages(steps) | {"guard/kl_stop": 1.0}
+        return _averages(steps) | {"guard/kl_stop": 0.0}
 
-    def _gradient_step(self, experience: Experience, episodes: np.ndarray, stats: dict[str, list[float]]) -> None:
-        args = self.args
-        with self.accelerator.accumulate(self.model):
-            batch = pack(self.policy, [experience.windows[e] for e in episodes]).to(self.accelerator.device)
-            hidden, values = self.model(batch.tokens, batch.mask)
-            states = batch.completion_states(hidden)
-            log_probs, entropy, _ = self.policy.distribution.score(
-                states, batch.completion, batch.start(self.policy), args.temperature
+    def _mini_batch(self, experience: Experience) -> dict[str, float]:
+        """One optimiser step, its gradient gathered over micro-batches of like length; returns global means."""
+        counts = self._total(experience.counts().to(self.accelerator.device)).clamp(min=1)
+        micro_batches = self.accelerator.gradient_accumulation_steps
+        # `backward` divides by the micro-batches and DDP by the processes; the losses are divided already.
+        scale = micro_batches * self.accelerator.num_processes
+        sums: dict[str, torch.Tensor] = {}
+        self.policy.train(self.section.gradient_checkpointing)
+        for prompts in np.split(np.argsort(experience.lengths(), kind="stable"), micro_batches):
+            with self.accelerator.accumulate(self.model):
+                loss, parts = self._losses(experience.select(prompts), counts)
+                self.accelerator.backward(loss * scale)
+                if self.accelerator.sync_gradients:
+                    norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            sums = {name: sums.get(name, 0.0) + value.detach() for name, value in parts.items()}
+        self.policy.eval()
+        means = self._reduce(sums, "sum") | {"policy/grad_norm": float(norm)}
+        wrong = [name for name, value in means.items() if not np.isfinite(value)]
+        if wrong:
+            raise TrainingError(
+                f"{', '.join(wrong)} became not a number. The last checkpoint is safe; lower ppo.learning_rate or "
+                "look at the reward, then start again."
             )
-            values = batch.completion_states(values[..., None])[..., 0]
-            part = experience.select(episodes, width=batch.completion.shape[1])
-            pg_loss, pg_clipped = policy_loss(log_probs, part.log_probs, part.advantages, part.learned, args.cliprange)
-            vf_loss, vf_clipped = value_loss(values, part.values, part.returns, part.learned, args.cliprange_value)
-            loss = pg_loss + args.vf_coef * vf_loss
-            if part.items:
-                item_loss, taken_loss, item_clipped = self._exact_loss(batch, hidden, part.items)
-                loss = loss + self.section.item_loss_weight * (item_loss + self.section.ptx_coef * taken_loss)
-                stats["loss/item_avg"].append(item_loss.item())
-                stats["loss/ptx_avg"].append(taken_loss.item())
-                stats["policy/item_clipfrac_avg"].append(item_clipped.item())
-            self.accelerator.backward(loss)
-            if self.accelerator.sync_gradients:
-                norm = self.accelerator.clip_grad_norm_(self.model.parameters(), args.max_grad_norm)
-                stats["policy/grad_norm"].append(float(norm))
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-        with torch.no_grad():
-            difference = log_probs - part.log_probs
-            stats["policy/approxkl_avg"].append(0.5 * masked_mean(difference**2, part.learned).item())
-            stats["policy/clipfrac_avg"].append(pg_clipped.item())
-            stats["loss/policy_avg"].append(pg_loss.item())
-            stats["loss/value_avg"].append(vf_loss.item())
-            stats["val/clipfrac_avg"].append(vf_clipped.item())
-            stats["policy/entropy_avg"].append(masked_mean(entropy, part.learned).item())
-            stats["val/ratio"].append(masked_mean(difference.exp(), part.learned).item())
+        return means
 
-    # -- exact item decisions --
+    def _losses(self, part: Experience, counts: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss of a micro-batch, and its share of what is logged; all divided by the counts of the mini-batch."""
+        args, section = self.args, self.section
+        learned, valued, items, decisions, taken = counts
+        batch = pack(self.policy, part.windows).to(self.accelerator.device)
+        new: Judged = self.model(batch, args.temperature, self.exact)
+        difference = new.scores.log_probs - part.log_probs
+        pg_loss, pg_clipped = policy_loss(
+            new.scores.log_probs, part.log_probs, part.advantages, part.learned, args.cliprange
+        )
+        vf_loss, vf_clipped = value_loss(new.values, part.values, part.returns, part.valued, args.cliprange_value)
+        sums = {
+            "loss/policy_avg": pg_loss / learned,
+            "loss/value_avg": vf_loss / valued,
+            "policy/clipfrac_avg": pg_clipped / learned,
+            "val/clipfrac_avg": vf_clipped / valued,
+            "policy/approxkl_avg": 0.5 * (difference**2 * part.learned).sum() / learned,
+            "policy/entropy_avg": (new.scores.entropy * part.learned).sum() / learned,
+            "policy/item_entropy_avg": (new.scores.entropy * part.item).sum() / items,
+            "val/ratio": (difference.exp() * part.learned).sum() / learned,
+        }
+        loss = sums["loss/policy_avg"] + args.vf_coef * sums["loss/value_avg"]
+        if part.items:
+            old = torch.cat([e.log_probs for e in part.items])
+            advantages = torch.cat([e.advantages for e in part.items])
+            item_loss, clipped = exact_item_loss(torch.cat(new.items), old, advantages, args.cliprange)
+            likelihood = sum(
+                taken_log_probs(self.policy, d, row).sum() for d, row in zip(new.items, batch.items, strict=True)
+            )
+            sums |= {
+                "loss/item_avg": item_loss / decisions,
+                # PPO-ptx (Ouyang et al., 2022) keeps RL from unlearning what users take.
+                "loss/ptx_avg": -likelihood / taken,
+                "policy/item_clipfrac_avg": clipped / decisions,
+                "policy/item_kl_avg": row_kl(old, torch.cat(new.items)).sum() / decisions,
+            }
+            weight = section.item_loss_weight
+            loss = loss + weight * (sums["loss/item_avg"] + section.ptx_coef * sums["loss/ptx_avg"])
+        return loss, sums
+
+    # -- pieces of a rollout --
+
+    def rollout(self, prompts: PackedBatch, update: int) -> Completions:
+        """Samples G completions of each prompt."""
+        generations = self.section.num_generations
+        uniforms = self._uniforms(update)
+        return generate(
+            self.policy, prompts, self.args.response_length, uniforms, generations, self.args.temperature
+        )  # fmt: skip
+
+    def _reference(self, windows: list[Window]) -> Judged:
+        """What the reference (the RL adapter off) makes of completions, and of the decisions that prompts show."""
+        parts = []
+        width = max(len(completion) for window in windows for completion in window.completions)
+        size = max(1, self.args.local_rollout_forward_batch_size // self.section.num_generations)
+        network = self.accelerator.unwrap_model(self.model)
+        with self.policy.reference():
+            for start in range(0, len(windows), size):
+                batch = pack(self.policy, windows[start : start + size], width).to(self.accelerator.device)
+                parts.append(network(batch, self.args.temperature, self.exact))
+        return Judged.concatenate(parts)
 
     def _item_experience(
-        self, rows: list[dict], prompts: PackedBatch, hidden: torch.Tensor, reference: ReferenceScores
-    ) -> list[ItemExperience]:
-        """Advantages of all items at every decision that the prompts show and at the one that each ends in.
-
-        Args:
-            hidden: last hidden states of the prompts, [B, L, d].
-        """
+        self, rows: list[dict], prompts: PackedBatch, sampled: Completions, reference: Judged
+    ) -> tuple[list[ItemExperience], dict[str, torch.Tensor]]:
+        """Advantages of all items at every decision that the prompts show and at the one that each ends in."""
+        coefficient = self.kl_scale * self.section.item_kl_coef
         columns = self.policy.vocabulary.trie.order
-        log_probs = decision_log_probs(self.policy, prompts, hidden, self.args.temperature)
-        experience = []
-        for new, ref, rewards in zip(log_probs, reference.items, self.reward.decisions(rows), strict=True):
+        log_probs = decision_log_probs(self.policy, prompts, sampled.prompt_hidden, self.args.temperature)
+        experience, kl, expected = [], [], []
+        for b, (new, ref, rewards) in enumerate(
+            zip(log_probs, reference.items, self.reward.decisions(rows), strict=True)
+        ):
             rewards = rewards.to(new.device)[:, columns]
-            advantages = exact_item_advantages(rewards, new, ref, self.section.item_kl_coef)
-            expected = (new.exp() * rewards).sum(1)
-            experience.append(ItemExperience(new, ref, advantages, expected))
-        return [e for e in experience for _ in range(self.section.num_generations)]
-
-    def _exact_loss(
-        self, batch: PackedBatch, hidden: torch.Tensor, items: list[ItemExperience]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The exact surrogate; the negative log-likelihood of the items that the prompts show (PPO-ptx, Ouyang et
-        al., 2022), which keeps RL from unlearning what users take; and the clipped probability mass.
-        """
-        decisions = decision_log_probs(self.policy, batch, hidden, self.args.temperature)
-        new = torch.cat(decisions)
-        old = torch.cat([e.log_probs for e in items])
-        advantages = torch.cat([e.advantages for e in items])
-        loss, clipped = exact_item_loss(new, old, advantages, self.args.cliprange)
-        taken = torch.cat([taken_log_probs(self.policy, d, row) for d, row in zip(decisions, batch.items, strict=True)])
-        return loss, -taken.mean() if len(taken) else loss.new_zeros(()), clipped
-
-    # -- pieces of a step --
-
-    @torch.no_grad()
-    def _score_with_reference(self, windows: list[Window]) -> ReferenceScores:
-        """Scores completions, and the decisions that their prompts show, with the RL adapter off."""
-        log_probs, regions, items = [], [], []
-        width = max(len(window.completion) for window in windows)
-        size = self.args.local_rollout_forward_batch_size
-        with self.policy.reference():
-            for i in range(0, len(windows), size):
-                batch = pack(self.policy, windows[i : i + size], width).to(self.accelerator.device)
-                hidden = self.policy(batch.tokens, batch.mask)
-                scores, _, region = self.policy.distribution.score(
-                    batch.completion_states(hidden),
-                    batch.completion,
-                    batch.start(self.policy),
-                    self.args.temperature,
-                )
-                log_probs.append(scores)
-                regions.append(region)
-                if self.section.advantage == "exact":
-                    items += decision_log_probs(self.policy, batch, hidden, self.args.temperature)
-        return ReferenceScores(torch.cat(log_probs), torch.cat(regions), items[:: self.section.num_generations])
+            taken = len(taken_log_probs(self.policy, new, prompts.items[b]))
+            experience.append(ItemExperience(new, exact_item_advantages(rewards, new, ref, coefficient), taken))
+            kl.append(row_kl(new, ref).mean())
+            expected.append((new.exp() * rewards).sum(1).mean())
+        metrics = {"objective/item_kl": torch.stack(kl).mean(), "objective/item_reward": torch.stack(expected).mean()}
+        return experience, metrics
 
     def rows_of(self, update: int) -> list[dict]:
         """This process's prompts of an update: seeded permutations of the dataset, one after the other.
@@ -301,13 +300,83 @@ class RecPPOTrainer(PPOTrainer):
         start = self.accelerator.process_index * local
         return torch.from_numpy(numbers[start : start + local]).to(self.accelerator.device)
 
+    def _seed(self, update: int) -> int:
+        entropy = (self.args.seed, update, self.accelerator.process_index)
+        return int(np.random.SeedSequence(entropy).generate_state(1)[0])
+
+    def _keep_samples(
+        self, update: int, rows: list[dict], recommendations: list[Recommendation], reward: RewardBatch
+    ) -> None:
+        if not self.section.sample_steps or (update - 1) % self.section.sample_steps:
+            return
+        titles = self.policy.vocabulary.titles
+        for number in range(0, len(rows), max(1, len(rows) // SAMPLES))[:SAMPLES]:
+            row, said = rows[number], recommendations[number]
+            self.samples.append(
+                {
+                    "step": update,
+                    "profile": row["profile"],
+                    "history": [titles[item] for item in row["items"][-5:]],
+                    "item": titles[said.item] if said.item >= 0 else None,
+                    "text": said.text(titles),
+                    "rewards": {name: float(part[number]) for name, part in reward.parts.items()},
+                }
+            )
+
+    # -- checks: sampling, scoring and the reference must be one distribution --
+
+    def _check_start(self, metrics: dict[str, float]) -> None:
+        """Before the first step the policy is its reference."""
+        for name in ("objective/kl", "objective/item_kl"):
+            if not abs(metrics.get(name, 0.0)) < self._tolerance:
+                raise TrainingError(
+                    f"Before the first update {name} is {metrics[name]:.3g}, expected 0: what is sampled and what the "
+                    "reference scores are not one distribution. Check changes to the mask, the cache or the adapters."
+                )
+
+    def _check_ratio(self, steps: list[dict[str, float]]) -> None:
+        """Before the first step the new policy is the one that sampled; looked at once a process."""
+        if self._checked:
+            return
+        self._checked = True
+        first = steps[0]
+        ratio, drift = first["val/ratio"], _drift(first)
+        if not (abs(ratio - 1) < self._tolerance and drift < self._tolerance**1.5):
+            raise TrainingError(
+                f"Before the first step the ratio to the policy that sampled is {ratio:.5f} and the KL {drift:.3g} nats, "
+                "expected 1 and 0: sampling and scoring are not one distribution. Check changes to the mask, the "
+                "temperature, the cache, positions or dropout."
+            )
+
+    @property
+    def _tolerance(self) -> float:
+        """Of a mean ratio: float32 keeps four digits, lower precision hardly one."""
+        return 1e-4 if self.accelerator.mixed_precision == "no" else 0.1
+
+    def _drifted(self, step: dict[str, float]) -> bool:
+        return self.section.target_kl is not None and _drift(step) > self.section.target_kl
+
+    # -- over all processes --
+
+    def _total(self, tensor: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.reduce(tensor, "sum")
+
+    def _reduce(self, metrics: dict[str, torch.Tensor], how: str) -> dict[str, float]:
+        values = [torch.as_tensor(value, dtype=torch.float64) for value in metrics.values()]
+        reduced = self.accelerator.reduce(torch.stack([v.to(self.accelerator.device) for v in values]), how)
+        return dict(zip(metrics, reduced.tolist(), strict=True))
+
     # -- before, between and after --
 
-    def _begin(self) -> None:
+    def _begin(self, checkpoint: str | None = None) -> None:
         self.state.global_step = self.state.episode = 0
         self.state.max_steps = self.args.num_total_batches
         self.state.num_train_epochs = self.args.total_episodes / self.train_dataset_len
         self.state.logging_steps, self.state.save_steps = self.args.logging_steps, self.args.save_steps
+        if checkpoint is not None:
+            load_checkpoint(self, checkpoint)
+        elif self.guard is not None:
+            self._event(0, self.guard.look(self.policy, step=0)[1])
         self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
 
     def _end_update(self, update: int, metrics: dict[str, float], seconds: float) -> None:
@@ -317,27 +386,55 @@ class RecPPOTrainer(PPOTrainer):
         metrics |= {"lr": self.lr_scheduler.get_last_lr()[0], "episode": self.state.episode}
         self.lr_scheduler.step()
         metrics["eps"] = self.args.batch_size / seconds
+        self._adapt_kl(metrics)
         if self.guard is not None and (update % self.section.eval_steps == 0 or update == self.state.max_steps):
-            metrics |= self.guard.look(self.policy, update)
+            seen, event = self.guard.look(self.policy, update)
+            metrics |= seen
+            self._event(update, event)
         self.log(metrics)
         self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)
         if update % self.args.save_steps == 0 and update < self.state.max_steps:
             save_checkpoint(self)
+
+    def _adapt_kl(self, metrics: dict[str, float]) -> None:
+        """Moves both KL coefficients towards the KL that is wanted."""
+        target = self.section.adaptive_kl_target
+        if target is None:
+            return
+        kl = metrics["objective/item_kl" if self.exact else "objective/kl"]
+        horizon = self.section.adaptive_kl_horizon
+        self.kl_scale = adapted(self.kl_scale, kl, target, self.args.batch_size, horizon)
 
     def _end(self) -> None:
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
         if self.guard is not None:
             self.guard.restore_best(self.policy)
 
+    def _event(self, step: int, event: str) -> None:
+        self.events.append({"step": step, "event": event})
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         self.policy.save_pretrained(output_dir or self.args.output_dir)
 
 
-def _row_kl(log_probs: torch.Tensor, ref_log_probs: torch.Tensor) -> torch.Tensor:
-    """KL(policy || reference) of each row, exact, [R]."""
-    difference = (log_probs - ref_log_probs).masked_fill(log_probs.isneginf(), 0)
-    return (log_probs.exp() * difference).sum(1)
+def _averages(steps: list[dict[str, float]]) -> dict[str, float]:
+    """Means over the optimiser steps of an update."""
+    averages = {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}
+    return averages | {"val/ratio_var": float(np.var([step["val/ratio"] for step in steps]))}
 
 
-def _window(row: dict, completion: Sequence[int] = ()) -> Window:
-    return Window(row["profile"], row["prior"], row["items"], completion)
+def _drift(step: dict[str, float]) -> float:
+    """KL to the policy that sampled: of the text, and exact of the items where there is that."""
+    return step["policy/approxkl_avg"] + step.get("policy/item_kl_avg", 0.0)
+
+
+def _window(row: dict) -> Window:
+    return Window(row["profile"], row["prior"], row["items"])
+
+
+def _with_completions(rows: list[dict], completions: Sequence[list[int]]) -> list[Window]:
+    group = len(completions) // len(rows)
+    return [
+        Window(row["profile"], row["prior"], row["items"], completions[b * group : (b + 1) * group])
+        for b, row in enumerate(rows)
+    ]

@@ -8,8 +8,8 @@ from llmrec.errors import ConfigError
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import Window
 from llmrec.policy.ranking import item_scores
-from llmrec.ppo.checkpoint import checkpoints, save_checkpoint
-from llmrec.ppo.guard import Guard
+from llmrec.ppo.checkpoint import newest_checkpoint, save_checkpoint
+from llmrec.ppo.guard import JUDGE, NDCG, REWARD, Guard, Validation
 from llmrec.ppo.reward import RewardBatch
 from llmrec.ppo.stage import training_rows
 from llmrec.ppo.trainer import RecPPOTrainer
@@ -31,6 +31,11 @@ class PreferItem:
         values = torch.zeros(10)
         values[self.item] = 1.0
         return [values.expand(len(row["items"]), 10) for row in rows]
+
+
+def validation(windows, targets) -> Validation:
+    reward = torch.arange(10.0).expand(len(windows), 10)
+    return Validation(windows, targets, reward, -reward)
 
 
 def make_trainer(base, data, directory, scheme="atomic", guard=None, **options) -> RecPPOTrainer:
@@ -61,6 +66,7 @@ def make_trainer(base, data, directory, scheme="atomic", guard=None, **options) 
         bf16=False,
         use_cpu=True,
         gradient_checkpointing=False,
+        num_mini_batches=config.ppo.num_mini_batches,
         report_to="none",
         logging_steps=1,
         disable_tqdm=True,
@@ -148,8 +154,8 @@ def test_a_resumed_run_is_bit_identical(tiny_base, data, tmp_path):
     half = make_trainer(tiny_base, data, tmp_path / "b", save_steps=2)
     half.train()
     resumed = make_trainer(tiny_base, data, tmp_path / "b", save_steps=2)
-    assert [p.name for p in checkpoints(tmp_path / "b")] == ["checkpoint-2"]
-    resumed.train(resume_from_checkpoint=str(checkpoints(tmp_path / "b")[-1]))
+    assert newest_checkpoint(tmp_path / "b").name == "checkpoint-2"
+    resumed.train(resume_from_checkpoint=newest_checkpoint(tmp_path / "b"))
     expected = weights(whole)
     for name, value in weights(resumed).items():
         assert torch.equal(value, expected[name]), name
@@ -165,7 +171,7 @@ def test_half_written_checkpoints_are_not_seen(tiny_base, data, tmp_path, monkey
     monkeypatch.setattr(torch, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(Exception, match="No space left"):
         save_checkpoint(trainer)
-    assert checkpoints(tmp_path) == []
+    assert newest_checkpoint(tmp_path) is None
     assert not [p for p in tmp_path.iterdir() if "checkpoint" in p.name]
 
 
@@ -179,11 +185,11 @@ def test_every_prompt_comes_once_an_epoch(tiny_base, data, tmp_path):
 
 
 def test_the_guard_keeps_the_best_and_has_a_floor(tiny_base, data, tmp_path, monkeypatch):
-    guard = Guard([Window("20", [], [0, 1])], [5], tmp_path / "best")
+    guard = Guard(validation([Window("20", [], [0, 1])], [5]), tmp_path / "best")
     trainer = make_trainer(tiny_base, data, tmp_path / "c", guard=guard, eval_steps=1)
     start = weights(trainer)
     values = iter([0.5, 0.4, 0.3, 0.2])
-    monkeypatch.setattr(guard, "ndcg", lambda policy: next(values))
+    monkeypatch.setattr(guard, "measure", lambda _: {NDCG: next(values), REWARD: 0.0, JUDGE: 0.0})
     trainer.train()
     assert guard.report()["fell_back_to_sft"] and guard.best_step == 0
     adapter = {name: value for name, value in weights(trainer).items() if "policy" in name}
@@ -195,8 +201,10 @@ def test_the_guard_measures_ndcg(tiny_base, data, tmp_path):
     windows = [Window("20", [], [0, 1]), Window("20", [], [2])]
     scores = torch.cat(list(item_scores(policy, windows)))
     best, second = int(scores[0].argmax()), int(scores[1].topk(2).indices[1])
-    guard = Guard(windows, [best, second], tmp_path)
-    assert guard.ndcg(policy) == pytest.approx((1 + 1 / np.log2(3)) / 2)
+    seen = Guard(validation(windows, [best, second]), tmp_path).measure(policy)
+    assert seen[NDCG] == pytest.approx((1 + 1 / np.log2(3)) / 2)
+    expected = (scores.exp() * torch.arange(10.0)).sum(1).mean()
+    assert seen[REWARD] == pytest.approx(expected.item(), abs=1e-5) and seen[JUDGE] == -seen[REWARD]
 
 
 @pytest.mark.parametrize(
