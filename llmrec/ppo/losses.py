@@ -1,7 +1,7 @@
 """PPO's losses (Schulman et al., 2017, arXiv:1707.06347); pure functions.
 
-All are *sums*, over tokens or decisions: a mean over a mini-batch must not depend on how it is cut into micro-batches or
-spread over processes, so whoever knows how many there are in all divides.
+All are *sums*, over tokens or decisions: a mean over a mini-batch must not depend on how it is cut into micro-batches
+or spread over processes, so whoever knows how many there are in all divides.
 """
 
 import torch

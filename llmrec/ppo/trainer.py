@@ -343,7 +343,7 @@ class RecPPOTrainer(PPOTrainer):
         ratio, drift = first["val/ratio"], _drift(first)
         if not (abs(ratio - 1) < self._tolerance and drift < self._tolerance**1.5):
             raise TrainingError(
-                f"Before the first step the ratio to the policy that sampled is {ratio:.5f} and the KL {drift:.3g} nats, "
+                f"Before the first step the ratio to the policy that sampled is {ratio:.5f} and the KL {drift:.3g}, "
                 "expected 1 and 0: sampling and scoring are not one distribution. Check changes to the mask, the "
                 "temperature, the cache, positions or dropout."
             )

@@ -114,7 +114,8 @@ def test_sampling_and_scoring_are_one_distribution(policy, generations, temperat
             scores = batch.score(policy, hidden, temperature)
             width = scores.log_probs.shape[1]
             assert torch.allclose(scores.log_probs, sampled.log_probs[:, :width], atol=1e-4)
-            assert torch.allclose(batch.completion_states(hidden)[sampled.mask], sampled.hidden[sampled.mask], atol=1e-3)
+            states = batch.completion_states(hidden)
+            assert torch.allclose(states[sampled.mask], sampled.hidden[sampled.mask], atol=1e-3)
             assert torch.equal(batch.completion_mask, sampled.mask[:, :width])
             assert (scores.entropy[~batch.completion_mask] == 0).all()
             assert ((scores.entropy > 1e-6) <= scores.free).all()

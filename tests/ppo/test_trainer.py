@@ -1,13 +1,16 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from trl.experimental.ppo import PPOConfig
 
 from llmrec.config import check_options
-from llmrec.errors import ConfigError
+from llmrec.errors import ConfigError, TrainingError
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packed import Window
+from llmrec.policy.packed import PackedBatch, Window
 from llmrec.policy.ranking import item_scores
+from llmrec.ppo.advantages import adapted
 from llmrec.ppo.checkpoint import newest_checkpoint, save_checkpoint
 from llmrec.ppo.guard import JUDGE, NDCG, REWARD, Guard, Validation
 from llmrec.ppo.reward import RewardBatch
@@ -38,7 +41,7 @@ def validation(windows, targets) -> Validation:
     return Validation(windows, targets, reward, -reward)
 
 
-def make_trainer(base, data, directory, scheme="atomic", guard=None, **options) -> RecPPOTrainer:
+def make_trainer(base, data, directory, scheme="atomic", guard=None, lora_dropout=0.0, **options) -> RecPPOTrainer:
     section = {
         "advantage": "exact" if scheme == "atomic" else "gae",
         "per_device_train_batch_size": 4,
@@ -51,7 +54,7 @@ def make_trainer(base, data, directory, scheme="atomic", guard=None, **options) 
         "item_loss_weight": 1.0,
         "missing_eos_penalty": 0.1,
     } | options
-    config = make_config(base, scheme, ppo=section)
+    config = make_config(base, scheme, ppo=section, model={"base": base, "lora_r": 4, "lora_dropout": lora_dropout})
     torch.manual_seed(0)
     policy = RecPolicy.create(config, data)
     disturb(policy, 0.1)
@@ -74,46 +77,180 @@ def make_trainer(base, data, directory, scheme="atomic", guard=None, **options) 
     return RecPPOTrainer(arguments, config.ppo, policy, PreferItem(), training_rows(data, config), guard)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"num_generations": 4}, {"temperature": 0.7}, {"advantage": "gae"}],
-    ids=["exact", "generations", "temperature", "gae"],
-)
-def test_the_first_step_starts_at_ratio_one(tiny_base, data, tmp_path, options):
-    trainer = make_trainer(tiny_base, data, tmp_path, num_mini_batches=1, **options)
-    trainer.args.learning_rate = 0.0
-    first_step(trainer)
-
-
-def test_the_first_step_of_titles(tiny_base, data, tmp_path):
-    first_step(make_trainer(tiny_base, data, tmp_path, "title"))
-
-
 def first_step(trainer) -> dict:
+    """Collects a batch and looks at its loss before anything changes."""
     trainer._begin()
     experience, metrics = trainer.collect(1)
+    trainer.optimizer.step = lambda *_, **__: None
+    return metrics | trainer.update(experience, 1)
+
+
+ATOMIC = [
+    {},
+    {"num_generations": 4},
+    {"temperature": 0.7},
+    {"advantage": "gae"},
+    {"advantage": "rloo", "num_generations": 2},
+    {"advantage": "group", "num_generations": 4},
+    {"gradient_checkpointing": True, "num_generations": 2},
+]
+TITLE = [{}, {"num_generations": 4, "temperature": 0.7, "gradient_checkpointing": True}]
+
+
+@pytest.mark.parametrize(
+    "scheme, options", [("atomic", o) for o in ATOMIC] + [("title", o) for o in TITLE], ids=lambda value: str(value)
+)
+def test_the_first_step_starts_at_ratio_one(tiny_base, data, tmp_path, scheme, options):
+    metrics = first_step(make_trainer(tiny_base, data, tmp_path, scheme, **options))
     assert abs(metrics["objective/kl"]) < 1e-4
     assert metrics.get("objective/item_kl", 0.0) < 1e-4
-    trainer.optimizer.step = lambda *_, **__: None  # measure the whole batch before anything changes
-    metrics |= trainer.update(experience, 1)
     assert metrics["val/ratio"] == pytest.approx(1.0, abs=1e-4)
     assert metrics["policy/clipfrac_avg"] == 0.0
     assert metrics["policy/approxkl_avg"] < 1e-8
-    return metrics
+    assert metrics["policy/item_entropy_avg"] <= np.log(10)
 
 
-def test_a_mask_that_scoring_lacks_is_noticed(tiny_base, data, tmp_path, monkeypatch):
-    """What the mask protects from: sampling under it, scoring without it."""
-    trainer = make_trainer(tiny_base, data, tmp_path, advantage="gae")
+def without_the_mask(trainer, monkeypatch):
+    trie = type(trainer.policy.vocabulary.trie)
+    allowed = trie.allowed
+    monkeypatch.setattr(trie, "allowed", lambda *arguments: torch.ones_like(allowed(*arguments)))
+
+
+def another_temperature(trainer, monkeypatch):
+    monkeypatch.setattr(trainer.args, "temperature", 0.9)
+
+
+def citing_anything(trainer, monkeypatch):
+    distribution = trainer.policy.distribution
+    advance = distribution.advance
+
+    def forgetful(state, tokens):
+        state = advance(state, tokens)
+        return replace(state, citable=state.history >= 0)
+
+    monkeypatch.setattr(distribution, "advance", forgetful)
+
+
+def without_branches(trainer, monkeypatch):
+    monkeypatch.setattr(PackedBatch, "attention_mask", lambda batch: (batch.branch >= 0).long())
+
+
+def misplaced_positions(trainer, monkeypatch):
+    positions = PackedBatch.positions
+    monkeypatch.setattr(PackedBatch, "positions", lambda batch: positions(batch) + 3 * (batch.branch > 0))
+
+
+def with_dropout(trainer, monkeypatch):
+    for module in trainer.policy.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.3
+
+
+BREAKS = [
+    ("atomic", without_the_mask, {"advantage": "gae"}),
+    ("title", without_the_mask, {}),
+    ("atomic", another_temperature, {}),
+    ("atomic", citing_anything, {"response_length": 80, "temperature": 2.0}),
+    ("atomic", without_branches, {"num_generations": 4}),
+    ("title", without_branches, {"num_generations": 4}),
+    ("atomic", misplaced_positions, {}),
+    ("title", misplaced_positions, {}),
+    ("atomic", with_dropout, {"gradient_checkpointing": True}),
+]
+
+
+@pytest.mark.parametrize("scheme, fault, options", BREAKS, ids=lambda value: getattr(value, "__name__", str(value)))
+def test_a_fault_between_sampling_and_scoring_raises_the_alarm(
+    tiny_base, data, tmp_path, monkeypatch, scheme, fault, options
+):
+    trainer = make_trainer(tiny_base, data, tmp_path, scheme, lora_dropout=0.1, **options)
     trainer._begin()
     experience, _ = trainer.collect(1)
-    unmasked = type(trainer.policy.vocabulary.trie).allowed
-    monkeypatch.setattr(
-        type(trainer.policy.vocabulary.trie),
-        "allowed",
-        lambda self, nodes, available: torch.ones_like(unmasked(self, nodes, available)),
-    )
-    assert abs(trainer.update(experience, 1)["val/ratio"] - 1) > 1e-3
+    fault(trainer, monkeypatch)
+    with pytest.raises(TrainingError, match="not one distribution"):
+        trainer.update(experience, 1)
+
+
+def padding_is_attended(trainer, monkeypatch):
+    mask = PackedBatch.attention_mask
+    monkeypatch.setattr(PackedBatch, "attention_mask", lambda batch: mask(batch) if len(batch.owner) else
+                        torch.ones_like(batch.tokens))  # fmt: skip
+
+
+def a_cache_one_step_off(trainer, monkeypatch):
+    backbone = trainer.policy.backbone
+
+    def shifted(embeddings, position_ids=None, past_key_values=None, **named):
+        late = 0 if past_key_values is None else 1
+        return backbone(embeddings, position_ids=position_ids + late, past_key_values=past_key_values, **named)
+
+    monkeypatch.setattr(trainer.policy, "backbone", shifted)
+
+
+@pytest.mark.parametrize("scheme", ["atomic", "title"])
+@pytest.mark.parametrize("fault", [padding_is_attended, a_cache_one_step_off])
+def test_a_fault_in_sampling_raises_the_alarm(tiny_base, data, tmp_path, monkeypatch, scheme, fault):
+    trainer = make_trainer(tiny_base, data, tmp_path, scheme, advantage="gae")
+    trainer._begin()
+    fault(trainer, monkeypatch)
+    with pytest.raises(TrainingError, match="not one distribution"):
+        trainer.update(trainer.collect(1)[0], 1)
+
+
+def test_a_reference_that_is_another_model_raises_the_alarm(tiny_base, data, tmp_path):
+    trainer = make_trainer(tiny_base, data, tmp_path)
+    disturb(trainer.policy, 0.1)  # of the RL adapter alone
+    trainer._begin()
+    with pytest.raises(TrainingError, match="objective/kl is"):
+        trainer.collect(1)
+
+
+@pytest.mark.parametrize("advantage", ["exact", "gae"])
+def test_cutting_into_micro_batches_changes_nothing(tiny_base, data, tmp_path, advantage):
+    options = {"advantage": advantage, "num_generations": 2, "learning_rate": 1e-2}
+    whole = make_trainer(tiny_base, data, tmp_path / "a", per_device_train_batch_size=8,
+                         gradient_accumulation_steps=1, **options)  # fmt: skip
+    cut = make_trainer(tiny_base, data, tmp_path / "b", per_device_train_batch_size=2,
+                       gradient_accumulation_steps=4, **options)  # fmt: skip
+    one, other = first_step(whole), first_step(cut)
+    assert one == pytest.approx(other, abs=1e-5)
+
+
+def test_an_update_stops_at_its_kl(tiny_base, data, tmp_path):
+    trainer = make_trainer(tiny_base, data, tmp_path, target_kl=1e-3, num_ppo_epochs=8, learning_rate=1e-2)
+    trainer._begin()
+    metrics = trainer.update(trainer.collect(1)[0], 1)
+    assert metrics["guard/kl_stop"] == 1.0
+    assert "KL stop" in trainer.events[-1]["event"]
+
+
+def test_the_kl_coefficient_is_steered(tiny_base, data, tmp_path):
+    trainer = make_trainer(tiny_base, data, tmp_path, adaptive_kl_target=0.01, adaptive_kl_horizon=100)
+    trainer.train()
+    log = trainer.state.log_history
+    for before, after in zip(log, log[1:], strict=False):
+        expected = adapted(before["objective/kl_coef"], before["objective/item_kl"], 0.01, 8, 100)
+        assert after["objective/kl_coef"] == pytest.approx(expected) != before["objective/kl_coef"]
+
+
+def test_a_reward_that_is_not_a_number_stops_training(tiny_base, data, tmp_path):
+    trainer = make_trainer(tiny_base, data, tmp_path, save_steps=1)
+    decisions = trainer.reward.decisions
+    trainer.reward.decisions = lambda rows: [
+        d * (float("nan") if trainer.state.global_step == 1 else 1.0) for d in decisions(rows)
+    ]
+    with pytest.raises(TrainingError, match="last checkpoint is safe"):
+        trainer.train()
+    assert newest_checkpoint(tmp_path).name == "checkpoint-1"
+
+
+def test_samples_are_kept_with_titles(tiny_base, data, tmp_path):
+    trainer = make_trainer(tiny_base, data, tmp_path, sample_steps=2)
+    trainer.train()
+    assert [sample["step"] for sample in trainer.samples] == [1, 1, 1, 3, 3, 3]
+    titles = trainer.policy.vocabulary.titles
+    assert all(sample["item"] in titles and set(sample["history"]) <= set(titles) for sample in trainer.samples)
+    assert all(set(sample["rewards"]) == {"liked", "finished"} for sample in trainer.samples)
 
 
 def test_exact_training_raises_the_liked_item(tiny_base, data, tmp_path):
@@ -196,6 +333,23 @@ def test_the_guard_keeps_the_best_and_has_a_floor(tiny_base, data, tmp_path, mon
     assert all(torch.equal(value, start[name]) for name, value in adapter.items())
 
 
+def test_the_guard_does_not_trust_what_the_judge_does_not(tiny_base, data, tmp_path, monkeypatch):
+    guard = Guard(validation([Window("20", [], [0, 1])], [5]), tmp_path / "best")
+    trainer = make_trainer(tiny_base, data, tmp_path / "c", guard=guard, eval_steps=1)
+    seen = iter([(0.1, 0.0), (0.3, -0.1), (0.2, 0.1), (0.1, 0.2)])
+
+    def measure(_):
+        ndcg, judge = next(seen)
+        return {NDCG: ndcg, REWARD: 1.0, JUDGE: judge}
+
+    monkeypatch.setattr(guard, "measure", measure)
+    trainer.train()
+    assert guard.best_step == 2
+    refused = [e["event"] for e in trainer.events if "judge prefers" in e["event"]]
+    assert len(refused) == 1
+    assert [e.get("guard/judge_refused") for e in trainer.state.log_history] == [1.0, 0.0, 0.0]
+
+
 def test_the_guard_measures_ndcg(tiny_base, data, tmp_path):
     policy = RecPolicy.create(make_config(tiny_base), data).eval()
     windows = [Window("20", [], [0, 1]), Window("20", [], [2])]
@@ -213,6 +367,7 @@ def test_the_guard_measures_ndcg(tiny_base, data, tmp_path):
         ("title", {"advantage": "exact"}, "set ppo.advantage to `gae`"),
         ("atomic", {"num_generations": 5}, "ppo.num_generations is 5"),
         ("atomic", {"num_mini_batches": 3}, "ppo.num_mini_batches is 3"),
+        ("atomic", {"advantage": "rloo"}, "set it to 2 or more"),
     ],
 )
 def test_options_that_do_not_fit(scheme, section, words):
