@@ -23,6 +23,7 @@ from llmrec.files import read_json
 from llmrec.policy.constraint import ITEM
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import PackedBatch, Window, pack, target_log_probs
+from llmrec.precision import mixed_precision
 from llmrec.progress import watch
 from llmrec.run import Run
 
@@ -117,7 +118,7 @@ def training_arguments(section: SFTSection, run: Run) -> SFTConfig:
         per_device_train_batch_size=section.per_device_train_batch_size,
         gradient_accumulation_steps=section.gradient_accumulation_steps,
         gradient_checkpointing=False,
-        bf16=torch.cuda.is_available(),
+        bf16=mixed_precision() == "bf16",
         use_cpu=not torch.cuda.is_available(),
         max_grad_norm=1.0,
         logging_steps=10,

@@ -155,8 +155,8 @@ def cut_layers(model: PreTrainedModel, layers: int) -> PreTrainedModel:
 
 def _from_pretrained(name: str, base: str, **quantization) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
-        # Not in the dtype of the file, often bf16: adapters and item rows are float32, and outside of autocast (ranking,
-        # or a machine that is slow at bf16) the two do not mix.
+        # Not in the dtype of the file, which is often bf16: adapters and item rows are float32, and outside of autocast
+        # (in ranking, say) the two do not mix.
         model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **quantization)
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, SafetensorError) as error:

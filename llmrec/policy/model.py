@@ -141,7 +141,14 @@ class RecPolicy(nn.Module):
         self.model.add_model_tags(tags)
 
     def logits(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Logits [r, K] of hidden states [r, d] for some token ids [K] (ascending), through the output embeddings."""
+        """Logits [r, K] of hidden states [r, d] for some token ids [K] (ascending), through the output embeddings.
+
+        In float32 under mixed precision too: what is sampled inside autocast and scored outside is one distribution.
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            return self._logits(hidden.float(), tokens)
+
+    def _logits(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         module = self.model.get_base_model().get_output_embeddings()
         if not isinstance(module, TrainableTokensWrapper):
             return hidden @ module.weight[tokens].T

@@ -16,6 +16,7 @@ from llmrec.policy.packed import Window
 from llmrec.ppo.checkpoint import checkpoints
 from llmrec.ppo.guard import Guard
 from llmrec.ppo.trainer import RecPPOTrainer
+from llmrec.precision import mixed_precision
 from llmrec.progress import watch
 from llmrec.run import Run
 from reward_models import ClickPurchaseModel
@@ -123,7 +124,7 @@ def training_arguments(run: Run) -> PPOConfig:
         num_sample_generations=0,
         lr_scheduler_type="linear",
         logging_steps=1,
-        bf16=torch.cuda.is_available(),
+        bf16=mixed_precision() == "bf16",
         use_cpu=not torch.cuda.is_available(),
         seed=run.config.seed,
         report_to="none",  # `watch` reports
