@@ -43,8 +43,7 @@ def train_sft(run: Run) -> dict:
     trainer = RecSFTTrainer(policy, windows, training_arguments(section, run), section)
     watch(trainer, "sft", {"item_loss": "item loss", "text_loss": "text loss"}, run.path("sft", "logs"))
     trainer.train(resume_from_checkpoint=newest_checkpoint(run.path("sft", "checkpoints")))
-    if trainer.is_world_process_zero():
-        policy.save_pretrained(run.path("sft", "adapter"))
+    trainer.save_model(str(run.path("sft")))  # in all processes: with FSDP each holds a shard
     losses = [entry for entry in trainer.state.log_history if "item_loss" in entry]
     metrics = {"windows": len(windows), "steps": trainer.state.global_step, "log": losses}
     run.finish("sft", metrics)
@@ -168,8 +167,9 @@ class RecSFTTrainer(SFTTrainer):
         return item_loss + self.section.text_weight * text_loss
 
     def _save(self, output_dir=None, state_dict=None) -> None:
-        """Checkpoints hold the adapter, not the base."""
-        self.policy.save_pretrained(f"{output_dir}/adapter")
+        """The adapter, not the base, and in its own folder."""
+        if self.args.should_save:  # with FSDP all processes come here, and one has gathered the weights
+            self.policy.save_pretrained(f"{output_dir}/adapter", state_dict)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
         self.policy.load_adapter_weights(f"{resume_from_checkpoint}/adapter")
