@@ -66,6 +66,9 @@ class ModelConfig(Section):
 
     base: str = Field("bundled:smollm2-135m-instruct", description="hub id, local directory or `bundled:NAME`")
     layers: int | None = Field(None, ge=1, description="keep the first N layers; null: all")
+    quantization: Literal["nf4", "int8"] | None = Field(
+        None, description="of the frozen base's linear layers, by bitsandbytes; null: full precision"
+    )
     lora_r: int = Field(16, ge=1)
     lora_alpha: int = Field(32, ge=1)
     lora_dropout: float = Field(0.0, ge=0, lt=1)

@@ -23,6 +23,7 @@ from llmrec.files import read_json
 from llmrec.policy.constraint import ITEM
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import PackedBatch, Window, pack, target_log_probs
+from llmrec.precision import mixed_precision
 from llmrec.progress import watch
 from llmrec.run import Run
 
@@ -42,8 +43,7 @@ def train_sft(run: Run) -> dict:
     trainer = RecSFTTrainer(policy, windows, training_arguments(section, run), section)
     watch(trainer, "sft", {"item_loss": "item loss", "text_loss": "text loss"}, run.path("sft", "logs"))
     trainer.train(resume_from_checkpoint=newest_checkpoint(run.path("sft", "checkpoints")))
-    if trainer.is_world_process_zero():
-        policy.save_pretrained(run.path("sft", "adapter"))
+    trainer.save_model(str(run.path("sft")))  # in all processes: with FSDP each holds a shard
     losses = [entry for entry in trainer.state.log_history if "item_loss" in entry]
     metrics = {"windows": len(windows), "steps": trainer.state.global_step, "log": losses}
     run.finish("sft", metrics)
@@ -117,7 +117,7 @@ def training_arguments(section: SFTSection, run: Run) -> SFTConfig:
         per_device_train_batch_size=section.per_device_train_batch_size,
         gradient_accumulation_steps=section.gradient_accumulation_steps,
         gradient_checkpointing=False,
-        bf16=torch.cuda.is_available(),
+        bf16=mixed_precision() == "bf16",
         use_cpu=not torch.cuda.is_available(),
         max_grad_norm=1.0,
         logging_steps=10,
@@ -167,8 +167,9 @@ class RecSFTTrainer(SFTTrainer):
         return item_loss + self.section.text_weight * text_loss
 
     def _save(self, output_dir=None, state_dict=None) -> None:
-        """Checkpoints hold the adapter, not the base."""
-        self.policy.save_pretrained(f"{output_dir}/adapter")
+        """The adapter, not the base, and in its own folder."""
+        if self.args.should_save:  # with FSDP all processes come here, and one has gathered the weights
+            self.policy.save_pretrained(f"{output_dir}/adapter", state_dict)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
         self.policy.load_adapter_weights(f"{resume_from_checkpoint}/adapter")

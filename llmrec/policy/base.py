@@ -2,11 +2,19 @@
 
 import hashlib
 import importlib.util
+import logging
 import os
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from llmrec.config import ModelConfig
 from llmrec.errors import ModelError
@@ -65,12 +73,43 @@ def _cache_name(base: str) -> str:
 
 
 def load_base(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The base model and its tokenizer.
+    """The base model and its tokenizer; linear layers are quantised if the config says so, embeddings and head never.
 
     Raises:
-        ModelError: see `resolve_base`.
+        ModelError: see `resolve_base`; or bitsandbytes is not installed.
     """
-    return _from_pretrained(resolve_base(config), config.base)
+    quantization = quantization_options(config.quantization)  # first: it may refuse, and resolving can take long
+    return _from_pretrained(resolve_base(config), config.base, **quantization)
+
+
+def quantization_options(quantization: str | None) -> dict:
+    """Arguments of `from_pretrained` that quantise, by name (`ModelConfig.quantization`).
+
+    Raises:
+        ModelError: bitsandbytes is not installed.
+    """
+    if quantization is None:
+        return {}
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"`model.quantization: {quantization}` needs bitsandbytes, which is not installed: run "
+            "`pip install 'bitsandbytes>=0.50'` (or install llmrec with its extra `quantized`), or leave it out."
+        )
+    cuda = torch.cuda.is_available()
+    settings = BitsAndBytesConfig(
+        load_in_4bit=quantization == "nf4",
+        load_in_8bit=quantization == "int8",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if cuda else torch.float32,
+        llm_int8_skip_modules=["lm_head"],
+        # Outlier columns are chosen over a whole batch: a completion would not be scored as it was sampled.
+        llm_int8_threshold=0.0,
+    )
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # it tells of casts at every product
+    # Weights are quantised where they will stay: each launched process has its own GPU.
+    device = int(os.environ.get("LOCAL_RANK", 0)) if cuda else "cpu"
+    return {"quantization_config": settings, "device_map": {"": device}}
 
 
 def _load_whole(base: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -114,9 +153,12 @@ def cut_layers(model: PreTrainedModel, layers: int) -> PreTrainedModel:
     return model
 
 
-def _from_pretrained(name: str, base: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _from_pretrained(name: str, base: str, **quantization) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
-        model, tokenizer = AutoModelForCausalLM.from_pretrained(name), AutoTokenizer.from_pretrained(name)
+        # Not in the dtype of the file, which is often bf16: adapters and item rows are float32, and outside of autocast
+        # (in ranking, say) the two do not mix.
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **quantization)
+        tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(

@@ -143,17 +143,24 @@ class RecPolicy(nn.Module):
         self.model.add_model_tags(tags)
 
     def logits(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Logits [r, K] of hidden states [r, d] for some token ids [K] (ascending), through the output embeddings."""
+        """Logits [r, K] of hidden states [r, d] for some token ids [K] (ascending), through the output embeddings.
+
+        In float32 under mixed precision too: what is sampled inside autocast and scored outside is one distribution.
+        """
+        with torch.autocast(self.device.type, enabled=False):
+            return self._logits(hidden.float(), tokens)
+
+    def _logits(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         module = self.model.get_base_model().get_output_embeddings()
         if not isinstance(module, TrainableTokensWrapper):
-            return hidden @ module.weight[tokens].T
+            return hidden @ module.weight[tokens].float().T
         first, items = self._item_rows(module)
         weight = module.token_adapter.get_base_layer().weight
         split = int((tokens < first).sum())
         if split == 0 and len(tokens) == len(items):
-            return hidden @ items.T
+            return hidden @ items.float().T
         rows = torch.cat([weight[tokens[:split]], items[tokens[split:] - first]])
-        return hidden @ rows.T
+        return hidden @ rows.float().T
 
     @staticmethod
     def _item_rows(module: TrainableTokensWrapper) -> tuple[int, torch.Tensor]:
@@ -190,12 +197,21 @@ class RecPolicy(nn.Module):
         finally:
             self.model.set_adapter(RL_ADAPTER)
 
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Writes the active adapter, the tokenizer, the item vocabulary and `llmrec.json`, all or nothing."""
+    def save_pretrained(self, directory: str | Path, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        """Writes the active adapter, the tokenizer, the item vocabulary and `llmrec.json`, all or nothing.
+
+        Args:
+            directory: replaced if it exists.
+            state_dict: of this policy, gathered from all processes where they hold shards of it; None: its own.
+        """
+        if state_dict is not None:
+            state_dict = {name.removeprefix("model."): value for name, value in state_dict.items()}
         with atomic_directory(directory) as temporary:
             adapter = self.model.active_adapter
             # The adapter holds the item rows; base rows would be a copy of the whole embedding matrix.
-            self.model.save_pretrained(temporary, selected_adapters=[adapter], save_embedding_layers=False)
+            self.model.save_pretrained(
+                temporary, selected_adapters=[adapter], save_embedding_layers=False, state_dict=state_dict
+            )
             inner = temporary / adapter  # peft puts an adapter that is not called `default` into its own folder
             for file in inner.iterdir():
                 file.replace(temporary / file.name)

@@ -3,6 +3,8 @@
 accelerate launch scripts/train_ppo.py --config configs/quickstart.yaml
 """
 
+import os
+
 import numpy as np
 import torch
 from datasets import Dataset
@@ -11,11 +13,13 @@ from trl.experimental.ppo import PPOConfig
 from llmrec.catalogue.prompt import profiles
 from llmrec.config import Config, PPOSection
 from llmrec.data.dataset import InteractionData, Targets, load_data
+from llmrec.errors import ConfigError
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import Window
 from llmrec.ppo.checkpoint import newest_checkpoint
 from llmrec.ppo.guard import Guard, Validation
 from llmrec.ppo.trainer import RecPPOTrainer
+from llmrec.precision import mixed_precision
 from llmrec.progress import watch
 from llmrec.run import Run
 from reward_models import ClickPurchaseModel, EaseJudge
@@ -35,7 +39,9 @@ def train_ppo(run: Run) -> dict:
 
     Raises:
         RunError: an earlier stage has not finished.
+        ConfigError: see `refuse_sharding`.
     """
+    refuse_sharding()
     run.require("data", "sft", "reward")
     run.begin("ppo")
     data, section = load_data(run.path("data")), run.config.ppo
@@ -55,6 +61,15 @@ def train_ppo(run: Run) -> dict:
     metrics = {"updates": trainer.state.global_step, "guard": guard.report(), "events": trainer.events, "log": log}
     run.finish("ppo", metrics)
     return metrics
+
+
+def refuse_sharding() -> None:
+    """Raises ConfigError under FSDP, which shards weights that rollouts read outside of the wrapped forward pass, and
+    under DeepSpeed, for which TRL's trainer wants the reward to be a network.
+    """
+    for name in ("FSDP", "DeepSpeed"):
+        if os.environ.get(f"ACCELERATE_USE_{name.upper()}") == "true":
+            raise ConfigError(f"PPO does not run under {name}: launch it with configs/accelerate/ddp.yaml.")
 
 
 def training_rows(data: InteractionData, config: Config) -> Dataset:
@@ -129,7 +144,7 @@ def training_arguments(run: Run) -> PPOConfig:
         num_sample_generations=0,
         lr_scheduler_type="linear",
         logging_steps=1,
-        bf16=torch.cuda.is_available(),
+        bf16=mixed_precision() == "bf16",
         use_cpu=not torch.cuda.is_available(),
         seed=run.config.seed,
         report_to="none",  # `watch` reports
