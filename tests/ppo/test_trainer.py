@@ -41,7 +41,7 @@ def validation(windows, targets) -> Validation:
     return Validation(windows, targets, reward, -reward)
 
 
-def make_trainer(base, data, directory, scheme="atomic", guard=None, lora_dropout=0.0, **options) -> RecPPOTrainer:
+def make_trainer(base, data, directory, scheme="atomic", guard=None, model=None, **options) -> RecPPOTrainer:
     section = {
         "advantage": "exact" if scheme == "atomic" else "gae",
         "per_device_train_batch_size": 4,
@@ -54,7 +54,7 @@ def make_trainer(base, data, directory, scheme="atomic", guard=None, lora_dropou
         "item_loss_weight": 1.0,
         "missing_eos_penalty": 0.1,
     } | options
-    config = make_config(base, scheme, ppo=section, model={"base": base, "lora_r": 4, "lora_dropout": lora_dropout})
+    config = make_config(base, scheme, ppo=section, model={"base": base, "lora_r": 4} | (model or {}))
     torch.manual_seed(0)
     policy = RecPolicy.create(config, data)
     disturb(policy, 0.1)
@@ -163,7 +163,7 @@ BREAKS = [
 def test_a_fault_between_sampling_and_scoring_raises_the_alarm(
     tiny_base, data, tmp_path, monkeypatch, scheme, fault, options
 ):
-    trainer = make_trainer(tiny_base, data, tmp_path, scheme, lora_dropout=0.1, **options)
+    trainer = make_trainer(tiny_base, data, tmp_path, scheme, model={"lora_dropout": 0.1}, **options)
     trainer._begin()
     experience, _ = trainer.collect(1)
     fault(trainer, monkeypatch)
