@@ -11,6 +11,7 @@ from trl.experimental.ppo import PPOConfig
 from llmrec.catalogue.prompt import profiles
 from llmrec.config import Config, PPOSection
 from llmrec.data.dataset import InteractionData, Targets, load_data
+from llmrec.errors import RewardError
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import Window
 from llmrec.ppo.checkpoint import checkpoints
@@ -18,7 +19,6 @@ from llmrec.ppo.guard import Guard
 from llmrec.ppo.trainer import RecPPOTrainer
 from llmrec.progress import watch
 from llmrec.run import Run
-from reward_models import ClickPurchaseModel
 from reward_models.composite import CompositeReward
 
 SHOWN = {
@@ -42,24 +42,34 @@ def train_ppo(run: Run) -> dict:
     torch.manual_seed(run.config.seed)
     policy = RecPolicy.from_pretrained(run.path("sft", "adapter"))
     policy.add_rl_adapter()
-    model = ClickPurchaseModel.from_pretrained(run.path("reward"), data.items["item_id"])
+    reward = CompositeReward.from_pretrained(run.path("reward"), data, policy.facts, run.config.reward)
     trainer = RecPPOTrainer(
         training_arguments(run),
         section,
         policy,
-        CompositeReward(model, policy.facts, run.config.reward),
+        reward,
         training_rows(data, run.config),
         validation_guard(run, data),
     )
     watch(trainer, "ppo", SHOWN, run.path("ppo", "logs"))
     done = checkpoints(run.path("ppo", "checkpoints"))
-    trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
+    except RewardError as error:
+        raise RewardError(f"{error} {_what_is_safe(run)}") from error
     if trainer.is_world_process_zero():
         policy.save_pretrained(run.path("ppo", "adapter"))
     log = [entry for entry in trainer.state.log_history if "objective/scores" in entry]
     metrics = {"updates": trainer.state.global_step, "guard": trainer.guard.report(), "log": log}
     run.finish("ppo", metrics)
     return metrics
+
+
+def _what_is_safe(run: Run) -> str:
+    """Where an interrupted stage goes on."""
+    kept = checkpoints(run.path("ppo", "checkpoints"))
+    where = f"from {kept[-1]}, which is untouched" if kept else "from the SFT adapter; no checkpoint had been due"
+    return f"Mend it and run the same command again: it goes on {where}."
 
 
 def training_rows(data: InteractionData, config: Config) -> Dataset:
