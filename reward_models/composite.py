@@ -58,7 +58,7 @@ class CompositeReward:
         self.facts = facts
         self.config = config
         self.text = text
-        self.popularity = item_log_odds(data)
+        self.popularity = item_log_odds(model, data)
         self.terms = {f"item_{term.column}": standardised(data.items, term.column) for term in config.terms}
         self.functions = {part.callable: load_callable(part.callable) for part in config.parts}
         weighted = [term.weight * self.terms[f"item_{term.column}"] for term in config.terms]
