@@ -24,7 +24,17 @@ from llmrec.errors import DataError
 from llmrec.ppo.reward import RewardBatch
 from reward_models.click_purchase import UNKNOWN, ClickPurchaseModel
 from reward_models.groundedness import check
-from reward_models.parts import FAULTS, call, faults, finite, item_log_odds, load_callable, log_odds, standardised
+from reward_models.parts import (
+    FAULTS,
+    call,
+    faults,
+    finite,
+    item_log_odds,
+    load_callable,
+    log_odds,
+    places,
+    standardised,
+)
 
 if TYPE_CHECKING:  # importing it takes seconds
     from reward_models.text_reward import TextRewardModel
@@ -58,7 +68,7 @@ class CompositeReward:
         self.facts = facts
         self.config = config
         self.text = text
-        self.popularity = item_log_odds(model, data)
+        self.popularity = item_log_odds(model, *places(data))
         self.terms = {f"item_{term.column}": standardised(data.items, term.column) for term in config.terms}
         self.functions = {part.callable: load_callable(part.callable) for part in config.parts}
         weighted = [term.weight * self.terms[f"item_{term.column}"] for term in config.terms]

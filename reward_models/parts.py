@@ -22,8 +22,6 @@ from reward_models.click_purchase import ClickPurchaseModel
 FAULTS = ("had", "too_short", "too_long", "repeated")
 EXTREME = 3.0  # standard deviations beyond which a column has no further effect: prices have long tails
 
-SAMPLE = 1000  # users whose mean is an item's popularity
-
 
 def log_odds(log_probability: Tensor) -> Tensor:
     """log(p / (1 - p)) of log p, any shape; at most 13.8, where p is 1 - 1e-6."""
@@ -31,28 +29,40 @@ def log_odds(log_probability: Tensor) -> Tensor:
     return log_probability - torch.log(-torch.expm1(log_probability))
 
 
-@torch.no_grad()
-def item_log_odds(model: ClickPurchaseModel, data: InteractionData) -> Tensor:
-    """Log-odds of each item as the next purchase of somebody, whoever it is, who has not had it: [N].
-
-    The log of the model's *mean* probability, over random places in the training histories of at most `SAMPLE` users.
-    Of the model, not of the log: where it overrates rare items, this does as well, and nothing is gained by them.
-    """
+def places(data: InteractionData, sample: int = 1000) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Training histories up to a random place, and their purchase flags, of at most `sample` seeded random users."""
     generator = np.random.default_rng(0)
-    users = generator.permutation([u for u, history in enumerate(data.train_histories) if len(history)])[:SAMPLE]
-    cuts = {u: int(generator.integers(len(data.train_histories[u]))) for u in users}
-    total, free = torch.zeros(data.num_items, dtype=torch.float64), torch.zeros(data.num_items)
-    for start in range(0, len(users), 64):
-        part = users[start : start + 64]
-        histories = [data.train_histories[u][: cuts[u]] for u in part]
-        log_rewards = model.log_rewards(histories, [data.purchases[u][: cuts[u]] for u in part]).cpu()
-        open_to = torch.ones(log_rewards.shape)
-        for row, history in enumerate(histories):
-            open_to[row, torch.tensor(history, dtype=torch.int64)] = 0.0
-        total += (log_rewards.exp() * open_to).sum(0)
-        free += open_to.sum(0)
-    # One more user, of average mind, where all of these have had an item.
-    mean = (total + total.sum() / free.sum()) / (free + 1.0)
+    users = generator.permutation(np.flatnonzero(data.train_lengths))[:sample]
+    cuts = [(user, int(generator.integers(data.train_lengths[user]))) for user in users]
+    return [data.histories[u][:cut] for u, cut in cuts], [data.purchases[u][:cut] for u, cut in cuts]
+
+
+@torch.no_grad()
+def item_log_odds(
+    model: ClickPurchaseModel, histories: Sequence[np.ndarray], purchases: Sequence[np.ndarray], batch: int = 64
+) -> Tensor:
+    """Log-odds of each item as the next purchase of anybody who has not had it: [N].
+
+    The log of the model's *mean* probability over users. Of the model, not of the log: where it overrates rare items,
+    this does as well, and nothing is gained by them.
+
+    Args:
+        model: the click/purchase model.
+        histories, purchases: of U users.
+        batch: histories a forward pass.
+    """
+    total = torch.zeros(model.config.num_items, dtype=torch.float64)
+    users = torch.zeros(model.config.num_items)
+    for start in range(0, len(histories), batch):
+        part = histories[start : start + batch]
+        probabilities = model.log_rewards(part, purchases[start : start + batch]).cpu().exp()
+        had = torch.zeros(probabilities.shape, dtype=torch.bool)
+        for row, history in enumerate(part):
+            had[row, torch.tensor(history, dtype=torch.int64)] = True
+        total += probabilities.masked_fill(had, 0.0).sum(0)
+        users += (~had).sum(0)
+    # One user more, to whom all items are alike, for items that all of these have had.
+    mean = (total + total.sum() / users.sum()) / (users + 1.0)
     return log_odds(mean.log()).float()
 
 
@@ -68,7 +78,7 @@ def standardised(items: pd.DataFrame, column: str) -> Tensor:
         raise ConfigError(
             f"reward.terms: the item table has no column `{column}`; {hint} has {', '.join(items.columns)}."
         )
-    values = items[column].replace("", None) if items[column].dtype == object else items[column]
+    values = items[column].mask(items[column].astype(object) == "")
     numbers = pd.to_numeric(values, errors="coerce").astype("float64")
     wrong = values[numbers.isna() & values.notna()]
     if len(wrong):
