@@ -89,7 +89,7 @@ class TextRewardSection(Section):
     """A second reward model, which reads prompt and completion as words: `model.base` with a LoRA adapter."""
 
     loss: Literal["pairwise", "pointwise"] = Field("pairwise", description="Bradley-Terry, or binary cross-entropy")
-    pairs: int = Field(4000, ge=2, description="seeded sample of training pairs")
+    pairs: int = Field(2000, ge=2, description="seeded sample of training pairs")
     max_history: int = Field(10, ge=1, description="newest titles of a history that it reads")
     num_train_epochs: float = Field(1.0, gt=0)
     learning_rate: float = Field(2e-4, gt=0)

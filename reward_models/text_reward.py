@@ -41,7 +41,7 @@ from reward_models.windows import TrainingEvents, training_events
 FAMILY = "text_reward"
 FILE_NAME = "text_reward.json"
 HELD_OUT_USERS = 0.1  # share of the users, for calibration and accuracy
-HELD_OUT_PAIRS = 1000
+HELD_OUT_PAIRS = 400
 BATCH = 16
 
 

@@ -5,10 +5,14 @@ import pandas as pd
 import pytest
 import torch
 
+from llmrec.catalogue.facts import FactBook
 from llmrec.catalogue.prompt import Recommendation
 from llmrec.config import Config
 from llmrec.data.dataset import InteractionData, Targets
 from llmrec.errors import DataError, ModelError
+from llmrec.run import Run
+from reward_models import train_reward
+from reward_models.composite import CompositeReward
 from reward_models.text_reward import TextRewardModel, fit_text_reward, preference_pairs
 from reward_models.windows import training_events
 from tests.conftest import make_config
@@ -123,3 +127,20 @@ def test_without_exposures_what_others_clicked_stands_for_skipped(data):
 def test_too_few_users(tiny_base, log, tmp_path):
     with pytest.raises(DataError, match="at least 2 users"):
         fit_text_reward(log, settings(tiny_base), np.array([3]), tmp_path)
+
+
+def test_the_stage_trains_it_and_the_composite_reads_it(tiny_base, log, tmp_path, monkeypatch):
+    monkeypatch.setattr("reward_models.train.load_data", lambda path: log)
+    reward = {"num_train_epochs": 1, "text": {"pairs": 8, "weight": 2.0}}
+    run = Run.create(make_config(tiny_base, output_dir=str(tmp_path), catalogue={"scheme": "atomic"}, reward=reward))
+    run.begin("reward")
+    metrics = train_reward(run)
+    assert metrics["text"]["training_pairs"] == 8 and run.finished("reward")
+    facts, section = FactBook.from_data(log), run.config.reward
+    composite = CompositeReward.from_pretrained(run.path("reward"), log, facts, section)
+    batch = composite(*answers())
+    scores = TextRewardModel.from_pretrained(run.path("reward", "text"), log.items).scores(*answers())
+    torch.testing.assert_close(batch.parts["text"], scores.clamp(-12, 12))
+    without = CompositeReward(composite.model, facts, section.model_copy(update={"text": None}), log)(*answers())
+    torch.testing.assert_close(batch.text, without.text + 2 * scores.clamp(-12, 12))
+    torch.testing.assert_close(batch.item, without.item)
