@@ -163,9 +163,7 @@ class CompositeReward:
     def _check_items(self, recommendations: Sequence[Recommendation]) -> None:
         last = len(self.popularity) - 1
         for place, recommendation in enumerate(recommendations):
-            named = recommendation.citations if recommendation.item == -1 else (
-                recommendation.item, *recommendation.citations
-            )  # fmt: skip
+            named = [recommendation.item, *recommendation.citations][recommendation.item == -1 :]
             if wrong := [item for item in named if not 0 <= item <= last]:
                 raise DataError(
                     f"Recommendation {place} names item index {wrong[0]}, which is not in the catalogue; expected 0 to "
