@@ -32,7 +32,7 @@ from llmrec.errors import DataError, ModelError
 from llmrec.files import atomic_directory, write_json
 from llmrec.policy.base import resolve_base
 from llmrec.progress import watch
-from llmrec.run import Run
+from llmrec.run import Run, is_main_process
 from reward_models.calibration import fit_platt
 from reward_models.storage import MEND, check_catalogue, fingerprint, load_config
 from reward_models.train import judge_split
@@ -399,5 +399,6 @@ def train_text_reward(run: Run, data: InteractionData) -> dict:
     """Fits the text reward model of a run on the users of its reward model, saves it, and returns its metrics."""
     users, _ = judge_split(data.num_users, run.config.reward.judge_users, run.config.seed)
     model, metrics = fit_text_reward(data, run.config, users, run.path("reward", "logs"))
-    model.save_pretrained(run.path("reward", "text"))
+    if is_main_process():
+        model.save_pretrained(run.path("reward", "text"))
     return metrics
