@@ -10,7 +10,7 @@ that were not trained on turn the score into log-odds, the unit of the composite
 import random
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -282,44 +282,20 @@ def fit_text_reward(
         DataError: too few users or pairs.
         ModelError: the base cannot be loaded.
     """
-    started, section = time.monotonic(), config.reward.text
+    started = time.monotonic()
+    model = new_model(data, config)
     held, trained = _split(users, config.seed)
-    facts, names = FactBook.from_data(data), profiles(data.users, config.catalogue.user_attributes)
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        classifier, tokenizer = _load_classifier(config.model)
-        lora = LoraConfig(
-            task_type="SEQ_CLS",
-            r=config.model.lora_r,
-            lora_alpha=config.model.lora_alpha,
-            target_modules="all-linear",
-        )
-        network = get_peft_model(classifier, lora)
-    identity = (data.num_items, fingerprint(data.items["item_id"]))
-    settings = TextRewardConfig(
-        config.model.model_dump(), config.catalogue.system_prompt, section.max_history, *identity
-    )
-    model = TextRewardModel(network, tokenizer, data.items["title"], settings)
-    parts = {}
-    for name, part, limit in (("train", trained, section.pairs), ("held_out", held, HELD_OUT_PAIRS)):
-        events = training_events(data, part)
-        pairs = preference_pairs(events, limit, config.seed)
-        if not pairs:
-            raise DataError(
-                f"reward.text finds no pairs in the training events of {len(part)} users: nobody skipped or purchased "
-                "anything. Use a longer log, or leave `reward.text` out."
-            )
-        parts[name] = pairs, render(model, pairs, events, [names[u] for u in part], facts, config.seed)
-    pairs, rows = parts["held_out"]
-    before = _margins(model, rows)[0]
-    train(model, parts["train"][1], config, directory)
-    margins, logits = _margins(model, rows)
-    labels = torch.arange(len(logits)) < len(rows)
-    scale, offset = fit_platt(logits, labels)
-    model.config = TextRewardConfig(**asdict(settings) | {"scale": scale, "offset": offset})
-    kinds = {kind: torch.tensor([pair.kind == kind for pair in pairs]) for kind in ("clicked", "purchased")}
+    events = training_events(data, users)
+    _, rows = _rendered_pairs(model, data, events.take(trained), users[trained], config.reward.text.pairs, config)
+    held_pairs, held_rows = _rendered_pairs(model, data, events.take(held), users[held], HELD_OUT_PAIRS, config)
+    before, _ = _margins(model, held_rows)
+    train(model, rows, config, directory)
+    margins, scores = _margins(model, held_rows)
+    scale, offset = fit_platt(scores, torch.arange(len(scores)) < len(held_rows))
+    model.config = replace(model.config, scale=scale, offset=offset)
+    kinds = {kind: torch.tensor([pair.kind == kind for pair in held_pairs]) for kind in ("clicked", "purchased")}
     metrics = {
-        "training_pairs": len(parts["train"][0]),
+        "training_pairs": len(rows),
         "accuracy": _accuracy(margins),
         "accuracy_before_training": _accuracy(before),
         **{f"{kind}_accuracy": _accuracy(margins[of_kind]) for kind, of_kind in kinds.items()},
@@ -329,11 +305,48 @@ def fit_text_reward(
     return model, metrics
 
 
+def new_model(data: InteractionData, config: Config) -> TextRewardModel:
+    """A fresh adapter and head on the base of a run's policy; the global torch generator is left as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        classifier, tokenizer = _load_classifier(config.model)
+        rank, alpha = config.model.lora_r, config.model.lora_alpha
+        lora = LoraConfig(task_type="SEQ_CLS", r=rank, lora_alpha=alpha, target_modules="all-linear")
+        network = get_peft_model(classifier, lora)
+    settings = TextRewardConfig(
+        base=config.model.model_dump(),
+        system_prompt=config.catalogue.system_prompt,
+        max_history=config.reward.text.max_history,
+        num_items=data.num_items,
+        items_sha256=fingerprint(data.items["item_id"]),
+    )
+    return TextRewardModel(network, tokenizer, data.items["title"], settings)
+
+
+def _rendered_pairs(
+    model: TextRewardModel,
+    data: InteractionData,
+    events: TrainingEvents,
+    users: np.ndarray,
+    limit: int,
+    config: Config,
+) -> tuple[list[Pair], list[dict]]:
+    """Pairs of the events of some users, and their rows for TRL; raises DataError where there are none."""
+    pairs = preference_pairs(events, limit, config.seed)
+    if not pairs:
+        raise DataError(
+            f"reward.text finds no pairs in the training events of {len(users)} users: nobody skipped or purchased "
+            "anything. Use a longer log, or leave `reward.text` out."
+        )
+    names = profiles(data.users, config.catalogue.user_attributes)
+    return pairs, render(model, pairs, events, [names[u] for u in users], FactBook.from_data(data), config.seed)
+
+
 def _split(users: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Held-out and training users."""
+    """Places in `users` that are held out, and those to train on."""
     if len(users) < 2:
         raise DataError(f"A text reward model needs at least 2 users, found {len(users)}: leave `reward.text` out.")
-    order = np.random.default_rng([seed, 3]).permutation(users)
+    order = np.random.default_rng([seed, 3]).permutation(len(users))
     count = max(1, round(HELD_OUT_USERS * len(users)))
     return order[:count], order[count:]
 
