@@ -88,6 +88,43 @@ class SFTSection(Section):
     save_steps: int = Field(50, ge=1)
 
 
+class TextRewardSection(Section):
+    """A second reward model, which reads prompt and completion as words: `model.base` with a LoRA adapter."""
+
+    loss: Literal["pairwise", "pointwise"] = Field("pairwise", description="Bradley-Terry, or binary cross-entropy")
+    pairs: int = Field(2000, ge=2, description="seeded sample of training pairs")
+    max_history: int = Field(10, ge=1, description="newest titles of a history that it reads")
+    num_train_epochs: float = Field(1.0, gt=0)
+    learning_rate: float = Field(2e-4, gt=0)
+    per_device_train_batch_size: int = Field(8, ge=1, description="pairs a step")
+    weight: float = Field(0.5, ge=0, description="of its calibrated log-odds in the reward")
+
+
+class PenaltySection(Section):
+    """What faults of a recommendation cost, in nats of log-odds; each fault lies in [0, 1]."""
+
+    had: float = Field(5.0, ge=0, description="recommending what the user has had")
+    too_short: float = Field(1.0, ge=0, description="share of `min_words` that is missing")
+    too_long: float = Field(1.0, ge=0, description="words above `max_words`, as a share of it")
+    repeated: float = Field(1.0, ge=0, description="share of word pairs that stood before in the same justification")
+    min_words: int = Field(3, ge=1, description="of a justification; a citation is one word")
+    max_words: int = Field(24, ge=1)
+
+
+class TermSection(Section):
+    """A number known of every item, such as its margin or year, as a part of the reward."""
+
+    column: str = Field(description="column of the item table; standardised over the catalogue, no effect where empty")
+    weight: float = Field(description="nats of log-odds a standard deviation; below 0: less is better")
+
+
+class PartSection(Section):
+    """Any Python function as a part of the reward."""
+
+    callable: str = Field(description="`module:function`, called with (recommendations, rows): one number each")
+    weight: float
+
+
 class RewardSection(Section):
     """The click/purchase model, its judge, and the weights of the parts of the reward."""
 
@@ -101,8 +138,15 @@ class RewardSection(Section):
     purchase_weight: float = Field(1.0, ge=0, description="of the purchase loss; 1: joint likelihood")
     negatives: int = Field(1024, ge=1, description="sampled a step, in catalogues above 20,000 items")
     judge_users: float = Field(0.1, gt=0, lt=1, description="share of users kept for the judge alone")
-    item_weight: float = Field(1.0, ge=0, description="weight of the log-probability of click and purchase")
+    item_weight: float = Field(1.0, ge=0, description="weight of the log-odds of click and purchase")
+    popularity_weight: float = Field(
+        1.0, ge=0, le=1, description="share of an item's own log-odds that is taken off: 1 leaves what is personal"
+    )
     groundedness_weight: float = Field(1.0, ge=0, description="weight of the groundedness of the justification")
+    text: TextRewardSection | None = Field(None, description="null: no text reward model")
+    penalties: PenaltySection = PenaltySection()
+    terms: list[TermSection] = []
+    parts: list[PartSection] = []
 
 
 class PPOSection(Section):
@@ -194,6 +238,28 @@ def check_options(config: Config) -> None:
         raise ConfigError(
             f"ppo.num_mini_batches is {section.num_mini_batches}, which does not divide gradient_accumulation_steps "
             f"({section.gradient_accumulation_steps})."
+        )
+    _check_reward(config.reward)
+
+
+def _check_reward(section: RewardSection) -> None:
+    for key, names in (
+        ("terms", [term.column for term in section.terms]),
+        ("parts", [part.callable for part in section.parts]),
+    ):
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ConfigError(f"reward.{key} names `{twice[0]}` twice: expected each once, with one weight.")
+    for part in section.parts:
+        if not re.fullmatch(r"[\w.]+:\w+", part.callable):
+            raise ConfigError(
+                f"reward.parts: `{part.callable}` does not name a function; expected `module:function`, for instance "
+                "`my_rewards:brevity` for the function `brevity` in my_rewards.py."
+            )
+    limits = section.penalties
+    if limits.min_words > limits.max_words:
+        raise ConfigError(
+            f"reward.penalties.min_words is {limits.min_words}, more than max_words ({limits.max_words}): no "
+            "justification would do. Lower the one or raise the other."
         )
 
 

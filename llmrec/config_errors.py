@@ -19,6 +19,8 @@ _EXPECTED = {
     "tuple_type": "a list was expected, for instance [a, b]",
 }
 
+_CONTAINERS = (list, tuple, typing.Union, types.UnionType)
+
 
 def describe(error: dict[str, Any], source: str, model: type[BaseModel]) -> str:
     """One line for one error of pydantic's `ValidationError.errors()`.
@@ -92,6 +94,9 @@ def _section(model: type[BaseModel], location: tuple) -> type[BaseModel] | None:
 
 
 def _as_section(annotation: Any) -> type[BaseModel] | None:
+    """The section that a key holds, also in a list or where it may be left out."""
+    if typing.get_origin(annotation) in _CONTAINERS:
+        return next((s for value in typing.get_args(annotation) if (s := _as_section(value))), None)
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
@@ -103,7 +108,7 @@ def _literals(annotation: Any) -> list[str]:
     """The values of a `Literal`, also inside a list or an optional."""
     if typing.get_origin(annotation) is typing.Literal:
         return [str(value) for value in typing.get_args(annotation)]
-    if typing.get_origin(annotation) in (list, tuple, typing.Union, types.UnionType):
+    if typing.get_origin(annotation) in _CONTAINERS:
         return [value for part in typing.get_args(annotation) for value in _literals(part)]
     return []
 

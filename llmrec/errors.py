@@ -37,6 +37,10 @@ class ModelError(UserError, OSError):
     """A model, adapter or reward model is missing, unreadable or belongs to another base or catalogue."""
 
 
+class RewardError(UserError, ValueError):
+    """A part of the reward failed, or did not give one finite number for every recommendation."""
+
+
 class RunError(UserError, RuntimeError):
     """A run directory belongs to another config, or a stage that this one needs has not run."""
 

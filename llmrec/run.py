@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 import llmrec
-from llmrec.config import Config, check_options, load_config
+from llmrec.config import Config, PenaltySection, check_options, load_config
 from llmrec.errors import LlmrecError, RunError
 from llmrec.files import read_json, write_json, write_text
 
@@ -43,8 +43,14 @@ class Stage:
     ignores: tuple[str, ...] = ()
 
 
-# How the parts of the reward are weighed changes PPO, not the fit of the click/purchase model.
-_REWARD_WEIGHTS = ("reward.item_weight", "reward.groundedness_weight")
+# How the parts of the reward are weighed changes PPO, not the fit of the reward models.
+_REWARD_WEIGHTS = (
+    *(f"reward.{part}_weight" for part in ("item", "popularity", "groundedness")),
+    *(f"reward.penalties.{key}" for key in PenaltySection.model_fields),
+    "reward.text.weight",
+    "reward.terms",
+    "reward.parts",
+)
 
 STAGE_TABLE = {
     "data": Stage("llmrec.data.prepare", "prepare_stage", (), ("data", "seed")),
@@ -299,7 +305,9 @@ def fingerprint(config: Config, stage: str) -> dict[str, Any]:
     """The config values that a stage's result depends on: dotted key to JSON value."""
     entry = STAGE_TABLE[stage]
     values = config.model_dump(mode="json")
-    flat = _flatten({section: values[section] for section in entry.depends_on})
+    # The text reward model stands on the policy's base and reads the same profiles.
+    text = ("model", "catalogue") if stage == "reward" and config.reward.text else ()
+    flat = _flatten({section: values[section] for section in (*entry.depends_on, *text)})
     return {key: value for key, value in flat.items() if key not in entry.ignores}
 
 

@@ -1,62 +1,150 @@
-"""The reward that PPO receives: weighted parts over parsed recommendations, each also reported alone."""
+"""The reward that PPO receives: weighted parts over parsed recommendations, each also reported alone.
+
+All parts are in one unit, nats of log-odds. What a user takes next is scored by how much likelier *this* user takes
+and keeps it than anybody: `popularity_weight` of an item's own log-odds is taken off. Without that, the item that
+sells best anywhere would out-earn what users really take: log P(item | user) of the true next item averages to minus
+an entropy, and a constant answer can lie above it. With a weight of 1 it cannot: for calibrated probabilities the mean
+of log P(item | user) - log P(item) over users is at most 0 for any fixed item (Jensen) and at least 0, the mutual
+information, for the items that users take.
+"""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from llmrec.catalogue.facts import FactBook
 from llmrec.catalogue.prompt import Recommendation
 from llmrec.config import RewardSection
+from llmrec.data.dataset import InteractionData
 from llmrec.errors import DataError
 from llmrec.ppo.reward import RewardBatch
 from reward_models.click_purchase import UNKNOWN, ClickPurchaseModel
 from reward_models.groundedness import check
+from reward_models.parts import (
+    FAULTS,
+    call,
+    faults,
+    finite,
+    item_log_odds,
+    load_callable,
+    log_odds,
+    places,
+    standardised,
+)
+
+if TYPE_CHECKING:  # importing it takes seconds
+    from reward_models.text_reward import TextRewardModel
 
 
 class CompositeReward:
-    """`item_weight * log P(click and purchase) + groundedness_weight * groundedness`.
+    """Weighted parts of the item (what is likely, terms) and of the justification (grounded, faults, text, functions).
 
-    The first part belongs to the item and is in nats, floored at `FLOOR` so that one absurd item cannot outweigh a
-    batch; the second belongs to the justification and lies in [0, 1].
+    Args:
+        model: the click/purchase model.
+        facts: what is known of the items.
+        config: the weights.
+        data: the log that the model was fitted on; item table and training clicks are used.
+        text: the text reward model, where one is configured.
+
+    Raises:
+        ConfigError: a term's column or a part's function cannot be used.
     """
 
-    FLOOR = -12.0
+    CLIP = 12.0  # nats: no single absurd value may outweigh a batch
 
-    def __init__(self, model: ClickPurchaseModel, facts: FactBook, config: RewardSection):
+    def __init__(
+        self,
+        model: ClickPurchaseModel,
+        facts: FactBook,
+        config: RewardSection,
+        data: InteractionData,
+        text: "TextRewardModel | None" = None,
+    ):
         self.model = model
         self.facts = facts
         self.config = config
+        self.text = text
+        self.popularity = item_log_odds(model, *places(data))
+        self.terms = {f"item_{term.column}": standardised(data.items, term.column) for term in config.terms}
+        self.functions = {part.callable: load_callable(part.callable) for part in config.parts}
+        weighted = [term.weight * self.terms[f"item_{term.column}"] for term in config.terms]
+        self.item_terms = torch.stack(weighted).sum(0) if weighted else torch.zeros(data.num_items)
+
+    @classmethod
+    def from_pretrained(
+        cls, directory: Path, data: InteractionData, facts: FactBook, config: RewardSection
+    ) -> "CompositeReward":
+        """The reward of a run, from what its reward stage left in `directory`.
+
+        Raises:
+            ConfigError, ModelError: a part of it cannot be used.
+        """
+        model, text = ClickPurchaseModel.from_pretrained(directory, data.items["item_id"]), None
+        if config.text is not None:
+            from reward_models.text_reward import TextRewardModel
+
+            text = TextRewardModel.from_pretrained(directory / "text", data.items)
+        return cls(model, facts, config, data, text)
 
     def __call__(self, recommendations: Sequence[Recommendation], rows: Sequence[dict]) -> RewardBatch:
         """Scores recommendations.
 
         Args:
             recommendations: B parsed completions.
-            rows: what each answers: `prior`, `items` and `purchased` (of `prior + items`) of the user.
+            rows: what each answers: `profile, prior, items` and `purchased` (of `prior + items`) of the user.
 
         Raises:
-            DataError: the reward model gives a reward that is not a number.
+            DataError: an item outside the catalogue.
+            RewardError: a part fails, or gives a value that is not one finite number a recommendation.
         """
-        log_rewards = self.model.log_rewards(*_histories(rows)).clamp(min=self.FLOOR)
-        items = torch.tensor([recommendation.item for recommendation in recommendations])
-        item = log_rewards.cpu().gather(1, items.clamp(min=0)[:, None])[:, 0]
-        item = torch.where(items >= 0, item, self.FLOOR)
-        grounded = [
-            check(self.facts, recommendation, {*row["prior"], *row["items"]}).score
-            for recommendation, row in zip(recommendations, rows, strict=True)
-        ]
-        text = torch.tensor(grounded, dtype=torch.float32)
-        if not item.isfinite().all():
-            raise DataError("The reward model gave a reward that is not a number; fit it again.")
-        return RewardBatch(
-            self.config.item_weight * item,
-            self.config.groundedness_weight * text,
-            {"log_purchase": item, "groundedness": text},
-        )
+        self._check_items(recommendations)
+        config, items = self.config, torch.tensor([r.item for r in recommendations])
+        whole, index = items >= 0, items.clamp(min=0)
+        log_rewards = self.model.log_rewards(*_histories(rows)).cpu()
+        parts = {
+            "log_odds": torch.where(whole, log_odds(_pick(log_rewards, index)), -self.CLIP),
+            "popularity": torch.where(whole, self.popularity[index], 0.0),
+            **{name: torch.where(whole, values[index], 0.0) for name, values in self.terms.items()},
+            **self._text_parts(recommendations, rows),
+        }
+        for name, values in parts.items():
+            finite(name, values)
+        item = torch.where(whole, _pick(self.item_rewards(log_rewards), index), -self.CLIP * config.item_weight)
+        text = config.groundedness_weight * parts["groundedness"]
+        text = text - sum(getattr(config.penalties, name) * parts[name] for name in FAULTS if name != "had")
+        if self.text is not None:
+            text = text + config.text.weight * parts["text"]
+        text = text + sum(part.weight * parts[part.callable] for part in config.parts)
+        return RewardBatch(item - config.penalties.had * parts["had"], text, parts)
 
-    def decisions(self, rows: Sequence[dict]) -> list[torch.Tensor]:
-        """Weighted item rewards of all N items after each shown item of each row, per row [J, N]."""
+    def _text_parts(self, recommendations: Sequence[Recommendation], rows: Sequence[dict]) -> dict[str, Tensor]:
+        histories = [{*row["prior"], *row["items"]} for row in rows]
+        pairs = list(zip(recommendations, histories, strict=True))
+        found = [faults(recommendation, history, self.config.penalties) for recommendation, history in pairs]
+        parts = {name: torch.tensor([fault[name] for fault in found]) for name in FAULTS}
+        parts["groundedness"] = torch.tensor([check(self.facts, *pair).score for pair in pairs])
+        if self.text is not None:
+            parts["text"] = self.text.scores(recommendations, rows).clamp(-self.CLIP, self.CLIP)
+        for name, function in self.functions.items():
+            parts[name] = call(name, function, recommendations, rows)
+        return parts
+
+    def item_rewards(self, log_rewards: Tensor) -> Tensor:
+        """Weighted rewards of all items, terms included, from log P(click and purchase) of all items: [..., N]."""
+        lift = log_odds(log_rewards) - self.config.popularity_weight * self.popularity.to(log_rewards.device)
+        terms = self.item_terms.to(log_rewards.device)
+        return self.config.item_weight * lift.clamp(-self.CLIP, self.CLIP) + terms
+
+    def decisions(self, rows: Sequence[dict]) -> list[Tensor]:
+        """Weighted item rewards of all N items after each shown item of each row, per row [J, N].
+
+        Raises:
+            RewardError: the click/purchase model gives what is no finite number.
+        """
         width = max(len(row["items"]) for row in rows)
         items = torch.zeros(len(rows), width, dtype=torch.int64)
         purchased = torch.full_like(items, UNKNOWN)
@@ -68,8 +156,24 @@ class CompositeReward:
             had[b, row["prior"]] = True
         lengths = torch.tensor([len(row["items"]) for row in rows])
         mask = torch.arange(width) < lengths[:, None]
-        rewards = self.model.log_rewards_packed(items, purchased, mask, had).clamp(min=self.FLOOR)
-        return [self.config.item_weight * r[:length] for r, length in zip(rewards, lengths.tolist(), strict=True)]
+        log_rewards = self.model.log_rewards_packed(items, purchased, mask, had)
+        shown = [r[:length] for r, length in zip(log_rewards, lengths.tolist(), strict=True)]
+        return [finite("log_odds", self.item_rewards(r)) for r in shown]
+
+    def _check_items(self, recommendations: Sequence[Recommendation]) -> None:
+        last = len(self.popularity) - 1
+        for place, recommendation in enumerate(recommendations):
+            named = [recommendation.item, *recommendation.citations][recommendation.item == -1 :]
+            if wrong := [item for item in named if not 0 <= item <= last]:
+                raise DataError(
+                    f"Recommendation {place} names item index {wrong[0]}, which is not in the catalogue; expected 0 to "
+                    f"{last}, or -1 for a completion without an item. Parse it with the vocabulary of this run."
+                )
+
+
+def _pick(values: Tensor, index: Tensor) -> Tensor:
+    """One value a row: [B, N], [B] -> [B]."""
+    return values.gather(1, index[:, None])[:, 0]
 
 
 def _histories(rows: Sequence[dict]) -> tuple[list[np.ndarray], list[np.ndarray]]:

@@ -339,5 +339,9 @@ def train_reward(run: Any) -> dict[str, Any]:
         )
     model.save_pretrained(run.path("reward"))
     judge.save_pretrained(run.path("reward"))
+    if config.reward.text is not None:
+        from reward_models.text_reward import train_text_reward  # TRL takes seconds to import
+
+        metrics["text"] = train_text_reward(run, data)
     run.finish("reward", metrics)
     return metrics

@@ -34,6 +34,11 @@ class TrainingEvents:
     skipped: list[np.ndarray]
     num_items: int
 
+    def take(self, users: np.ndarray) -> "TrainingEvents":
+        """The events of some users, by their places here."""
+        parts = ([values[user] for user in users] for values in (self.histories, self.purchases, self.skipped))
+        return TrainingEvents(*parts, self.num_items)
+
     @property
     def num_events(self) -> int:
         return sum(map(len, self.histories))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llmrec.config import Config, load_config
+from llmrec.config import Config, check_options, load_config
 from llmrec.errors import ConfigError
 
 MINIMAL = "name: a\ndata: {format: movielens, path: x}\n"
@@ -53,6 +53,10 @@ def test_exponents_need_no_dot(tmp_path: Path, number: str) -> None:
             MINIMAL + "sft: {num_train_epochs: -1}",
             "`sft.num_train_epochs` is -1: input should be greater than 0.",
         ),
+        (MINIMAL + "reward: {text: {pair: 9}}", "unknown key `reward.text.pair`: did you mean `pairs`?"),
+        (MINIMAL + "reward: {text: {loss: pair}}", "`reward.text.loss` is 'pair': did you mean `pairwise`?"),
+        (MINIMAL + "reward: {terms: [{colum: a, weight: 1}]}", "`reward.terms[0].colum`: did you mean `column`?"),
+        (MINIMAL + "reward: {parts: [{callable: 'a:b'}]}", "the key `reward.parts[0].weight` is missing"),
         (MINIMAL + "sft:", "`sft` is empty: keys and values were expected"),
         ("name: 2024\ndata: {format: table, path: x}", "`name` is 2024: text was expected"),
         ("name: a b\ndata: {format: table, path: x}", "`name` is 'a b': letters, digits"),
@@ -73,6 +77,21 @@ def test_mistakes_are_explained(tmp_path: Path, text: str, says: str) -> None:
         _load(tmp_path, text)
     assert says in str(caught.value)
     assert "experiment.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("reward", "says"),
+    [
+        ("{parts: [{callable: brevity, weight: 1}]}", "`brevity` does not name a function; expected `module:function`"),
+        ("{parts: [{callable: 'a:b', weight: 1}, {callable: 'a:b', weight: 2}]}", "reward.parts names `a:b` twice"),
+        ("{terms: [{column: a, weight: 1}, {column: a, weight: 2}]}", "reward.terms names `a` twice"),
+        ("{penalties: {min_words: 9, max_words: 8}}", "reward.penalties.min_words is 9, more than max_words (8)"),
+    ],
+)
+def test_parts_of_the_reward_that_cannot_work(tmp_path: Path, reward: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_options(_load(tmp_path, MINIMAL + f"reward: {reward}\n"))
+    assert says in str(caught.value)
 
 
 def test_every_mistake_is_listed(tmp_path: Path) -> None:

@@ -82,7 +82,9 @@ def test_the_report_has_what_the_readme_says(run):
     for adapter in ("sft", "ppo"):
         rates = report["generation"][adapter]
         assert rates["unseen"] == {"rate": 1.0, "n": USERS}
-        assert set(rates) == {"validity", "unseen", "groundedness", "distinct_wordings"}
+        assert set(rates) == {"validity", "unseen", "groundedness", "distinct_wordings", "faithfulness"}
+        faithful = rates["faithfulness"]
+        assert 0 < faithful["share"]["n"] == faithful["fall"]["n"] <= USERS
     assert {"before", "after", "difference", "judge_before", "judge_after"} <= set(report["reward"])
     assert report["guard"]["users"] == 20
     assert set(report["seconds"]) == {"data", "sft", "reward", "ppo"}

@@ -91,6 +91,9 @@ def test_only_the_main_process_writes(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"sft": {"learning_rate": 0.5}}, {"sft", "ppo", "evaluate"}),
         ({"reward": {"hidden_size": 8}}, {"reward", "ppo", "evaluate"}),
         ({"reward": {"groundedness_weight": 2.0}}, {"ppo", "evaluate"}),
+        ({"reward": {"penalties": {"had": 2.0}}}, {"ppo", "evaluate"}),
+        ({"reward": {"terms": [{"column": "year", "weight": 0.1}]}}, {"ppo", "evaluate"}),
+        ({"reward": {"text": {"pairs": 10}}}, {"reward", "ppo", "evaluate"}),
         ({"ppo": {"kl_coef": 0.5}}, {"ppo", "evaluate"}),
         ({"evaluation": {"bootstrap": 200}}, {"evaluate"}),
         ({"name": "b"}, set()),
@@ -100,6 +103,15 @@ def test_only_the_main_process_writes(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_each_stage_depends_on_its_sections(tmp_path: Path, key: dict, stale: set[str]) -> None:
     old, new = _config(tmp_path), _config(tmp_path, **key)
     assert {stage for stage in STAGES if fingerprint(old, stage) != fingerprint(new, stage)} == stale
+
+
+def test_the_text_reward_model_depends_on_the_base_but_not_on_its_weight(tmp_path: Path) -> None:
+    def values(**text) -> dict:
+        layers = text.pop("layers", None)
+        return fingerprint(_config(tmp_path, reward={"text": text}, model={"layers": layers}), "reward")
+
+    assert values(weight=0.1) == values(weight=0.9)
+    assert values() != values(layers=2)
 
 
 def test_another_config_is_refused_and_nothing_touched(tmp_path: Path) -> None:

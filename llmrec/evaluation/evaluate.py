@@ -38,11 +38,12 @@ from llmrec.ppo.stage import target_windows
 from llmrec.run import STAGES, VERBS, Run, library_versions
 from reward_models import ClickPurchaseModel, EaseJudge
 from reward_models.composite import CompositeReward
-from reward_models.groundedness import check
+from reward_models.groundedness import check, faithfulness
 
 COMPARISONS = (("ppo", "sft"), ("ppo", "markov"), ("sft", "markov"))
 COMPARED_METRICS = ("hr@10", "ndcg@10", "mrr")
 BATCH = 64
+FAITHFULNESS_USERS = 300  # three forward passes each
 Advance = Callable[..., None]  # () is one batch further; (description, total) begins a new bar
 
 
@@ -94,7 +95,8 @@ def evaluate(run: Run) -> dict:
             generation[name] = generation_rates(policy, data, config, advance)
             targets = data.selection_targets()
             advance(f"{name}: reward on validation", -(-len(targets) // BATCH))
-            rewards[name] = sampled_rewards(policy, data, targets, model, judge, config, advance)
+            reward = CompositeReward.from_pretrained(run.path("reward"), data, policy.facts, config.reward)
+            rewards[name] = sampled_rewards(policy, data, targets, reward, judge, config, advance)
     report = {
         "splits": {split: _split_report(data, split, models, config) for split, models in ranked.items()},
         "generation": generation,
@@ -201,18 +203,20 @@ def generation_rates(policy: RecPolicy, data: InteractionData, config: Config, a
 
     Returns:
         `validity` (an item of the catalogue, and the completion ended), `unseen` and `groundedness`, each
-        `{rate, n}`; and `distinct_texts`, the share of different wordings once names are taken out.
+        `{rate, n}`; `distinct_wordings`, how many once names are taken out; and `faithfulness`, on a seeded sample of
+        at most `FAITHFULNESS_USERS` (see `reward_models.groundedness.faithfulness`).
     """
     facts = policy.facts
     lengths = np.array([len(history) for history in data.histories])
     users = np.flatnonzero(lengths < data.num_items)  # nothing is left to recommend to the others
     lengths = lengths[users]
     windows = target_windows(data, Targets(users, lengths), config)
-    valid, unseen, grounded, wordings = [], [], [], set()
+    valid, unseen, grounded, wordings, written = [], [], [], set(), []
     for rows in _chunks(len(windows)):
         prompts = pack(policy, [windows[m] for m in rows]).to(policy.device)
         completions = generate(policy, prompts, config.ppo.response_length)
-        for user, recommendation in zip(users[rows], parse(policy, completions), strict=True):
+        written += parse(policy, completions)
+        for user, recommendation in zip(users[rows], written[rows.start :], strict=True):
             history = set(data.histories[user].tolist())
             valid.append(0 <= recommendation.item < data.num_items and recommendation.finished)
             unseen.append(recommendation.item >= 0 and recommendation.item not in history)
@@ -221,7 +225,10 @@ def generation_rates(policy: RecPolicy, data: InteractionData, config: Config, a
         advance()
     counted = {"validity": valid, "unseen": unseen, "groundedness": grounded}
     rates = {name: {"rate": float(np.mean(values)), "n": len(values)} for name, values in counted.items()}
-    return rates | {"distinct_wordings": {"count": len(wordings), "n": len(windows)}}
+    rates["distinct_wordings"] = {"count": len(wordings), "n": len(windows)}
+    sample = np.random.default_rng((config.seed, 17)).permutation(len(windows))[:FAITHFULNESS_USERS]
+    chosen = [windows[m] for m in sample], [written[m] for m in sample]
+    return rates | {"faithfulness": faithfulness(policy, *chosen, seed=config.seed, batch=BATCH)}
 
 
 def _wording(recommendation: Recommendation, facts: FactBook) -> str:
@@ -236,7 +243,7 @@ def sampled_rewards(
     policy: RecPolicy,
     data: InteractionData,
     targets: Targets,
-    model: ClickPurchaseModel,
+    reward: CompositeReward,
     judge: EaseJudge,
     config: Config,
     advance: Advance,
@@ -244,9 +251,9 @@ def sampled_rewards(
     """Rewards of completions sampled as in training, the same random numbers for every policy.
 
     Returns:
-        `reward` (what PPO maximises), its parts, and `judge` (the judge's reward of the item), each [M].
+        `reward` (what PPO maximises), its parts, and `judge` (the item's reward with the judge in the place of the
+        click/purchase model), each [M].
     """
-    reward = CompositeReward(model, policy.facts, config.reward)
     windows = target_windows(data, targets, config)
     uniforms = np.random.default_rng((config.seed, 13)).random((len(windows), config.ppo.response_length))
     columns: dict[str, list[np.ndarray]] = {}
@@ -258,6 +265,7 @@ def sampled_rewards(
         recommendations = parse(policy, completions)
         asked = [
             {
+                "profile": w.profile,
                 "prior": w.prior,
                 "items": w.items,
                 "purchased": data.purchases[targets.users[m]][: targets.positions[m]],
@@ -265,9 +273,9 @@ def sampled_rewards(
             for m, w in zip(rows, part, strict=True)
         ]
         scored = reward(recommendations, asked)
-        judged = judge.log_rewards([np.array([*w.prior, *w.items]) for w in part]).cpu()
+        judged = reward.item_rewards(judge.log_rewards([np.array([*w.prior, *w.items]) for w in part]).cpu())
         items = torch.tensor([max(r.item, 0) for r in recommendations])
-        judged = judged.gather(1, items[:, None])[:, 0].clamp(min=reward.FLOOR)
+        judged = judged.gather(1, items[:, None])[:, 0]
         values = {"reward": scored.item + scored.text, **scored.parts, "judge": judged}
         for name, value in values.items():
             columns.setdefault(name, []).append(value.numpy())

@@ -13,7 +13,7 @@ from trl.experimental.ppo import PPOConfig
 from llmrec.catalogue.prompt import profiles
 from llmrec.config import Config, PPOSection
 from llmrec.data.dataset import InteractionData, Targets, load_data
-from llmrec.errors import ConfigError
+from llmrec.errors import ConfigError, RewardError
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import Window
 from llmrec.ppo.checkpoint import newest_checkpoint
@@ -22,7 +22,7 @@ from llmrec.ppo.trainer import RecPPOTrainer
 from llmrec.precision import mixed_precision
 from llmrec.progress import watch
 from llmrec.run import Run
-from reward_models import ClickPurchaseModel, EaseJudge
+from reward_models import EaseJudge
 from reward_models.composite import CompositeReward
 
 SHOWN = {
@@ -48,13 +48,16 @@ def train_ppo(run: Run) -> dict:
     torch.manual_seed(run.config.seed)
     policy = RecPolicy.from_pretrained(run.path("sft", "adapter"))
     policy.add_rl_adapter()
-    model = ClickPurchaseModel.from_pretrained(run.path("reward"), data.items["item_id"])
-    reward = CompositeReward(model, policy.facts, run.config.reward)
+    reward = CompositeReward.from_pretrained(run.path("reward"), data, policy.facts, run.config.reward)
     guard = validation_guard(run, data, reward)
     rows = training_rows(data, run.config)
     trainer = RecPPOTrainer(training_arguments(run), section, policy, reward, rows, guard)
     watch(trainer, "ppo", SHOWN, run.path("ppo", "logs"))
-    trainer.train(resume_from_checkpoint=newest_checkpoint(run.path("ppo", "checkpoints")))
+    checkpoint = newest_checkpoint(run.path("ppo", "checkpoints"))
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except RewardError as error:
+        raise RewardError(f"{error} {_what_is_safe(run)}") from error
     if trainer.is_world_process_zero():
         policy.save_pretrained(run.path("ppo", "adapter"))
     log = [entry for entry in trainer.state.log_history if "objective/scores" in entry]
@@ -70,6 +73,13 @@ def refuse_sharding() -> None:
     for name in ("FSDP", "DeepSpeed"):
         if os.environ.get(f"ACCELERATE_USE_{name.upper()}") == "true":
             raise ConfigError(f"PPO does not run under {name}: launch it with configs/accelerate/ddp.yaml.")
+
+
+def _what_is_safe(run: Run) -> str:
+    """Where an interrupted stage goes on."""
+    kept = newest_checkpoint(run.path("ppo", "checkpoints"))
+    where = f"from {kept}, which is untouched" if kept else "from the SFT adapter; no checkpoint had been due"
+    return f"Mend it and run the same command again: it goes on {where}."
 
 
 def training_rows(data: InteractionData, config: Config) -> Dataset:
@@ -112,7 +122,7 @@ def validation_guard(run: Run, data: InteractionData, reward: CompositeReward) -
         windows,
         [data.histories[user][position] for user, position in places],
         torch.stack([decisions[-1] for decisions in reward.decisions(rows)]).cpu(),
-        judge.log_rewards([data.histories[user][:position] for user, position in places]).cpu(),
+        reward.item_rewards(judge.log_rewards([data.histories[user][:position] for user, position in places]).cpu()),
     )
     return Guard(validation, run.path("ppo", "best"))
 

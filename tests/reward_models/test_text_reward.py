@@ -1,0 +1,146 @@
+"""The text reward model: its pairs, that it learns, that it reloads, and what it says of broken files."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from llmrec.catalogue.facts import FactBook
+from llmrec.catalogue.prompt import Recommendation
+from llmrec.config import Config
+from llmrec.data.dataset import InteractionData, Targets
+from llmrec.errors import DataError, ModelError
+from llmrec.run import Run
+from reward_models import train_reward
+from reward_models.composite import CompositeReward
+from reward_models.text_reward import TextRewardModel, fit_text_reward, preference_pairs
+from reward_models.windows import training_events
+from tests.conftest import make_config
+
+ITEMS, LIKED = 40, 20  # users click items of the first half, which are dramas, and purchase those with even numbers
+
+
+@pytest.fixture(scope="module")
+def log() -> InteractionData:
+    rng = np.random.default_rng(0)
+    histories = [rng.permutation(LIKED)[:12] for _ in range(60)]
+    shown = [
+        {"user": u, "item": int(i), "timestamp": int(t), "click": False}
+        for u in range(60)
+        for t, i in zip(range(1, 10), rng.integers(LIKED, ITEMS, 9), strict=True)
+    ]
+    users, lengths = np.arange(60), np.full(60, 12)
+    return InteractionData(
+        items=pd.DataFrame(
+            {
+                "item_id": [f"i{i}" for i in range(ITEMS)],
+                "title": [f"{'Drama' if i < LIKED else 'Horror'} {('with', 'same')[i % 2]} {i}" for i in range(ITEMS)],
+                "categories": [["Drama"] if i < LIKED else ["Horror"] for i in range(ITEMS)],
+                "year": pd.array([1995] * ITEMS, dtype="Int64"),
+            }
+        ),
+        users=pd.DataFrame({"user_id": [f"u{u}" for u in users]}),
+        facts=pd.DataFrame(),
+        histories=histories,
+        purchases=[history % 2 == 0 for history in histories],
+        timestamps=[np.arange(12) for _ in users],
+        train_lengths=lengths - 2,
+        targets={"leave_one_out": {"valid": Targets(users, lengths - 2), "test": Targets(users, lengths - 1)}},
+        exposures=pd.DataFrame(shown),
+    )  # fmt: skip
+
+
+def settings(base: str, **text) -> Config:
+    text = {"pairs": 400, "learning_rate": 1e-2, "num_train_epochs": 2, "max_history": 2} | text
+    return make_config(base, reward={"text": text}, catalogue={"scheme": "atomic"})
+
+
+@pytest.fixture(scope="module", params=["pairwise", "pointwise"])
+def fitted(request, tiny_base, log, tmp_path_factory):
+    return fit_text_reward(log, settings(tiny_base, loss=request.param), np.arange(60), tmp_path_factory.mktemp("logs"))
+
+
+def answers() -> tuple[list[Recommendation], list[dict]]:
+    row = {"profile": "new user", "prior": [0], "items": [1, 2], "purchased": [True, False, True]}
+    said = [Recommendation(item, (" Like", 1, ", it is Drama."), True) for item in (4, 5, 24)]
+    return [*said, Recommendation(-1, (), False)], [row] * 4
+
+
+def test_it_orders_held_out_pairs(fitted):
+    _, metrics = fitted
+    after, before = metrics["accuracy"], metrics["accuracy_before_training"]
+    chance = 0.5 + 3 * 0.5 / after["n"] ** 0.5
+    assert after["value"] > max(chance, before["value"])
+    assert metrics["clicked_accuracy"]["value"] > 0.9
+    assert metrics["clicked_accuracy"]["n"] + metrics["purchased_accuracy"]["n"] == metrics["accuracy"]["n"] > 50
+
+
+def test_scores_are_log_odds_of_each_answer(fitted):
+    model, metrics = fitted
+    scores = model.scores(*answers())
+    assert scores.shape == (4,) and scores.isfinite().all()
+    assert scores[0] > 0 > scores[2] and metrics["calibration"]["scale"] > 0
+    one_by_one = torch.cat([model.scores([r], [row]) for r, row in zip(*answers(), strict=True)])
+    torch.testing.assert_close(scores, one_by_one, atol=1e-4, rtol=1e-4)
+
+
+def test_it_reloads_identically(fitted, log, tmp_path):
+    model, _ = fitted
+    model.save_pretrained(tmp_path / "text")
+    again = TextRewardModel.from_pretrained(tmp_path / "text", log.items)
+    assert torch.equal(model.scores(*answers()), again.scores(*answers()))
+
+
+def test_broken_files_are_explained(fitted, log, tmp_path):
+    fitted[0].save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="trained on other items"):
+        TextRewardModel.from_pretrained(tmp_path, log.items[::-1])
+    weights = tmp_path / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(ModelError, match="adapter cannot be read"):
+        TextRewardModel.from_pretrained(tmp_path, log.items)
+    (tmp_path / "text_reward.json").unlink()
+    with pytest.raises(ModelError, match="There is no"):
+        TextRewardModel.from_pretrained(tmp_path, log.items)
+
+
+def test_pairs_come_from_training_events_alone(log):
+    events = training_events(log)
+    for pair in preference_pairs(events, 10_000, seed=0):
+        history, bought = log.train_histories[pair.user].tolist(), log.purchases[pair.user]
+        assert pair.chosen in history
+        if pair.kind == "purchased":
+            assert bought[history.index(pair.chosen)] and not bought[history.index(pair.rejected)]
+            assert {history.index(pair.chosen), history.index(pair.rejected)} == {pair.position, pair.position + 1}
+        else:
+            assert history[pair.position] == pair.chosen and pair.rejected not in history
+
+
+def test_without_exposures_what_others_clicked_stands_for_skipped(data):
+    events = training_events(data)
+    assert events.num_skipped == 0
+    pairs = [pair for pair in preference_pairs(events, 1000, seed=0) if pair.kind == "clicked"]
+    clicked = set(np.concatenate(events.histories).tolist())
+    assert pairs and all(pair.rejected in clicked - set(events.histories[pair.user]) for pair in pairs)
+
+
+def test_too_few_users(tiny_base, log, tmp_path):
+    with pytest.raises(DataError, match="at least 2 users"):
+        fit_text_reward(log, settings(tiny_base), np.array([3]), tmp_path)
+
+
+def test_the_stage_trains_it_and_the_composite_reads_it(tiny_base, log, tmp_path, monkeypatch):
+    monkeypatch.setattr("reward_models.train.load_data", lambda path: log)
+    reward = {"num_train_epochs": 1, "text": {"pairs": 8, "weight": 2.0}}
+    run = Run.create(make_config(tiny_base, output_dir=str(tmp_path), catalogue={"scheme": "atomic"}, reward=reward))
+    run.begin("reward")
+    metrics = train_reward(run)
+    assert metrics["text"]["training_pairs"] == 8 and run.finished("reward")
+    facts, section = FactBook.from_data(log), run.config.reward
+    composite = CompositeReward.from_pretrained(run.path("reward"), log, facts, section)
+    batch = composite(*answers())
+    scores = TextRewardModel.from_pretrained(run.path("reward", "text"), log.items).scores(*answers())
+    torch.testing.assert_close(batch.parts["text"], scores.clamp(-12, 12))
+    without = CompositeReward(composite.model, facts, section.model_copy(update={"text": None}), log)(*answers())
+    torch.testing.assert_close(batch.text, without.text + 2 * scores.clamp(-12, 12))
+    torch.testing.assert_close(batch.item, without.item)
