@@ -21,11 +21,13 @@ from llmrec.run import Run
 from reward_models import ClickPurchaseModel
 from reward_models.composite import CompositeReward
 
-SHOWN = {
+COLUMNS = {
     "objective/scores": "reward",
-    "reward/groundedness": "grounded",
+    "objective/kl": "KL",
     "objective/item_kl": "item KL",
+    "reward/groundedness": "grounded",
     "eval/ndcg@10": "NDCG@10",
+    "eval/judge": "judge",
     "eps": "episodes/s",
 }
 
@@ -51,9 +53,9 @@ def train_ppo(run: Run) -> dict:
         training_rows(data, run.config),
         validation_guard(run, data),
     )
-    watch(trainer, "ppo", SHOWN, run.path("ppo", "logs"))
     done = checkpoints(run.path("ppo", "checkpoints"))
-    trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
+    with watch(trainer, run, "ppo", COLUMNS):
+        trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
     if trainer.is_world_process_zero():
         policy.save_pretrained(run.path("ppo", "adapter"))
     log = [entry for entry in trainer.state.log_history if "objective/scores" in entry]
