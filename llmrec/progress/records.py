@@ -1,6 +1,6 @@
 """Records of a training stage: JSON lines, TensorBoard and trackio.
 
-A resumed run replaces what an earlier attempt recorded of the steps that it runs again.
+In the first two, a resumed run replaces what an earlier attempt recorded of the steps that it runs again.
 """
 
 import json
@@ -79,43 +79,35 @@ class Trackio(Watcher):
     transformers' own callback numbers the logs of a resumed run anew, and sends them to the hub with a push.
     """
 
-    def __init__(self, directory: Path, project: str, name: str):
+    def __init__(self, directory: Path, project: str, stage: str):
         # trackio reads the variable once, when it is imported. A user's own choice of a place goes first.
         os.environ.setdefault("TRACKIO_DIR", str(directory.absolute()))
         import trackio
 
         self.trackio = trackio
         self.project = project
-        self.name = name
+        self.stage = stage
         self.run: trackio.Run | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
+        # trackio cannot take back the steps that are run again, so what is resumed is a run beside the first.
+        name = f"{self.stage}-from-{state.global_step}" if state.global_step else self.stage
         with redirect_stdout(sys.stderr):  # it greets
-            self.run = self.trackio.init(
-                self.project, self.name, resume="never", embed=False, auto_log_cpu=False, auto_log_gpu=False
-            )
-        for old in self.trackio.Api().runs(self.project):
-            if old.name == self.name and old.id != self.run.id:
-                old.delete()
-        for entry in state.log_history:
-            self._log(entry, entry["step"])
+            self.run = self.trackio.init(self.project, name, embed=False, auto_log_cpu=False, auto_log_gpu=False)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        self._log(logs, state.global_step)
+        self.run.log(logs, state.global_step)
 
     def on_samples(self, samples: Sequence[Sample]) -> None:
-        self._log({"samples": self.trackio.Markdown(as_markdown(samples))}, samples[0].step)
+        self.run.log({"samples": self.trackio.Markdown(as_markdown(samples))}, samples[0].step)
 
     def on_event(self, step: int, text: str) -> None:
-        self._log({"events": self.trackio.Markdown(_escape(text))}, step)
+        self.run.log({"events": self.trackio.Markdown(_escape(text))}, step)
 
     def close(self) -> None:
         if self.run is not None:
             with redirect_stdout(sys.stderr):
-                self.run.finish()
-
-    def _log(self, values: dict, step: int) -> None:
-        self.run.log({name: value for name, value in values.items() if name != "step"}, step)
+                self.trackio.finish()
 
 
 def as_markdown(samples: Sequence[Sample]) -> str:
