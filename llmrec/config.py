@@ -1,6 +1,7 @@
 """One YAML file describes one experiment. Unknown keys and wrong types are errors that name the key."""
 
 import difflib
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -202,6 +203,9 @@ class Config(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="its folder in `output_dir`")
     output_dir: str = "runs"
     seed: int = Field(0, ge=0)
+    report_to: list[Literal["tensorboard", "trackio"]] = Field(
+        ["tensorboard"], description="where SFT and PPO report their metrics, samples and events; [] for nowhere"
+    )
     data: DataConfig
     catalogue: CatalogueConfig = CatalogueConfig()
     model: ModelConfig = ModelConfig()
@@ -217,6 +221,7 @@ def check_options(config: Config) -> None:
     Raises:
         ConfigError: names the keys and says what would fit.
     """
+    check_reporters(config)
     section = config.ppo
     if section.advantage == "exact" and config.catalogue.scheme != "atomic":
         raise ConfigError(
@@ -260,6 +265,19 @@ def _check_reward(section: RewardSection) -> None:
         raise ConfigError(
             f"reward.penalties.min_words is {limits.min_words}, more than max_words ({limits.max_words}): no "
             "justification would do. Lower the one or raise the other."
+        )
+
+
+def check_reporters(config: Config) -> None:
+    """Whether what `report_to` names is installed.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if "trackio" in config.report_to and importlib.util.find_spec("trackio") is None:
+        raise ConfigError(
+            "report_to names `trackio`, which is not installed: run `pip install 'llmrec[trackio]'`, or take it out "
+            "of report_to."
         )
 
 

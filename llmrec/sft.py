@@ -41,8 +41,8 @@ def train_sft(run: Run) -> dict:
     policy = RecPolicy.create(run.config, data)
     windows = training_windows(policy, data, run.config.catalogue.user_attributes, section, run.config.seed)
     trainer = RecSFTTrainer(policy, windows, training_arguments(section, run), section)
-    watch(trainer, "sft", {"item_loss": "item loss", "text_loss": "text loss"}, run.path("sft", "logs"))
-    trainer.train(resume_from_checkpoint=newest_checkpoint(run.path("sft", "checkpoints")))
+    with watch(trainer, run, "sft", {"item_loss": "item loss", "text_loss": "text loss"}):
+        trainer.train(resume_from_checkpoint=newest_checkpoint(run.path("sft", "checkpoints")))
     trainer.save_model(str(run.path("sft")))  # in all processes: with FSDP each holds a shard
     losses = [entry for entry in trainer.state.log_history if "item_loss" in entry]
     metrics = {"windows": len(windows), "steps": trainer.state.global_step, "log": losses}

@@ -33,7 +33,7 @@ def save_checkpoint(trainer: "RecPPOTrainer") -> None:
             with open(folder / name, "wb") as file:  # an open file, so that a full disk is an OSError
                 torch.save(part.state_dict(), file)
         state = {name: getattr(trainer.state, name) for name in ("global_step", "episode", "log_history")}
-        ours = {name: getattr(trainer, name) for name in ("kl_scale", "events", "samples")}
+        ours = {name: getattr(trainer, name) for name in ("kl_scale", "events")}
         guard = trainer.guard.history if trainer.guard is not None else []
         write_json(folder / PROGRESS, {"state": state, "trainer": ours, "guard": guard, "files": _sizes(folder)})
     for old in _by_step(root)[: -trainer.section.save_total_limit]:

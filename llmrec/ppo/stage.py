@@ -25,11 +25,13 @@ from llmrec.run import Run
 from reward_models import EaseJudge
 from reward_models.composite import CompositeReward
 
-SHOWN = {
+COLUMNS = {
     "objective/scores": "reward",
-    "reward/groundedness": "grounded",
+    "objective/kl": "KL",
     "objective/item_kl": "item KL",
+    "reward/groundedness": "grounded",
     "eval/ndcg@10": "NDCG@10",
+    "eval/judge": "judge",
     "eps": "episodes/s",
 }
 
@@ -52,10 +54,10 @@ def train_ppo(run: Run) -> dict:
     guard = validation_guard(run, data, reward)
     rows = training_rows(data, run.config)
     trainer = RecPPOTrainer(training_arguments(run), section, policy, reward, rows, guard)
-    watch(trainer, "ppo", SHOWN, run.path("ppo", "logs"))
     checkpoint = newest_checkpoint(run.path("ppo", "checkpoints"))
     try:
-        trainer.train(resume_from_checkpoint=checkpoint)
+        with watch(trainer, run, "ppo", COLUMNS) as trainer.record:
+            trainer.train(resume_from_checkpoint=checkpoint)
     except RewardError as error:
         raise RewardError(f"{error} {_what_is_safe(run)}") from error
     if trainer.is_world_process_zero():

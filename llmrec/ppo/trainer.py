@@ -30,6 +30,7 @@ from llmrec.ppo.guard import Guard
 from llmrec.ppo.losses import exact_item_loss, kl_estimate, policy_loss, row_kl, value_loss
 from llmrec.ppo.network import Critic, Judged, PolicyWithCritic
 from llmrec.ppo.reward import Reward, RewardBatch
+from llmrec.progress import Sample, TrainingLog
 
 SAMPLES = 3  # episodes shown at every look at what the policy writes
 
@@ -46,8 +47,8 @@ class RecPPOTrainer(PPOTrainer):
         guard: looks at validation and keeps the best adapter; None: the last adapter stays.
 
     Attributes:
-        events: what the guard, the KL stop and the checks did, each `{step, event}`.
-        samples: what the policy wrote, each `{step, profile, history, item, text, rewards}`.
+        events: what the guard and the KL stop did, each `{step, event}`.
+        record: hears of events, and of samples of what the policy writes.
         kl_scale: factor of both KL coefficients, which `adaptive_kl_target` moves.
     """
 
@@ -66,7 +67,7 @@ class RecPPOTrainer(PPOTrainer):
         self.guard = guard
         self.exact = section.advantage == "exact"
         self.events: list[dict] = []
-        self.samples: list[dict] = []
+        self.record = TrainingLog()
         self.kl_scale = 1.0
         self._checked = False
         super().__init__(
@@ -139,7 +140,7 @@ class RecPPOTrainer(PPOTrainer):
         experience = Experience(
             windows, learned, valued, item, sampled.log_probs, values, advantages, returns, items
         )  # fmt: skip
-        self._keep_samples(update, episodes, recommendations, reward)
+        self._show_samples(update, episodes, recommendations, reward)
         score = (item_reward + text_reward).mean()
         metrics = {
             "objective/kl": kl.sum(1).mean(),
@@ -304,24 +305,26 @@ class RecPPOTrainer(PPOTrainer):
         entropy = (self.args.seed, update, self.accelerator.process_index)
         return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
-    def _keep_samples(
+    def _show_samples(
         self, update: int, rows: list[dict], recommendations: list[Recommendation], reward: RewardBatch
     ) -> None:
         if not self.section.sample_steps or (update - 1) % self.section.sample_steps:
             return
         titles = self.policy.vocabulary.titles
-        for number in range(0, len(rows), max(1, len(rows) // SAMPLES))[:SAMPLES]:
-            row, said = rows[number], recommendations[number]
-            self.samples.append(
-                {
-                    "step": update,
-                    "profile": row["profile"],
-                    "history": [titles[item] for item in row["items"][-5:]],
-                    "item": titles[said.item] if said.item >= 0 else None,
-                    "text": said.text(titles),
-                    "rewards": {name: float(part[number]) for name, part in reward.parts.items()},
-                }
-            )
+        self.record.samples(
+            [
+                Sample(
+                    update,
+                    row["profile"],
+                    [titles[item] for item in row["items"]],
+                    titles[said.item] if said.item >= 0 else "(broke off)",
+                    said.text(titles),
+                    {name: float(part[number]) for name, part in reward.parts.items()},
+                )
+                for number in range(0, len(rows), max(1, len(rows) // SAMPLES))[:SAMPLES]
+                for row, said in [(rows[number], recommendations[number])]
+            ]
+        )
 
     # -- checks: sampling, scoring and the reference must be one distribution --
 
@@ -375,9 +378,9 @@ class RecPPOTrainer(PPOTrainer):
         self.state.logging_steps, self.state.save_steps = self.args.logging_steps, self.args.save_steps
         if checkpoint is not None:
             load_checkpoint(self, checkpoint)
-        elif self.guard is not None:
-            self._event(0, self.guard.look(self.policy, step=0)[1])
         self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
+        if checkpoint is None and self.guard is not None:
+            self._event(0, self.guard.look(self.policy, step=0)[1])
 
     def _end_update(self, update: int, metrics: dict[str, float], seconds: float) -> None:
         self.state.global_step = update
@@ -412,6 +415,7 @@ class RecPPOTrainer(PPOTrainer):
 
     def _event(self, step: int, event: str) -> None:
         self.events.append({"step": step, "event": event})
+        self.record.event(step, event)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         self.policy.save_pretrained(output_dir or self.args.output_dir)

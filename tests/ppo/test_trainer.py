@@ -16,6 +16,7 @@ from llmrec.ppo.guard import JUDGE, NDCG, REWARD, Guard, Validation
 from llmrec.ppo.reward import RewardBatch
 from llmrec.ppo.stage import training_rows
 from llmrec.ppo.trainer import RecPPOTrainer
+from llmrec.progress import TrainingLog, Watcher
 from tests.conftest import disturb, make_config
 
 
@@ -244,13 +245,21 @@ def test_a_reward_that_is_not_a_number_stops_training(tiny_base, data, tmp_path)
     assert newest_checkpoint(tmp_path).name == "checkpoint-1"
 
 
-def test_samples_are_kept_with_titles(tiny_base, data, tmp_path):
-    trainer = make_trainer(tiny_base, data, tmp_path, sample_steps=2)
+def test_samples_are_shown_with_titles(tiny_base, data, tmp_path):
+    class Ear(Watcher):
+        def __init__(self):
+            self.samples = []
+
+        def on_samples(self, samples):
+            self.samples += samples
+
+    trainer, ear = make_trainer(tiny_base, data, tmp_path, sample_steps=2), Ear()
+    trainer.record = TrainingLog([ear])
     trainer.train()
-    assert [sample["step"] for sample in trainer.samples] == [1, 1, 1, 3, 3, 3]
+    assert [sample.step for sample in ear.samples] == [1, 1, 1, 3, 3, 3]
     titles = trainer.policy.vocabulary.titles
-    assert all(sample["item"] in titles and set(sample["history"]) <= set(titles) for sample in trainer.samples)
-    assert all(set(sample["rewards"]) == {"liked", "finished"} for sample in trainer.samples)
+    assert all(sample.item in titles and set(sample.history) <= set(titles) for sample in ear.samples)
+    assert all(set(sample.rewards) == {"liked", "finished"} for sample in ear.samples)
 
 
 def test_exact_training_raises_the_liked_item(tiny_base, data, tmp_path):
