@@ -1,0 +1,45 @@
+import json
+
+import typer
+from transformers import AutoConfig
+from typer.testing import CliRunner
+
+from benchmarks.contenders import Ours, Workload
+from benchmarks.floor import needed_flops
+from benchmarks.ppo_throughput import main
+from tests.conftest import make_base
+
+PHASES = {"rollout", "reference", "reward", "advantages", "update forward", "update backward", "optimiser"}
+
+
+def test_the_benchmark_reports_both_trainers(tiny_base, tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMREC_CACHE", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # tiny products; nothing here is timed
+    app = typer.Typer()
+    app.command()(main)
+    options = ["--base", tiny_base, "--layers", "2", "--prompt-tokens", "96", "--completion-tokens", "4"]
+    outcome = CliRunner().invoke(app, [*options, "--rounds", "1", "--json"], catch_exceptions=False)
+    report = json.loads(outcome.stdout)
+    assert set(report) == {"workload", "machine", "trainers", "floor"}
+    assert set(report["trainers"]) == {"stock", "gae", "exact"}
+    for name, trainer in report["trainers"].items():
+        assert trainer["episodes_per_second"] > 0
+        assert trainer["peak_gb"] > 0
+        if name != "stock":
+            assert trainer["over_stock"] > 0
+            assert trainer["tokens_written"] == 32 * 4
+            assert set(trainer["phases"]) == PHASES and min(trainer["phases"].values()) > 0
+            assert report["floor"][name]["ours_over_floor"] > 0
+
+
+def test_needed_operations_of_one_layer_by_hand(tmp_path):
+    model = AutoConfig.from_pretrained(make_base(tmp_path, layers=1))  # d 32, 4 heads of 8, 2 of keys, feed-forward 64
+    work = Workload(prompt_tokens=3, completion_tokens=2, episodes=2, ppo_epochs=1, lora_r=1)
+    flops = needed_flops(model, Ours(work, items=10, generations=2), shown=1, text_tokens=5)
+    layer = 2 * (32 * 32 + 2 * 32 * 16 + 32 * 32 + 3 * 32 * 64)  # 18,432 a token
+    assert flops["prefill"] == 3 * layer + 4 * 32 * (1 + 2 + 3) + 2 * 32 * 10
+    assert flops["decode"] == 2 * layer + 4 * 32 * 2 * (3 + 1) + 2 * 32 * 5 * 2
+    assert flops["reference"] == flops["prefill"] + flops["decode"]
+    lora = 2 * (64 + 48 + 48 + 64 + 3 * 96)
+    assert flops["update forward"] == flops["reference"] + 5 * lora
+    assert flops["update backward"] == flops["reference"] + 4 * 32 * 14 + 2 * 32 * 10 + 2 * 5 * lora
