@@ -210,7 +210,8 @@ class Ours:
     def _trainer(self, directory: str) -> RecPPOTrainer:
         torch.manual_seed(0)
         config = parse_config(self._config())
-        policy = RecPolicy.create(config, catalogue(self.items))
+        data = catalogue(self.items)
+        policy = RecPolicy.create(config, data)
         policy.add_rl_adapter()
         never_end(policy)
         model = ClickPurchaseModel(ClickPurchaseConfig(num_items=self.items)).eval()
@@ -218,7 +219,7 @@ class Ours:
             training_arguments(Run(config, Path(directory))),
             config.ppo,
             policy,
-            CompositeReward(model, policy.facts, config.reward),
+            CompositeReward(model, policy.facts, config.reward, data),
             self._prompts(self.history or self.workload.prompt_tokens - len(policy.prompts.header(NEW_USER))),
         )
         if self.patch is not None:
@@ -260,7 +261,7 @@ class Ours:
 
 
 def catalogue(items: int) -> InteractionData:
-    """A catalogue of titles of which nothing is known, so that a justification may be any text; no users."""
+    """A catalogue of titles of which nothing is known, so that a justification may be any text; one user."""
     table = pd.DataFrame(
         {
             "item_id": [f"i{n}" for n in range(items)],
@@ -269,8 +270,9 @@ def catalogue(items: int) -> InteractionData:
             "year": pd.array([None] * items, dtype="Int64"),
         }
     )
-    users, facts = pd.DataFrame({"user_id": []}), pd.DataFrame({"item": [], "relation": [], "tail": [], "named": []})
-    return InteractionData(table, users, facts, [], [], [], np.zeros(0, dtype=np.int64), {})
+    users, facts = pd.DataFrame({"user_id": ["u"]}), pd.DataFrame({"item": [], "relation": [], "tail": [], "named": []})
+    history, length = [np.arange(2)], np.array([2])
+    return InteractionData(table, users, facts, history, [np.array([True, False])], history, length, {})
 
 
 def never_end(policy: RecPolicy) -> None:
