@@ -97,6 +97,10 @@ class RewardSection(Section):
     dropout: float = Field(0.2, ge=0, lt=1)
     purchase_weight: float = Field(1.0, ge=0, description="of the purchase loss; 1: joint likelihood")
     negatives: int = Field(1024, ge=1, description="sampled a step, in catalogues above 20,000 items")
+    ensemble: int = Field(1, ge=1, description="models that differ in their seed and are averaged")
+    uncertainty_penalty: float = Field(
+        1.0, ge=0, description="standard deviations between the ensemble's members that the reward is lowered by"
+    )
     judge_users: float = Field(0.1, gt=0, lt=1, description="share of users kept for the judge alone")
     item_weight: float = Field(1.0, ge=0, description="weight of the log-probability of click and purchase")
     groundedness_weight: float = Field(1.0, ge=0, description="weight of the groundedness of the justification")

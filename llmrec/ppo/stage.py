@@ -18,7 +18,7 @@ from llmrec.ppo.guard import Guard
 from llmrec.ppo.trainer import RecPPOTrainer
 from llmrec.progress import watch
 from llmrec.run import Run
-from reward_models import ClickPurchaseModel
+from reward_models import load_reward_model
 from reward_models.composite import CompositeReward
 
 SHOWN = {
@@ -42,7 +42,7 @@ def train_ppo(run: Run) -> dict:
     torch.manual_seed(run.config.seed)
     policy = RecPolicy.from_pretrained(run.path("sft", "adapter"))
     policy.add_rl_adapter()
-    model = ClickPurchaseModel.from_pretrained(run.path("reward"), data.items["item_id"])
+    model = load_reward_model(run.path("reward"), data.items["item_id"])
     trainer = RecPPOTrainer(
         training_arguments(run),
         section,
