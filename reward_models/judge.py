@@ -21,7 +21,7 @@ from reward_models.storage import MEND, check_catalogue, load_config, load_state
 
 FAMILY = "ease_judge"
 # EASE inverts a dense matrix of this size at most; rarer items are scored by their popularity alone.
-MAX_EASE_ITEMS = 10_000
+MAX_EASE_ITEMS = 5_000
 # Clicks of an average item that count beside an item's own in its purchase rate.
 PURCHASE_PRIOR = 10.0
 

@@ -274,7 +274,7 @@ def exposure_quality(
 ) -> dict:
     """P(click | shown) on held-out exposures: as logged, and the log-loss under the weights of the training.
 
-    `log_loss_weighted` estimates the log-loss under a policy that shows all items alike.
+    `position_bias` is in log-odds, beside the first position. `log_loss_weighted` estimates the log-loss under a policy that shows all items alike.
     """
     if not len(test):
         return {"n": 0}
@@ -294,11 +294,11 @@ def exposure_quality(
         rows_of[name] = binary_quality(Labelled(p, test.clicked, test.users, p), seed)
         losses = -np.where(test.clicked, np.log(p), np.log1p(-p))
         rows_of[name]["log_loss_weighted"] = float((test.weights * losses).sum() / test.weights.sum())
-    bias = model.position_bias.weight[:, 0] - model.position_bias.weight[0, 0]
     seen = np.unique(training.positions[training.positions > 0])
+    bias = model.position_bias.weight[seen, 0]
     return rows_of.pop("model") | {
         "effective_sample_size": test.effective_sample_size,
         "propensities_clipped": test.clipped,
-        "position_bias": {str(k): bias[k].item() for k in seen.tolist()},
+        "position_bias": {str(k): (b - bias[0]).item() for k, b in zip(seen.tolist(), bias, strict=True)},
         "baselines": rows_of,
     }

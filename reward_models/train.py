@@ -20,7 +20,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmrec.config import RewardSection
@@ -240,6 +240,9 @@ def fit_member(
         model.trained.zero_()
         for items in (*events.histories, sources.shown.items):
             model.trained[torch.from_numpy(items)] = True
+        if 0 < sources.shown.clicked.sum() < len(sources.shown):
+            rate = float(np.average(sources.shown.clicked, weights=sources.shown.weights))
+            nn.init.constant_(model.exposure_level.bias, math.log(rate / (1 - rate)))
         model = model.to("cuda" if torch.cuda.is_available() else "cpu")
         curve = train_epochs(model, sources, config, seed, progress)
     model.eval()
