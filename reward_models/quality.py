@@ -143,7 +143,7 @@ def _slices(events: HeldOut, rates: ItemRates) -> dict[str, np.ndarray]:
         ("user_activity", np.array([len(history) for history in events.histories])),
         ("item_popularity", rates.clicks[events.targets]),
     ):
-        low, high = np.quantile(values, [1 / 3, 2 / 3])
+        low, high = np.floor(np.quantile(values, [1 / 3, 2 / 3]))
         thirds = {"low": values <= low, "middle": (values > low) & (values <= high), "high": values > high}
         bounds = {"low": f"<={low:g}", "middle": f"<={high:g}", "high": f">{high:g}"}
         result |= {f"{name} {bounds[third]}": rows for third, rows in thirds.items() if rows.any()}
@@ -274,7 +274,8 @@ def exposure_quality(
 ) -> dict:
     """P(click | shown) on held-out exposures: as logged, and the log-loss under the weights of the training.
 
-    `position_bias` is in log-odds, beside the first position. `log_loss_weighted` estimates the log-loss under a policy that shows all items alike.
+    `position_bias` is in log-odds, beside the first position. `log_loss_weighted` estimates the log-loss under a
+    policy that shows all items alike.
     """
     if not len(test):
         return {"n": 0}

@@ -238,8 +238,7 @@ def fit_member(
         )
         model.item_words.copy_(torch.from_numpy(events.words))
         model.trained.zero_()
-        for items in (*events.histories, sources.shown.items):
-            model.trained[torch.from_numpy(items)] = True
+        model.trained[torch.from_numpy(np.concatenate([*events.histories, sources.shown.items]))] = True
         if 0 < sources.shown.clicked.sum() < len(sources.shown):
             rate = float(np.average(sources.shown.clicked, weights=sources.shown.weights))
             nn.init.constant_(model.exposure_level.bias, math.log(rate / (1 - rate)))

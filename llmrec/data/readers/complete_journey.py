@@ -47,7 +47,10 @@ def read_complete_journey(config: DataConfig) -> RawLog:
     items = pd.DataFrame(
         {
             "item_id": to_ids(products, "product_id"),
-            "title": names["product_type"].fillna(names["product_category"]).fillna(names["department"]).fillna("product"),
+            "title": names["product_type"]
+            .fillna(names["product_category"])
+            .fillna(names["department"])
+            .fillna("product"),
             "categories": above,
             "year": pd.Series(pd.NA, index=names.index, dtype="Int64"),
         }
