@@ -4,15 +4,16 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from llmrec.config import RewardSection
-from llmrec.errors import DataError
+from llmrec.errors import DataError, ModelError
 from reward_models import ClickPurchaseModel, EaseJudge, fit_click_purchase, fit_reward, train_reward
 from reward_models import train as training
 from reward_models.click_purchase import ClickPurchaseConfig
-from reward_models.held_out import held_out
+from reward_models.held_out import calibrate, held_out
 from reward_models.train import click_loss, judge_split
 from reward_models.windows import UNKNOWN, collate, cut_windows, training_events
 
@@ -179,3 +180,73 @@ def test_impossible_values(data):
     nothing = replace(data, train_lengths=np.zeros(data.num_users, dtype=int))
     with pytest.raises(DataError, match="No training events"):
         fit_click_purchase(nothing, SMALL, seed=0)
+
+
+def test_users_who_purchase_everything_are_no_mistake(data):
+    purchases = [np.ones_like(p) if u % 2 else np.arange(len(p)) % 2 == 0 for u, p in enumerate(data.purchases)]
+    config = SMALL.model_copy(update={"num_train_epochs": 1})
+    model, metrics = fit_click_purchase(replace(data, purchases=purchases), config, seed=0)
+    assert model.log_rewards(data.train_histories).isfinite().all()
+    assert metrics["splits"]["leave_one_out"]["purchase"]["auc"] is not None
+
+
+def test_a_log_without_purchases(data):
+    purchases = [np.zeros_like(p) for p in data.purchases]
+    card = {"rules": {"click": ["view"], "purchase": []}}
+    config = SMALL.model_copy(update={"num_train_epochs": 1})
+    model, metrics = fit_click_purchase(replace(data, purchases=purchases, card=card), config, seed=0)
+    assert metrics["splits"]["leave_one_out"]["purchase"] is None
+    assert torch.equal(model.log_rewards(data.train_histories), model.log_clicks(data.train_histories))
+
+
+def test_constant_scores_are_refused(data):
+    model = tiny_model(data.num_items)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    with pytest.raises(ModelError, match="gives all items the same score for each of 60"):
+        calibrate(model, held_out(data, "valid", 100, 0))
+
+
+def test_weights_that_become_nan_are_refused(data, monkeypatch):
+    monkeypatch.setattr(training, "batch_loss", lambda model, *_: model.click_bias.sum() * float("nan"))
+    with pytest.raises(ModelError, match="loss is nan: lower `reward.learning_rate`"):
+        fit_click_purchase(data, SMALL, seed=0)
+
+
+def test_profiles_that_are_no_words(data):
+    model = tiny_model(data.num_items)
+    with pytest.raises(DataError, match="A profile word is outside"):
+        model.log_rewards(data.train_histories[:1], profiles=np.array([[-3]]))
+
+
+def test_an_ensemble_is_fitted_and_says_so(data):
+    config = SMALL.model_copy(update={"num_train_epochs": 1, "ensemble": 2, "uncertainty_penalty": 0.5})
+    model, metrics = fit_click_purchase(data, config, seed=0)
+    assert metrics["ensemble"] == {"members": 2, "uncertainty_penalty": 0.5}
+    assert len(metrics["curve"]) == 2 and model.log_rewards(data.train_histories).shape == (60, 24)
+
+
+def test_items_never_trained_on_are_scored_by_their_words(data):
+    """Items 0..11 are of one category and 12..23 of another; every user takes only one of them. Two items of each are
+    never trained on."""
+    rng, cold = np.random.default_rng(0), np.array([5, 11, 17, 23])
+    items = data.items.assign(
+        title="an item", categories=pd.Series([["left"] if i < 12 else ["right"] for i in range(24)], dtype=object)
+    )
+    warm = [np.setdiff1d(np.arange(12) + side, cold) for side in (0, 12)]
+    histories = [rng.permutation(warm[u % 2])[:8] for u in range(60)]
+    log = replace(
+        data,
+        items=items,
+        histories=histories,
+        purchases=[h % 2 == 0 for h in histories],
+        timestamps=[np.arange(8)] * 60,
+        train_lengths=np.full(60, 8),
+        targets={},
+    )
+    model, metrics = fit_click_purchase(log, SMALL, seed=0)
+    assert metrics["training"]["items_never_trained_on"] == 4
+    scores = model.log_clicks([warm[0][:5], warm[1][:5]])
+    assert scores[0, [5, 11]].min() > scores[0, [17, 23]].max() + 1
+    assert scores[1, [17, 23]].min() > scores[1, [5, 11]].max() + 1
