@@ -40,6 +40,8 @@ from reward_models.windows import Batch, TrainingEvents, collate, cut_windows, t
 FULL_SOFTMAX_ITEMS = 20_000  # a larger catalogue is trained with sampled negatives
 # Of the purchase head, as a share of the learning rate: it has one label a click and overfits first.
 PURCHASE_LEARNING_RATE = 0.25
+# Of the bias of a position: one number that has to go far, with all exposures to say where.
+POSITION_LEARNING_RATE = 10.0
 EXPOSURE_BATCH = 512  # exposures a step
 
 Advance = Callable[[int, int, str], None]  # (steps done, steps in all, what to show)
@@ -88,11 +90,12 @@ def _learning_rate(step: int, total: int, peak: float) -> float:
 
 def _optimizer(model: ClickPurchaseModel, config: RewardSection) -> torch.optim.Optimizer:
     """AdamW; each group's `share` is its part of the learning rate."""
-    heads, others = [], []
+    groups: dict[float, list[nn.Parameter]] = {1.0: [], PURCHASE_LEARNING_RATE: [], POSITION_LEARNING_RATE: []}
     for name, parameter in model.named_parameters():
         head = name.startswith("purchase_") and not name.startswith("purchase_state")
-        (heads if head else others).append(parameter)
-    groups = [{"params": others, "share": 1.0}, {"params": heads, "share": PURCHASE_LEARNING_RATE}]
+        share = PURCHASE_LEARNING_RATE if head else 1.0
+        groups[POSITION_LEARNING_RATE if name.startswith("position_bias") else share].append(parameter)
+    groups = [{"params": parameters, "share": share} for share, parameters in groups.items()]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay)
 
 
