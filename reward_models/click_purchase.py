@@ -289,7 +289,10 @@ class ClickPurchaseModel(Rewarder):
 
     def _of_words(self, items: Tensor) -> Tensor:
         """Embedding of the words of items: [...] -> [..., D]."""
-        return self.words(self.item_words[items.reshape(-1)]).view(*items.shape, self.config.hidden_size)
+        flat = items.reshape(-1)
+        if len(flat) > self.config.num_items:  # each item's words once
+            return self.words(self.item_words)[items]
+        return self.words(self.item_words[flat]).view(*items.shape, self.config.hidden_size)
 
     def candidates(self, items: Tensor | None = None) -> Candidates:
         """Items [...] as the heads see them; None: the whole catalogue."""
