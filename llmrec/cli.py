@@ -29,6 +29,7 @@ from llmrec.console import (
     print_next_steps,
     print_ranked,
     print_report,
+    print_reward,
     say_on,
 )
 from llmrec.errors import CatalogueError, LlmrecError, UserError
@@ -66,7 +67,21 @@ def _stage_verb(stage: str, summary: str) -> None:
 
 _stage_verb("data", "Read the event log, split it and write the dataset card.")
 _stage_verb("sft", "Teach the base model the catalogue and the completion format.")
-_stage_verb("reward", "Fit the click/purchase model that scores recommendations.")
+
+
+@app.command("reward")
+def reward_verb(
+    config: ConfigArgument,
+    report: Annotated[bool, typer.Option("--report", help="then print how far the model can be trusted")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit the click/purchase model that scores recommendations."""
+    run_stage_of(config, "reward", as_json)
+    if report and not as_json:
+        run = open_or_create(config)
+        print_reward(console_for(), run.metrics("reward"), run.path("reward"))
+
+
 _stage_verb("ppo", "Improve the adapter against the reward model, guarded by validation.")
 _stage_verb("evaluate", "Measure every model on every split and write report.json.")
 

@@ -37,7 +37,7 @@ class TableColumns(Section):
 class DataConfig(Section):
     """Where the event log is, which events count as clicks and purchases, and how it is split."""
 
-    format: Literal["movielens", "recbole", "table", "amazon2023"]
+    format: Literal["movielens", "recbole", "table", "amazon2023", "complete_journey", "open_bandit"]
     path: str = Field(description="directory or file; `package:NAME/DIR` reads from an installed package")
     items: str | None = Field(None, description="item table (table) or metadata file (amazon2023)")
     users: str | None = Field(None, description="user table (table)")
@@ -45,8 +45,12 @@ class DataConfig(Section):
     columns: TableColumns = TableColumns()
     rating_range: tuple[float, float] | None = Field(None, description="ratings outside are errors; null: the format's")
     click: list[str] = Field(["rating>=0"], description="rules such as `view` or `rating>=1`; one must hold")
-    purchase: list[str] = Field(["rating>=4"], description="rules; a purchase is also a click")
-    min_user_events: int | None = Field(None, ge=3, description="drop shorter users; null: such users are errors")
+    purchase: list[str] = Field(["rating>=4"], description="rules; a purchase is also a click; []: the log has none")
+    min_user_events: int | None = Field(
+        None,
+        ge=0,
+        description="drop users with fewer clicks; null: such users are errors; below 3 only without leave_one_out",
+    )
     splits: list[Literal["temporal", "leave_one_out"]] = Field(["temporal", "leave_one_out"], min_length=1)
     temporal_valid: float = Field(0.05, gt=0, lt=0.5, description="share of events, in time, for validation")
     temporal_test: float = Field(0.05, gt=0, lt=0.5, description="share of events, in time, for the test")
@@ -138,6 +142,10 @@ class RewardSection(Section):
     dropout: float = Field(0.2, ge=0, lt=1)
     purchase_weight: float = Field(1.0, ge=0, description="of the purchase loss; 1: joint likelihood")
     negatives: int = Field(1024, ge=1, description="sampled a step, in catalogues above 20,000 items")
+    ensemble: int = Field(1, ge=1, description="models that differ in their seed and are averaged")
+    uncertainty_penalty: float = Field(
+        1.0, ge=0, description="standard deviations between the ensemble's members that the reward is lowered by"
+    )
     judge_users: float = Field(0.1, gt=0, lt=1, description="share of users kept for the judge alone")
     item_weight: float = Field(1.0, ge=0, description="weight of the log-odds of click and purchase")
     popularity_weight: float = Field(
@@ -223,6 +231,12 @@ def check_options(config: Config) -> None:
     """
     check_reporters(config)
     section = config.ppo
+    least = config.data.min_user_events
+    if least is not None and least < 3 and "leave_one_out" in config.data.splits:
+        raise ConfigError(
+            f"data.min_user_events is {least}, but leave_one_out needs 3 clicks a user, one each for training, "
+            "validation and test: set it to 3 or more, or data.splits to [temporal]."
+        )
     if section.advantage == "exact" and config.catalogue.scheme != "atomic":
         raise ConfigError(
             f"ppo.advantage `exact` needs one token an item (catalogue.scheme: atomic), found "

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -63,6 +64,53 @@ def print_report(console: Console, report: dict) -> None:
         console.print(Text(f"reward: {shown}"), soft_wrap=True)
     if report.get("guard", {}).get("fell_back_to_sft"):
         console.print("guard: no PPO step beat the SFT start on validation, so the SFT adapter is handed over")
+
+
+def print_reward(console: Console, metrics: dict, directory: Path) -> None:
+    """Prints how far a reward model can be trusted: a table a split of clicks and of purchases, with baselines and
+    slices, and one of exposures.
+
+    Args:
+        console: where.
+        metrics: what the reward stage left.
+        directory: where it left the diagrams.
+    """
+    for split, results in metrics.get("splits", {}).items():
+        for what in ("click", "purchase"):
+            if results.get(what):
+                title = f"{what}, {split} {results['part']} split: value [95 % interval over users]"
+                console.print(_quality_table(title, results[what]))
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in results["ranking"].items())
+        console.print(Text(f"ranking of the whole catalogue, {split}: {shown}"), soft_wrap=True)
+    exposures = metrics.get("exposures") or {"n": 0}
+    if exposures["n"]:
+        console.print(_quality_table("click on what was shown, held-out exposures", exposures))
+        shown = ", ".join(f"{place}: {bias:+.3f}" for place, bias in exposures["position_bias"].items())
+        console.print(
+            Text(
+                f"effective sample size {exposures['effective_sample_size']:.0f} of {exposures['n']} exposures, "
+                f"{exposures['propensities_clipped']:.1%} of the propensities clipped; position bias {shown}"
+            ),
+            soft_wrap=True,
+        )
+    console.print(Text(f"diagrams: {directory / 'roc.png'}, {directory / 'reliability.png'}"), soft_wrap=True)
+
+
+def _quality_table(title: str, quality: dict) -> Table:
+    """AUC, log-loss, Brier score and calibration error of a model, its baselines and its slices."""
+    table = Table(title=title, title_justify="left")
+    columns = {"auc": "AUC", "log_loss": "log-loss", "brier": "Brier", "ece": "ECE"}
+    if "auc_popularity_matched" in quality:
+        columns = {"auc": "AUC", "auc_popularity_matched": "AUC, popular negatives"} | columns
+    table.add_column("")
+    table.add_column("n", justify="right")
+    for heading in (*columns.values(), "ECE floor"):
+        table.add_column(heading, justify="right")
+    rows = {"model": quality, **quality.get("baselines", {}), **quality.get("slices", {})}
+    for name, row in rows.items():
+        values = [_with_interval(row.get(key)).replace(" [", "\n[") for key in columns]
+        table.add_row(name, str(row["n"]), *values, f"{row['ece_floor']:.3f}", end_section=name == "model")
+    return table
 
 
 def _with_interval(metric: Any) -> str:

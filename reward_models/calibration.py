@@ -1,6 +1,7 @@
 """How good scores are as probabilities, and the few numbers that make them better: pure functions."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -119,3 +120,40 @@ def fit_platt(logits: Tensor, labels: Tensor) -> tuple[float, float]:
 
     log_scale, offset = _minimise(torch.zeros(2), loss)
     return float(log_scale.exp().clamp(0.1, 10.0)), float(offset)
+
+
+def weighted_auc(level: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> float:
+    """`auc` of weighted examples; NaN where one class has no weight.
+
+    Args:
+        level: rank of each score among the distinct scores, int64 [M].
+        labels: bool [M].
+        weights: [M].
+    """
+    positive = np.bincount(level, weights * labels)
+    negative = np.bincount(level, weights * ~labels)
+    total = positive.sum() * negative.sum()
+    below = np.cumsum(negative) - negative
+    return float((positive * (below + negative / 2)).sum() / total) if total else float("nan")
+
+
+@dataclass(frozen=True)
+class Bins:
+    """Ten bins of equal count, fixed so that resampled examples fall into the same.
+
+    Attributes:
+        of_example: bin of each example, int64 [M].
+    """
+
+    of_example: np.ndarray
+
+    @classmethod
+    def of(cls, probabilities: np.ndarray, bins: int = 10) -> "Bins":
+        """The bins that `calibration_error` makes of equal numbers of examples."""
+        place = np.empty(len(probabilities), dtype=np.int64)
+        place[np.argsort(probabilities, kind="stable")] = np.arange(len(probabilities))
+        return cls(place * bins // max(1, len(probabilities)))
+
+    def error(self, gaps: np.ndarray, weights: np.ndarray) -> float:
+        """Calibration error of weighted examples with probability - label `gaps` [M]."""
+        return float(np.abs(np.bincount(self.of_example, weights * gaps)).sum() / weights.sum())

@@ -1,19 +1,30 @@
 """The reward model: what a user clicks next and, given the click, whether it ends in a purchase.
 
-One causal encoder reads a history, `start, item 1, ..., item L`, and has two heads on the state after every
-prefix:
+One causal encoder reads a history, `start, item 1, ..., item L`, and the user's profile, and has two heads on the
+state after every prefix:
 
-* click: a softmax over the whole catalogue minus what the user has had (SASRec with full softmax: Kang &
-  McAuley, ICDM 2018; Klenitskiy & Vasilev, RecSys 2023). Input and output item embeddings are tied.
+* click: a score z_i of every item (SASRec with full softmax: Kang & McAuley, ICDM 2018; Klenitskiy & Vasilev,
+  RecSys 2023). Input and output embeddings are tied.
 * purchase given click: a low-rank logit for every item, fitted on clicked events only.
+
+An item is the sum of an embedding of its id and one of the words of its title and categories. Items that were
+never trained on are their words alone.
+
+**What P(click) means.** Let a user click exactly one item out of a candidate set C next. Then
+
+    P(click i | history, C) = exp(z_i / T) / sum over j in C of exp(z_j / T)
+
+is the probability that it is item i. The reward takes for C the whole catalogue minus what the user has had, so it
+is *not* the probability of a click if i were shown (that is `click_if_shown`, for logs with exposures), and it
+sums to 1 over C. Calibration is measured on the same formula (`quality.py`).
 
 As in the entire-space model (ESMM: Ma et al., SIGIR 2018) a purchase is a click that converts, so that
 
     reward(history, item) = log P(click item) + log P(purchase item | click item)      [nats, <= 0]
 
-with both factors calibrated on validation: a temperature for the click softmax, scale and offset (Platt) for
-the purchase logit. It is the log-probability of one event, "the next thing this user takes is this item, and
-it is bought", hence comparable between users and between items.
+with both factors calibrated on validation: the temperature T of the click softmax, scale and offset (Platt) of the
+purchase logit. It is the log-probability of one event, "the next thing this user takes is this item, and it is
+bought", hence comparable between users and between items.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,10 +38,13 @@ from torch import Tensor, nn
 
 from llmrec.errors import DataError, ModelError
 from llmrec.files import write_json
+from reward_models.features import PROFILE_BUCKETS, WORD_BUCKETS
 from reward_models.storage import MEND, check_catalogue, load_config, load_state, save_tensors
 
 FAMILY = "click_purchase"
 NOT_PURCHASED, PURCHASED, UNKNOWN = 0, 1, 2  # rows of the purchase embedding
+POSITIONS = 64  # ranks of an exposure that have a bias of their own; row 0 stands for an unknown one
+ID_DROPOUT = 0.1  # share of items whose id is hidden in training, so that their words learn to stand alone
 
 
 @dataclass(frozen=True)
@@ -46,6 +60,8 @@ class ClickPurchaseConfig:
         dropout: on embeddings and on the output of each half block.
         window: newest items of a history that the encoder reads.
         rank: width of the purchase head's dot product.
+        words: columns W of the table of item words.
+        purchases: False for a log without purchases; P(purchase | click) is then 1.
     """
 
     num_items: int
@@ -56,6 +72,8 @@ class ClickPurchaseConfig:
     dropout: float = 0.2
     window: int = 50
     rank: int = 16
+    words: int = 1
+    purchases: bool = True
 
 
 def had_after_each(history: Tensor, mask: Tensor, num_items: int) -> Tensor:
@@ -76,6 +94,110 @@ def lowest_for_had(rewards: Tensor, had: Tensor) -> Tensor:
     # With every item had, no reward says more than another.
     lowest = torch.where(lowest.isinf(), torch.zeros_like(lowest), lowest)
     return torch.where(had, lowest, rewards)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Scores of all items in B states (of any shape [...]), before they become one reward.
+
+    Attributes:
+        log_click: log P(click i | not had), float [..., N]; -inf for items had.
+        purchase: logits of P(purchase | click), float [..., N].
+        had: bool [..., N].
+        doubt: what an ensemble subtracts for disagreement, float [..., N] >= 0, or 0.
+    """
+
+    log_click: Tensor
+    purchase: Tensor
+    had: Tensor
+    doubt: Tensor | float = 0.0
+
+    def rewards(self) -> Tensor:
+        """Rewards [..., N] in nats. An item had can be no next click; see `lowest_for_had`."""
+        return lowest_for_had(self.log_click + F.logsigmoid(self.purchase) - self.doubt, self.had)
+
+
+class Rewarder(nn.Module):
+    """What PPO, the evaluation and the metrics ask of a reward model, given two methods: `predict` for the end of
+    each history and `predict_packed` for every prefix.
+    """
+
+    @torch.no_grad()
+    def log_rewards(
+        self,
+        histories: Sequence[np.ndarray],
+        purchases: Sequence[np.ndarray | None] | None = None,
+        profiles: np.ndarray | None = None,
+    ) -> Tensor:
+        """Reward of every item as the next of each history.
+
+        Args:
+            histories: item indices in time order, any length, also empty; the encoder reads the newest
+                `window`.
+            purchases: whether each item was purchased; None, or None for one history: not known.
+            profiles: rows of `features.profile_words`, int64 [B, P]; None: not known.
+
+        Returns:
+            float [B, N], nats; items that the history holds get the lowest reward of their row.
+
+        Raises:
+            DataError: an item outside the catalogue, or purchases of another length than their history.
+        """
+        return self.predict(histories, purchases, profiles).rewards()
+
+    @torch.no_grad()
+    def log_clicks(
+        self,
+        histories: Sequence[np.ndarray],
+        purchases: Sequence[np.ndarray | None] | None = None,
+        profiles: np.ndarray | None = None,
+    ) -> Tensor:
+        """Calibrated log P(click) alone, float [B, N], nats: a next-item recommender (SASRec).
+
+        Arguments, errors and items that the history holds as in `log_rewards`.
+        """
+        prediction = self.predict(histories, purchases, profiles)
+        return lowest_for_had(prediction.log_click, prediction.had)
+
+    @torch.no_grad()
+    def log_rewards_packed(
+        self,
+        history: Tensor,
+        purchased: Tensor | None = None,
+        mask: Tensor | None = None,
+        had: Tensor | None = None,
+        profiles: np.ndarray | None = None,
+    ) -> Tensor:
+        """Reward of every item after every prefix of packed histories.
+
+        Args:
+            history: item indices, int64 [B, L], left-aligned. One pass up to the window; each prefix beyond
+                it is a pass over its newest `window` items.
+            purchased: int or bool [B, L], or None if not known.
+            mask: bool [B, L], False at padding; rewards there are 0. None: no padding.
+            had: bool [B, N], items that the user had before the first one here.
+            profiles: as in `log_rewards`.
+
+        Returns:
+            float [B, L, N], nats: [:, t] is the reward after items 0..t, the same as `log_rewards` of that
+            prefix.
+
+        Raises:
+            DataError: an item outside the catalogue.
+        """
+        mask = torch.ones_like(history, dtype=torch.bool) if mask is None else mask.bool()
+        rewards = self.predict_packed(history, purchased, mask, had, profiles).rewards()
+        return rewards.masked_fill(~mask.to(rewards.device)[..., None], 0.0)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What the heads see of items: click [..., D] and its bias [...], purchase [..., R] and its bias [...]."""
+
+    click: Tensor
+    click_bias: Tensor
+    purchase: Tensor
+    purchase_bias: Tensor
 
 
 class Block(nn.Module):
@@ -107,7 +229,7 @@ class Block(nn.Module):
         return x + F.dropout(self.feed(self.feed_norm(x)), self.dropout, self.training)
 
 
-class ClickPurchaseModel(nn.Module):
+class ClickPurchaseModel(Rewarder):
     """Click and purchase-given-click scores of every item after every prefix of a history.
 
     In the methods below `history` is int64 [B, L], left-aligned; what stands at
@@ -130,164 +252,180 @@ class ClickPurchaseModel(nn.Module):
         self.purchase_items = nn.Embedding(items, config.rank)
         self.purchase_item_bias = nn.Parameter(torch.zeros(items))
         self.purchase_user_bias = nn.Linear(size, 1)
+        # Words of items. Their sum with the id's parameters is what the heads and the encoder read.
+        self.words = nn.EmbeddingBag(WORD_BUCKETS, size, mode="mean", padding_idx=0)
+        self.word_heads = nn.Linear(size, config.rank + 2, bias=False)  # click bias, purchase bias, purchase
+        self.profile = nn.EmbeddingBag(PROFILE_BUCKETS, size, mode="mean", padding_idx=0)
+        # Exposures: log-odds of a click on what is shown, beside the click score.
+        self.exposure_level = nn.Linear(size, 1)
+        self.position_bias = nn.Embedding(POSITIONS + 1, 1)
+        self.register_buffer("item_words", torch.zeros(items, config.words, dtype=torch.long))
+        self.register_buffer("trained", torch.ones(items, dtype=torch.bool))  # items with a training click
         # Calibration: no gradients, set once after training.
         self.register_buffer("click_temperature", torch.tensor(1.0))
         self.register_buffer("purchase_scale", torch.tensor(1.0))
         self.register_buffer("purchase_offset", torch.tensor(0.0))
         for module in self.modules():
-            if isinstance(module, nn.Embedding | nn.Linear):
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag | nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
         nn.init.normal_(self.purchase_query.weight, std=0.1)
         nn.init.normal_(self.purchase_items.weight, std=0.1)
+        for bag in (self.words, self.profile):  # a zero row for what has no words
+            nn.init.zeros_(bag.weight[0])
+        nn.init.zeros_(self.position_bias.weight)
 
     @property
     def device(self) -> torch.device:
         return self.click_bias.device
 
-    def states(self, history: Tensor, purchased: Tensor | None) -> Tensor:
-        """States before the first item and after each: [B, L] -> [B, L + 1, D], L <= `config.window`."""
+    def _known(self, items: Tensor) -> Tensor:
+        """Whether an item's id may be read, float [..., 1]: not if untrained, and in training sometimes not."""
+        known = self.trained[items]
+        if self.training:
+            known = known & (torch.rand(known.shape, device=known.device) >= ID_DROPOUT)
+        return known.float()[..., None]
+
+    def _of_words(self, items: Tensor) -> Tensor:
+        """Embedding of the words of items: [...] -> [..., D]."""
+        flat = items.reshape(-1)
+        if len(flat) > self.config.num_items:  # each item's words once
+            return self.words(self.item_words)[items]
+        return self.words(self.item_words[flat]).view(*items.shape, self.config.hidden_size)
+
+    def candidates(self, items: Tensor | None = None) -> Candidates:
+        """Items [...] as the heads see them; None: the whole catalogue."""
+        items = torch.arange(self.config.num_items, device=self.device) if items is None else items
+        known, words = self._known(items), self._of_words(items)
+        from_words = self.word_heads(words)
+        return Candidates(
+            words + known * self.items(items),
+            from_words[..., 0] + known[..., 0] * self.click_bias[items],
+            from_words[..., 2:] + known * self.purchase_items(items),
+            from_words[..., 1] + known[..., 0] * self.purchase_item_bias[items],
+        )
+
+    def states(self, history: Tensor, purchased: Tensor | None, profiles: Tensor | None = None) -> Tensor:
+        """States before the first item and after each: [B, L] -> [B, L + 1, D], L <= `config.window`.
+
+        `profiles` is int64 [B, P], or None.
+        """
         if history.shape[1] > self.config.window:
             raise ValueError(f"A packed history has {history.shape[1]} items; the window is {self.config.window}.")
         if purchased is None:
             purchased = torch.full_like(history, UNKNOWN)
-        history = F.pad(history, (1, 0), value=self.config.num_items)
-        purchased = F.pad(purchased.long(), (1, 0), value=UNKNOWN)
-        x = self.items(history) + self.purchase_state(purchased)
+        start = self.items.weight[-1].expand(len(history), 1, -1)
+        items = torch.cat([start, self._of_words(history) + self._known(history) * self.items(history)], 1)
+        x = items + self.purchase_state(F.pad(purchased.long(), (1, 0), value=UNKNOWN))
+        if profiles is not None:
+            x = x + self.profile(profiles)[:, None]
         x = F.dropout(x, self.config.dropout, self.training)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
 
-    def prefix_states(self, history: Tensor, purchased: Tensor | None) -> Tensor:
+    def prefix_states(self, history: Tensor, purchased: Tensor | None, profiles: Tensor | None = None) -> Tensor:
         """State after each item, reading the newest `window` items up to it: [B, L] -> [B, L, D], any L."""
         window, (batch, length) = self.config.window, history.shape
         if length <= window:
-            return self.states(history, purchased)[:, 1:]
+            return self.states(history, purchased, profiles)[:, 1:]
         if purchased is None:
             purchased = torch.full_like(history, UNKNOWN)
-        head = self.states(history[:, :window], purchased[:, :window])[:, 1:]
+        head = self.states(history[:, :window], purchased[:, :window], profiles)[:, 1:]
         # Prefixes longer than the window: each is a row of its own, so that it sees exactly its newest items.
         cuts = [x[:, 1:].unfold(1, window, 1).reshape(-1, window) for x in (history, purchased)]
-        tail = self.states(*cuts)[:, -1]
+        repeated = None if profiles is None else profiles.repeat_interleave(length - window, 0)
+        tail = self.states(*cuts, repeated)[:, -1]
         return torch.cat([head, tail.view(batch, length - window, -1)], dim=1)
 
     def click_scores(self, states: Tensor, items: Tensor | None = None) -> Tensor:
-        """Uncalibrated click logits [..., N] of states [..., D], or [..., S] of the shared `items` [S]."""
-        if items is None:
-            return F.linear(states, self.items.weight[:-1], self.click_bias)
-        return F.linear(states, self.items(items), self.click_bias[items])
+        """Uncalibrated click scores [..., N] of states [..., D], or [..., S] of the shared `items` [S]."""
+        candidates = self.candidates(items)
+        return F.linear(states, candidates.click, candidates.click_bias)
 
-    def purchase_scores(self, states: Tensor, items: Tensor | None = None) -> Tensor:
-        """Uncalibrated purchase logits [..., N] of states [..., D], or [...] of one item a state."""
-        query, user = self.purchase_query(states), self.purchase_user_bias(states)
-        if items is None:
-            return F.linear(query, self.purchase_items.weight, self.purchase_item_bias) + user
-        return (query * self.purchase_items(items)).sum(-1) + self.purchase_item_bias[items] + user.squeeze(-1)
+    def pair_scores(self, states: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Uncalibrated click scores and purchase logits, each [...], of one item [...] a state [..., D]."""
+        candidates = self.candidates(items)
+        click = (states * candidates.click).sum(-1) + candidates.click_bias
+        purchase = (self.purchase_query(states) * candidates.purchase).sum(-1) + candidates.purchase_bias
+        return click, purchase + self.purchase_user_bias(states).squeeze(-1)
 
-    def click_logits(self, history: Tensor, purchased: Tensor | None) -> Tensor:
-        """Calibrated click logits [B, L, N] after every prefix; a softmax over items gives P(click)."""
-        return self.click_scores(self.prefix_states(history, purchased)) / self.click_temperature
+    def exposure_logits(self, states: Tensor, items: Tensor, positions: Tensor) -> Tensor:
+        """Log-odds [E] of a click on items [E] shown at ranks [E] (0: unknown) in states [E, D]."""
+        click, _ = self.pair_scores(states, items)
+        bias = self.position_bias(positions.clamp(0, POSITIONS))
+        return click + self.exposure_level(states).squeeze(-1) + bias.squeeze(-1)
 
-    def purchase_logits(self, history: Tensor, purchased: Tensor | None) -> Tensor:
-        """Calibrated logits of P(purchase | click) of every item after every prefix, [B, L, N]."""
-        return self.calibrated_purchase(self.prefix_states(history, purchased))
+    def predict_states(self, states: Tensor, had: Tensor) -> Prediction:
+        """Calibrated scores of all items in states [..., D]; `had`, bool [..., N], marks items the user has."""
+        candidates = self.candidates()
+        click = F.linear(states, candidates.click, candidates.click_bias) / self.click_temperature
+        log_click = click.masked_fill(had, float("-inf")).log_softmax(-1)
+        if not self.config.purchases:
+            return Prediction(log_click, torch.full_like(click, float("inf")), had)
+        purchase = F.linear(self.purchase_query(states), candidates.purchase, candidates.purchase_bias)
+        purchase = purchase + self.purchase_user_bias(states)
+        return Prediction(log_click, self.purchase_scale * purchase + self.purchase_offset, had)
 
-    def calibrated_purchase(self, states: Tensor, items: Tensor | None = None) -> Tensor:
-        """`purchase_scores` after calibration: a sigmoid gives P(purchase | click)."""
-        return self.purchase_scale * self.purchase_scores(states, items) + self.purchase_offset
+    def predict(self, histories, purchases=None, profiles=None) -> Prediction:
+        """Scores [B, N] after the last item of each history; arguments as in `log_rewards`."""
+        return self.predict_states(*self.last_states(histories, purchases, profiles))
 
-    def rewards_of_states(self, states: Tensor, had: Tensor) -> Tensor:
-        """Rewards [..., N] in nats of states [..., D]; `had`, bool [..., N], marks items the user has.
+    def predict_packed(self, history, purchased, mask, had=None, profiles=None) -> Prediction:
+        """Scores [B, L, N] after every prefix; arguments as in `log_rewards_packed`."""
+        history, mask = history.to(self.device), mask.to(self.device)
+        history = history.masked_fill(~mask, 0)
+        self._check_items(history)
+        purchased = None if purchased is None else purchased.to(self.device).long().masked_fill(~mask, UNKNOWN)
+        states = self.prefix_states(history, purchased, self._profiles(profiles))
+        seen = had_after_each(history, mask, self.config.num_items)
+        if had is not None:
+            seen = seen | had.to(self.device)[:, None]
+        return self.predict_states(states, seen)
 
-        The click softmax runs over the items not had, as in training. An item already had can be no next
-        click: it gets the lowest reward of its row, which is finite so that an expectation over items stays a
-        number.
-        """
-        logits = (self.click_scores(states) / self.click_temperature).masked_fill(had, float("-inf"))
-        rewards = logits.log_softmax(-1) + F.logsigmoid(self.calibrated_purchase(states))
-        return lowest_for_had(rewards, had)
-
-    @torch.no_grad()
-    def log_rewards(
-        self, histories: Sequence[np.ndarray], purchases: Sequence[np.ndarray | None] | None = None
-    ) -> Tensor:
-        """Reward of every item as the next of each history.
-
-        Args:
-            histories: item indices in time order, any length, also empty; the encoder reads the newest
-                `window`.
-            purchases: whether each item was purchased; None, or None for one history: not known.
-
-        Returns:
-            float [B, N], nats; see `rewards_of_states` for items that the history holds.
-
-        Raises:
-            DataError: an item outside the catalogue, or purchases of another length than their history.
-        """
-        return self.rewards_of_states(*self.last_states(histories, purchases))
-
-    @torch.no_grad()
-    def log_clicks(
-        self, histories: Sequence[np.ndarray], purchases: Sequence[np.ndarray | None] | None = None
-    ) -> Tensor:
-        """Calibrated log P(click) alone, float [B, N], nats: a next-item recommender (SASRec).
-
-        Arguments, errors and items that the history holds as in `log_rewards`.
-        """
-        states, had = self.last_states(histories, purchases)
-        logits = self.click_scores(states) / self.click_temperature
-        return lowest_for_had(logits.masked_fill(had, float("-inf")).log_softmax(-1), had)
-
-    def last_states(
-        self, histories: Sequence[np.ndarray], purchases: Sequence[np.ndarray | None] | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def last_states(self, histories, purchases=None, profiles=None) -> tuple[Tensor, Tensor]:
         """State after the last item [B, D], and which items each history holds, bool [B, N]."""
         history, purchased, lengths, had = self._pack(histories, purchases)
-        states = self.states(history, purchased)
+        states = self.states(history, purchased, self._profiles(profiles))
         return states[torch.arange(len(lengths), device=self.device), lengths], had
 
     @torch.no_grad()
-    def log_rewards_packed(
-        self,
-        history: Tensor,
-        purchased: Tensor | None = None,
-        mask: Tensor | None = None,
-        had: Tensor | None = None,
-    ) -> Tensor:
-        """Reward of every item after every prefix of packed histories.
+    def click_if_shown(self, histories, items, positions, profiles=None) -> Tensor:
+        """P(click on items[b] | it is shown at rank positions[b] after histories[b]), float [B]; needs a model that
+        was trained on exposures.
 
         Args:
-            history: item indices, int64 [B, L], left-aligned. One pass up to the window; each prefix beyond
-                it is a pass over its newest `window` items.
-            purchased: int or bool [B, L], or None if not known.
-            mask: bool [B, L], False at padding; rewards there are 0. None: no padding.
-            had: bool [B, N], items that the user had before the first one here.
-
-        Returns:
-            float [B, L, N], nats: [:, t] is the reward after items 0..t, the same as `log_rewards` of that
-            prefix.
+            histories: as in `log_rewards`.
+            items: item indices, int64 [B].
+            positions: ranks from 1, int64 [B]; 0: unknown.
+            profiles: as in `log_rewards`.
 
         Raises:
             DataError: an item outside the catalogue.
         """
-        history = history.to(self.device)
-        mask = torch.ones_like(history, dtype=torch.bool) if mask is None else mask.to(self.device).bool()
-        history = history.masked_fill(~mask, 0)
-        self._check_items(history)
-        purchased = None if purchased is None else purchased.to(self.device).long().masked_fill(~mask, UNKNOWN)
-        states = self.prefix_states(history, purchased)
-        seen = had_after_each(history, mask, self.config.num_items)
-        if had is not None:
-            seen = seen | had.to(self.device)[:, None]
-        return self.rewards_of_states(states, seen).masked_fill(~mask[..., None], 0.0)
+        items = torch.as_tensor(np.asarray(items), dtype=torch.long).to(self.device)
+        self._check_items(items, "The candidates hold")
+        states, _ = self.last_states(histories, None, profiles)
+        positions = torch.as_tensor(np.asarray(positions), dtype=torch.long).to(self.device)
+        return self.exposure_logits(states, items, positions).sigmoid()
 
-    def _check_items(self, items: Tensor) -> None:
+    def _profiles(self, profiles: np.ndarray | None) -> Tensor | None:
+        """Checked profile words on the device, int64 [B, P]."""
+        if profiles is None:
+            return None
+        words = torch.as_tensor(np.asarray(profiles, dtype=np.int64))
+        if words.numel() and (words.min() < 0 or words.max() >= PROFILE_BUCKETS):
+            raise DataError(
+                f"A profile word is outside 0..{PROFILE_BUCKETS - 1}: make profiles with `features.profile_words`."
+            )
+        return words.to(self.device)
+
+    def _check_items(self, items: Tensor, who: str = "A history holds") -> None:
         if items.numel() and (items.min() < 0 or items.max() >= self.config.num_items):
             wrong = items[(items < 0) | (items >= self.config.num_items)][0].item()
             raise DataError(
-                f"A history holds item index {wrong}, but this reward model knows "
+                f"{who} item index {wrong}, but this reward model knows "
                 f"{self.config.num_items} items (0 up to that). "
                 "Was it trained on another catalogue? Run the reward stage on this data."
             )

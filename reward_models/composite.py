@@ -22,7 +22,8 @@ from llmrec.config import RewardSection
 from llmrec.data.dataset import InteractionData
 from llmrec.errors import DataError
 from llmrec.ppo.reward import RewardBatch
-from reward_models.click_purchase import UNKNOWN, ClickPurchaseModel
+from reward_models.click_purchase import UNKNOWN, Rewarder
+from reward_models.ensemble import load_reward_model
 from reward_models.groundedness import check
 from reward_models.parts import (
     FAULTS,
@@ -58,7 +59,7 @@ class CompositeReward:
 
     def __init__(
         self,
-        model: ClickPurchaseModel,
+        model: Rewarder,
         facts: FactBook,
         config: RewardSection,
         data: InteractionData,
@@ -83,7 +84,7 @@ class CompositeReward:
         Raises:
             ConfigError, ModelError: a part of it cannot be used.
         """
-        model, text = ClickPurchaseModel.from_pretrained(directory, data.items["item_id"]), None
+        model, text = load_reward_model(directory, data.items["item_id"]), None
         if config.text is not None:
             from reward_models.text_reward import TextRewardModel
 

@@ -21,7 +21,7 @@ from reward_models.storage import MEND, check_catalogue, load_config, load_state
 
 FAMILY = "ease_judge"
 # EASE inverts a dense matrix of this size at most; rarer items are scored by their popularity alone.
-MAX_EASE_ITEMS = 10_000
+MAX_EASE_ITEMS = 5_000
 # Clicks of an average item that count beside an item's own in its purchase rate.
 PURCHASE_PRIOR = 10.0
 
@@ -116,10 +116,14 @@ class EaseJudge(nn.Module):
         Raises:
             DataError: an item outside the catalogue.
         """
+        log_click, had = self.click(histories)
+        return lowest_for_had(log_click + self.log_purchase, had)
+
+    def click(self, histories: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """log P(click) among the items not had, float [B, N] (-inf: had), and which each history holds, bool [B, N]."""
         ease, had = self.features(histories)
         logits = self.mix[0] * ease + self.mix[1] * self.log_popularity
-        rewards = logits.masked_fill(had, float("-inf")).log_softmax(-1) + self.log_purchase
-        return lowest_for_had(rewards, had)
+        return logits.masked_fill(had, float("-inf")).log_softmax(-1), had
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Writes `judge.safetensors` and `judge.json` into `directory`, beside whatever else it holds."""

@@ -17,7 +17,7 @@ from llmrec.catalogue.prompt import Recommendation
 from llmrec.config import PenaltySection
 from llmrec.data.dataset import InteractionData
 from llmrec.errors import ConfigError, RewardError
-from reward_models.click_purchase import ClickPurchaseModel
+from reward_models.click_purchase import Rewarder
 
 FAULTS = ("had", "too_short", "too_long", "repeated")
 EXTREME = 3.0  # standard deviations beyond which a column has no further effect: prices have long tails
@@ -39,7 +39,7 @@ def places(data: InteractionData, sample: int = 1000) -> tuple[list[np.ndarray],
 
 @torch.no_grad()
 def item_log_odds(
-    model: ClickPurchaseModel, histories: Sequence[np.ndarray], purchases: Sequence[np.ndarray], batch: int = 64
+    model: Rewarder, histories: Sequence[np.ndarray], purchases: Sequence[np.ndarray], batch: int = 64
 ) -> Tensor:
     """Log-odds of each item as the next purchase of anybody who has not had it: [N].
 

@@ -1,137 +1,113 @@
-"""How good a reward model is on held-out events: ranking, discrimination, calibration, and baselines."""
+"""How far a reward model can be trusted on held-out events: discrimination, calibration, slices, baselines.
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+Clicks are measured on pairs (event, item): the item clicked and `NEGATIVES` items drawn uniformly from those not had.
+AUC pools all pairs and compares log P(click) over the whole catalogue. Log-loss, Brier score and calibration error
+are of P(click | C), the probability of the module docstring of `click_purchase`, with C the event's drawn items and the
+one clicked. Uniform draws make that formula exact for a calibrated model, whatever their number.
+
+All intervals are percentile bootstraps over users, 95 %. `ece_floor` is the calibration error that a *perfectly*
+calibrated model with the same probabilities would show on so many events: an error near it is noise.
+"""
+
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from llmrec.data.dataset import InteractionData
-from reward_models.calibration import auc, calibration_error, fit_platt, fit_temperature, log_loss
-from reward_models.click_purchase import ClickPurchaseModel
+from reward_models.calibration import Bins, auc, calibration_error, weighted_auc
+from reward_models.click_purchase import ClickPurchaseModel, Rewarder
+from reward_models.exposures import Exposures, exposure_logits
+from reward_models.held_out import CHUNK, HeldOut, predictions, ranking
+from reward_models.judge import EaseJudge, fit_judge
+from reward_models.windows import TrainingEvents
 
-CHUNK = 128  # targets scored at once
-SAMPLED_NEGATIVES = 20  # a target, for AUC only: no ranking metric is sampled
+NEGATIVES = 20  # a click; for these metrics only: no ranking metric is sampled
+BOOTSTRAP = 300
+SHRINKAGE = 10.0  # average clicks added to an item's own in purchase rates
+EXPOSURE_SHRINKAGE = 1000.0  # average exposures added to an item's own in click rates, which are rarer
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """M held-out events to predict.
+class Labelled:
+    """Probabilities of events that happened or not; the scores that order them, if those are other numbers.
 
     Attributes:
-        histories: what the user had before, item indices.
-        purchases: its purchase flags.
-        targets: the item clicked next, int64 [M].
-        bought: whether it was purchased, bool [M].
-        split: the split that they come from, or "" if there are none.
+        p: probabilities [M].
+        y: bool [M].
+        users: whom each belongs to, int64 [M].
+        scores: for AUC, [M].
     """
 
-    histories: list[np.ndarray]
-    purchases: list[np.ndarray]
-    targets: np.ndarray
-    bought: np.ndarray
-    split: str
+    p: np.ndarray
+    y: np.ndarray
+    users: np.ndarray
+    scores: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def take(self, rows: np.ndarray) -> "HeldOut":
-        """The events of some rows."""
-        histories, purchases = ([values[i] for i in rows] for values in (self.histories, self.purchases))
-        return HeldOut(histories, purchases, self.targets[rows], self.bought[rows], self.split)
-
-
-def held_out(data: InteractionData, part: str, limit: int, seed: int) -> HeldOut:
-    """Held-out events of a part: leave-one-out's if there is such a split, else the temporal one's; for validation
-    without what the temporal split tests on (`InteractionData.selection_targets`).
-
-    Args:
-        data: the prepared log.
-        part: `valid` or `test`.
-        limit: seeded random sample of at most so many.
-        seed: of that sample.
-    """
-    splits = [name for name in ("leave_one_out", "temporal") if len(data.targets.get(name, {}).get(part, ()))]
-    if not splits:
-        return HeldOut([], [], np.zeros(0, np.int64), np.zeros(0, bool), "")
-    split = splits[0]
-    targets = data.selection_targets() if part == "valid" else data.targets[split][part]
-    rows = np.arange(len(targets))
-    if len(rows) > limit:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, limit, replace=False))
-    pairs = [(int(targets.users[i]), int(targets.positions[i])) for i in rows]
-    return HeldOut(
-        [data.histories[user][:position] for user, position in pairs],
-        [data.purchases[user][:position] for user, position in pairs],
-        np.array([data.histories[user][position] for user, position in pairs], dtype=np.int64),
-        np.array([data.purchases[user][position] for user, position in pairs], dtype=bool),
-        split,
-    )
-
-
-@torch.no_grad()
-def _scored(model: ClickPurchaseModel, events: HeldOut) -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Tensor]]:
-    """Chunks of m events: rows, states [m, D], click logits [m, N] (-inf: had), had, targets [m]."""
-    for start in range(0, len(events), CHUNK):
-        rows = slice(start, start + CHUNK)
-        states, had = model.last_states(events.histories[rows], events.purchases[rows])
-        targets = torch.from_numpy(events.targets[rows]).to(states.device)
-        logits = model.click_scores(states).masked_fill(had, float("-inf")) / model.click_temperature
-        yield rows, states, logits, had, targets
-
-
-def ndcg_and_hit(scores: Tensor, targets: Tensor, k: int = 10) -> Tensor:
-    """NDCG@k and HR@k [2, m] of one target a row; a tie counts as half a place lost."""
-    target = scores.gather(1, targets[:, None])
-    rank = (scores > target).sum(1) + ((scores == target).sum(1) + 1) / 2
-    hit = (rank <= k).double()
-    return torch.stack([hit / torch.log2(1 + rank), hit])
-
-
-def ranking(model: ClickPurchaseModel, events: HeldOut) -> dict[str, float]:
-    """NDCG@10 and HR@10 over the whole catalogue, items had excluded: by P(click), and by the reward."""
-    click, reward = [], []
-    for _, states, logits, had, targets in _scored(model, events):
-        click.append(ndcg_and_hit(logits, targets))
-        reward.append(ndcg_and_hit(model.rewards_of_states(states, had), targets))
-    names = ("click_ndcg@10", "click_hr@10", "reward_ndcg@10", "reward_hr@10")
-    means = torch.cat([torch.cat(click, 1).mean(1), torch.cat(reward, 1).mean(1)])
-    return dict(zip(names, means.tolist(), strict=True))
-
-
-@torch.no_grad()
-def calibrate(model: ClickPurchaseModel, events: HeldOut) -> None:
-    """Sets the model's click temperature and purchase scale and offset by maximum likelihood on `events`."""
-    if not len(events):
-        return
-    logits, purchase = [], []
-    model.click_temperature.fill_(1.0)
-    for _, states, click, _, targets in _scored(model, events):
-        logits.append(click)
-        purchase.append(model.purchase_scores(states, targets))
-    targets, bought = torch.from_numpy(events.targets), torch.from_numpy(events.bought)
-    device = model.device
-    with torch.enable_grad():
-        temperature = fit_temperature(torch.cat(logits), targets.to(device))
-        scale, offset = fit_platt(torch.cat(purchase), bought.to(device))
-    model.click_temperature.fill_(temperature)
-    model.purchase_scale.fill_(scale)
-    model.purchase_offset.fill_(offset)
+    def take(self, rows: np.ndarray) -> "Labelled":
+        """Some rows, bool or int64."""
+        return Labelled(self.p[rows], self.y[rows], self.users[rows], self.scores[rows])
 
 
 @dataclass
+class Measured:
+    """What is drawn: by model name, the labelled probabilities of clicks and of purchases."""
+
+    clicks: dict[str, Labelled] = field(default_factory=dict)
+    purchases: dict[str, Labelled] = field(default_factory=dict)
+
+
+def _interval(value: float, draws: np.ndarray) -> dict:
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    return {"value": float(value), "ci95": [float(low), float(high)]}
+
+
+def binary_quality(labelled: Labelled, seed: int, auc_only: bool = False) -> dict:
+    """AUC, log-loss (nats), Brier score and calibration error (ten bins of equal count), each with its interval.
+
+    AUC is null with one class only.
+    """
+    p, y, rng = np.clip(labelled.p, 1e-12, 1 - 1e-12), labelled.y, np.random.default_rng(seed)
+    names, owner = np.unique(labelled.users, return_inverse=True)
+    level = np.unique(labelled.scores, return_inverse=True)[1]
+    log_losses, squares, bins = -np.where(y, np.log(p), np.log1p(-p)), np.square(p - y), Bins.of(p)
+    draws = []
+    for times in rng.multinomial(len(names), np.full(len(names), 1 / len(names)), BOOTSTRAP):
+        w = times[owner].astype(np.float64)
+        row = [weighted_auc(level, y, w)]
+        draws.append(row if auc_only else [*row, w @ log_losses / w.sum(), w @ squares / w.sum(), bins.error(p - y, w)])
+    columns, both = np.array(draws).T, 0 < y.sum() < len(y)
+    result = {"n": len(y), "positives": int(y.sum())}
+    result["auc"] = _interval(auc(labelled.scores, y), columns[0]) if both else None
+    if auc_only:
+        return result
+    values = (log_losses.mean(), squares.mean(), bins.error(p - y, np.ones(len(p))))
+    for name, value, column in zip(("log_loss", "brier", "ece"), values, columns[1:], strict=True):
+        result[name] = _interval(value, column)
+    floor = [bins.error(p - (rng.random(len(p)) < p), np.ones(len(p))) for _ in range(30)]
+    return result | {"ece_floor": float(np.mean(floor))}
+
+
+@dataclass(frozen=True)
 class ItemRates:
     """What is known without a model: clicks [N] and purchases [N] of each item in training."""
 
     clicks: np.ndarray
     purchases: np.ndarray
 
+    @classmethod
+    def of(cls, events: TrainingEvents) -> "ItemRates":
+        """Counts of the training events."""
+        items = np.concatenate(events.histories)
+        bought = np.concatenate(events.purchases).astype(np.float64)
+        count = events.num_items
+        return cls(np.bincount(items, minlength=count), np.bincount(items, bought, minlength=count))
+
     @property
-    def click_share(self) -> np.ndarray:
-        """Share of clicks of each item, one click added, float [N]."""
-        return (self.clicks + 1) / (self.clicks.sum() + len(self.clicks))
+    def log_share(self) -> np.ndarray:
+        """Log of the share of clicks of each item, one click added, float [N]."""
+        return np.log((self.clicks + 1) / (self.clicks.sum() + len(self.clicks)))
 
     @property
     def purchase_rate(self) -> float:
@@ -141,97 +117,189 @@ class ItemRates:
     @property
     def purchase_rates(self) -> np.ndarray:
         """Purchases a click of each item, ten average clicks added, float [N]."""
-        return (self.purchases + 10 * self.purchase_rate) / (self.clicks + 10)
+        return (self.purchases + SHRINKAGE * self.purchase_rate) / (self.clicks + SHRINKAGE)
 
 
-def click_quality(model: ClickPurchaseModel, events: HeldOut, rates: ItemRates, seed: int) -> dict:
-    """Click metrics on held-out clicks; `loss` is in nats a click, among the items not had."""
-    rng = np.random.default_rng(seed)
-    share = torch.from_numpy(rates.click_share).to(model.device)
-    labels, scores, popularity = [], {"uniform": [], "popularity": []}, {"uniform": [], "popularity": []}
-    losses, calibration = [], []
-    for _, _, logits, had, targets in _scored(model, events):
-        log_p = logits.log_softmax(-1)
-        prior = share.expand_as(had).masked_fill(had, 0)
-        prior = prior / prior.sum(-1, keepdim=True)
-        losses.append(_losses(log_p, prior, had, targets))
-        labels.append(np.arange(1 + SAMPLED_NEGATIVES) == np.zeros((len(targets), 1)))
-        for kind, weights in (("uniform", (~had).double()), ("popularity", prior)):
-            items = torch.cat([targets[:, None], _sample(weights, targets, rng)], 1)
-            # AUC pools rows, so a score must mean the same in every row: the log-probability does.
-            scores[kind].append(log_p.gather(1, items).cpu().numpy())
-            popularity[kind].append(share[items].cpu().numpy())
-        calibration.append(_probability_bins(log_p, targets))
-    label = np.concatenate(labels).ravel()
-    model_loss, uniform_loss, popularity_loss = torch.cat(losses, 1).mean(1).tolist()
-    result = {"n": len(events), "loss": model_loss, "ece": _ece(calibration)}
-    for kind in scores:
-        result[f"auc_{kind}_negatives"] = auc(np.concatenate(scores[kind]).ravel(), label)
-    baseline = {"loss": popularity_loss}
-    for kind in popularity:
-        baseline[f"auc_{kind}_negatives"] = auc(np.concatenate(popularity[kind]).ravel(), label)
-    result["baselines"] = {"uniform": {"loss": uniform_loss}, "item_popularity": baseline}
+def measure_split(model: Rewarder, events: HeldOut, training: TrainingEvents, seed: int) -> tuple[dict, Measured]:
+    """Metrics of the clicks and purchases of one split, with baselines and slices, and what is drawn of them."""
+    rates, measured = ItemRates.of(training), Measured()
+    item_item = fit_judge(training.histories, training.purchases, training.num_items)
+    slices = _slices(events, rates)
+    metrics = {
+        "n": len(events),
+        "ranking": ranking(model, events),
+        "click": click_quality(model, events, rates, item_item, slices, seed, measured),
+        "purchase": None,
+    }
+    if training.has_purchases:
+        metrics["purchase"] = purchase_quality(model, events, rates, item_item, slices, seed, measured)
+    return metrics, measured
+
+
+def _slices(events: HeldOut, rates: ItemRates) -> dict[str, np.ndarray]:
+    """Thirds of the events by how much their user, and their item, had been clicked: name -> bool [M]."""
+    result = {}
+    for name, values in (
+        ("user_activity", np.array([len(history) for history in events.histories])),
+        ("item_popularity", rates.clicks[events.targets]),
+    ):
+        low, high = np.floor(np.quantile(values, [1 / 3, 2 / 3]))
+        thirds = {"low": values <= low, "middle": (values > low) & (values <= high), "high": values > high}
+        bounds = {"low": f"<={low:g}", "middle": f"<={high:g}", "high": f">{high:g}"}
+        result |= {f"{name} {bounds[third]}": rows for third, rows in thirds.items() if rows.any()}
     return result
 
 
-def _losses(log_p: Tensor, prior: Tensor, had: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy [3, m] in nats of model, uniform choice and popularity, all among items not had."""
-    model = -log_p.gather(1, targets[:, None])[:, 0].double()
-    uniform = (~had).sum(-1).double().log()
-    return torch.stack([model, uniform, -prior.gather(1, targets[:, None])[:, 0].double().log()])
+def _pairs(scores: Tensor, users: np.ndarray) -> Labelled:
+    """Scores [m, 1 + S] of log P(click), the clicked item first, as pairs with P(click | C)."""
+    labels = np.zeros(scores.shape, dtype=bool)
+    labels[:, 0] = True
+    owner = np.repeat(users, scores.shape[1])
+    return Labelled(scores.softmax(-1).numpy().ravel(), labels.ravel(), owner, scores.numpy().ravel())
+
+
+def click_quality(
+    model: Rewarder,
+    events: HeldOut,
+    rates: ItemRates,
+    item_item: EaseJudge,
+    slices: dict[str, np.ndarray],
+    seed: int,
+    measured: Measured,
+) -> dict:
+    """Click metrics; `catalogue_loss` is in nats a click among all items not had."""
+    rng, share = np.random.default_rng(seed), torch.from_numpy(rates.log_share)
+    scores: dict[str, dict[str, list[Tensor]]] = {kind: {} for kind in ("uniform", "popularity")}
+    losses: dict[str, list[Tensor]] = {}
+    top: list[Tensor] = []
+    for rows, prediction, targets in predictions(model, events):
+        had, targets = prediction.had.cpu(), targets.cpu()
+        popular = share.expand_as(had).masked_fill(had, float("-inf")).log_softmax(-1)
+        log_p = {
+            "model": prediction.log_click.cpu().double(),
+            "constant": (~had).double().log().log_softmax(-1),
+            "item_popularity": popular,
+            "item_item": item_item.click(events.histories[rows])[0].double(),
+        }
+        for kind, weights in (("uniform", (~had).double()), ("popularity", popular.exp())):
+            items = torch.cat([targets[:, None], _sample(weights, targets, rng)], 1)
+            for name, values in log_p.items():
+                scores[kind].setdefault(name, []).append(values.gather(1, items))
+        for name, values in log_p.items():
+            losses.setdefault(name, []).append(-values.gather(1, targets[:, None])[:, 0])
+        best, item = log_p["model"].exp().max(1)
+        top.append(torch.stack([best, (item == targets).double()]))
+    rows_of = {}
+    for name in losses:
+        pairs, popular = (_pairs(torch.cat(scores[kind][name]), events.users) for kind in ("uniform", "popularity"))
+        measured.clicks[name] = pairs
+        quality = binary_quality(pairs, seed)
+        rows_of[name] = {
+            **quality,
+            "auc_popularity_matched": binary_quality(popular, seed, auc_only=True)["auc"],
+            "catalogue_loss": float(torch.cat(losses[name]).mean()),
+        }
+    confidence, correct = torch.cat(top, 1).numpy()
+    result = rows_of.pop("model")
+    result["ece_of_first_choice"] = calibration_error(confidence, correct.astype(bool))
+    result["slices"] = {
+        name: binary_quality(measured.clicks["model"].take(np.repeat(rows, 1 + NEGATIVES)), seed)
+        for name, rows in slices.items()
+    }
+    return result | {"baselines": rows_of}
 
 
 def _sample(weights: Tensor, targets: Tensor, rng: np.random.Generator) -> Tensor:
-    """Items [m, SAMPLED_NEGATIVES], with replacement, probability ~ weights [m, N], never the target."""
+    """Items [m, NEGATIVES], with replacement, probability ~ weights [m, N], never the target."""
     cumulative = weights.scatter(1, targets[:, None], 0.0).cumsum(-1)
-    draws = torch.from_numpy(rng.random((len(targets), SAMPLED_NEGATIVES))).to(weights.device)
-    draws = draws * cumulative[:, -1:]
+    draws = torch.from_numpy(rng.random((len(targets), NEGATIVES))) * cumulative[:, -1:]
     return torch.searchsorted(cumulative, draws, right=True).clamp(max=weights.shape[1] - 1)
 
 
-def _probability_bins(log_p: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Items of at least a thousandth of a uniform share: probabilities, and whether clicked."""
-    p = log_p.exp()
-    clicked = torch.zeros_like(p, dtype=torch.bool).scatter(1, targets[:, None], True)
-    keep = (p > 1e-3 / p.shape[1]) | clicked
-    return p[keep].cpu().numpy(), clicked[keep].cpu().numpy()
+def item_item_purchases(events: HeldOut, rates: ItemRates, item_item: EaseJudge) -> np.ndarray:
+    """P(purchase | click) [M] from how the user treated similar items: the item's rate, moved by how far the user's
+    purchases of what is similar to it (positive EASE weights) lay above those items' rates.
+    """
+    position = torch.full((len(rates.clicks),), -1)
+    position[item_item.covered] = torch.arange(len(item_item.covered))
+    weights, place, expected = item_item.weights.clamp(min=0), position.numpy(), rates.purchase_rates
+    result = expected[events.targets].copy()
+    shrink = SHRINKAGE * weights.mean(0).numpy() + 1e-9
+    events_of = zip(events.histories, events.purchases, events.targets, strict=True)
+    for row, (history, bought, target) in enumerate(events_of):
+        known = place[history] >= 0
+        if place[target] < 0 or not known.any():
+            continue
+        similar = weights[place[history[known]], place[target]].numpy()
+        moved = similar @ (bought[known] - expected[history[known]])
+        result[row] += moved / (similar.sum() + shrink[place[target]])
+    return np.clip(result, 0.01, 0.99)
 
 
-def _ece(parts: list[tuple[np.ndarray, np.ndarray]]) -> float:
-    """Calibration error of P(click) over all (event, item) pairs, in bins of equal predicted clicks."""
-    probabilities, clicked = (np.concatenate(values) for values in zip(*parts, strict=True))
-    return calibration_error(probabilities, clicked, by="probability")
+def purchase_quality(
+    model: Rewarder,
+    events: HeldOut,
+    rates: ItemRates,
+    item_item: EaseJudge,
+    slices: dict[str, np.ndarray],
+    seed: int,
+    measured: Measured,
+) -> dict:
+    """Metrics of P(purchase | click) on held-out clicks; AUC is null if all or none of them are purchases."""
+    logits = [p.purchase.gather(1, targets[:, None])[:, 0] for _, p, targets in predictions(model, events)]
+    predicted = {
+        "model": torch.cat(logits).sigmoid().double().cpu().numpy(),
+        "constant": np.full(len(events), rates.purchase_rate),
+        "item_rate": rates.purchase_rates[events.targets],
+        "item_item": item_item_purchases(events, rates, item_item),
+    }
+    for name, p in predicted.items():
+        measured.purchases[name] = Labelled(p, events.bought, events.users, p)
+    rows_of = {name: binary_quality(labelled, seed) for name, labelled in measured.purchases.items()}
+    result = rows_of.pop("model")
+    result["slices"] = {
+        name: binary_quality(measured.purchases["model"].take(rows), seed) for name, rows in slices.items()
+    }
+    return result | {"baselines": rows_of}
 
 
 @torch.no_grad()
-def purchase_quality(model: ClickPurchaseModel, events: HeldOut, rates: ItemRates) -> dict:
-    """Metrics of P(purchase | click) on held-out clicks; AUC is null if all or none of them are purchases."""
-    logits = [model.calibrated_purchase(states, targets) for _, states, _, _, targets in _scored(model, events)]
-    predictions = {
-        "model": torch.cat(logits).sigmoid().double().cpu().numpy(),
-        "constant_rate": np.full(len(events), rates.purchase_rate),
-        "item_rate": rates.purchase_rates[events.targets],
-    }
-    both = 0 < events.bought.sum() < len(events)
-    rows = {
-        name: {
-            "auc": auc(p, events.bought) if both else None,
-            "loss": log_loss(p, events.bought),
-            "ece": calibration_error(p, events.bought),
-        }
-        for name, p in predictions.items()
-    }
-    model_row = rows.pop("model")
-    return {"n": len(events), "purchases": int(events.bought.sum()), **model_row, "baselines": rows}
+def exposure_quality(
+    model: ClickPurchaseModel,
+    data: InteractionData,
+    profiles: np.ndarray,
+    training: Exposures,
+    test: Exposures,
+    seed: int,
+) -> dict:
+    """P(click | shown) on held-out exposures: as logged, and the log-loss under the weights of the training.
 
-
-def joint_loss(model: ClickPurchaseModel, events: HeldOut) -> float:
-    """Entire-space log-loss in nats an event: of the click, and of whether it became a purchase."""
-    total = 0.0
-    with torch.no_grad():
-        for rows, states, logits, _, targets in _scored(model, events):
-            bought = torch.from_numpy(events.bought[rows]).float().to(states.device)
-            total += F.cross_entropy(logits, targets, reduction="sum").item()
-            purchase = model.calibrated_purchase(states, targets)
-            total += F.binary_cross_entropy_with_logits(purchase, bought, reduction="sum").item()
-    return total / len(events)
+    `position_bias` is in log-odds, beside the first position. `log_loss_weighted` estimates the log-loss under a
+    policy that shows all items alike.
+    """
+    if not len(test):
+        return {"n": 0}
+    parts = np.split(np.arange(len(test)), np.arange(CHUNK, len(test), CHUNK))
+    logits = torch.cat([exposure_logits(model, data, profiles, test, rows) for rows in parts])
+    rate = (training.weights * training.clicked).sum() / training.weights.sum()
+    shown = np.bincount(training.items, training.weights, data.num_items)
+    clicked = np.bincount(training.items, training.weights * training.clicked, data.num_items)
+    item = (clicked + EXPOSURE_SHRINKAGE * rate) / (shown + EXPOSURE_SHRINKAGE)
+    predicted = {
+        "model": logits.sigmoid().double().cpu().numpy(),
+        "constant": np.full(len(test), rate),
+        "item_rate": item[test.items],
+    }
+    rows_of = {}
+    for name, p in predicted.items():
+        rows_of[name] = binary_quality(Labelled(p, test.clicked, test.users, p), seed)
+        losses = -np.where(test.clicked, np.log(p), np.log1p(-p))
+        rows_of[name]["log_loss_weighted"] = float((test.weights * losses).sum() / test.weights.sum())
+    seen = np.unique(training.positions[training.positions > 0])
+    bias = model.position_bias.weight[seen, 0]
+    return rows_of.pop("model") | {
+        "effective_sample_size": test.effective_sample_size,
+        "propensities_clipped": test.clipped,
+        "position_bias": {str(k): (b - bias[0]).item() for k, b in zip(seen.tolist(), bias, strict=True)},
+        "baselines": rows_of,
+    }

@@ -34,6 +34,7 @@ from llmrec.policy.base import resolve_base
 from llmrec.progress import watch
 from llmrec.run import Run, is_main_process
 from reward_models.calibration import fit_platt
+from reward_models.exposures import exposures_of
 from reward_models.storage import MEND, check_catalogue, fingerprint, load_config
 from reward_models.train import judge_split
 from reward_models.windows import TrainingEvents, training_events
@@ -63,7 +64,23 @@ class Pair:
     kind: str
 
 
-def preference_pairs(events: TrainingEvents, limit: int, seed: int) -> list[Pair]:
+def skipped_exposures(data: InteractionData, users: np.ndarray) -> list[np.ndarray]:
+    """What each user was shown and did not click: per user int64 [m, 2] of (clicks before it, item).
+
+    What the user had already, or took next, was not turned down.
+    """
+    exposures = exposures_of(data, "train", users)
+    result = []
+    for user in users:
+        rows = (exposures.users == user) & ~exposures.clicked
+        first = {int(item): place for place, item in enumerate(data.train_histories[user])}
+        pairs = zip(exposures.before[rows].tolist(), exposures.items[rows].tolist(), strict=True)
+        kept = [(before, item) for before, item in pairs if first.get(item, len(first)) > before]
+        result.append(np.array(kept, dtype=np.int64).reshape(-1, 2))
+    return result
+
+
+def preference_pairs(events: TrainingEvents, skipped: list[np.ndarray], limit: int, seed: int) -> list[Pair]:
     """A seeded sample of at most `limit` pairs of training events, in random order.
 
     Clicked over skipped: each click over a logged exposure before it that was not clicked; where none was logged, over
@@ -83,7 +100,7 @@ def preference_pairs(events: TrainingEvents, limit: int, seed: int) -> list[Pair
         if kind == "purchased":
             chosen, rejected = history[[t, t + 1]] if bought[t] else history[[t + 1, t]]
         else:
-            chosen, rejected = history[t], _skipped(events, user, t, everything, generator)
+            chosen, rejected = history[t], _skipped(events, skipped[user], user, t, everything, generator)
         if rejected is not None:
             pairs.append(Pair(user, t, int(chosen), int(rejected), kind))
         if len(pairs) == limit:
@@ -92,10 +109,14 @@ def preference_pairs(events: TrainingEvents, limit: int, seed: int) -> list[Pair
 
 
 def _skipped(
-    events: TrainingEvents, user: int, position: int, everything: np.ndarray, generator: np.random.Generator
+    events: TrainingEvents,
+    logged: np.ndarray,
+    user: int,
+    position: int,
+    everything: np.ndarray,
+    generator: np.random.Generator,
 ) -> int | None:
     """An item that the user skipped for the click at a position; None if the user has clicked all there is."""
-    logged = events.skipped[user]
     shown = logged[logged[:, 0] == position, 1]
     if len(shown):
         return int(generator.choice(shown))
@@ -285,9 +306,8 @@ def fit_text_reward(
     started = time.monotonic()
     model = new_model(data, config)
     held, trained = _split(users, config.seed)
-    events = training_events(data, users)
-    _, rows = _rendered_pairs(model, data, events.take(trained), users[trained], config.reward.text.pairs, config)
-    held_pairs, held_rows = _rendered_pairs(model, data, events.take(held), users[held], HELD_OUT_PAIRS, config)
+    _, rows = _rendered_pairs(model, data, users[trained], config.reward.text.pairs, config)
+    held_pairs, held_rows = _rendered_pairs(model, data, users[held], HELD_OUT_PAIRS, config)
     before, _ = _margins(model, held_rows)
     train(model, rows, config, directory)
     margins, scores = _margins(model, held_rows)
@@ -324,15 +344,11 @@ def new_model(data: InteractionData, config: Config) -> TextRewardModel:
 
 
 def _rendered_pairs(
-    model: TextRewardModel,
-    data: InteractionData,
-    events: TrainingEvents,
-    users: np.ndarray,
-    limit: int,
-    config: Config,
+    model: TextRewardModel, data: InteractionData, users: np.ndarray, limit: int, config: Config
 ) -> tuple[list[Pair], list[dict]]:
     """Pairs of the events of some users, and their rows for TRL; raises DataError where there are none."""
-    pairs = preference_pairs(events, limit, config.seed)
+    events = training_events(data, users)
+    pairs = preference_pairs(events, skipped_exposures(data, users), limit, config.seed)
     if not pairs:
         raise DataError(
             f"reward.text finds no pairs in the training events of {len(users)} users: nobody skipped or purchased "

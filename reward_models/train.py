@@ -1,13 +1,13 @@
-"""Trains the reward model on training events, calibrates it on validation, measures it on the test.
+"""Trains the reward model on training events and exposures, calibrates it on validation, measures it on the test.
 
-Launch: `llmrec reward CONFIG`, or `python scripts/train_reward.py CONFIG`. Nothing held out is ever trained
-on;
-validation chooses the epoch and the three calibration numbers, the test is only measured.
+Launch: `llmrec reward CONFIG`, or `python scripts/train_reward.py CONFIG`. Nothing held out is ever trained on;
+validation chooses the epoch and the calibration numbers, the test is only measured.
 """
 
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,40 +20,37 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmrec.config import RewardSection
 from llmrec.data.dataset import InteractionData, load_data
 from llmrec.errors import DataError, ModelError
 from reward_models.click_purchase import ClickPurchaseConfig, ClickPurchaseModel
+from reward_models.ensemble import RewardEnsemble
+from reward_models.exposures import Exposures, exposure_logits, exposure_loss, exposures_of
+from reward_models.features import profile_words
+from reward_models.held_out import CHUNK, HELD_OUT_LIMIT, HeldOut, calibrate, held_out, ndcg_and_hit, ranking
 from reward_models.judge import EaseJudge, fit_judge
-from reward_models.quality import (
-    CHUNK,
-    HeldOut,
-    ItemRates,
-    calibrate,
-    click_quality,
-    held_out,
-    joint_loss,
-    ndcg_and_hit,
-    purchase_quality,
-    ranking,
-)
+from reward_models.plots import draw
+from reward_models.quality import Measured, exposure_quality, measure_split
 from reward_models.storage import fingerprint
 from reward_models.windows import Batch, TrainingEvents, collate, cut_windows, training_events
 
 FULL_SOFTMAX_ITEMS = 20_000  # a larger catalogue is trained with sampled negatives
-HELD_OUT_LIMIT = 5_000  # held-out events measured; more change no digit that is reported
 # Of the purchase head, as a share of the learning rate: it has one label a click and overfits first.
 PURCHASE_LEARNING_RATE = 0.25
-EXPOSURE_WEIGHT = 0.1  # of the exposures that were not clicked, beside the click loss
+# Of the bias of a position: one number that has to go far, with all exposures to say where.
+POSITION_LEARNING_RATE = 10.0
+EXPOSURE_BATCH = 512  # exposures a step
 
 Advance = Callable[[int, int, str], None]  # (steps done, steps in all, what to show)
 
 
 def click_loss(model: ClickPurchaseModel, states: Tensor, batch: Batch, negatives: Tensor | None) -> Tensor:
     """Mean cross-entropy of the next click among the items not yet had, in nats.
+
+    Items that were never clicked in training are no candidates: as negatives they would only learn to be avoided.
 
     Args:
         model: the reward model.
@@ -65,43 +62,24 @@ def click_loss(model: ClickPurchaseModel, states: Tensor, batch: Batch, negative
     rows, targets = batch.mask.nonzero()[:, 0], batch.targets[batch.mask]
     positions = batch.positions[batch.mask][:, None]
     if negatives is None:
-        had = (batch.first[rows] < positions).scatter(1, targets[:, None], False)
+        had = ((batch.first[rows] < positions) | ~model.trained).scatter(1, targets[:, None], False)
         logits = model.click_scores(states).masked_fill(had, float("-inf"))
         return F.cross_entropy(logits, targets)
     others = model.click_scores(states, negatives) + math.log(model.config.num_items / len(negatives))
-    taken = (batch.first[:, negatives][rows] < positions) | (negatives == targets[:, None])
-    target = (states * model.items(targets)).sum(-1) + model.click_bias[targets]
+    taken = (batch.first[:, negatives][rows] < positions) | (negatives == targets[:, None]) | ~model.trained[negatives]
+    target, _ = model.pair_scores(states, targets)
     logits = torch.cat([target[:, None], others.masked_fill(taken, float("-inf"))], dim=1)
     return F.cross_entropy(logits, torch.zeros_like(targets))
 
 
-def exposure_loss(model: ClickPurchaseModel, states: Tensor, batch: Batch) -> Tensor:
-    """Pairwise logistic loss: what was taken next scores above what was shown before it and not clicked.
-
-    The softmax already treats these items as negatives, but no more than items nobody saw; a logged exposure
-    is the stronger evidence (BPR, Rendle et al., UAI 2009, with observed negatives).
-
-    Args:
-        model: the reward model.
-        states: states of all targets, [B, T, D].
-        batch: the batch; its `skipped` must not be empty.
-    """
-    row, column, item = batch.skipped.T
-    state, taken = states[row, column], batch.targets[row, column]
-    gap = (state * (model.items(taken) - model.items(item))).sum(-1)
-    return F.softplus(-(gap + model.click_bias[taken] - model.click_bias[item])).mean()
-
-
 def batch_loss(model: ClickPurchaseModel, batch: Batch, purchase_weight: float, negatives: Tensor | None) -> Tensor:
-    """Click loss + `purchase_weight` x log-loss of purchases of clicked items (+ exposures), in nats."""
-    states = model.states(batch.history, batch.purchased)
-    valid = states[batch.mask]
-    purchase = model.purchase_scores(valid, batch.targets[batch.mask])
-    loss = click_loss(model, valid, batch, negatives)
-    loss = loss + purchase_weight * F.binary_cross_entropy_with_logits(purchase, batch.bought[batch.mask])
-    if len(batch.skipped):
-        loss = loss + EXPOSURE_WEIGHT * exposure_loss(model, states, batch)
-    return loss
+    """Click loss + `purchase_weight` x log-loss of purchases of clicked items, in nats."""
+    states = model.states(batch.history, batch.purchased, batch.profiles)[batch.mask]
+    loss = click_loss(model, states, batch, negatives)
+    if not model.config.purchases:
+        return loss
+    _, purchase = model.pair_scores(states, batch.targets[batch.mask])
+    return loss + purchase_weight * F.binary_cross_entropy_with_logits(purchase, batch.bought[batch.mask])
 
 
 def _learning_rate(step: int, total: int, peak: float) -> float:
@@ -112,47 +90,78 @@ def _learning_rate(step: int, total: int, peak: float) -> float:
 
 def _optimizer(model: ClickPurchaseModel, config: RewardSection) -> torch.optim.Optimizer:
     """AdamW; each group's `share` is its part of the learning rate."""
-    heads, others = [], []
+    groups: dict[float, list[nn.Parameter]] = {1.0: [], PURCHASE_LEARNING_RATE: [], POSITION_LEARNING_RATE: []}
     for name, parameter in model.named_parameters():
         head = name.startswith("purchase_") and not name.startswith("purchase_state")
-        (heads if head else others).append(parameter)
-    groups = [{"params": others, "share": 1.0}, {"params": heads, "share": PURCHASE_LEARNING_RATE}]
+        share = PURCHASE_LEARNING_RATE if head else 1.0
+        groups[POSITION_LEARNING_RATE if name.startswith("position_bias") else share].append(parameter)
+    groups = [{"params": parameters, "share": share} for share, parameters in groups.items()]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=config.weight_decay)
 
 
+@dataclass(frozen=True)
+class Sources:
+    """What one model is trained and chosen on.
+
+    Attributes:
+        data: the prepared log, read only for the histories of exposures.
+        events: training clicks.
+        shown: training exposures, possibly none.
+        profiles: profile words of all users of `data`, int64 [U, P].
+        valid: held-out clicks on which the epoch is chosen.
+        shown_valid: held-out exposures; if there are clicks among them, they choose the epoch instead.
+    """
+
+    data: InteractionData
+    events: TrainingEvents
+    shown: Exposures
+    profiles: np.ndarray
+    valid: HeldOut
+    shown_valid: Exposures
+
+    @classmethod
+    def of(cls, data: InteractionData, users: np.ndarray | None, seed: int) -> "Sources":
+        """Reads the log; raises as `training_events` and `exposures_of`."""
+        return cls(
+            data,
+            training_events(data, users),
+            exposures_of(data, "train", users),
+            profile_words(data.users),
+            held_out(data, "valid", HELD_OUT_LIMIT, seed),
+            exposures_of(data, "valid"),
+        )
+
+
 def train_epochs(
-    model: ClickPurchaseModel,
-    events: TrainingEvents,
-    valid: HeldOut,
-    config: RewardSection,
-    seed: int,
-    progress: Advance | None,
+    model: ClickPurchaseModel, sources: Sources, config: RewardSection, seed: int, progress: Advance | None
 ) -> list[dict[str, float]]:
-    """Trains `model` in place and leaves it at the epoch of best validation NDCG@10 by P(click).
+    """Trains `model` in place and leaves it at the epoch that is best on validation.
+
+    Best is the highest NDCG@10 by P(click) on held-out clicks or, with exposures, their lowest weighted log-loss.
 
     Returns:
-        One row an epoch: `epoch, loss` (nats an event) and, every second epoch, the ranking on validation.
+        One row an epoch: `epoch, loss` (nats an event) and, every second epoch, what was measured on validation.
 
     Raises:
         ModelError: the loss is not finite.
     """
-    rng, size = np.random.default_rng(seed), config.per_device_train_batch_size
-    optimizer = _optimizer(model, config)
-    sampled = events.num_items > FULL_SOFTMAX_ITEMS and config.negatives < events.num_items
+    rng, optimizer, events = np.random.default_rng(seed), _optimizer(model, config), sources.events
     # Cuts fall elsewhere in every epoch, so the number of windows varies a little: this is an estimate.
-    per_epoch = math.ceil(len(cut_windows(events.histories, model.config.window, np.random.default_rng(seed))) / size)
-    total, step, curve, best, best_state = per_epoch * config.num_train_epochs, 0, [], -1.0, None
+    per_epoch = len(_batches(sources, model.config.window, config, np.random.default_rng(seed)))
+    total, step, curve, best, best_state = per_epoch * config.num_train_epochs, 0, [], -math.inf, None
     for epoch in range(1, config.num_train_epochs + 1):
         model.train()
-        pieces, losses = cut_windows(events.histories, model.config.window, rng), []
-        for start in range(0, len(pieces), size):
-            batch = collate(events, pieces[start : start + size], rng).to(model.device)
-            negatives = None
-            if sampled:
-                negatives = torch.from_numpy(rng.integers(0, events.num_items, config.negatives)).to(model.device)
+        losses = []
+        for pieces, shown in _batches(sources, model.config.window, config, rng):
+            loss = torch.zeros((), device=model.device)
+            if len(pieces):
+                batch = collate(events, pieces, rng).to(model.device)
+                loss = loss + batch_loss(model, batch, config.purchase_weight, _negatives(model, config, rng))
+            if len(shown):
+                logits = exposure_logits(model, sources.data, sources.profiles, sources.shown, shown)
+                loss = loss + exposure_loss(logits, sources.shown, shown)
             for group in optimizer.param_groups:
                 group["lr"] = group["share"] * _learning_rate(step, total, config.learning_rate)
-            loss = batch_loss(model, batch, config.purchase_weight, negatives)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -160,25 +169,87 @@ def train_epochs(
             losses.append(loss.item())
             step += 1
             if progress is not None:
-                progress(
-                    min(step, total),
-                    total,
-                    f"epoch {epoch}, loss {losses[-1]:.3f}, best NDCG@10 {max(best, 0):.4f}",
-                )
+                progress(min(step, total), total, f"epoch {epoch}, loss {losses[-1]:.3f}")
         curve.append({"epoch": epoch, "loss": float(np.mean(losses))})
         if not math.isfinite(curve[-1]["loss"]):
             raise ModelError(f"The reward model's loss is {curve[-1]['loss']}: lower `reward.learning_rate`.")
-        if len(valid) and (epoch % 2 == 0 or epoch == config.num_train_epochs):
-            curve[-1].update(ranking(model.eval(), valid))
-            if curve[-1]["click_ndcg@10"] > best:
-                best, best_state = curve[-1]["click_ndcg@10"], _copy(model)
+        if epoch % 2 == 0 or epoch == config.num_train_epochs:
+            score, measured = _selection(model.eval(), sources)
+            curve[-1].update(measured)
+            if score is not None and score > best:
+                best, best_state = score, {k: v.detach().clone() for k, v in model.state_dict().items()}
     if best_state is not None:
         model.load_state_dict(best_state)
     return curve
 
 
-def _copy(model: ClickPurchaseModel) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+def _batches(
+    sources: Sources, window: int, config: RewardSection, rng: np.random.Generator
+) -> list[tuple[list[tuple[int, int, int]], np.ndarray]]:
+    """One epoch: windows and exposure rows of every step; whichever is fewer is spread over the first steps."""
+    size, pieces = config.per_device_train_batch_size, cut_windows(sources.events.histories, window, rng)
+    shown = rng.permutation(len(sources.shown))
+    steps = max(math.ceil(len(pieces) / size), math.ceil(len(shown) / EXPOSURE_BATCH))
+    return [
+        (pieces[n * size : (n + 1) * size], shown[n * EXPOSURE_BATCH : (n + 1) * EXPOSURE_BATCH]) for n in range(steps)
+    ]
+
+
+def _negatives(model: ClickPurchaseModel, config: RewardSection, rng: np.random.Generator) -> Tensor | None:
+    """Items sampled for this step, or None for a softmax over all."""
+    items = model.config.num_items
+    if items <= FULL_SOFTMAX_ITEMS or config.negatives >= items:
+        return None
+    return torch.from_numpy(rng.integers(0, items, config.negatives)).to(model.device)
+
+
+@torch.no_grad()
+def _selection(model: ClickPurchaseModel, sources: Sources) -> tuple[float | None, dict[str, float]]:
+    """What chooses the epoch, higher is better (None: nothing held out), and all that was measured for it."""
+    measured = ranking(model, sources.valid) if len(sources.valid) else {}
+    shown = sources.shown_valid
+    if 0 < shown.clicked.sum() < len(shown):
+        loss = 0.0
+        for rows in np.split(np.arange(len(shown)), np.arange(EXPOSURE_BATCH, len(shown), EXPOSURE_BATCH)):
+            logits = exposure_logits(model, sources.data, sources.profiles, shown, rows)
+            loss += exposure_loss(logits, shown, rows).item() * len(rows) / len(shown)
+        return -loss, measured | {"exposure_loss": loss}
+    return measured.get("click_ndcg@10"), measured
+
+
+def fit_member(
+    sources: Sources, config: RewardSection, seed: int, progress: Advance | None = None
+) -> tuple[ClickPurchaseModel, list[dict[str, float]]]:
+    """Fits and calibrates one model; the global torch generator is left as it was.
+
+    Returns:
+        The model in eval mode, and its learning curve (see `train_epochs`).
+    """
+    events = sources.events
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = ClickPurchaseModel(
+            ClickPurchaseConfig(
+                num_items=events.num_items,
+                items_sha256=fingerprint(sources.data.items["item_id"]),
+                hidden_size=config.hidden_size,
+                num_layers=config.num_layers,
+                dropout=config.dropout,
+                words=events.words.shape[1],
+                purchases=events.has_purchases,
+            )
+        )
+        model.item_words.copy_(torch.from_numpy(events.words))
+        model.trained.zero_()
+        model.trained[torch.from_numpy(np.concatenate([*events.histories, sources.shown.items]))] = True
+        if 0 < sources.shown.clicked.sum() < len(sources.shown):
+            rate = float(np.average(sources.shown.clicked, weights=sources.shown.weights))
+            nn.init.constant_(model.exposure_level.bias, math.log(rate / (1 - rate)))
+        model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+        curve = train_epochs(model, sources, config, seed, progress)
+    model.eval()
+    calibrate(model, sources.valid)
+    return model, curve
 
 
 def fit_click_purchase(
@@ -187,84 +258,86 @@ def fit_click_purchase(
     seed: int,
     progress: Advance | None = None,
     users: np.ndarray | None = None,
-) -> tuple[ClickPurchaseModel, dict[str, Any]]:
-    """Fits and calibrates the click/purchase model on training events.
+) -> tuple[ClickPurchaseModel | RewardEnsemble, dict[str, Any]]:
+    """Fits and calibrates the click/purchase model, or `config.ensemble` of them, on training events.
 
     Args:
-        data: the prepared log; only `train_histories` of `users` are trained on.
+        data: the prepared log; only `train_histories` and training exposures of `users` are trained on.
         config: sizes and schedule.
-        seed: of initialisation, windows, dropout and sampling; the global torch generator is left as it was.
+        seed: of initialisation, windows, dropout and sampling; members count up from it.
         progress: called after every step, see `Advance`.
         users: user indices that may be trained on; None: all.
 
     Returns:
         The model in eval mode on the CPU (trained on a GPU if there is one), and its metrics as JSON values
-        (see `measure`).
+        (see `measure`); `measured` in them holds what is drawn, and is no JSON.
 
     Raises:
         DataError: no training events, one class only, or indices that are impossible.
         ModelError: training diverged.
     """
-    started = time.monotonic()
-    events = training_events(data, users)
-    valid = held_out(data, "valid", HELD_OUT_LIMIT, seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = ClickPurchaseModel(
-            ClickPurchaseConfig(
-                num_items=data.num_items,
-                items_sha256=fingerprint(data.items["item_id"]),
-                hidden_size=config.hidden_size,
-                num_layers=config.num_layers,
-                dropout=config.dropout,
-            )
-        ).to(device)
-        curve = train_epochs(model, events, valid, config, seed, progress)
-    model.eval()
-    calibrate(model, valid)
-    metrics = measure(model, data, events, valid, seed)
-    metrics["curve"] = curve
+    started, sources = time.monotonic(), Sources.of(data, users, seed)
+    members, curves = [], []
+    for number in range(config.ensemble):
+        member, curve = fit_member(sources, config, seed + number, progress)
+        members.append(member)
+        curves.append(curve)
+    model = members[0]
+    if len(members) > 1:
+        model = RewardEnsemble(members, config.uncertainty_penalty).eval()
+        calibrate(model, sources.valid)
+    metrics = measure(model, sources, seed)
+    metrics["curve"] = curves[0] if len(curves) == 1 else curves
     metrics["seconds"] = round(time.monotonic() - started, 1)
     return model.cpu(), metrics
 
 
-def measure(
-    model: ClickPurchaseModel, data: InteractionData, events: TrainingEvents, valid: HeldOut, seed: int
-) -> dict[str, Any]:
+def measure(model: ClickPurchaseModel | RewardEnsemble, sources: Sources, seed: int) -> dict[str, Any]:
     """Metrics of a fitted model.
 
-    `click` and `purchase` are on held-out test events (validation if there is no test); `ranking` is on
-    validation, where the epoch was chosen; `calibration` holds the three numbers fitted there.
+    `splits` holds, for every split, `click`, `purchase` and `ranking` on its test (validation if there is no test);
+    `exposures`, if the log has any, the same for clicks on what was shown; `ranking` is on the validation on which
+    the epoch was chosen; `calibration` holds the numbers fitted there.
     """
-    test = held_out(data, "test", HELD_OUT_LIMIT, seed)
-    measured, part = (test, "test") if len(test) else (valid, "valid")
-    clicks, purchases = np.zeros(data.num_items), np.zeros(data.num_items)
-    for history, bought in zip(events.histories, events.purchases, strict=True):
-        np.add.at(clicks, history, 1.0)
-        np.add.at(purchases, history, bought.astype(np.float64))
-    rates = ItemRates(clicks, purchases)
+    events, data, shown = sources.events, sources.data, sources.shown
     metrics: dict[str, Any] = {
         "training": {
             "users": len(events.histories),
             "clicks": events.num_events,
-            "purchases": int(purchases.sum()),
-            "exposures_not_clicked": events.num_skipped,
+            "purchases": int(sum(flags.sum() for flags in events.purchases)),
+            "exposures": len(shown),
+            "exposures_clicked": int(shown.clicked.sum()),
+            "exposures_effective": round(shown.effective_sample_size, 1),
+            "propensities_clipped": shown.clipped,
+            "items_never_trained_on": int((~_members(model)[0].trained).sum()),
         },
         "calibration": {
             "click_temperature": model.click_temperature.item(),
             "purchase_scale": model.purchase_scale.item(),
             "purchase_offset": model.purchase_offset.item(),
         },
+        "ensemble": {"members": len(_members(model)), "uncertainty_penalty": getattr(model, "penalty", 0.0)},
+        "splits": {},
     }
+    valid = sources.valid
     if len(valid):
         metrics["ranking"] = {"split": valid.split, "part": "valid", "n": len(valid), **ranking(model, valid)}
-    if len(measured):
-        where = {"split": measured.split, "part": part}
-        metrics["click"] = where | click_quality(model, measured, rates, seed)
-        metrics["purchase"] = where | purchase_quality(model, measured, rates)
-        metrics["joint_loss"] = joint_loss(model, measured)
+    measured: dict[str, Measured] = {}
+    for split in data.targets:
+        test = held_out(data, "test", HELD_OUT_LIMIT, seed, split)
+        events_of = test if len(test) else valid
+        if len(events_of):
+            metrics["splits"][split], measured[split] = measure_split(model, events_of, events, seed)
+            metrics["splits"][split]["part"] = "test" if len(test) else "valid"
+    if len(shown):
+        member = _members(model)[0]
+        metrics["exposures"] = exposure_quality(member, data, sources.profiles, shown, exposures_of(data, "test"), seed)
+    metrics["measured"] = measured
     return metrics
+
+
+def _members(model: ClickPurchaseModel | RewardEnsemble) -> list[ClickPurchaseModel]:
+    return list(model.members) if isinstance(model, RewardEnsemble) else [model]
 
 
 def judge_split(num_users: int, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -276,7 +349,7 @@ def judge_split(num_users: int, share: float, seed: int) -> tuple[np.ndarray, np
 
 def fit_reward(
     data: InteractionData, config: RewardSection, seed: int, progress: Advance | None = None
-) -> tuple[ClickPurchaseModel, EaseJudge, dict[str, Any]]:
+) -> tuple[ClickPurchaseModel | RewardEnsemble, EaseJudge, dict[str, Any]]:
     """Fits reward model and judge on disjoint users; raises as `fit_click_purchase` and `fit_judge`."""
     if data.num_users < 4:
         raise DataError(f"A reward model and its judge need at least 4 users, found {data.num_users}.")
@@ -295,13 +368,14 @@ def fit_reward(
     return model, judge, metrics
 
 
-def judge_quality(judge: EaseJudge, model: ClickPurchaseModel, valid: HeldOut) -> dict[str, float]:
+def judge_quality(judge: EaseJudge, model: ClickPurchaseModel | RewardEnsemble, valid: HeldOut) -> dict[str, float]:
     """How the judge ranks validation clicks, and its mean Pearson correlation with the reward model."""
     quality, agreement = [], []
     for start in range(0, len(valid), CHUNK):
         part = valid.take(np.arange(start, min(start + CHUNK, len(valid))))
         ours = judge.log_rewards(part.histories)
-        theirs, had = model.log_rewards(part.histories, part.purchases), judge.features(part.histories)[1]
+        theirs = model.log_rewards(part.histories, part.purchases, part.profiles)
+        had = judge.features(part.histories)[1]
         quality.append(ndcg_and_hit(ours.masked_fill(had, float("-inf")), torch.from_numpy(part.targets)))
         for a, b, seen in zip(ours, theirs, had, strict=True):
             if (~seen).sum() > 2:
@@ -337,6 +411,7 @@ def train_reward(run: Any) -> dict[str, Any]:
             config.seed,
             lambda step, total, text: bar.update(task, completed=step, total=total, description=text),
         )
+    draw(metrics.pop("measured"), run.path("reward"))
     model.save_pretrained(run.path("reward"))
     judge.save_pretrained(run.path("reward"))
     if config.reward.text is not None:

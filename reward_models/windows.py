@@ -4,16 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from llmrec.data.dataset import InteractionData
 from llmrec.errors import DataError
 from reward_models.click_purchase import UNKNOWN
+from reward_models.features import item_words, profile_words
 
-# Share of windows whose purchases are hidden, so that the "unknown" embedding is trained.
+# Share of windows whose purchases, or whose profile, are hidden, so that "unknown" is trained too.
 HIDE_PURCHASES = 0.1
+HIDE_PROFILE = 0.3
 
 
 @dataclass(frozen=True)
@@ -23,29 +24,24 @@ class TrainingEvents:
     Attributes:
         histories: item indices in time order, per user [n_u].
         purchases: whether each was purchased, bool [n_u].
-        skipped: per user, logged exposures that were not clicked: int64 [m_u, 2] of (number of clicks before
-            it, item), ascending. Only those with a later training click are kept: that is what the user took
-            instead.
-        num_items: size N of the catalogue.
+        profiles: profile words of each user, int64 [U, P].
+        words: words of each item, int64 [N, W].
+        has_purchases: whether the log tells purchases from clicks.
     """
 
     histories: list[np.ndarray]
     purchases: list[np.ndarray]
-    skipped: list[np.ndarray]
-    num_items: int
-
-    def take(self, users: np.ndarray) -> "TrainingEvents":
-        """The events of some users, by their places here."""
-        parts = ([values[user] for user in users] for values in (self.histories, self.purchases, self.skipped))
-        return TrainingEvents(*parts, self.num_items)
+    profiles: np.ndarray
+    words: np.ndarray
+    has_purchases: bool
 
     @property
     def num_events(self) -> int:
         return sum(map(len, self.histories))
 
     @property
-    def num_skipped(self) -> int:
-        return sum(map(len, self.skipped))
+    def num_items(self) -> int:
+        return len(self.words)
 
 
 def training_events(data: InteractionData, users: np.ndarray | None = None) -> TrainingEvents:
@@ -53,7 +49,8 @@ def training_events(data: InteractionData, users: np.ndarray | None = None) -> T
 
     Raises:
         DataError: no events, an item outside the catalogue, purchase flags of another length than their
-            history or not 0/1, or events of which all or none are purchases.
+            history or not 0/1, or events of which all or none are purchases although the config has a rule for
+            purchases.
     """
     users = np.arange(data.num_users) if users is None else np.asarray(users)
     histories = [np.asarray(data.train_histories[u]) for u in users]
@@ -63,15 +60,16 @@ def training_events(data: InteractionData, users: np.ndarray | None = None) -> T
     total, bought = sum(map(len, histories)), int(sum(p.sum() for p in purchases))
     if not total:
         raise DataError("No training events: use a longer log, or smaller `temporal_valid` and `temporal_test`.")
-    if bought in (0, total):
+    has_purchases = data.card.get("rules", {}).get("purchase") != []
+    if has_purchases and bought in (0, total):
         found = "no click is" if not bought else "every click is"
         raise DataError(
             f"Among {total} training clicks {found} a purchase, so nothing tells purchases from clicks. "
             "Change the rules `data.click` and `data.purchase` so that some clicks "
-            "are purchases and some are not."
+            "are purchases and some are not, or set `data.purchase: []` if the log has no purchases."
         )
-    skipped = _skipped(data, users)
-    return TrainingEvents(histories, [p.astype(bool) for p in purchases], skipped, data.num_items)
+    profiles, flags = profile_words(data.users)[users], [p.astype(bool) for p in purchases]
+    return TrainingEvents(histories, flags, profiles, item_words(data.items), has_purchases)
 
 
 def _check_user(data: InteractionData, user: int, history: np.ndarray, bought: np.ndarray) -> None:
@@ -88,31 +86,6 @@ def _check_user(data: InteractionData, user: int, history: np.ndarray, bought: n
         raise DataError(f"User {name}: a purchase flag is {wrong}, expected true or false.")
 
 
-def _skipped(data: InteractionData, users: np.ndarray) -> list[np.ndarray]:
-    """See `TrainingEvents.skipped`."""
-    empty = np.zeros((0, 2), dtype=np.int64)
-    exposures = data.exposures
-    if exposures is None or not len(exposures):
-        return [empty] * len(users)
-    exposures = exposures[~exposures["click"].astype(bool)]
-    by_user: dict[int, pd.DataFrame] = dict(iter(exposures.groupby("user")))
-    result = []
-    for user in users:
-        rows = by_user.get(int(user))
-        if rows is None:
-            result.append(empty)
-            continue
-        length = int(data.train_lengths[user])
-        before = np.searchsorted(data.timestamps[user][:length], rows["timestamp"].to_numpy(), side="left")
-        pairs = np.stack([before, rows["item"].to_numpy(dtype=np.int64)], axis=1)[before < length]
-        first = {int(item): position for position, item in enumerate(data.train_histories[user])}
-        # Already had, or the very item taken next: neither was turned down.
-        keep = [first.get(int(item), length) > position for position, item in pairs]
-        pairs = np.unique(pairs[np.array(keep, dtype=bool)], axis=0) if len(pairs) else empty
-        result.append(pairs)
-    return result
-
-
 @dataclass(frozen=True)
 class Batch:
     """B windows of at most T targets, left-aligned.
@@ -125,7 +98,7 @@ class Batch:
         mask: bool [B, T], False at padding.
         positions: position of each target in its user's history, int32 [B, T].
         first: position at which each user first had each item, int32 [B, N]; beyond every position if never.
-        skipped: int64 [S, 3] of (row, column, item): turned down where target (row, column) was taken.
+        profiles: profile words, int64 [B, P]; 0 where the window's are hidden.
     """
 
     history: Tensor
@@ -135,7 +108,7 @@ class Batch:
     mask: Tensor
     positions: Tensor
     first: Tensor
-    skipped: Tensor
+    profiles: Tensor
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
@@ -163,7 +136,8 @@ def collate(events: TrainingEvents, pieces: Sequence[tuple[int, int, int]], rng:
     mask, positions = np.zeros((rows, width), bool), np.zeros((rows, width), np.int32)
     purchased = np.full((rows, width - 1), UNKNOWN, np.int64)
     first = np.full((rows, events.num_items), np.iinfo(np.int32).max, np.int32)
-    skipped = [np.zeros((0, 3), np.int64)]
+    profiles = events.profiles[[user for user, _, _ in pieces]]
+    profiles = profiles * (rng.random((rows, 1)) >= HIDE_PROFILE)
     for row, (user, start, end) in enumerate(pieces):
         history, flags, size = events.histories[user], events.purchases[user], end - start
         targets[row, :size], bought[row, :size] = history[start:end], flags[start:end]
@@ -172,8 +146,5 @@ def collate(events: TrainingEvents, pieces: Sequence[tuple[int, int, int]], rng:
         first[row, history[:end][::-1]] = np.arange(end)[::-1]
         if rng.random() >= HIDE_PURCHASES:
             purchased[row, : size - 1] = flags[start : end - 1]
-        pairs = events.skipped[user]
-        pairs = pairs[(pairs[:, 0] >= start) & (pairs[:, 0] < end)]
-        skipped.append(np.insert(pairs - [start, 0], 0, row, axis=1))
-    arrays = (targets[:, :-1] * mask[:, 1:], purchased, targets, bought, mask, positions, first)
-    return Batch(*map(torch.from_numpy, arrays), torch.from_numpy(np.concatenate(skipped)))
+    arrays = (targets[:, :-1] * mask[:, 1:], purchased, targets, bought, mask, positions, first, profiles)
+    return Batch(*map(torch.from_numpy, arrays))

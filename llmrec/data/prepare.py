@@ -147,7 +147,7 @@ def natural_key(user_id: str) -> tuple:
 def _choose_users(all_users: np.ndarray, of_clicks: pd.Series, min_events: int | None) -> tuple[list[str], int]:
     """Ids of the users with enough clicks, sorted, and how many were dropped."""
     counts = of_clicks.value_counts().reindex(all_users, fill_value=0)
-    short = counts[counts < (min_events or MIN_CLICKS)]
+    short = counts[counts < (MIN_CLICKS if min_events is None else min_events)]
     if len(short) and min_events is None:
         first = sorted(short.index, key=natural_key)[:5]
         named = ", ".join(f"{user!r} ({short[user]})" for user in first) + (", ..." if len(short) > 5 else "")

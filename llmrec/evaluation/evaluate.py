@@ -36,7 +36,7 @@ from llmrec.policy.packed import Window, pack
 from llmrec.policy.ranking import item_scores
 from llmrec.ppo.stage import target_windows
 from llmrec.run import STAGES, VERBS, Run, library_versions
-from reward_models import ClickPurchaseModel, EaseJudge
+from reward_models import EaseJudge, Rewarder, load_reward_model
 from reward_models.composite import CompositeReward
 from reward_models.groundedness import check, faithfulness
 
@@ -69,7 +69,7 @@ def evaluate(run: Run) -> dict:
     run.require("data", "sft", "reward", "ppo")
     run.begin("evaluate")
     data, config = load_data(run.path("data")), run.config
-    model = ClickPurchaseModel.from_pretrained(run.path("reward"), data.items["item_id"])
+    model = load_reward_model(run.path("reward"), data.items["item_id"])
     judge = EaseJudge.from_pretrained(run.path("reward"), data.items["item_id"])
     ranked: dict[str, dict[str, Ranked]] = {split: {} for split in data.targets}
     generation, rewards = {}, {}
@@ -116,7 +116,7 @@ def evaluate(run: Run) -> dict:
 # -- ranking --
 
 
-def baselines(data: InteractionData, model: ClickPurchaseModel) -> dict[str, Callable]:
+def baselines(data: InteractionData, model: Rewarder) -> dict[str, Callable]:
     """Scoring functions of models that are not the policy: histories [B] to scores [B, N]."""
     fitted = {"popularity": Popularity(), "markov": Markov(), "ease": EASE()}
     scores = {name: baseline.fit(data.train_histories, data.num_items).scores for name, baseline in fitted.items()}

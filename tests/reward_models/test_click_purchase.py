@@ -46,10 +46,12 @@ def test_padding_changes_nothing(model):
 
 
 def test_reward_is_click_plus_purchase_given_click(model):
-    history = torch.tensor([[3, 1]])
-    click = model.click_logits(history, None)[0, -1].clone()
+    state = model.states(torch.tensor([[3, 1]]), None)[0, -1]
+    click = model.click_scores(state) / model.click_temperature
     click[[3, 1]] = float("-inf")
-    expected = click.log_softmax(-1) + torch.nn.functional.logsigmoid(model.purchase_logits(history, None)[0, -1])
+    purchase = model.pair_scores(state.expand(ITEMS, -1), torch.arange(ITEMS))[1]
+    purchase = model.purchase_scale * purchase + model.purchase_offset
+    expected = click.log_softmax(-1) + torch.nn.functional.logsigmoid(purchase)
     reward = model.log_rewards([np.array([3, 1])])[0]
     unseen = [0, 2, 4, 5, 6, 7, 8]
     assert torch.allclose(reward[unseen], expected[unseen], atol=1e-5)

@@ -13,7 +13,7 @@ from llmrec.errors import DataError, ModelError
 from llmrec.run import Run
 from reward_models import train_reward
 from reward_models.composite import CompositeReward
-from reward_models.text_reward import TextRewardModel, fit_text_reward, preference_pairs
+from reward_models.text_reward import TextRewardModel, fit_text_reward, preference_pairs, skipped_exposures
 from reward_models.windows import training_events
 from tests.conftest import make_config
 
@@ -25,7 +25,8 @@ def log() -> InteractionData:
     rng = np.random.default_rng(0)
     histories = [rng.permutation(LIKED)[:12] for _ in range(60)]
     shown = [
-        {"user": u, "item": int(i), "timestamp": int(t), "click": False}
+        {"user": u, "item": int(i), "timestamp": int(t), "click": False,
+         "propensity": float("nan"), "position": None}
         for u in range(60)
         for t, i in zip(range(1, 10), rng.integers(LIKED, ITEMS, 9), strict=True)
     ]
@@ -106,7 +107,7 @@ def test_broken_files_are_explained(fitted, log, tmp_path):
 
 def test_pairs_come_from_training_events_alone(log):
     events = training_events(log)
-    for pair in preference_pairs(events, 10_000, seed=0):
+    for pair in preference_pairs(events, skipped_exposures(log, np.arange(60)), 10_000, seed=0):
         history, bought = log.train_histories[pair.user].tolist(), log.purchases[pair.user]
         assert pair.chosen in history
         if pair.kind == "purchased":
@@ -118,8 +119,9 @@ def test_pairs_come_from_training_events_alone(log):
 
 def test_without_exposures_what_others_clicked_stands_for_skipped(data):
     events = training_events(data)
-    assert events.num_skipped == 0
-    pairs = [pair for pair in preference_pairs(events, 1000, seed=0) if pair.kind == "clicked"]
+    nothing = skipped_exposures(data, np.arange(data.num_users))
+    assert not sum(map(len, nothing))
+    pairs = [pair for pair in preference_pairs(events, nothing, 1000, seed=0) if pair.kind == "clicked"]
     clicked = set(np.concatenate(events.histories).tolist())
     assert pairs and all(pair.rejected in clicked - set(events.histories[pair.user]) for pair in pairs)
 

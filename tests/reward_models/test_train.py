@@ -1,5 +1,6 @@
 """Training: losses by hand, learning on a small log, nothing held out is read, errors."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,12 +9,12 @@ import pytest
 import torch
 
 from llmrec.config import RewardSection
-from llmrec.errors import DataError
+from llmrec.errors import DataError, ModelError
 from reward_models import ClickPurchaseModel, EaseJudge, fit_click_purchase, fit_reward, train_reward
 from reward_models import train as training
 from reward_models.click_purchase import ClickPurchaseConfig
-from reward_models.quality import held_out
-from reward_models.train import click_loss, exposure_loss, judge_split
+from reward_models.held_out import calibrate, held_out
+from reward_models.train import click_loss, judge_split
 from reward_models.windows import UNKNOWN, collate, cut_windows, training_events
 
 SMALL = RewardSection(
@@ -34,10 +35,14 @@ def fitted(data):
 def test_it_learns_clicks_and_purchases(fitted):
     model, _, metrics = fitted
     assert metrics["ranking"]["click_ndcg@10"] > 0.6
-    assert metrics["click"]["auc_uniform_negatives"] > 0.8
-    assert metrics["click"]["loss"] < metrics["click"]["baselines"]["item_popularity"]["loss"]
-    assert metrics["purchase"]["auc"] > 0.95
-    assert metrics["purchase"]["loss"] < metrics["purchase"]["baselines"]["constant_rate"]["loss"]
+    click, purchase = (metrics["splits"]["leave_one_out"][what] for what in ("click", "purchase"))
+    assert click["auc"]["value"] > 0.8
+    assert click["auc"]["ci95"][0] < click["auc"]["value"] < click["auc"]["ci95"][1]
+    assert click["catalogue_loss"] < click["baselines"]["item_popularity"]["catalogue_loss"]
+    assert click["baselines"]["constant"]["auc"]["value"] == 0.5
+    assert purchase["auc"]["value"] > 0.95
+    assert purchase["log_loss"]["value"] < purchase["baselines"]["constant"]["log_loss"]["value"]
+    assert any(name.startswith("user_activity") for name in purchase["slices"])
     assert not model.training
 
 
@@ -69,7 +74,7 @@ def test_held_out_events_are_never_trained_on(data):
     first, _ = fit_click_purchase(replace(data, targets={}), config, seed=1)
     second, metrics = fit_click_purchase(other, config, seed=1)
     assert torch.equal(first.click_bias, second.click_bias)
-    assert "ranking" not in metrics and "click" not in metrics
+    assert "ranking" not in metrics and metrics["splits"] == {}
 
 
 def test_windows_cover_every_event_once():
@@ -106,28 +111,6 @@ def test_large_catalogues_train_with_sampled_negatives(data, monkeypatch):
     monkeypatch.setattr(training, "FULL_SOFTMAX_ITEMS", 10)
     _, metrics = fit_click_purchase(data, SMALL.model_copy(update={"negatives": 12}), seed=0)
     assert metrics["ranking"]["click_ndcg@10"] > 0.5
-
-
-def test_exposures_that_were_passed_over_lower_a_score(data):
-    history, times = data.train_histories[0], data.timestamps[0]
-    never = next(i for i in range(data.num_items) if i not in data.histories[0])
-    exposures = pd.DataFrame(
-        {
-            "user": 0,
-            "item": [never, history[0], history[3], history[5], never],
-            "timestamp": [times[3], times[3], times[3], times[3], 10**9],
-            "click": [False, False, True, False, False],
-        }
-    )
-    events = training_events(replace(data, exposures=exposures))
-    # Kept: never taken, and taken only later. Not: had before, clicked, after the training events.
-    assert sorted(map(tuple, events.skipped[0])) == sorted([(3, never), (3, history[5])])
-    batch = collate(events, [(0, 1, 6)], np.random.default_rng(0))
-    assert sorted(map(tuple, batch.skipped.tolist())) == sorted([(0, 2, never), (0, 2, history[5])])
-    model = tiny_model(data.num_items)
-    loss = exposure_loss(model, model.states(batch.history, batch.purchased), batch)
-    loss.backward()
-    assert model.click_bias.grad[never] > 0 > model.click_bias.grad[history[3]]
 
 
 def test_purchases_are_sometimes_hidden(data):
@@ -171,6 +154,8 @@ def test_the_stage_writes_model_and_judge(data, tmp_path, monkeypatch):
     run = Run(tmp_path, Settings)
     metrics = train_reward(run)
     assert run.finished["reward"] is metrics
+    assert (run.path("reward") / "roc.png").is_file() and (run.path("reward") / "reliability.png").is_file()
+    json.dumps(metrics)
     ClickPurchaseModel.from_pretrained(run.path("reward"), data.items["item_id"])
     EaseJudge.from_pretrained(run.path("reward"), data.items["item_id"])
 
@@ -195,3 +180,73 @@ def test_impossible_values(data):
     nothing = replace(data, train_lengths=np.zeros(data.num_users, dtype=int))
     with pytest.raises(DataError, match="No training events"):
         fit_click_purchase(nothing, SMALL, seed=0)
+
+
+def test_users_who_purchase_everything_are_no_mistake(data):
+    purchases = [np.ones_like(p) if u % 2 else np.arange(len(p)) % 2 == 0 for u, p in enumerate(data.purchases)]
+    config = SMALL.model_copy(update={"num_train_epochs": 1})
+    model, metrics = fit_click_purchase(replace(data, purchases=purchases), config, seed=0)
+    assert model.log_rewards(data.train_histories).isfinite().all()
+    assert metrics["splits"]["leave_one_out"]["purchase"]["auc"] is not None
+
+
+def test_a_log_without_purchases(data):
+    purchases = [np.zeros_like(p) for p in data.purchases]
+    card = {"rules": {"click": ["view"], "purchase": []}}
+    config = SMALL.model_copy(update={"num_train_epochs": 1})
+    model, metrics = fit_click_purchase(replace(data, purchases=purchases, card=card), config, seed=0)
+    assert metrics["splits"]["leave_one_out"]["purchase"] is None
+    assert torch.equal(model.log_rewards(data.train_histories), model.log_clicks(data.train_histories))
+
+
+def test_constant_scores_are_refused(data):
+    model = tiny_model(data.num_items)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    with pytest.raises(ModelError, match="gives all items the same score for each of 60"):
+        calibrate(model, held_out(data, "valid", 100, 0))
+
+
+def test_weights_that_become_nan_are_refused(data, monkeypatch):
+    monkeypatch.setattr(training, "batch_loss", lambda model, *_: model.click_bias.sum() * float("nan"))
+    with pytest.raises(ModelError, match="loss is nan: lower `reward.learning_rate`"):
+        fit_click_purchase(data, SMALL, seed=0)
+
+
+def test_profiles_that_are_no_words(data):
+    model = tiny_model(data.num_items)
+    with pytest.raises(DataError, match="A profile word is outside"):
+        model.log_rewards(data.train_histories[:1], profiles=np.array([[-3]]))
+
+
+def test_an_ensemble_is_fitted_and_says_so(data):
+    config = SMALL.model_copy(update={"num_train_epochs": 1, "ensemble": 2, "uncertainty_penalty": 0.5})
+    model, metrics = fit_click_purchase(data, config, seed=0)
+    assert metrics["ensemble"] == {"members": 2, "uncertainty_penalty": 0.5}
+    assert len(metrics["curve"]) == 2 and model.log_rewards(data.train_histories).shape == (60, 24)
+
+
+def test_items_never_trained_on_are_scored_by_their_words(data):
+    """Items 0..11 are of one category and 12..23 of another; every user takes only one of them. Two items of each are
+    never trained on."""
+    rng, cold = np.random.default_rng(0), np.array([5, 11, 17, 23])
+    items = data.items.assign(
+        title="an item", categories=pd.Series([["left"] if i < 12 else ["right"] for i in range(24)], dtype=object)
+    )
+    warm = [np.setdiff1d(np.arange(12) + side, cold) for side in (0, 12)]
+    histories = [rng.permutation(warm[u % 2])[:8] for u in range(60)]
+    log = replace(
+        data,
+        items=items,
+        histories=histories,
+        purchases=[h % 2 == 0 for h in histories],
+        timestamps=[np.arange(8)] * 60,
+        train_lengths=np.full(60, 8),
+        targets={},
+    )
+    model, metrics = fit_click_purchase(log, SMALL, seed=0)
+    assert metrics["training"]["items_never_trained_on"] == 4
+    scores = model.log_clicks([warm[0][:5], warm[1][:5]])
+    assert scores[0, [5, 11]].min() > scores[0, [17, 23]].max() + 1
+    assert scores[1, [17, 23]].min() > scores[1, [5, 11]].max() + 1

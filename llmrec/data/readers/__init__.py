@@ -2,7 +2,9 @@
 
 from llmrec.config import DataConfig
 from llmrec.data.readers.amazon import read_amazon
+from llmrec.data.readers.complete_journey import read_complete_journey
 from llmrec.data.readers.movielens import read_movielens
+from llmrec.data.readers.open_bandit import read_open_bandit
 from llmrec.data.readers.raw import RawLog, check_log
 from llmrec.data.readers.recbole import read_recbole
 from llmrec.data.readers.table import read_table_log
@@ -15,6 +17,8 @@ _READERS = {
     "recbole": read_recbole,
     "table": read_table_log,
     "amazon2023": read_amazon,
+    "complete_journey": read_complete_journey,
+    "open_bandit": read_open_bandit,
 }
 
 

@@ -1,0 +1,145 @@
+"""Held-out events, what a model says of them, and the few numbers that are fitted on them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llmrec.data.dataset import InteractionData
+from llmrec.errors import ModelError
+from reward_models.calibration import fit_platt, fit_temperature
+from reward_models.click_purchase import Prediction, Rewarder
+from reward_models.features import profile_words
+
+CHUNK = 128  # events scored at once
+HELD_OUT_LIMIT = 5_000  # held-out events measured; more change no digit that is reported
+CALIBRATION_SCORES = 50_000_000  # events x items that the temperature is fitted on at most
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """M held-out events to predict.
+
+    Attributes:
+        histories: what the user had before, item indices.
+        purchases: its purchase flags.
+        profiles: profile words of the users, int64 [M, P].
+        users: user index, int64 [M].
+        targets: the item clicked next, int64 [M].
+        bought: whether it was purchased, bool [M].
+        split: the split that they come from, or "" if there are none.
+    """
+
+    histories: list[np.ndarray]
+    purchases: list[np.ndarray]
+    profiles: np.ndarray
+    users: np.ndarray
+    targets: np.ndarray
+    bought: np.ndarray
+    split: str
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def take(self, rows: np.ndarray) -> "HeldOut":
+        """The events of some rows."""
+        histories, purchases = ([values[i] for i in rows] for values in (self.histories, self.purchases))
+        arrays = (values[rows] for values in (self.profiles, self.users, self.targets, self.bought))
+        return HeldOut(histories, purchases, *arrays, self.split)
+
+
+def held_out(data: InteractionData, part: str, limit: int, seed: int, split: str | None = None) -> HeldOut:
+    """Held-out events of a part.
+
+    Args:
+        data: the prepared log.
+        part: `valid` or `test`.
+        limit: seeded random sample of at most so many.
+        seed: of that sample.
+        split: which; None: leave-one-out if there is such a split, else the temporal one, and for validation
+            without what the temporal split tests on (`InteractionData.selection_targets`).
+    """
+    names = [name for name in ("leave_one_out", "temporal") if len(data.targets.get(name, {}).get(part, ()))]
+    if split not in (None, *names) or not names:
+        nothing = np.zeros(0, np.int64)
+        return HeldOut([], [], np.zeros((0, 1), np.int64), nothing, nothing, nothing.astype(bool), "")
+    choosing = split is None and part == "valid"
+    split = split or names[0]
+    targets = data.selection_targets() if choosing else data.targets[split][part]
+    rows = np.arange(len(targets))
+    if len(rows) > limit:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, limit, replace=False))
+    pairs = [(int(targets.users[i]), int(targets.positions[i])) for i in rows]
+    return HeldOut(
+        [data.histories[user][:position] for user, position in pairs],
+        [data.purchases[user][:position] for user, position in pairs],
+        profile_words(data.users)[targets.users[rows]],
+        targets.users[rows],
+        np.array([data.histories[user][position] for user, position in pairs], dtype=np.int64),
+        np.array([data.purchases[user][position] for user, position in pairs], dtype=bool),
+        split,
+    )
+
+
+@torch.no_grad()
+def predictions(model: Rewarder, events: HeldOut) -> Iterator[tuple[slice, Prediction, Tensor]]:
+    """Chunks of m events: rows, scores [m, N] of all items, targets [m]."""
+    for start in range(0, len(events), CHUNK):
+        rows = slice(start, start + CHUNK)
+        targets = torch.from_numpy(events.targets[rows]).to(model.device)
+        yield rows, model.predict(events.histories[rows], events.purchases[rows], events.profiles[rows]), targets
+
+
+def ndcg_and_hit(scores: Tensor, targets: Tensor, k: int = 10) -> Tensor:
+    """NDCG@k and HR@k [2, m] of one target a row; a tie counts as half a place lost."""
+    target = scores.gather(1, targets[:, None])
+    rank = (scores > target).sum(1) + ((scores == target).sum(1) + 1) / 2
+    hit = (rank <= k).double()
+    return torch.stack([hit / torch.log2(1 + rank), hit])
+
+
+def ranking(model: Rewarder, events: HeldOut) -> dict[str, float]:
+    """NDCG@10 and HR@10 over the whole catalogue, items had excluded: by P(click), and by the reward."""
+    click, reward = [], []
+    for _, prediction, targets in predictions(model, events):
+        click.append(ndcg_and_hit(prediction.log_click, targets))
+        reward.append(ndcg_and_hit(prediction.rewards(), targets))
+    names = ("click_ndcg@10", "click_hr@10", "reward_ndcg@10", "reward_hr@10")
+    means = torch.cat([torch.cat(click, 1).mean(1), torch.cat(reward, 1).mean(1)])
+    return dict(zip(names, means.tolist(), strict=True))
+
+
+@torch.no_grad()
+def calibrate(model: Rewarder, events: HeldOut) -> None:
+    """Sets the model's click temperature and purchase scale and offset by maximum likelihood on `events`.
+
+    Raises:
+        ModelError: the model gives all items of every event the same score: it has learned nothing to calibrate.
+    """
+    if not len(events):
+        return
+    rows = np.arange(min(len(events), max(1, CALIBRATION_SCORES // model.config.num_items)))
+    events = events.take(rows)
+    model.click_temperature.fill_(1.0)
+    model.purchase_scale.fill_(1.0)
+    model.purchase_offset.fill_(0.0)
+    clicks, purchase = [], []
+    for _, prediction, targets in predictions(model, events):
+        clicks.append(prediction.log_click)
+        purchase.append(prediction.purchase.gather(1, targets[:, None])[:, 0])
+    log_click = torch.cat(clicks)
+    best, worst = log_click.amax(1), log_click.masked_fill(log_click.isneginf(), torch.inf).amin(1)
+    if bool((best == worst).all()):
+        raise ModelError(
+            f"The reward model gives all items the same score for each of {len(events)} validation clicks: it has "
+            "learned nothing. Train it longer (`reward.num_train_epochs`) or with another `reward.learning_rate`."
+        )
+    targets, bought = torch.from_numpy(events.targets), torch.from_numpy(events.bought)
+    with torch.enable_grad():
+        temperature = fit_temperature(log_click, targets.to(model.device))
+        scale, offset = fit_platt(torch.cat(purchase), bought.to(model.device))
+    model.click_temperature.fill_(temperature)
+    model.purchase_scale.fill_(scale)
+    model.purchase_offset.fill_(offset)
