@@ -45,6 +45,7 @@ def main(
     layers: Annotated[int, typer.Option(help="keep the first N layers")] = 8,
     prompt_tokens: Annotated[int, typer.Option()] = Workload.prompt_tokens,
     completion_tokens: Annotated[int, typer.Option()] = Workload.completion_tokens,
+    stock_micro_batch: Annotated[int, typer.Option(help="stock's per_device_train_batch_size: try 4, 8, 16")] = 8,
     rounds: Annotated[int, typer.Option(min=1, help="updates of each trainer that count, after a warm-up")] = 3,
     ablations: Annotated[bool, typer.Option("--ablations", help="also ours without each of its means")] = False,
     scaling: Annotated[bool, typer.Option("--scaling", help="also longer histories and larger catalogues")] = False,
@@ -55,7 +56,7 @@ def main(
     if plot is not None and not scaling:
         raise typer.BadParameter("--plot draws what --scaling measures: add --scaling.")
     work = Workload(base, layers, prompt_tokens, completion_tokens)
-    report = {"workload": asdict(work), "machine": machine(), **headline(work, rounds)}
+    report = {"workload": asdict(work), "machine": machine(), **headline(work, rounds, stock_micro_batch)}
     if ablations:
         report["ablations"] = ablate(work, rounds)
     if scaling:
@@ -76,10 +77,10 @@ def machine() -> dict:
     }
 
 
-def headline(work: Workload, rounds: int) -> dict:
+def headline(work: Workload, rounds: int, stock_micro_batch: int) -> dict:
     """Stock and ours in turns, and the floor of ours from the matrix-product rate between the turns."""
     model = AutoConfig.from_pretrained(resolve_base(work.model))  # also cuts the base, once, before all need it
-    contenders = {"stock": Stock(work), "gae": Ours(work), "exact": Ours(work, "exact")}
+    contenders = {"stock": Stock(work, stock_micro_batch), "gae": Ours(work), "exact": Ours(work, "exact")}
     prompts = work.episodes // Ours.generations
     rows = prompts * work.prompt_tokens + work.episodes * (work.completion_tokens - 1)
     rates = []
@@ -97,6 +98,7 @@ def headline(work: Workload, rounds: int) -> dict:
             "seconds": seconds,
             "ours_over_floor": work.episodes / ours["episodes_per_second"] / seconds,
         }
+    trainers["stock"]["micro_batch"] = stock_micro_batch
     return {"trainers": trainers, "floor": floor}
 
 
