@@ -309,3 +309,20 @@ def test_processes(tmp_path: Path, arguments: list[str], code: int, says: str) -
 def test_help_and_config_errors_do_not_wait_for_torch(tmp_path: Path) -> None:
     code = "import sys, llmrec.cli; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert _subprocess("-c", code, cwd=tmp_path).returncode == 0
+
+
+def test_reward_report_prints_models_baselines_and_slices(capsys):
+    from llmrec.console import console_for, print_reward
+
+    value = {"value": 0.9123, "ci95": [0.9, 0.92]}
+    row = {"n": 40, "auc": value, "log_loss": value, "brier": value, "ece": value, "ece_floor": 0.01}
+    quality = {**row, "baselines": {"item_item": row}, "slices": {"user_activity <=65": {**row, "auc": None}}}
+    shown = {**quality, "position_bias": {"1": 0.0}, "effective_sample_size": 9.0, "propensities_clipped": 0.1}
+    metrics = {
+        "splits": {"temporal": {"part": "test", "ranking": {"click_ndcg@10": 0.1}, "click": quality, "purchase": None}},
+        "exposures": shown,
+    }
+    print_reward(console_for(), metrics, Path("runs/x/reward"))
+    printed = capsys.readouterr().out
+    for text in ("0.912", "[0.900,", "item_item", "user_activity", "click_ndcg@10 0.1000", "effective sample size 9"):
+        assert text in printed
