@@ -1,6 +1,6 @@
 """Episodes a second of PPO: llmrec's trainer beside stock TRL's, and beside the least that the algorithm needs.
 
-    python -m benchmarks.ppo_throughput [--json] [--ablations] [--scaling --plot scaling.png]
+    python benchmarks/ppo_throughput.py [--json] [--ablations] [--scaling --plot scaling.png]
 
 Run it from the repository on an otherwise idle machine; the trainers take turns, and medians over rounds count.
 All use as many threads as torch does by itself (every core), or OMP_NUM_THREADS.
@@ -24,6 +24,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoConfig
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, its own package is not on the path
 
 from benchmarks.contenders import Ours, Stock, Workload, reference_of_its_own, whole_vocabulary
 from benchmarks.floor import matmul_rate, needed_flops
