@@ -22,7 +22,10 @@ PROGRESS = "progress.json"
 
 
 def save_checkpoint(trainer: "RecPPOTrainer") -> None:
-    """Writes `checkpoint-<step>`, all or nothing, and removes all but the newest."""
+    """Writes `checkpoint-<step>`, all or nothing, and removes all but the newest.
+
+    Later checkpoints are damaged ones that `newest_checkpoint` passed over: they do not count among the newest.
+    """
     if not trainer.accelerator.is_main_process:
         return
     root = Path(trainer.args.output_dir)
@@ -36,7 +39,8 @@ def save_checkpoint(trainer: "RecPPOTrainer") -> None:
         ours = {name: getattr(trainer, name) for name in ("kl_scale", "events")}
         guard = trainer.guard.history if trainer.guard is not None else []
         write_json(folder / PROGRESS, {"state": state, "trainer": ours, "guard": guard, "files": _sizes(folder)})
-    for old in _by_step(root)[: -trainer.section.save_total_limit]:
+    so_far = [path for step, path in _by_step(root) if step <= trainer.state.global_step]
+    for old in so_far[: -trainer.section.save_total_limit]:
         shutil.rmtree(old)
 
 
@@ -60,7 +64,7 @@ def newest_checkpoint(root: Path) -> Path | None:
     for leftover in sorted(root.glob(".checkpoint-*")) if PartialState().is_main_process else ():
         warnings.warn(f"{leftover} was being written when a run ended; it is removed.", stacklevel=2)
         shutil.rmtree(leftover, ignore_errors=True)
-    for folder in reversed(_by_step(root)):
+    for _, folder in reversed(_by_step(root)):
         try:
             if read_json(folder / PROGRESS)["files"] == _sizes(folder):
                 return folder
@@ -70,10 +74,10 @@ def newest_checkpoint(root: Path) -> Path | None:
     return None
 
 
-def _by_step(root: Path) -> list[Path]:
-    """Checkpoints in a directory, oldest first."""
-    found = {int(m.group(1)): p for p in root.glob("checkpoint-*") if (m := re.fullmatch(r"checkpoint-(\d+)", p.name))}
-    return [found[step] for step in sorted(found)]
+def _by_step(root: Path) -> list[tuple[int, Path]]:
+    """Steps and checkpoints in a directory, oldest first."""
+    found = ((re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in root.glob("checkpoint-*"))
+    return sorted((int(match.group(1)), path) for match, path in found if match)
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -6,7 +6,8 @@ import types
 import numpy as np
 import pytest
 
-from llmrec.data.dataset import save_data
+from llmrec.config import Config
+from llmrec.data.dataset import InteractionData, save_data
 from llmrec.errors import RewardError
 from llmrec.policy.model import RecPolicy
 from llmrec.ppo.checkpoint import newest_checkpoint
@@ -33,11 +34,16 @@ def module(monkeypatch):
 
 @pytest.fixture
 def run(tiny_base, data, tmp_path) -> Run:
-    """A run of which all stages before PPO have finished."""
+    """A run whose reward is fragile, ready for PPO."""
     reward = {"num_train_epochs": 1, "parts": [{"callable": "my_rewards:fragile", "weight": 1.0}]}
     ppo = {"total_episodes": 32, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "save_steps": 1,
            "eval_steps": 2, "response_length": 24}  # fmt: skip
-    run = Run.create(make_config(tiny_base, output_dir=str(tmp_path), reward=reward, ppo=ppo))
+    return ready_for_ppo(make_config(tiny_base, output_dir=str(tmp_path), reward=reward, ppo=ppo), data)
+
+
+def ready_for_ppo(config: Config, data: InteractionData) -> Run:
+    """A run of which all stages before PPO have finished."""
+    run = Run.create(config)
     for stage in ("data", "sft", "reward"):
         run.begin(stage)
         if stage == "data":

@@ -1,0 +1,48 @@
+"""Two updates of the tiny trainer on the same global batch, whatever the number of processes.
+
+accelerate launch --config_file configs/accelerate/cpu.yaml -m tests.ppo.first_update BASE OUTPUT
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from llmrec.files import write_json
+from tests.conftest import make_data
+from tests.ppo.test_trainer import make_trainer
+
+RUNS = {
+    "exact": {"ptx_coef": 0.5},
+    "gae": {"advantage": "gae"},
+    "rloo": {"advantage": "rloo", "num_generations": 2},
+    "micro": {"ptx_coef": 0.5, "num_generations": 2, "per_device_train_batch_size": 2, "total_episodes": 8},
+}
+EPISODES = 8
+
+
+def main(base: str, output: Path) -> None:
+    """Writes the metrics of two updates and the weights after the first, two files a run and process."""
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    for run, options in RUNS.items():
+        size = options.get("per_device_train_batch_size", 4)
+        steps = {"gradient_accumulation_steps": EPISODES // size // processes}
+        trainer = make_trainer(base, make_data(), output / "checkpoints", **options, **steps)
+        trainer._begin()
+        assert trainer.args.batch_size == EPISODES
+        name = f"{run}-{trainer.accelerator.process_index}"
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        metrics = {}
+        for update in (1, 2):
+            experience, collected = trainer.collect(update)
+            metrics[update] = collected | trainer.update(experience, update)
+            if update == 1:
+                save_file({name: p.detach() for name, p in trained.items()}, output / f"{name}.safetensors")
+        write_json(output / f"{name}.json", metrics)
+        trainer.accelerator.wait_for_everyone()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

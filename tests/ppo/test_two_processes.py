@@ -1,0 +1,66 @@
+"""Two processes and one, on the same global batch, take the same step."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llmrec.files import read_json
+from tests.ppo.first_update import RUNS, main
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def outputs(tiny_base, tmp_path_factory) -> tuple[Path, Path]:
+    """Of one process, and of two that `accelerate launch` started."""
+    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu.yaml"]
+    command = [*launch, "--main_process_port", str(free_port()), "-m", "tests.ppo.first_update", tiny_base, str(two)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    launched = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    main(tiny_base, one)
+    said, _ = launched.communicate()
+    assert launched.returncode == 0, said.decode()
+    return one, two
+
+
+COMMON = {"objective/scores", "objective/kl", "objective/entropy", "loss/policy_avg", "loss/value_avg", "val/ratio",
+          "policy/entropy_avg", "policy/approxkl_avg", "policy/grad_norm"}  # fmt: skip
+EXACT = {"objective/item_reward", "objective/item_kl", "loss/item_avg", "loss/ptx_avg"}
+
+
+@pytest.mark.parametrize("update", ["1", "2"])
+@pytest.mark.parametrize("run", RUNS)
+def test_two_processes_measure_what_one_does(outputs, run, update):
+    one, first, second = (read_json(path)[update] for path in paths(outputs, run, "json"))
+    assert first == second
+    assert first == pytest.approx(one, abs=1e-4, rel=0)
+    assert set(one) >= (COMMON | EXACT if RUNS[run].get("advantage", "exact") == "exact" else COMMON)
+    assert one["policy/grad_norm"] > 0
+    assert update == "1" or abs(one["objective/kl"]) > 1e-3
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_two_processes_learn_what_one_does(outputs, run):
+    one, first, second = (load_file(path) for path in paths(outputs, run, "safetensors"))
+    assert set(first) == set(second) == set(one) and one
+    for name, value in one.items():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], value, atol=1e-5, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def paths(outputs: tuple[Path, Path], run: str, suffix: str) -> list[Path]:
+    one, two = outputs
+    return [one / f"{run}-0.{suffix}", two / f"{run}-0.{suffix}", two / f"{run}-1.{suffix}"]
