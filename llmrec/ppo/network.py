@@ -28,7 +28,7 @@ class Critic(nn.Module):
 
 
 @dataclass(frozen=True)
-class Judged:
+class NetworkOutput:
     """What the network makes of a batch with G completions.
 
     Attributes:
@@ -42,7 +42,7 @@ class Judged:
     items: list[torch.Tensor]
 
     @classmethod
-    def concatenate(cls, parts: "list[Judged]") -> "Judged":
+    def concatenate(cls, parts: "list[NetworkOutput]") -> "NetworkOutput":
         """Batches whose completions are padded alike, as one."""
         scores = Scores(*(torch.cat([getattr(p.scores, f.name) for p in parts]) for f in fields(Scores)))
         return cls(scores, torch.cat([p.values for p in parts]), [items for p in parts for items in p.items])
@@ -57,10 +57,10 @@ class PolicyWithCritic(nn.Module):
         self.critic = critic
         self.config = policy.config
 
-    def forward(self, batch: PackedBatch, temperature: float, decisions: bool) -> Judged:
+    def forward(self, batch: PackedBatch, temperature: float, decisions: bool) -> NetworkOutput:
         """Scores completions, and with `decisions` also the whole catalogue after every shown item."""
         hidden = self.policy(*batch.inputs())
-        return Judged(
+        return NetworkOutput(
             batch.score(self.policy, hidden, temperature),
             self.critic(batch.completion_states(hidden)),
             decision_log_probs(self.policy, batch, hidden, temperature) if decisions else [],

@@ -28,7 +28,7 @@ from llmrec.ppo.checkpoint import load_checkpoint, save_checkpoint
 from llmrec.ppo.experience import Experience, ItemExperience
 from llmrec.ppo.guard import Guard
 from llmrec.ppo.losses import exact_item_loss, kl_estimate, policy_loss, row_kl, value_loss
-from llmrec.ppo.network import Critic, Judged, PolicyWithCritic
+from llmrec.ppo.network import Critic, NetworkOutput, PolicyWithCritic
 from llmrec.ppo.reward import Reward, RewardBatch
 from llmrec.progress import Sample, TrainingLog
 
@@ -204,7 +204,7 @@ class RecPPOTrainer(PPOTrainer):
         args, section = self.args, self.section
         learned, valued, items, decisions, taken = counts
         batch = pack(self.policy, part.windows).to(self.accelerator.device)
-        new: Judged = self.model(batch, args.temperature, self.exact)
+        new: NetworkOutput = self.model(batch, args.temperature, self.exact)
         difference = new.scores.log_probs - part.log_probs
         pg_loss, pg_clipped = policy_loss(
             new.scores.log_probs, part.log_probs, part.advantages, part.learned, args.cliprange
@@ -249,7 +249,7 @@ class RecPPOTrainer(PPOTrainer):
             self.policy, prompts, self.args.response_length, uniforms, generations, self.args.temperature
         )  # fmt: skip
 
-    def _reference(self, windows: list[Window]) -> Judged:
+    def _reference(self, windows: list[Window]) -> NetworkOutput:
         """What the reference (the RL adapter off) makes of completions, and of the decisions that prompts show."""
         parts = []
         width = max(len(completion) for window in windows for completion in window.completions)
@@ -259,10 +259,10 @@ class RecPPOTrainer(PPOTrainer):
             for start in range(0, len(windows), size):
                 batch = pack(self.policy, windows[start : start + size], width).to(self.accelerator.device)
                 parts.append(network(batch, self.args.temperature, self.exact))
-        return Judged.concatenate(parts)
+        return NetworkOutput.concatenate(parts)
 
     def _item_experience(
-        self, rows: list[dict], prompts: PackedBatch, sampled: Completions, reference: Judged
+        self, rows: list[dict], prompts: PackedBatch, sampled: Completions, reference: NetworkOutput
     ) -> tuple[list[ItemExperience], dict[str, torch.Tensor]]:
         """Advantages of all items at every decision that the prompts show and at the one that each ends in."""
         coefficient = self.kl_scale * self.section.item_kl_coef
