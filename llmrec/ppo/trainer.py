@@ -7,6 +7,7 @@ adapter, exact item decisions, resumable state. Names of options and metrics are
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -166,8 +167,8 @@ class RecPPOTrainer(PPOTrainer):
             for prompts in np.split(order.permutation(len(experience.windows)), self.args.num_mini_batches):
                 steps.append(self._mini_batch(experience.select(prompts)))
                 self._check_ratio(steps)
-                if self._drifted(steps[-1]):
-                    left = self.args.num_ppo_epochs * self.args.num_mini_batches - len(steps)
+                left = self.args.num_ppo_epochs * self.args.num_mini_batches - len(steps)
+                if left and self._drifted(steps[-1]):
                     self._event(update, f"KL stop: {_drift(steps[-1]):.4f} nats, {left} mini-batches left out")
                     return _averages(steps) | {"guard/kl_stop": 1.0}
         return _averages(steps) | {"guard/kl_stop": 0.0}
@@ -180,15 +181,18 @@ class RecPPOTrainer(PPOTrainer):
         scale = micro_batches * self.accelerator.num_processes
         sums: dict[str, torch.Tensor] = {}
         self.policy.train(self.section.gradient_checkpointing)
-        for prompts in np.split(np.argsort(experience.lengths(), kind="stable"), micro_batches):
-            with self.accelerator.accumulate(self.model):
-                loss, parts = self._losses(experience.select(prompts), counts)
+        parts = np.split(np.argsort(experience.lengths(), kind="stable"), micro_batches)
+        for number, prompts in enumerate(parts, start=1):
+            # Not `accelerator.accumulate`: it also steps wherever a dataloader of an earlier stage has come to its end.
+            last = number == micro_batches
+            self.accelerator.gradient_state._set_sync_gradients(last)
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                loss, shares = self._losses(experience.select(prompts), counts)
                 self.accelerator.backward(loss * scale)
-                if self.accelerator.sync_gradients:
-                    norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm)
-                self.optimizer.step()
-                self.optimizer.zero_grad()
-            sums = {name: sums.get(name, 0.0) + value.detach() for name, value in parts.items()}
+            sums = {name: sums.get(name, 0.0) + value.detach() for name, value in shares.items()}
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         self.policy.eval()
         means = self._reduce(sums, "sum") | {"policy/grad_norm": float(norm)}
         wrong = [name for name, value in means.items() if not np.isfinite(value)]
