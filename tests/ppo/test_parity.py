@@ -1,230 +1,376 @@
-"""Stock TRL 1.12 and ours on the same rollout, without a catalogue: the same numbers.
+"""Without a catalogue, `RecPPOTrainer` is TRL's: the real `PPOTrainer.train()` and ours learn from one rollout.
 
-Two things of stock's are kept out of it. Padding must not be a token of the prompt: stock does not attend to any token
-that looks like padding, and in chat models the end of a turn does. And no completion ends: stock puts the reward one
-token after the end, with a value of its own for it. Ours attends to every real token and puts the reward on the end
-token; `test_a_completion_that_ended` works that by hand.
+Stock TRL gets the same model with the same two adapters (`rl` to train, `sft` as its reference) and a value head on the
+policy's own backbone, as ours has. It samples; ours learns from what it sampled. Two PPO epochs, so that the second
+one sees the first one's optimiser step: losses that agree but gradients that do not would show.
 """
 
-import copy
-from types import SimpleNamespace
+from dataclasses import dataclass, replace
+from functools import cache
 
+import numpy as np
 import pytest
 import torch
+import trl.experimental.ppo.ppo_trainer as stock_module
 from datasets import Dataset
 from torch import nn
-from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
+from transformers import LlamaConfig, LlamaForSequenceClassification
+from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-from llmrec.policy.constraint import DONE, TEXT, Scores
+from llmrec.catalogue.prompt import Recommendation
+from llmrec.policy.constraint import DONE, TEXT, Choice, DecodingState, MaskedDistribution
 from llmrec.policy.generate import Completions
-from llmrec.policy.model import RecPolicy
+from llmrec.policy.model import RL_ADAPTER, SFT_ADAPTER, RecPolicy
 from llmrec.policy.packed import Window, pack
+from llmrec.ppo import trainer as our_module
+from llmrec.ppo.network import Critic
 from llmrec.ppo.reward import RewardBatch
+from llmrec.ppo.stage import training_rows
 from llmrec.ppo.trainer import RecPPOTrainer
 from tests.conftest import disturb, make_config
 
-LENGTH = 12
+EPISODES, WIDTH, UPDATE = 8, 12, 2  # at update 1 ours insists on a policy that is its reference
 OPTIONS = {
-    "total_episodes": 8, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "num_ppo_epochs": 2,
-    "response_length": LENGTH, "learning_rate": 3e-3, "temperature": 0.7, "kl_coef": 0.3, "vf_coef": 0.5,
-    "gamma": 0.95, "lam": 0.9, "cliprange": 0.1, "cliprange_value": 0.05, "missing_eos_penalty": 0.5,
-}  # fmt: skip
-ROWS = [
-    {"profile": profile, "prior": [], "items": items, "purchased": [True, False]}
-    for profile in ("20", "31", "42", "64")
-    for items in ([1, 2], [4, 3])
+    "learning_rate": 3e-3,
+    "weight_decay": 0.1,
+    "max_grad_norm": 1e9,  # stock does not clip gradients
+    "num_ppo_epochs": 2,
+    "response_length": WIDTH,
+    "total_episodes": EPISODES,
+    "missing_eos_penalty": 0.3,
+    "kl_coef": 0.2,
+    "vf_coef": 0.5,
+    "gamma": 0.97,
+    "lam": 0.9,
+    "temperature": 0.7,
+}
+COMPARED = [
+    *(f"objective/{name}" for name in ("kl", "entropy", "non_score_reward", "rlhf_reward", "scores")),
+    *("loss/policy_avg", "loss/value_avg", "val/clipfrac_avg", "val/ratio"),
+    *("policy/entropy_avg", "policy/approxkl_avg", "policy/clipfrac_avg"),
 ]
+CASES = {
+    "adamw": ("title", {}, {}),
+    # Stock can step once a mini-batch only with one micro-batch each. Plain SGD shows the scale of gradients too.
+    "sgd": ("atomic", {"num_mini_batches": 2, "kl_estimator": "k3", "optim": "sgd", "learning_rate": 0.02}, {}),
+    "ends": ("title", {"gamma": 1.0, "lam": 1.0}, {1: 3, 4: 0, 6: 8}),  # row: place of its end token
+}
 
 
-class AnyText:
-    """A distribution without a catalogue: every token may come, until the end."""
+@dataclass(frozen=True)
+class Outcome:
+    """What one of the two trainers made of a rollout.
+
+    Attributes:
+        advantages: [B, T].
+        metrics: as logged.
+        weights: of the RL adapter and the value head after training, by name.
+    """
+
+    advantages: torch.Tensor
+    metrics: dict[str, float]
+    weights: dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What stock TRL sampled: T tokens a prompt, padded where they end, and what its reward model said; [B, T], [B]."""
+
+    tokens: torch.Tensor
+    mask: torch.Tensor
+    scores: torch.Tensor
+
+
+class WholeVocabulary(MaskedDistribution):
+    """No catalogue: free text of any token until the end token."""
 
     def __init__(self, policy: RecPolicy):
-        self.policy = policy
+        self.facts, self.end, self._logits = policy.facts, policy.prompts.end, policy.logits
+        self.tokens = torch.arange(policy.model.config.vocab_size)
 
-    def start(self, available, history):
-        return self
+    def start(self, available: torch.Tensor, history: torch.Tensor) -> DecodingState:
+        state = super().start(available, history)
+        return replace(state, region=torch.full_like(state.region, TEXT))
 
-    def select(self, rows):
-        return self
+    def choices(self, state: DecodingState):
+        rows = (state.region == TEXT).nonzero()[:, 0]
+        yield Choice(TEXT, rows, self.tokens, torch.ones(len(rows), len(self.tokens), dtype=torch.bool))
 
-    def score(self, hidden, tokens, start, temperature=1.0):
-        every = torch.arange(len(self.policy.tokenizer))
-        logits = self.policy.logits(hidden.flatten(0, 1), every).unflatten(0, tokens.shape) / temperature
-        log_probs = logits.log_softmax(-1)
-        ended = (tokens == self.policy.prompts.end).long()
-        real = ended.cumsum(1) - ended == 0
-        entropy = -(log_probs.exp() * log_probs).sum(-1).detach()
-        chosen = log_probs.gather(2, tokens[..., None])[..., 0] * real
-        return Scores(chosen, entropy * real, torch.where(real, TEXT, DONE), real)
+    def advance(self, state: DecodingState, tokens: torch.Tensor) -> DecodingState:
+        return replace(state, region=torch.where(tokens == self.end, DONE, state.region))
 
 
-class SharedValue(nn.Module):
-    """Stock's value model, on the policy's own hidden states as our critic is."""
+class StockCritic(nn.Module):
+    """A value model for stock TRL: our head on the policy's backbone, which it does not change."""
 
     base_model_prefix = "backbone"
 
-    def __init__(self, model, head: nn.Linear):
+    def __init__(self, backbone: nn.Module, hidden_size: int):
         super().__init__()
-        self.score = copy.deepcopy(head)
-        self.__dict__["backbone"] = self.hidden  # not a submodule: the policy's weights are not the critic's
-        self.__dict__["model"] = model
+        self.backbone = backbone
+        self.head = move_head(Critic(hidden_size)).head
 
-    @torch.no_grad()
-    def hidden(self, **inputs):
-        inputs["output_hidden_states"] = True
-        return self.model(**inputs)
-
-
-class TokenReward(nn.Module):
-    """Stock's reward model: the value of the last token."""
-
-    base_model_prefix = "backbone"
-
-    def __init__(self, tokens: int):
-        super().__init__()
-        self.values = nn.Embedding(tokens, 3)
-        self.score = nn.Linear(3, 1)
-
-    def backbone(self, input_ids, **_):
-        return SimpleNamespace(hidden_states=[self.values(input_ids)])
+    def score(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.head(hidden.detach())
 
 
 class Recorded:
-    """The same rewards for ours."""
+    """A reward that says what stock's reward model said."""
 
     def __init__(self, scores: torch.Tensor):
         self.scores = scores
 
-    def __call__(self, recommendations, rows):
-        return RewardBatch(torch.zeros_like(self.scores), self.scores, {})
+    def __call__(self, recommendations, rows) -> RewardBatch:
+        return RewardBatch(torch.zeros(len(rows)), self.scores, {})
 
 
-def make_policy(base, data) -> RecPolicy:
+def move_head(critic: Critic) -> Critic:
+    """A value head that is not at its start, where every value is 0."""
+    nn.init.normal_(critic.head.weight, std=0.3, generator=torch.Generator().manual_seed(2))
+    nn.init.constant_(critic.head.bias, 0.1)
+    return critic
+
+
+def make_policy(base, data, scheme: str) -> RecPolicy:
+    """A policy that has left its reference; the same one at every call."""
     torch.manual_seed(0)
-    policy = RecPolicy.create(make_config(base), data)
-    disturb(policy, 0.05)
+    policy = RecPolicy.create(make_config(base, scheme), data)
+    disturb(policy, 0.1)
     policy.add_rl_adapter()
-    disturb(policy, 0.05)  # of the RL adapter: the KL to the reference is not 0
-    policy.distribution = AnyText(policy)
-    return policy.eval()
+    disturb(policy, 0.02)
+    return policy
 
 
 def arguments(directory, **options) -> PPOConfig:
     return PPOConfig(
-        output_dir=str(directory), **OPTIONS | options, num_mini_batches=1, num_sample_generations=0,
-        local_rollout_forward_batch_size=8, gradient_checkpointing=False, bf16=False, use_cpu=True, report_to="none",
-        logging_steps=1, save_strategy="no", disable_tqdm=True, max_grad_norm=1e9, model_adapter_name="rl",
-        ref_adapter_name="sft", lr_scheduler_type="linear", seed=1,
+        output_dir=str(directory),
+        **OPTIONS | options,
+        local_rollout_forward_batch_size=4,
+        num_sample_generations=0,
+        bf16=False,
+        use_cpu=True,
+        gradient_checkpointing=False,
+        report_to="none",
+        logging_steps=1,
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+
+
+def trained(trainer) -> dict[str, torch.Tensor]:
+    adapter = {n: p.detach().clone() for n, p in trainer.policy_model.named_parameters() if p.requires_grad}
+    return adapter | {n: p.detach().clone() for n, p in trainer.value_model.named_parameters() if n.startswith("head")}
+
+
+def run_stock(base, data, directory, scheme: str, ends: dict[int, int], **options) -> tuple[Rollout, Outcome]:
+    """Trains stock TRL on one batch; completions end where `ends` says, and nowhere else."""
+    policy = make_policy(base, data, scheme)
+    tokenizer, end = policy.tokenizer, policy.prompts.end
+    tokenizer.pad_token, tokenizer.padding_side = "<|endoftext|>", "left"  # stock takes every pad token for padding
+    rows = training_rows(data, make_config(base, scheme))
+    assert len(rows) == EPISODES
+    prompts = pack(policy, [window(row) for row in rows])
+    lengths = prompts.prompt_length.tolist()
+    assert len(set(lengths)) > 1 and not (prompts.tokens == tokenizer.pad_token_id).any()
+    numbered = [{"number": n, "input_ids": prompts.tokens[n, :length].tolist()} for n, length in enumerate(lengths)]
+
+    def in_order(batch: list[dict]):
+        batch = sorted(batch, key=lambda row: row["number"])
+        return tokenizer.pad({"input_ids": [row["input_ids"] for row in batch]}, return_tensors="pt")
+
+    config = LlamaConfig.from_pretrained(base, num_labels=1, vocab_size=len(tokenizer))
+    torch.manual_seed(5)
+    reward_model = LlamaForSequenceClassification(config).eval()
+    nn.init.normal_(reward_model.score.weight)
+    stock = PPOTrainer(
+        args=arguments(
+            directory, per_device_train_batch_size=EPISODES, model_adapter_name=RL_ADAPTER,
+            ref_adapter_name=SFT_ADAPTER, stop_token="eos" if ends else None, **options,
+        ),
+        processing_class=tokenizer,
+        model=policy.model,
+        ref_model=None,
+        reward_model=reward_model,
+        train_dataset=Dataset.from_list(numbered),
+        value_model=StockCritic(policy.model.get_base_model().base_model, policy.hidden_size),
+        data_collator=in_order,
     )  # fmt: skip
+    sampled, scores, advantages = [], [], []
+    generation, get_reward = stock_module.batch_generation, stock_module.get_reward
+    masked_whiten = stock_module.masked_whiten
+
+    def sample(model, queries, *rest):
+        special = torch.tensor([end, tokenizer.pad_token_id])
+        while True:
+            tokens, logits = generation(model, queries, *rest)
+            answers = tokens[:, queries.shape[1] :]  # a view
+            if not torch.isin(answers, special).any():
+                break
+        for row, place in ends.items():
+            answers[row, place], answers[row, place + 1 :] = end, tokenizer.pad_token_id
+        sampled.append(answers.clone())
+        return tokens, logits
+
+    def score(model, *rest):
+        result = get_reward(model, *rest)
+        if model is reward_model:
+            scores.append(result[1].clone())
+        return result
+
+    def whiten(*rest):
+        advantages.append(masked_whiten(*rest))
+        return advantages[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stock_module, "batch_generation", sample)
+        patch.setattr(stock_module, "get_reward", score)
+        patch.setattr(stock_module, "masked_whiten", whiten)
+        order = np.random.default_rng((stock.args.seed, UPDATE, 0))  # as ours does
+        patch.setattr(np.random, "permutation", order.permutation)
+        stock.train()
+    # Accelerate's state is shared: until stock is garbage, our micro-batches would count as a last batch and each step.
+    stock.dataloader.end()
+    (tokens,), (whitened,) = sampled, advantages
+    mask = tokens != tokenizer.pad_token_id
+    outcome = Outcome(whitened * mask, stock.state.log_history[-1], trained(stock))
+    return Rollout(tokens, mask, torch.cat(scores)), outcome
+
+
+def our_trainer(base, data, directory, scheme: str, rollout: Rollout, **options) -> RecPPOTrainer:
+    """Ours, which believes to have sampled what stock TRL did; its micro-batches are of two episodes."""
+    section = make_config(base, scheme, ppo={"advantage": "gae", "sample_steps": 0}).ppo
+    policy = make_policy(base, data, scheme)
+    policy.distribution = WholeVocabulary(policy)
+    rows = list(training_rows(data, make_config(base, scheme)))[: len(rollout.tokens)]
+    sizes = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": len(rows) // 2}
+    args = arguments(directory, **sizes, **options)
+    trainer = RecPPOTrainer(args, section, policy, Recorded(rollout.scores), Dataset.from_list(rows))
+    move_head(trainer.value_model)
+
+    def replay(prompts, update) -> Completions:
+        answers = [row[real].tolist() for row, real in zip(rollout.tokens, rollout.mask, strict=True)]
+        batch = pack(policy, [replace(window(r), completions=[a]) for r, a in zip(rows, answers, strict=True)])
+        hidden = policy(*batch.inputs())
+        scores = batch.score(policy, hidden, args.temperature)
+        states = batch.completion_states(hidden)
+        return Completions(batch.completion, scores.log_probs, batch.completion_mask, states, hidden)
+
+    trainer.rollout = replay
+    trainer.rows_of = lambda update: rows
+    return trainer
+
+
+def run_ours(*where, **options) -> Outcome:
+    trainer = our_trainer(*where, **options)
+    experience, metrics = collect(trainer)
+    metrics |= trainer.update(experience, UPDATE)
+    return Outcome(experience.advantages, metrics, trained(trainer))
+
+
+def collect(trainer: RecPPOTrainer):
+    def parse(policy, completions):  # without a catalogue there is no item, only an end
+        return [Recommendation(-1, (), tokens[-1] == policy.prompts.end) for tokens in completions.lists()]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(our_module, "parse", parse)
+        return trainer.collect(UPDATE)
+
+
+def window(row: dict) -> Window:
+    return Window(row["profile"], row["prior"], row["items"])
+
+
+def differences(ours: Outcome, stock: Outcome) -> set[str]:
+    """What is not equal to 1e-5, absolute or relative."""
+    pairs = {"advantages": (ours.advantages, stock.advantages)}
+    pairs |= {name: (torch.tensor(ours.metrics[name]), torch.tensor(stock.metrics[name])) for name in COMPARED}
+    pairs |= {name: (weight, stock.weights[name]) for name, weight in ours.weights.items()}
+    return {name for name, pair in pairs.items() if not torch.allclose(*pair, rtol=1e-5, atol=1e-5)}
 
 
 @pytest.fixture(scope="module")
-def stock(tiny_base, data, tmp_path_factory) -> SimpleNamespace:
-    """One batch of stock PPO: what it wrote, earned, computed and logged."""
-    policy = make_policy(tiny_base, data)
-    model, head = copy.deepcopy(policy.model), nn.Linear(policy.hidden_size, 1)
-    nn.init.normal_(head.weight, std=0.1)
-    prompts = [policy.prompts.prompt(row["profile"], row["items"]) for row in ROWS]
-    assert len({len(prompt) for prompt in prompts}) == 1
-    reward_model, seen = TokenReward(len(policy.tokenizer)), SimpleNamespace(head=head, scores=[])
-    with pytest.MonkeyPatch.context() as patch:
-        generation, reward, whiten = ppo_trainer.batch_generation, ppo_trainer.get_reward, ppo_trainer.masked_whiten
+def stock_of(tiny_base, data, tmp_path_factory):
+    """What stock TRL made of each case, run once."""
 
-        def generated(*inputs):
-            seen.written, logits = generation(*inputs)
-            return seen.written, logits
+    @cache
+    def run(case: str) -> tuple[Rollout, Outcome]:
+        scheme, options, ends = CASES[case]
+        return run_stock(tiny_base, data, tmp_path_factory.mktemp("stock"), scheme, ends, **options)
 
-        def scored(model, *inputs):
-            result = reward(model, *inputs)
-            if model is reward_model:
-                seen.scores.append(result[1].clone())
-            return result
-
-        def whitened(values, mask, **named):
-            seen.advantages = whiten(values, mask, **named)
-            return seen.advantages
-
-        for name, spy in (("batch_generation", generated), ("get_reward", scored), ("masked_whiten", whitened)):
-            patch.setattr(ppo_trainer, name, spy)
-        tokenizer = copy.deepcopy(policy.tokenizer)
-        tokenizer.pad_token = "<|endoftext|>"
-        trainer = PPOTrainer(
-            args=arguments(tmp_path_factory.mktemp("stock")), processing_class=tokenizer, model=model,
-            ref_model=None, reward_model=reward_model, value_model=SharedValue(model, head),
-            train_dataset=Dataset.from_dict({"input_ids": prompts}),
-        )  # fmt: skip
-        trainer.train()
-    assert not (seen.written == tokenizer.pad_token_id).any()
-    seen.log = trainer.state.log_history[0]
-    seen.adapter = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    return seen
+    return run
 
 
-def ours(base, data, directory, stock, **options) -> SimpleNamespace:
-    """The same batch."""
-    policy = make_policy(base, data)
-    section = make_config(base, ppo=OPTIONS | {"advantage": "gae"} | options).ppo
-    reward = Recorded(torch.cat(stock.scores))
-    trainer = RecPPOTrainer(arguments(directory, **options), section, policy, reward, Dataset.from_list(ROWS))
-    trainer.value_model.head.load_state_dict(stock.head.state_dict())
-    by_prompt = {tuple(policy.prompts.prompt(row["profile"], row["items"])): row for row in ROWS}
-    width = stock.written.shape[1] - LENGTH
-    rows = [by_prompt[tuple(prompt)] for prompt in stock.written[:, :width].tolist()]
+@pytest.mark.parametrize("case", ["adamw", "sgd"])
+def test_without_a_catalogue_ours_is_stock_trl(tiny_base, data, tmp_path, stock_of, case):
+    scheme, options, _ = CASES[case]
+    rollout, stock = stock_of(case)
+    assert stock.metrics["objective/kl"] > 0.1  # the policy has left its reference
+    assert stock.metrics["policy/approxkl_avg"] > 1e-3  # and the one that sampled, after the first step
+    assert stock.metrics["policy/clipfrac_avg"] > 0 and stock.metrics["val/clipfrac_avg"] > 0
+    ours = run_ours(tiny_base, data, tmp_path, scheme, rollout, **options)
+    assert differences(ours, stock) == set()
+
+
+@pytest.mark.parametrize(
+    "wrong, shows",
+    [
+        ({"gamma": 0.9}, "advantages"),
+        ({"lam": 0.8}, "advantages"),
+        ({"temperature": 0.71}, "objective/entropy"),
+        ({"kl_estimator": "k1"}, "objective/kl"),
+        ({"kl_coef": 0.19}, "objective/non_score_reward"),
+        ({"missing_eos_penalty": 0.2}, "objective/scores"),
+        ({"cliprange": 0.1}, "policy/clipfrac_avg"),
+        ({"cliprange_value": 0.1}, "val/clipfrac_avg"),
+        ({"vf_coef": 0.4}, "head.weight"),
+        ({"learning_rate": 0.021}, "policy/approxkl_avg"),
+    ],
+    ids=lambda wrong: next(iter(wrong)) if isinstance(wrong, dict) else "",
+)
+def test_the_comparison_can_fail(tiny_base, data, tmp_path, stock_of, wrong, shows):
+    scheme, options, _ = CASES["sgd"]
+    rollout, stock = stock_of("sgd")
+    assert shows in differences(run_ours(tiny_base, data, tmp_path, scheme, rollout, **options | wrong), stock)
+
+
+def test_completions_that_end_are_stock_trls_without_discount(tiny_base, data, tmp_path, stock_of):
+    """Where a completion ends, stock puts the reward on the padding after its end token, where the critic has one more
+    value to learn; ours puts it on the end token, and what follows is worth 0. With gamma = lambda = 1 the advantages
+    of real tokens are the same. (With pad == eos, as our tokenizers have it, stock also masks the end token itself.)
+    """
+    scheme, options, _ = CASES["ends"]
+    rollout, stock = stock_of("ends")
+    ours = run_ours(tiny_base, data, tmp_path, scheme, rollout, **options)
+    # Stock's means of ratio, KL and entropy are over padding too.
+    real = rollout.mask.float().mean().item()
+    assert ours.metrics["policy/approxkl_avg"] == pytest.approx(stock.metrics["policy/approxkl_avg"] / real, rel=1e-5)
+    assert ours.metrics["val/ratio"] - 1 == pytest.approx((stock.metrics["val/ratio"] - 1) / real, rel=1e-3)
+    critic = {"loss/value_avg", "val/clipfrac_avg", "head.weight", "head.bias"}
+    means = {"policy/approxkl_avg", "policy/entropy_avg", "val/ratio"}
+    assert differences(ours, stock) <= critic | means
+
+
+def test_completions_that_end_by_hand(tiny_base, data, tmp_path):
+    policy = make_policy(tiny_base, data, "title")
     end = policy.prompts.end
-    written = [row[: row.index(end) + 1] if end in row else row for row in stock.written[:, width:].tolist()]
-    trainer.rows_of = lambda update: rows
-
-    def rollout(prompts, update):
-        windows = [Window(r["profile"], r["prior"], r["items"], [c]) for r, c in zip(rows, written, strict=True)]
-        batch = pack(policy, windows)
-        hidden = policy(*batch.inputs())
-        log_probs = batch.score(policy, hidden, trainer.args.temperature).log_probs
-        states = batch.completion_states(hidden)
-        return Completions(batch.completion, log_probs, batch.completion_mask, states, hidden)
-
-    trainer.rollout = rollout
-    trainer._begin()
-    experience, metrics = trainer.collect(2)  # the first update expects a policy that is its reference
-    metrics |= trainer.update(experience, 2)
-    adapter = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
-    return SimpleNamespace(experience=experience, log=metrics, adapter=adapter)
-
-
-COMPARED = [
-    *("objective/kl", "objective/entropy", "objective/non_score_reward", "objective/rlhf_reward", "objective/scores"),
-    *("loss/policy_avg", "loss/value_avg", "policy/entropy_avg", "policy/approxkl_avg", "policy/clipfrac_avg"),
-    *("val/clipfrac_avg", "val/ratio"),
-]
-
-
-def test_stock_and_ours_compute_the_same(tiny_base, data, tmp_path, stock):
-    end = stock.written[:, -LENGTH:] == make_policy(tiny_base, data).prompts.end
-    assert not end.any()  # see the module's docstring
-    mine = ours(tiny_base, data, tmp_path, stock)
-    assert torch.allclose(mine.experience.advantages, stock.advantages, atol=1e-5)
-    for name in COMPARED:
-        assert mine.log[name] == pytest.approx(stock.log[name], abs=1e-5), name
-    assert mine.log["policy/approxkl_avg"] > 1e-4 and mine.log["policy/clipfrac_avg"] > 0  # the second epoch moved
-    assert mine.adapter.keys() == stock.adapter.keys()
-    for name, value in mine.adapter.items():
-        assert torch.allclose(value, stock.adapter[name], atol=1e-4), name
-
-
-@pytest.mark.parametrize("option", [{"gamma": 0.9}, {"kl_coef": 0.4}, {"cliprange": 0.2}, {"missing_eos_penalty": 1.0}])
-def test_another_option_is_noticed(tiny_base, data, tmp_path, stock, option):
-    mine = ours(tiny_base, data, tmp_path, stock, **option)
-    assert any(abs(mine.log[name] - stock.log[name]) > 1e-4 for name in COMPARED)
-
-
-def test_a_completion_that_ended(tiny_base, data, tmp_path, stock):
-    """Two tokens and the end: the reward at the end token, nothing learned or valued beyond it."""
-    policy = make_policy(tiny_base, data)
-    short = copy.copy(stock)
-    short.written = stock.written.clone()
-    short.written[0, -LENGTH + 2 :] = policy.prompts.end
-    experience = ours(tiny_base, data, tmp_path, short, gamma=1.0, lam=1.0, kl_coef=0.0).experience
-    assert experience.learned[0].tolist() == [True] * 3 + [False] * (LENGTH - 3)
-    reward = float(torch.cat(stock.scores)[0]) - 0.5  # it began with no item, so it counts as broken off
-    assert torch.allclose(experience.returns[0, :3], torch.full((3,), reward), atol=1e-5)
-    assert (experience.returns[0, 3:] == 0).all() and (experience.advantages[0, 3:] == 0).all()
+    tokens = torch.tensor([[10, 11, end, end], [10, 11, 12, 13]])
+    rollout = Rollout(tokens, torch.tensor([[True] * 3 + [False], [True] * 4]), torch.tensor([1.0, 2.0]))
+    trainer = our_trainer(
+        tiny_base, data, tmp_path, "title", rollout,
+        gamma=0.9, lam=0.8, kl_coef=0.0, missing_eos_penalty=0.1, num_ppo_epochs=1,
+    )  # fmt: skip
+    nn.init.zeros_(trainer.value_model.head.weight)
+    nn.init.constant_(trainer.value_model.head.bias, 0.5)
+    experience, metrics = collect(trainer)
+    # Every value is 0.5. First row: 1 - 0.5 = 0.5 at the end token; before it 0.9*0.5 - 0.5 = -0.05, decay 0.72:
+    # -0.05 + 0.72*0.5 = 0.31; -0.05 + 0.72*0.31 = 0.1732. Second row, which did not end: 2 - 0.1 - 0.5 = 1.4; then
+    # -0.05 + 0.72*1.4 = 0.958; -0.05 + 0.72*0.958 = 0.63976; -0.05 + 0.72*0.63976 = 0.4106272.
+    raw = torch.tensor([[0.1732, 0.31, 0.5, 0.0], [0.4106272, 0.63976, 0.958, 1.4]])
+    assert torch.allclose(experience.returns, (raw + 0.5) * rollout.mask, atol=1e-6)
+    real = raw[rollout.mask]
+    assert torch.allclose(experience.advantages[rollout.mask], (real - real.mean()) / real.std(), atol=1e-5)
+    assert experience.advantages[0, 3] == 0
+    assert torch.equal(experience.learned, rollout.mask) and torch.equal(experience.valued, rollout.mask)
+    assert metrics["objective/scores"] == pytest.approx((1 + 1.9) / 2)
+    # Half the mean of the seven squares, 3.8317698 in all.
+    assert trainer.update(experience, UPDATE)["loss/value_avg"] == pytest.approx(3.8317698 / 14)
