@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llmrec.config import DataConfig, RewardSection
+from llmrec.config import load_config
 from llmrec.data.dataset import InteractionData
 from llmrec.data.prepare import build_data
 from llmrec.data.readers import read_log
@@ -23,22 +23,13 @@ from reward_models.exposures import exposures_of
 from reward_models.features import profile_words
 from reward_models.quality import exposure_quality
 
-SETTINGS = RewardSection(num_train_epochs=12, hidden_size=16, num_layers=1, weight_decay=0.1)
+CONFIG = load_config(Path(__file__).parents[1] / "configs" / "open_bandit.yaml")
 SEEDS = 3
 
 
 def read(directory: Path) -> InteractionData:
     """One log, all of it for training."""
-    config = DataConfig(
-        format="open_bandit",
-        path=str(directory),
-        click=["click>=1"],
-        purchase=[],
-        min_user_events=0,
-        splits=["temporal"],
-        temporal_valid=0.2,
-        temporal_test=0.2,
-    )
+    config = CONFIG.data.model_copy(update={"path": str(directory)})
     data = build_data(read_log(config), config, seed=0)
     return replace(data, targets={}, train_lengths=np.array([len(history) for history in data.histories]))
 
@@ -56,7 +47,7 @@ def main() -> None:
         for name, log in (("weighted", logged), ("unweighted", flat)):
             training, rows = exposures_of(log, "train"), []
             for seed in range(SEEDS):
-                model, _ = fit_click_purchase(log, SETTINGS, seed)
+                model, _ = fit_click_purchase(log, CONFIG.reward, seed)
                 rows.append(exposure_quality(model, uniform, profile_words(uniform.users), training, test, seed))
             result[f"{page}, {name}"] = {
                 "training_exposures": len(training),

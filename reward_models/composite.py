@@ -22,7 +22,7 @@ from llmrec.config import RewardSection
 from llmrec.data.dataset import InteractionData
 from llmrec.errors import DataError
 from llmrec.ppo.reward import RewardBatch
-from reward_models.click_purchase import UNKNOWN, Rewarder
+from reward_models.click_purchase import UNKNOWN
 from reward_models.ensemble import load_reward_model
 from reward_models.groundedness import check
 from reward_models.parts import (
@@ -36,6 +36,7 @@ from reward_models.parts import (
     places,
     standardised,
 )
+from reward_models.rewarder import Rewarder
 
 if TYPE_CHECKING:  # importing it takes seconds
     from reward_models.text_reward import TextRewardModel

@@ -10,8 +10,8 @@ from torch import Tensor
 from llmrec.data.dataset import InteractionData
 from llmrec.errors import ModelError
 from reward_models.calibration import fit_platt, fit_temperature
-from reward_models.click_purchase import Prediction, Rewarder
 from reward_models.features import profile_words
+from reward_models.rewarder import Prediction, Rewarder
 
 CHUNK = 128  # events scored at once
 HELD_OUT_LIMIT = 5_000  # held-out events measured; more change no digit that is reported

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from llmrec.errors import DataError, ModelError
 from llmrec.files import write_json
-from reward_models.click_purchase import lowest_for_had
+from reward_models.rewarder import lowest_for_had
 from reward_models.storage import MEND, check_catalogue, load_config, load_state, save_tensors
 
 FAMILY = "ease_judge"

@@ -17,7 +17,7 @@ from llmrec.catalogue.prompt import Recommendation
 from llmrec.config import PenaltySection
 from llmrec.data.dataset import InteractionData
 from llmrec.errors import ConfigError, RewardError
-from reward_models.click_purchase import Rewarder
+from reward_models.rewarder import Rewarder
 
 FAULTS = ("had", "too_short", "too_long", "repeated")
 EXTREME = 3.0  # standard deviations beyond which a column has no further effect: prices have long tails

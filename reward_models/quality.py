@@ -17,10 +17,11 @@ from torch import Tensor
 
 from llmrec.data.dataset import InteractionData
 from reward_models.calibration import Bins, auc, calibration_error, weighted_auc
-from reward_models.click_purchase import ClickPurchaseModel, Rewarder
+from reward_models.click_purchase import ClickPurchaseModel
 from reward_models.exposures import Exposures, exposure_logits
 from reward_models.held_out import CHUNK, HeldOut, predictions, ranking
 from reward_models.judge import EaseJudge, fit_judge
+from reward_models.rewarder import Rewarder
 from reward_models.windows import TrainingEvents
 
 NEGATIVES = 20  # a click; for these metrics only: no ranking metric is sampled
@@ -120,19 +121,28 @@ class ItemRates:
         return (self.purchases + SHRINKAGE * self.purchase_rate) / (self.clicks + SHRINKAGE)
 
 
+@dataclass(frozen=True)
+class Yardsticks:
+    """What a model is measured beside: rates of items, an item-item model, and slices of the events, bool [M]."""
+
+    rates: ItemRates
+    item_item: EaseJudge
+    slices: dict[str, np.ndarray]
+
+
 def measure_split(model: Rewarder, events: HeldOut, training: TrainingEvents, seed: int) -> tuple[dict, Measured]:
     """Metrics of the clicks and purchases of one split, with baselines and slices, and what is drawn of them."""
     rates, measured = ItemRates.of(training), Measured()
     item_item = fit_judge(training.histories, training.purchases, training.num_items)
-    slices = _slices(events, rates)
+    beside = Yardsticks(rates, item_item, _slices(events, rates))
     metrics = {
         "n": len(events),
         "ranking": ranking(model, events),
-        "click": click_quality(model, events, rates, item_item, slices, seed, measured),
+        "click": click_quality(model, events, beside, seed, measured),
         "purchase": None,
     }
     if training.has_purchases:
-        metrics["purchase"] = purchase_quality(model, events, rates, item_item, slices, seed, measured)
+        metrics["purchase"] = purchase_quality(model, events, beside, seed, measured)
     return metrics, measured
 
 
@@ -158,17 +168,9 @@ def _pairs(scores: Tensor, users: np.ndarray) -> Labelled:
     return Labelled(scores.softmax(-1).numpy().ravel(), labels.ravel(), owner, scores.numpy().ravel())
 
 
-def click_quality(
-    model: Rewarder,
-    events: HeldOut,
-    rates: ItemRates,
-    item_item: EaseJudge,
-    slices: dict[str, np.ndarray],
-    seed: int,
-    measured: Measured,
-) -> dict:
+def click_quality(model: Rewarder, events: HeldOut, beside: Yardsticks, seed: int, measured: Measured) -> dict:
     """Click metrics; `catalogue_loss` is in nats a click among all items not had."""
-    rng, share = np.random.default_rng(seed), torch.from_numpy(rates.log_share)
+    rng, share = np.random.default_rng(seed), torch.from_numpy(beside.rates.log_share)
     scores: dict[str, dict[str, list[Tensor]]] = {kind: {} for kind in ("uniform", "popularity")}
     losses: dict[str, list[Tensor]] = {}
     top: list[Tensor] = []
@@ -179,7 +181,7 @@ def click_quality(
             "model": prediction.log_click.cpu().double(),
             "constant": (~had).double().log().log_softmax(-1),
             "item_popularity": popular,
-            "item_item": item_item.click(events.histories[rows])[0].double(),
+            "item_item": beside.item_item.click(events.histories[rows])[0].double(),
         }
         for kind, weights in (("uniform", (~had).double()), ("popularity", popular.exp())):
             items = torch.cat([targets[:, None], _sample(weights, targets, rng)], 1)
@@ -204,7 +206,7 @@ def click_quality(
     result["ece_of_first_choice"] = calibration_error(confidence, correct.astype(bool))
     result["slices"] = {
         name: binary_quality(measured.clicks["model"].take(np.repeat(rows, 1 + NEGATIVES)), seed)
-        for name, rows in slices.items()
+        for name, rows in beside.slices.items()
     }
     return result | {"baselines": rows_of}
 
@@ -236,29 +238,21 @@ def item_item_purchases(events: HeldOut, rates: ItemRates, item_item: EaseJudge)
     return np.clip(result, 0.01, 0.99)
 
 
-def purchase_quality(
-    model: Rewarder,
-    events: HeldOut,
-    rates: ItemRates,
-    item_item: EaseJudge,
-    slices: dict[str, np.ndarray],
-    seed: int,
-    measured: Measured,
-) -> dict:
+def purchase_quality(model: Rewarder, events: HeldOut, beside: Yardsticks, seed: int, measured: Measured) -> dict:
     """Metrics of P(purchase | click) on held-out clicks; AUC is null if all or none of them are purchases."""
     logits = [p.purchase.gather(1, targets[:, None])[:, 0] for _, p, targets in predictions(model, events)]
     predicted = {
         "model": torch.cat(logits).sigmoid().double().cpu().numpy(),
-        "constant": np.full(len(events), rates.purchase_rate),
-        "item_rate": rates.purchase_rates[events.targets],
-        "item_item": item_item_purchases(events, rates, item_item),
+        "constant": np.full(len(events), beside.rates.purchase_rate),
+        "item_rate": beside.rates.purchase_rates[events.targets],
+        "item_item": item_item_purchases(events, beside.rates, beside.item_item),
     }
     for name, p in predicted.items():
         measured.purchases[name] = Labelled(p, events.bought, events.users, p)
     rows_of = {name: binary_quality(labelled, seed) for name, labelled in measured.purchases.items()}
     result = rows_of.pop("model")
     result["slices"] = {
-        name: binary_quality(measured.purchases["model"].take(rows), seed) for name, rows in slices.items()
+        name: binary_quality(measured.purchases["model"].take(rows), seed) for name, rows in beside.slices.items()
     }
     return result | {"baselines": rows_of}
 

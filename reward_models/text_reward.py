@@ -25,7 +25,7 @@ from trl import RewardConfig, RewardTrainer
 
 from llmrec.catalogue.facts import Fact, FactBook
 from llmrec.catalogue.justification import write
-from llmrec.catalogue.prompt import Recommendation, profiles
+from llmrec.catalogue.prompt import ChatHeaders, Recommendation, profiles
 from llmrec.config import Config, ModelConfig
 from llmrec.data.dataset import InteractionData
 from llmrec.errors import DataError, ModelError
@@ -163,7 +163,7 @@ class TextRewardModel:
         self.tokenizer = tokenizer
         self.titles = tuple(" ".join(str(title).split()) for title in titles)
         self.config = config
-        self._headers: dict[str, list[int]] = {}
+        self.header = ChatHeaders(tokenizer, config.system_prompt)
 
     def tokens(
         self, profile: str, history: Sequence[int], purchased: Sequence[bool], recommendation: Recommendation
@@ -180,17 +180,7 @@ class TextRewardModel:
         lines = [f"{'+' if bought else '-'} {self.titles[item]}" for item, bought in newest]
         title = self.titles[recommendation.item] if recommendation.item >= 0 else ""
         text = "\n".join([*lines, f"> {title}", recommendation.text(self.titles)])
-        return self._header(profile) + self.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    def _header(self, profile: str) -> list[int]:
-        if profile not in self._headers:
-            messages = [
-                {"role": "system", "content": self.config.system_prompt},
-                {"role": "user", "content": profile},
-            ]
-            encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
-            self._headers[profile] = list(encoded["input_ids"])
-        return self._headers[profile]
+        return self.header(profile) + self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     @torch.no_grad()
     def raw_scores(self, sequences: Sequence[list[int]]) -> Tensor:

@@ -47,10 +47,28 @@ class Recommendation:
         return "".join(parts).strip()
 
 
+class ChatHeaders:
+    """The chat template up to where the assistant begins to speak; each profile is rendered once."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, system_prompt: str):
+        self.tokenizer = tokenizer
+        self.system_prompt = system_prompt
+        self._of: dict[str, list[int]] = {}
+
+    def __call__(self, profile: str) -> list[int]:
+        """Tokens before what the assistant says to a user."""
+        if profile not in self._of:
+            messages = [{"role": "system", "content": self.system_prompt}, {"role": "user", "content": profile}]
+            encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+            self._of[profile] = list(encoded["input_ids"])
+        return self._of[profile]
+
+
 class PromptBuilder:
     """Renders prompts and completions to tokens and parses completions back.
 
     Attributes:
+        header: tokens before the history, of a profile.
         opener: token id that opens a citation; in free text it means nothing else.
         end: token id that ends a completion.
         stop: token id of the full stop that ends a sentence.
@@ -66,18 +84,7 @@ class PromptBuilder:
             raise ModelError(f"The tokenizer of the base has no single token for any of {OPENERS}; citations need one.")
         self.end = tokenizer.eos_token_id
         self.stop = self.words(".")[-1]
-        self._headers: dict[str, list[int]] = {}
-
-    def header(self, profile: str) -> list[int]:
-        """Tokens before the history: the chat template up to where the assistant begins to speak."""
-        if profile not in self._headers:
-            messages = [
-                {"role": "system", "content": self.config.system_prompt},
-                {"role": "user", "content": profile},
-            ]
-            encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
-            self._headers[profile] = list(encoded["input_ids"])
-        return self._headers[profile]
+        self.header = ChatHeaders(tokenizer, config.system_prompt)
 
     def prompt(self, profile: str, history) -> list[int]:
         """Prompt tokens of a user.

@@ -39,6 +39,7 @@ class PackedBatch:
     Attributes:
         tokens: padded on the right, int64 [B, L].
         branch: 0 for the window itself, 1, 2, ... for its completions, -1 for padding, int64 [B, L].
+        positions: of each token in its own branch: every completion goes on where the window ends, int64 [B, L].
         items: the windows' items, -1 beyond them, int64 [B, J].
         had: items that the user had before the window, bool [B, N].
         row: window of each decision, int64 [R].
@@ -55,6 +56,7 @@ class PackedBatch:
 
     tokens: torch.Tensor
     branch: torch.Tensor
+    positions: torch.Tensor
     items: torch.Tensor
     had: torch.Tensor
     row: torch.Tensor
@@ -71,14 +73,6 @@ class PackedBatch:
     def to(self, device: torch.device) -> "PackedBatch":
         return PackedBatch(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
-    def positions(self) -> torch.Tensor:
-        """Position of each token in its own branch: every completion goes on where the window ends, int64 [B, L]."""
-        places = torch.arange(self.tokens.shape[1], device=self.tokens.device).expand_as(self.tokens)
-        length = self.prompt_length[:, None]
-        first = (self.branch[:, 1:] != self.branch[:, :-1]).long() * places[:, 1:]
-        first = torch.cat([torch.zeros_like(places[:, :1]), first], 1).cummax(1).values
-        return torch.where(self.branch > 0, length + places - first, places)
-
     def attention_mask(self) -> torch.Tensor:
         """What each token attends to: as `transformers` takes it, [B, L], or bool [B, 1, L, L] if windows branch."""
         if int(self.branch.max()) <= 1:
@@ -89,7 +83,7 @@ class PackedBatch:
 
     def inputs(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """What `RecPolicy.forward` takes."""
-        return self.tokens, self.positions(), self.attention_mask()
+        return self.tokens, self.positions, self.attention_mask()
 
     def had_by(self) -> torch.Tensor:
         """From which slot on each item counts as had: 0 from the start, J+1 never; int64 [B, N]."""
@@ -131,17 +125,19 @@ def pack(policy: RecPolicy, windows: Sequence[Window], completion_width: int = 1
     end, width = policy.prompts.end, max([1, *(len(w.items) for w in windows)])
     whole = [len(prompt) + sum(map(len, w.completions)) for prompt, w in zip(prompts, windows, strict=True)]
     tokens = np.full((len(windows), max(whole)), end)
-    branch = np.full_like(tokens, -1)
+    branch, positions = np.full_like(tokens, -1), np.zeros_like(tokens)
     items = np.full((len(windows), width), -1)
     had = np.zeros((len(windows), len(policy.vocabulary.sequences)), dtype=bool)
     completion = np.full((len(completions), max([completion_width, *lengths.tolist()])), end)
     decisions, owner, offset = [], [], []
     for b, (window, prompt) in enumerate(zip(windows, prompts, strict=True)):
         place = len(prompt)
-        tokens[b, :place], branch[b, :place] = prompt, 0
+        tokens[b, :place], branch[b, :place], positions[b, :place] = prompt, 0, np.arange(place)
         for number, written in enumerate(window.completions, start=1):
             completion[len(owner), : len(written)] = written
-            tokens[b, place : place + len(written)], branch[b, place : place + len(written)] = written, number
+            span = slice(place, place + len(written))
+            tokens[b, span], branch[b, span] = written, number
+            positions[b, span] = len(prompt) + np.arange(len(written))
             owner.append(b)
             offset.append(place)
             place += len(written)
@@ -150,7 +146,8 @@ def pack(policy: RecPolicy, windows: Sequence[Window], completion_width: int = 1
         decisions += _decisions(policy, b, window, len(policy.prompts.header(window.profile)))
     row, position, slot, node, target = torch.tensor(decisions, dtype=torch.int64).reshape(-1, 5).T.contiguous()
     return PackedBatch(
-        torch.from_numpy(tokens), torch.from_numpy(branch), torch.from_numpy(items), torch.from_numpy(had),
+        torch.from_numpy(tokens), torch.from_numpy(branch), torch.from_numpy(positions),
+        torch.from_numpy(items), torch.from_numpy(had),
         row, position, slot, node, target,
         torch.tensor(owner, dtype=torch.int64), torch.tensor(offset, dtype=torch.int64),
         torch.from_numpy(completion), torch.arange(completion.shape[1]) < lengths[:, None],

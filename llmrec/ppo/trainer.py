@@ -19,13 +19,13 @@ from trl.trainer.utils import disable_dropout_in_model
 
 from llmrec.catalogue.prompt import Recommendation
 from llmrec.config import PPOSection
-from llmrec.errors import TrainingError
 from llmrec.policy.constraint import ITEM
 from llmrec.policy.generate import Completions, generate, parse
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import PackedBatch, Window, decision_log_probs, pack, taken_log_probs
 from llmrec.ppo.advantages import ESTIMATORS, Rewarded, adapted, exact_item_advantages, place_rewards
 from llmrec.ppo.checkpoint import load_checkpoint, save_checkpoint
+from llmrec.ppo.checks import check_finite, check_first_step, check_start, drift
 from llmrec.ppo.experience import Experience, ItemExperience
 from llmrec.ppo.guard import Guard
 from llmrec.ppo.losses import exact_item_loss, kl_estimate, policy_loss, row_kl, value_loss
@@ -156,7 +156,7 @@ class RecPPOTrainer(PPOTrainer):
         }
         metrics = self._reduce(metrics, "mean")
         if update == 1:
-            self._check_start(metrics)
+            check_start(metrics, self._tolerance)
         return experience, metrics | {"objective/kl_coef": self.kl_scale * args.kl_coef}
 
     def update(self, experience: Experience, update: int) -> dict[str, float]:
@@ -166,10 +166,12 @@ class RecPPOTrainer(PPOTrainer):
         for _ in range(self.args.num_ppo_epochs):
             for prompts in np.split(order.permutation(len(experience.windows)), self.args.num_mini_batches):
                 steps.append(self._mini_batch(experience.select(prompts)))
-                self._check_ratio(steps)
+                if not self._checked:
+                    check_first_step(steps[0], self._tolerance)
+                    self._checked = True
                 left = self.args.num_ppo_epochs * self.args.num_mini_batches - len(steps)
-                if left and self._drifted(steps[-1]):
-                    self._event(update, f"KL stop: {_drift(steps[-1]):.4f} nats, {left} mini-batches left out")
+                if left and self.section.target_kl is not None and drift(steps[-1]) > self.section.target_kl:
+                    self._event(update, f"KL stop: {drift(steps[-1]):.4f} nats, {left} mini-batches left out")
                     return _averages(steps) | {"guard/kl_stop": 1.0}
         return _averages(steps) | {"guard/kl_stop": 0.0}
 
@@ -191,16 +193,11 @@ class RecPPOTrainer(PPOTrainer):
                 self.accelerator.backward(loss * scale)
             sums = {name: sums.get(name, 0.0) + value.detach() for name, value in shares.items()}
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm)
+        means = self._reduce(sums, "sum") | {"policy/grad_norm": float(norm)}
+        check_finite(means)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.policy.eval()
-        means = self._reduce(sums, "sum") | {"policy/grad_norm": float(norm)}
-        wrong = [name for name, value in means.items() if not np.isfinite(value)]
-        if wrong:
-            raise TrainingError(
-                f"{', '.join(wrong)} became not a number. The last checkpoint is safe; lower ppo.learning_rate or "
-                "look at the reward, then start again."
-            )
         return means
 
     def _losses(self, part: Experience, counts: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -330,38 +327,10 @@ class RecPPOTrainer(PPOTrainer):
             ]
         )
 
-    # -- checks: sampling, scoring and the reference must be one distribution --
-
-    def _check_start(self, metrics: dict[str, float]) -> None:
-        """Before the first step the policy is its reference."""
-        for name in ("objective/kl", "objective/item_kl"):
-            if not abs(metrics.get(name, 0.0)) < self._tolerance:
-                raise TrainingError(
-                    f"Before the first update {name} is {metrics[name]:.3g}, expected 0: what is sampled and what the "
-                    "reference scores are not one distribution. Check changes to the mask, the cache or the adapters."
-                )
-
-    def _check_ratio(self, steps: list[dict[str, float]]) -> None:
-        """Before the first step the new policy is the one that sampled; looked at once a process."""
-        if self._checked:
-            return
-        self._checked = True
-        first = steps[0]
-        ratio, drift = first["val/ratio"], _drift(first)
-        if not (abs(ratio - 1) < self._tolerance and drift < self._tolerance**1.5):
-            raise TrainingError(
-                f"Before the first step the ratio to the policy that sampled is {ratio:.5f} and the KL {drift:.3g}, "
-                "expected 1 and 0: sampling and scoring are not one distribution. Check changes to the mask, the "
-                "temperature, the cache, positions or dropout."
-            )
-
     @property
     def _tolerance(self) -> float:
         """Of a mean ratio: float32 keeps four digits, lower precision hardly one."""
         return 1e-4 if self.accelerator.mixed_precision == "no" else 0.1
-
-    def _drifted(self, step: dict[str, float]) -> bool:
-        return self.section.target_kl is not None and _drift(step) > self.section.target_kl
 
     # -- over all processes --
 
@@ -429,11 +398,6 @@ def _averages(steps: list[dict[str, float]]) -> dict[str, float]:
     """Means over the optimiser steps of an update."""
     averages = {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}
     return averages | {"val/ratio_var": float(np.var([step["val/ratio"] for step in steps]))}
-
-
-def _drift(step: dict[str, float]) -> float:
-    """KL to the policy that sampled: of the text, and exact of the items where there is that."""
-    return step["policy/approxkl_avg"] + step.get("policy/item_kl_avg", 0.0)
 
 
 def _window(row: dict) -> Window:

@@ -28,6 +28,7 @@ from llmrec.ppo.reward import RewardBatch
 from llmrec.ppo.stage import training_rows
 from llmrec.ppo.trainer import RecPPOTrainer
 from tests.conftest import disturb, make_config
+from tests.ppo.test_trainer import trl_arguments
 
 EPISODES, WIDTH, UPDATE = 8, 12, 2  # at update 1 ours insists on a policy that is its reference
 OPTIONS = {
@@ -142,19 +143,7 @@ def make_policy(base, data, scheme: str) -> RecPolicy:
 
 
 def arguments(directory, **options) -> PPOConfig:
-    return PPOConfig(
-        output_dir=str(directory),
-        **OPTIONS | options,
-        local_rollout_forward_batch_size=4,
-        num_sample_generations=0,
-        bf16=False,
-        use_cpu=True,
-        gradient_checkpointing=False,
-        report_to="none",
-        logging_steps=1,
-        save_strategy="no",
-        disable_tqdm=True,
-    )
+    return trl_arguments(directory, save_strategy="no", **OPTIONS | options)
 
 
 def trained(trainer) -> dict[str, torch.Tensor]:

@@ -42,6 +42,22 @@ def validation(windows, targets) -> Validation:
     return Validation(windows, targets, reward, -reward)
 
 
+def trl_arguments(directory, **options) -> PPOConfig:
+    """TRL's options for tiny models on the CPU."""
+    return PPOConfig(
+        output_dir=str(directory),
+        local_rollout_forward_batch_size=4,
+        num_sample_generations=0,
+        bf16=False,
+        use_cpu=True,
+        gradient_checkpointing=False,
+        report_to="none",
+        logging_steps=1,
+        disable_tqdm=True,
+        **options,
+    )
+
+
 def make_trainer(base, data, directory, scheme="atomic", guard=None, model=None, **options) -> RecPPOTrainer:
     section = {
         "advantage": "exact" if scheme == "atomic" else "gae",
@@ -62,19 +78,8 @@ def make_trainer(base, data, directory, scheme="atomic", guard=None, model=None,
     policy.add_rl_adapter()
     names = "total_episodes learning_rate per_device_train_batch_size gradient_accumulation_steps num_ppo_epochs "
     names += "response_length missing_eos_penalty temperature save_steps max_grad_norm"
-    arguments = PPOConfig(
-        output_dir=str(directory),
-        **{name: getattr(config.ppo, name) for name in names.split()},
-        local_rollout_forward_batch_size=4,
-        num_sample_generations=0,
-        bf16=False,
-        use_cpu=True,
-        gradient_checkpointing=False,
-        num_mini_batches=config.ppo.num_mini_batches,
-        report_to="none",
-        logging_steps=1,
-        disable_tqdm=True,
-    )
+    values = {name: getattr(config.ppo, name) for name in names.split()}
+    arguments = trl_arguments(directory, num_mini_batches=config.ppo.num_mini_batches, **values)
     return RecPPOTrainer(arguments, config.ppo, policy, PreferItem(), training_rows(data, config), guard)
 
 
@@ -137,8 +142,10 @@ def without_branches(trainer, monkeypatch):
 
 
 def misplaced_positions(trainer, monkeypatch):
-    positions = PackedBatch.positions
-    monkeypatch.setattr(PackedBatch, "positions", lambda batch: positions(batch) + 3 * (batch.branch > 0))
+    def inputs(batch):
+        return batch.tokens, batch.positions + 3 * (batch.branch > 0), batch.attention_mask()
+
+    monkeypatch.setattr(PackedBatch, "inputs", inputs)
 
 
 def with_dropout(trainer, monkeypatch):

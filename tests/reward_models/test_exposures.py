@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from llmrec.config import DataConfig, RewardSection
+from llmrec.config import RewardSection, load_config
 from llmrec.data.dataset import Targets
 from llmrec.data.prepare import build_data
 from llmrec.data.readers import read_log
@@ -116,16 +116,8 @@ def test_an_exposure_outside_the_catalogue(data):
     not OPEN_BANDIT.is_dir(), reason=f"no {OPEN_BANDIT}: set LLMREC_TEST_DATA to what holds open-bandit"
 )
 def test_open_bandit_trains_on_weighted_exposures():
-    config = DataConfig(
-        format="open_bandit",
-        path=str(OPEN_BANDIT / "bts" / "men"),
-        click=["click>=1"],
-        purchase=[],
-        min_user_events=0,
-        splits=["temporal"],
-        temporal_valid=0.2,
-        temporal_test=0.2,
-    )
+    written = load_config(Path(__file__).parents[2] / "configs" / "open_bandit.yaml")
+    config = written.data.model_copy(update={"path": str(OPEN_BANDIT / "bts" / "men")})
     data = build_data(read_log(config), config, seed=0)
     assert (data.num_users, data.num_items, len(data.exposures)) == (238, 34, 10_000)
     assert data.exposures["click"].sum() == 69
