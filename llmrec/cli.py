@@ -27,6 +27,7 @@ from llmrec.console import (
     print_examples,
     print_json,
     print_next_steps,
+    print_off_policy,
     print_ranked,
     print_report,
     print_reward,
@@ -140,6 +141,45 @@ def recommend_verb(
     if as_json:
         asked = {"user": user, "history": history or [], "exclude": exclude or [], "adapter": adapter}
         print_json({**asked, "recommendations": [asdict(item) for item in ranked or []]})
+
+
+@app.command("off-policy")
+def off_policy_verb(
+    log: Annotated[
+        Path,
+        typer.Argument(metavar="LOG", help="exposures with propensities: a config, a run, an Open Bandit directory"),
+    ],
+    target_log: Annotated[
+        Path | None, typer.Option(metavar="LOG", help="evaluate the policy that wrote this other log")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(metavar="DIR", help="evaluate a model of this run")] = None,
+    model: Annotated[
+        Literal["ppo", "sft", "reward"] | None,
+        typer.Option(help="which model of --run; default: the first that has finished"),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="show estimates that cannot be trusted")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Estimate from the log of one policy what another would have earned, or say that the log cannot tell."""
+    if (target_log is None) == (run is None):
+        raise UserError("Say which policy to evaluate: --target-log LOG or --run DIR, one of them.")
+    if model is not None and run is None:
+        raise UserError("--model names a model of --run DIR: give that as well.")
+    with _stdout_kept_clean(as_json):
+        from llmrec.evaluation.logged import off_policy_report, read_exposure_log, target_of_log, target_of_run
+
+        exposures = read_exposure_log(log)
+        if target_log is not None:
+            target = target_of_log(exposures, read_exposure_log(target_log))
+        else:
+            target = target_of_run(exposures, Run.open(run), model)
+        report = off_policy_report(exposures, target, force)
+    if as_json:
+        print_json(report)
+    else:
+        print_off_policy(console_for(), report)
+    if report["diagnostics"]["refusal"] and not force:
+        raise UserError(report["diagnostics"]["refusal"])
 
 
 @app.command("push")
