@@ -21,7 +21,9 @@ from llmrec.evaluation.off_policy import Estimate, bootstrap, diagnose, importan
 from llmrec.run import Run
 
 FOLDS = 5
+SAMPLES = 1000  # of the bootstrap
 BATCH = 64
+MAX_OUTSIDE = 0.01  # of the policy's probability, on what the log never shows, before people are warned
 MODELS = ("ppo", "sft", "reward")
 
 
@@ -123,10 +125,10 @@ def read_exposure_log(path: Path) -> ExposureLog:
     return ExposureLog(str(path), str(Path(config.path).expanduser().resolve()), data, frame)
 
 
-def click_rate(log: ExposureLog, seed: int = 0) -> Estimate:
+def click_rate(log: ExposureLog) -> Estimate:
     """Clicks an exposure, with its interval over users: what the policy that wrote the log earned."""
     clicks = log.frame["click"].to_numpy(dtype=np.float64)
-    return bootstrap(lambda rows: {"rate": float(clicks[rows].mean())}, log.frame["user"].to_numpy(), seed=seed)["rate"]
+    return bootstrap(lambda rows: {"rate": float(clicks[rows].mean())}, log.frame["user"].to_numpy(), SAMPLES)["rate"]
 
 
 def support(log: ExposureLog) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -198,22 +200,27 @@ def target_of_run(log: ExposureLog, run: Run, model: str | None) -> Target:
             f"{run.directory} was trained on a catalogue of {trained_on.num_items} items, {log.name} has "
             f"{log.data.num_items}, and they are not the same: give a log of the same items."
         )
-    rows = np.ones(len(log.frame), dtype=bool)
+    rows, how = np.ones(len(log.frame), dtype=bool), "drawn by its probabilities given the clicks before"
     if str(Path(run.config.data.path).expanduser().resolve()) == log.source:
         rows = log.frame["timestamp"].to_numpy() >= trained_on.temporal_cuts()[1]
+        how += "; in the test window alone"
         if not rows.any():
             raise DataError(
                 f"{run.directory} was trained on all of {log.name}. Hold out a time with `data.splits: [temporal]`, or "
                 "give another log of the same items."
             )
-    frame, times = log.frame[rows], log.data.timestamps
-    before = [np.searchsorted(times[u], t, "left") for u, t in zip(frame["user"], frame["timestamp"], strict=True)]
-    states, state = np.unique(np.stack([frame["user"], before], 1), axis=0, return_inverse=True)
+    user, times = log.frame["user"].to_numpy(), log.data.timestamps
+    before = [np.searchsorted(times[u], t, "left") for u, t in zip(user, log.frame["timestamp"], strict=True)]
+    able = np.array(before) < log.data.num_items  # a history holds an item once
+    if not able.all():
+        how += f"; without the {int((~able).sum())} rounds of users who had clicked everything"
+    rows &= able
+    states, state = np.unique(np.stack([user, before], 1)[rows], axis=0, return_inverse=True)
     score = _reward_probabilities if model == "reward" else _policy_probabilities
     items = support(log)[0]
     return Target(
         name=f"{model} of {run.directory}",
-        how="drawn by its probabilities given the clicks before" + ("" if rows.all() else "; test window only"),
+        how=how,
         rows=rows,
         probabilities=score(run, model, log.data, states.tolist())[:, items][state],
     )
@@ -288,7 +295,7 @@ def make_rounds(log: ExposureLog, target: Target) -> tuple[Rounds, float]:
     return rounds, float(1 - total.mean())
 
 
-def estimate_all(rounds: Rounds, samples: int = 1000, seed: int = 0) -> dict[str, Estimate]:
+def estimate_all(rounds: Rounds) -> dict[str, Estimate]:
     """All estimators with bootstrap intervals over users; the reward model is fitted anew on every resample.
 
     Raises:
@@ -297,16 +304,21 @@ def estimate_all(rounds: Rounds, samples: int = 1000, seed: int = 0) -> dict[str
     users, user = np.unique(rounds.users, return_inverse=True)
     if len(users) < FOLDS:
         raise DataError(f"The rounds are those of {len(users)} users; expected at least {FOLDS}.")
-    folds = np.random.default_rng(seed).permutation(np.arange(len(users)) % FOLDS)[user]
+    folds = np.random.default_rng(0).permutation(np.arange(len(users)) % FOLDS)[user]
     shape = (FOLDS, rounds.policy.shape[1], int(rounds.positions.max()) + 1)
     weights = rounds.weights
+    alike = [
+        ((f, k), np.flatnonzero((folds == f) & (rounds.positions == k))) for f, _, k in np.ndindex(FOLDS, 1, shape[2])
+    ]
 
     def statistics(rows: np.ndarray) -> dict[str, float]:
         action, place, fold = rounds.actions[rows], rounds.positions[rows], folds[rows]
         r, w = rounds.clicks[rows], weights[rows]
         rates = cross_fitted_rates(r, action, place, fold, shape)
-        q_logged = rates[fold, action, place]
-        q_policy = np.einsum("na,na->n", rounds.policy[rows], rates.transpose(0, 2, 1)[fold, place])
+        expected = np.empty(len(weights))
+        for (f, k), same in alike:
+            expected[same] = rounds.policy[same] @ rates[f, :, k]
+        q_logged, q_policy = rates[fold, action, place], expected[rows]
         threshold = off_policy.switch_threshold(r, w, q_logged, q_policy, rates.max())
         return {
             "ips": off_policy.ips(r, w),
@@ -317,10 +329,10 @@ def estimate_all(rounds: Rounds, samples: int = 1000, seed: int = 0) -> dict[str
             "switch_dr": off_policy.switch_dr(r, w, q_logged, q_policy, threshold),
         }
 
-    return bootstrap(statistics, user, samples, seed)
+    return bootstrap(statistics, user, SAMPLES)
 
 
-def off_policy_report(log: ExposureLog, target: Target, force: bool = False, seed: int = 0) -> dict:
+def off_policy_report(log: ExposureLog, target: Target, force: bool = False) -> dict:
     """JSON values: what `llmrec off-policy` prints.
 
     Estimates are left out where `diagnostics.refusal` says why, unless forced.
@@ -329,19 +341,25 @@ def off_policy_report(log: ExposureLog, target: Target, force: bool = False, see
     weights = rounds.weights
     if not weights.any():
         raise DataError(
-            f"{target.name} gives no probability to anything that was shown in the {len(weights)} rounds of {log.name}: "
-            "the log says nothing of it."
+            f"{target.name} gives no probability to anything that {log.name} shows in {len(weights)} rounds: the log "
+            "says nothing of it."
         )
     diagnostics = diagnose(rounds.clicks, weights)
-    estimates = {} if diagnostics.refusal and not force else estimate_all(rounds, seed=seed)
-    own = click_rate(replace(log, frame=log.frame[target.rows]), seed)
+    warnings = diagnostics.warnings
+    if outside > MAX_OUTSIDE:
+        warnings.append(
+            f"{outside:.1%} of the policy's probability lies on items that the log never shows at that position. What "
+            "is estimated is the policy without them: check that both speak of the same items."
+        )
+    estimates = {} if diagnostics.refusal and not force else estimate_all(rounds)
+    own = click_rate(replace(log, frame=log.frame[target.rows]))
     return {
         "log": {"name": log.name, "users": int(len(np.unique(rounds.users))), "click_rate": asdict(own)},
         "policy": {"name": target.name, "probabilities": target.how, "outside_support": outside},
         "diagnostics": {
             **asdict(diagnostics),
             "refusal": diagnostics.refusal,
-            "warnings": diagnostics.warnings,
+            "warnings": warnings,
         },
         "estimates": {name: asdict(estimate) for name, estimate in estimates.items()},
         "on_policy": asdict(target.on_policy) if target.on_policy else None,
