@@ -271,26 +271,30 @@ def _reward_probabilities(run: Run, model: str, data: InteractionData, states: S
 def make_rounds(log: ExposureLog, target: Target) -> tuple[Rounds, float]:
     """The rounds of a log under a policy, and how much of the policy's probability lies on what the log never shows.
 
+    Rounds in which all of it lies there are left out.
+
     Raises:
-        DataError: in some round the policy chooses only what the log never shows.
+        DataError: none is left.
     """
     items, places, shown = support(log)
     frame = log.frame[target.rows]
     place = np.searchsorted(places, frame["position"])
     allowed = np.where(shown[place], target.probabilities, 0.0)
     total = allowed.sum(1)
-    if not (total > 0).all():
+    inside = total > 0
+    if not inside.any():
         raise DataError(
-            f"In {int((total <= 0).sum())} of {len(total)} rounds {target.name} gives no probability to any item that "
-            f"{log.name} shows there: the log says nothing of it."
+            f"In all {len(total)} rounds {target.name} gives no probability to any item that {log.name} shows there: "
+            "the log says nothing of it. Do both speak of the same items?"
         )
+    frame = frame[inside]
     rounds = Rounds(
         clicks=frame["click"].to_numpy(dtype=np.float64),
         actions=np.searchsorted(items, frame["item"]),
-        positions=place,
+        positions=place[inside],
         users=frame["user"].to_numpy(),
         logging=frame["propensity"].to_numpy(dtype=np.float64),
-        policy=allowed / total[:, None],
+        policy=(allowed / np.where(inside, total, 1)[:, None])[inside],
     )
     return rounds, float(1 - total.mean())
 
@@ -307,16 +311,15 @@ def estimate_all(rounds: Rounds) -> dict[str, Estimate]:
     folds = np.random.default_rng(0).permutation(np.arange(len(users)) % FOLDS)[user]
     shape = (FOLDS, rounds.policy.shape[1], int(rounds.positions.max()) + 1)
     weights = rounds.weights
-    alike = [
-        ((f, k), np.flatnonzero((folds == f) & (rounds.positions == k))) for f, _, k in np.ndindex(FOLDS, 1, shape[2])
-    ]
+    cells = [(f, k) for f in range(FOLDS) for k in range(shape[2])]
+    alike = {(f, k): np.flatnonzero((folds == f) & (rounds.positions == k)) for f, k in cells}
 
     def statistics(rows: np.ndarray) -> dict[str, float]:
         action, place, fold = rounds.actions[rows], rounds.positions[rows], folds[rows]
         r, w = rounds.clicks[rows], weights[rows]
         rates = cross_fitted_rates(r, action, place, fold, shape)
         expected = np.empty(len(weights))
-        for (f, k), same in alike:
+        for (f, k), same in alike.items():
             expected[same] = rounds.policy[same] @ rates[f, :, k]
         q_logged, q_policy = rates[fold, action, place], expected[rows]
         threshold = off_policy.switch_threshold(r, w, q_logged, q_policy, rates.max())

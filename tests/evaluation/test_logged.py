@@ -140,6 +140,11 @@ def test_a_policy_is_restricted_to_what_the_log_shows(read, tmp_path):
     assert first == pytest.approx([0.2, 0.2, 0.6, 0]) and second == pytest.approx(np.array([3, 1, 1, 1]) / 6)
     # At the first position 0.1 + 0.4 of the policy is lost, at the second 0.4.
     assert outside == pytest.approx(0.5 * (rounds.positions == 0).mean() + 0.4 * (rounds.positions == 1).mean())
+    only_last = np.zeros((3000, 4))
+    only_last[:, 3] = 1
+    left, outside = make_rounds(log, replace(target_of_log(log, read[1]), probabilities=only_last))
+    assert (left.positions == 1).all() and len(left.clicks) == (rounds.positions == 1).sum()
+    assert outside == pytest.approx((rounds.positions == 0).mean())
     report = off_policy_report(log, target_of_log(log, read[1]))
     assert any("lies on items that the log never shows" in line for line in report["diagnostics"]["warnings"])
 
@@ -201,7 +206,7 @@ def test_logs_that_do_not_fit(read, tmp_path):
         read_exposure_log(write_log(tmp_path / name, policy, 3000, 0))
         for name, policy in (("first", elsewhere), ("rest", rest))
     )
-    with pytest.raises(DataError, match="In 3000 of 3000 rounds .*first gives no probability"):
+    with pytest.raises(DataError, match="In all 3000 rounds .*first gives no probability"):
         make_rounds(other, target_of_log(other, one))
 
 
