@@ -16,7 +16,7 @@ from llmrec.catalogue.facts import FactBook
 from llmrec.catalogue.prompt import Recommendation
 from llmrec.config import Config
 from llmrec.data.dataset import InteractionData, Targets, load_data
-from llmrec.evaluation.baselines import EASE, Markov, Popularity
+from llmrec.evaluation.baselines import EASE, Baseline, Markov, Popularity
 from llmrec.evaluation.metrics import (
     bootstrap_ci,
     coverage,
@@ -38,6 +38,7 @@ from llmrec.ppo.stage import target_windows
 from llmrec.run import STAGES, VERBS, Run, library_versions
 from reward_models import EaseJudge, Rewarder, load_reward_model
 from reward_models.composite import CompositeReward
+from reward_models.features import profile_words
 from reward_models.groundedness import check, faithfulness
 
 COMPARISONS = (("ppo", "sft"), ("ppo", "markov"), ("sft", "markov"))
@@ -117,17 +118,28 @@ def evaluate(run: Run) -> dict:
 
 
 def baselines(data: InteractionData, model: Rewarder) -> dict[str, Callable]:
-    """Scoring functions of models that are not the policy: histories [B] to scores [B, N]."""
+    """Scoring functions of models that are not the policy: histories [B] and their users [B] to scores [B, N]."""
+    profiles = profile_words(data.users)
+
+    def reward_scores(histories: list[np.ndarray], users: np.ndarray) -> np.ndarray:
+        purchases = [data.purchases[user][: len(history)] for user, history in zip(users, histories, strict=True)]
+        return model.log_rewards(histories, purchases, profiles[users]).numpy()
+
     fitted = {"popularity": Popularity(), "markov": Markov(), "ease": EASE()}
-    scores = {name: baseline.fit(data.train_histories, data.num_items).scores for name, baseline in fitted.items()}
-    return scores | {"reward_model": lambda histories: model.log_rewards(histories).numpy()}
+    scores = {name: _fitted(baseline, data) for name, baseline in fitted.items()}
+    return scores | {"reward_model": reward_scores}
+
+
+def _fitted(baseline: Baseline, data: InteractionData) -> Callable:
+    baseline.fit(data.train_histories, data.num_items)
+    return lambda histories, users: baseline.scores(histories)
 
 
 def _rank(data: InteractionData, targets: Targets, scores: Callable, config: Config) -> Ranked:
     parts = []
     for rows in _chunks(len(targets)):
         histories = [data.histories[targets.users[m]][: targets.positions[m]] for m in rows]
-        parts.append(_ranked(scores(histories), data, targets, rows, config))
+        parts.append(_ranked(scores(histories, targets.users[rows.start : rows.stop]), data, targets, rows, config))
     return _join(parts)
 
 
@@ -265,6 +277,7 @@ def sampled_rewards(
         recommendations = parse(policy, completions)
         asked = [
             {
+                "user": targets.users[m],
                 "profile": w.profile,
                 "prior": w.prior,
                 "items": w.items,

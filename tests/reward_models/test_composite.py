@@ -102,10 +102,13 @@ def test_no_fixed_item_earns_on_average(catalogue):
     torch.manual_seed(1)
     model = ClickPurchaseModel(ClickPurchaseConfig(catalogue.num_items, hidden_size=8, dropout=0.0)).eval()
     with torch.no_grad():
-        model.items.weight.mul_(50)  # a model with strong opinions
-    histories, purchases = [h[:3] for h in catalogue.histories] * 40, [p[:3] for p in catalogue.purchases] * 40
-    popularity = item_log_odds(model, histories, purchases)
-    log_probabilities = model.log_rewards(histories, purchases)
+        for table in (model.items, model.profile):
+            table.weight.mul_(50)  # a model with strong opinions
+    users = np.arange(6).repeat(40)
+    histories, purchases = [catalogue.histories[u][:3] for u in users], [catalogue.purchases[u][:3] for u in users]
+    profiles = 1 + users[:, None]
+    popularity = item_log_odds(model, histories, purchases, profiles)
+    log_probabilities = model.log_rewards(histories, purchases, profiles)
     assert log_probabilities.std(0).min() > 0.1
     for item in range(catalogue.num_items):
         free = torch.tensor([item not in history for history in histories])
