@@ -72,7 +72,7 @@ class CompositeReward:
         self.config = config
         self.text = text
         self.profiles = profile_words(data.users)
-        self.popularity = item_log_odds(model, *places(data))
+        self.popularity = item_log_odds(model, *places(data), config.conversion_weight)
         self.terms = {f"item_{term.column}": standardised(data.items, term.column) for term in config.terms}
         self.functions = {part.callable: load_callable(part.callable) for part in config.parts}
         weighted = [term.weight * self.terms[f"item_{term.column}"] for term in config.terms]
@@ -109,7 +109,7 @@ class CompositeReward:
         self._check_items(recommendations)
         config, items = self.config, torch.tensor([r.item for r in recommendations])
         whole, index = items >= 0, items.clamp(min=0)
-        log_rewards = self.model.log_rewards(*_histories(rows), self._profiles(rows)).cpu()
+        log_rewards = self.model.log_rewards(*_histories(rows), self._profiles(rows), config.conversion_weight).cpu()
         parts = {
             "log_odds": torch.where(whole, log_odds(_pick(log_rewards, index)), -self.CLIP),
             "popularity": torch.where(whole, self.popularity[index], 0.0),
@@ -139,7 +139,7 @@ class CompositeReward:
         return parts
 
     def item_rewards(self, log_rewards: Tensor) -> Tensor:
-        """Weighted rewards of all items, terms included, from log P(click and purchase) of all items: [..., N]."""
+        """Weighted rewards of all items, terms included, from a model's or a judge's `log_rewards`: [..., N]."""
         lift = log_odds(log_rewards) - self.config.popularity_weight * self.popularity.to(log_rewards.device)
         terms = self.item_terms.to(log_rewards.device)
         return self.config.item_weight * lift.clamp(-self.CLIP, self.CLIP) + terms
@@ -162,7 +162,8 @@ class CompositeReward:
             had[b, row["prior"]] = True
         lengths = torch.tensor([len(row["items"]) for row in rows])
         mask = torch.arange(width) < lengths[:, None]
-        log_rewards = self.model.log_rewards_packed(items, purchased, mask, had, self._profiles(rows))
+        weight = self.config.conversion_weight
+        log_rewards = self.model.log_rewards_packed(items, purchased, mask, had, self._profiles(rows), weight)
         shown = [r[:length] for r, length in zip(log_rewards, lengths.tolist(), strict=True)]
         return [finite("log_odds", self.item_rewards(r)) for r in shown]
 

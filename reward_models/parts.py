@@ -47,9 +47,10 @@ def item_log_odds(
     histories: Sequence[np.ndarray],
     purchases: Sequence[np.ndarray],
     profiles: np.ndarray,
+    conversion_weight: float,
     batch: int = 64,
 ) -> Tensor:
-    """Log-odds of each item as the next purchase of anybody who has not had it: [N].
+    """Log-odds of each item as what anybody takes next who has not had it: [N].
 
     The log of the model's *mean* probability over users. Of the model, not of the log: where it overrates rare items,
     this does as well, and nothing is gained by them.
@@ -57,6 +58,7 @@ def item_log_odds(
     Args:
         model: the click/purchase model.
         histories, purchases, profiles: of U users; see `Rewarder.log_rewards`.
+        conversion_weight: of log P(purchase | click), as there.
         batch: histories a forward pass.
     """
     total = torch.zeros(model.config.num_items, dtype=torch.float64)
@@ -64,7 +66,7 @@ def item_log_odds(
     for start in range(0, len(histories), batch):
         rows = slice(start, start + batch)
         part = histories[rows]
-        probabilities = model.log_rewards(part, purchases[rows], profiles[rows]).cpu().exp()
+        probabilities = model.log_rewards(part, purchases[rows], profiles[rows], conversion_weight).cpu().exp()
         had = torch.zeros(probabilities.shape, dtype=torch.bool)
         for row, history in enumerate(part):
             had[row, torch.tensor(history, dtype=torch.int64)] = True

@@ -83,7 +83,7 @@ def evaluate(run: Run) -> dict:
             else:
                 progress.reset(task, total=total, description=description)
 
-        for name, scores in baselines(data, model).items():
+        for name, scores in baselines(data, model, config.reward.conversion_weight).items():
             for split, parts in data.targets.items():
                 ranked[split][name] = _rank(data, parts["test"], scores, config)
         for name in ("sft", "ppo"):
@@ -117,13 +117,13 @@ def evaluate(run: Run) -> dict:
 # -- ranking --
 
 
-def baselines(data: InteractionData, model: Rewarder) -> dict[str, Callable]:
+def baselines(data: InteractionData, model: Rewarder, conversion_weight: float) -> dict[str, Callable]:
     """Scoring functions of models that are not the policy: histories [B] and their users [B] to scores [B, N]."""
     profiles = profile_words(data.users)
 
     def reward_scores(histories: list[np.ndarray], users: np.ndarray) -> np.ndarray:
         purchases = [data.purchases[user][: len(history)] for user, history in zip(users, histories, strict=True)]
-        return model.log_rewards(histories, purchases, profiles[users]).numpy()
+        return model.log_rewards(histories, purchases, profiles[users], conversion_weight).numpy()
 
     fitted = {"popularity": Popularity(), "markov": Markov(), "ease": EASE()}
     scores = {name: _fitted(baseline, data) for name, baseline in fitted.items()}
@@ -286,7 +286,8 @@ def sampled_rewards(
             for m, w in zip(rows, part, strict=True)
         ]
         scored = reward(recommendations, asked)
-        judged = reward.item_rewards(judge.log_rewards([np.array([*w.prior, *w.items]) for w in part]).cpu())
+        histories = [np.array([*w.prior, *w.items]) for w in part]
+        judged = reward.item_rewards(judge.log_rewards(histories, config.reward.conversion_weight).cpu())
         items = torch.tensor([max(r.item, 0) for r in recommendations])
         judged = judged.gather(1, items[:, None])[:, 0]
         values = {"reward": scored.item + scored.text, **scored.parts, "judge": judged}

@@ -79,6 +79,6 @@ def test_the_guard_knows_the_profiles(reward, data, tmp_path):
 def test_the_reward_model_as_a_ranker_knows_profiles_and_purchases(reward, data):
     users = np.array([4, 1])
     histories, purchases = [data.histories[u][:3] for u in users], [data.purchases[u][:3] for u in users]
-    found = baselines(data, reward.model)["reward_model"](histories, users)
-    expected = reward.model.log_rewards(histories, purchases, profile_words(data.users)[users])
+    found = baselines(data, reward.model, 0.5)["reward_model"](histories, users)
+    expected = reward.model.log_rewards(histories, purchases, profile_words(data.users)[users], 0.5)
     np.testing.assert_array_equal(found, expected.numpy())
