@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from llmrec.config import RewardSection
 from llmrec.data.dataset import InteractionData, load_data
 from llmrec.errors import DataError, ModelError
+from llmrec.run import is_main_process
 from reward_models.click_purchase import ClickPurchaseConfig, ClickPurchaseModel
 from reward_models.ensemble import RewardEnsemble
 from reward_models.exposures import Exposures, exposure_logits, exposure_loss, exposures_of
@@ -212,6 +213,11 @@ def _batches(
     ]
 
 
+def _sampled(num_items: int, config: RewardSection) -> bool:
+    """Whether the click softmax is over sampled items, not over the whole catalogue."""
+    return num_items > FULL_SOFTMAX_ITEMS and config.negatives < num_items
+
+
 def _negatives(
     log_share: np.ndarray, config: RewardSection, rng: np.random.Generator, device: torch.device
 ) -> Negatives | None:
@@ -220,7 +226,7 @@ def _negatives(
     By share, because the sum over the catalogue is then estimated with the least variance at the start, where every
     item's score is its log share.
     """
-    if len(log_share) <= FULL_SOFTMAX_ITEMS or config.negatives >= len(log_share):
+    if not _sampled(len(log_share), config):
         return None
     drawn = rng.choice(len(log_share), config.negatives, p=np.exp(log_share))
     log_count = math.log(config.negatives) + log_share[drawn]
@@ -266,7 +272,8 @@ def fit_member(
         model.item_words.copy_(torch.from_numpy(events.words))
         model.trained.zero_()
         model.trained[torch.from_numpy(np.concatenate([*events.histories, sources.shown.items]))] = True
-        if not len(sources.shown):  # what was shown decides popularity, where it is logged
+        # A sampled item is seldom updated: popularity, once known, need not be learned. But exposures correct it.
+        if _sampled(events.num_items, config) and not len(sources.shown):
             log_share = torch.from_numpy(ItemRates.of(events).log_share)
             model.click_bias.data.copy_(log_share + math.log(events.num_items))
         if 0 < sources.shown.clicked.sum() < len(sources.shown):
@@ -414,13 +421,26 @@ def judge_quality(judge: EaseJudge, model: ClickPurchaseModel | RewardEnsemble, 
 def train_reward(run: Any) -> dict[str, Any]:
     """The reward stage: reads `run.path("data")`, writes model, judge and metrics into `run.path("reward")`.
 
+    Of several processes the first alone fits the click/purchase model, which is small; all train the text model.
+
     Args:
         run: has `config`, `path(stage)` and `finish(stage, metrics)`.
 
     Returns:
         The metrics, as handed to `run.finish`.
     """
-    data, config = load_data(run.path("data")), run.config
+    data = load_data(run.path("data"))
+    metrics = _train_click_purchase(run, data) if is_main_process() else {}
+    if run.config.reward.text is not None:
+        from reward_models.text_reward import train_text_reward  # TRL takes seconds to import
+
+        metrics["text"] = train_text_reward(run, data)
+    run.finish("reward", metrics)
+    return metrics
+
+
+def _train_click_purchase(run: Any, data: InteractionData) -> dict[str, Any]:
+    config = run.config
     columns = (
         TextColumn("[bold]reward[/]"),
         BarColumn(),
@@ -441,9 +461,4 @@ def train_reward(run: Any) -> dict[str, Any]:
     draw(metrics.pop("measured"), run.path("reward"))
     model.save_pretrained(run.path("reward"))
     judge.save_pretrained(run.path("reward"))
-    if config.reward.text is not None:
-        from reward_models.text_reward import train_text_reward  # TRL takes seconds to import
-
-        metrics["text"] = train_text_reward(run, data)
-    run.finish("reward", metrics)
     return metrics

@@ -130,6 +130,14 @@ def test_large_catalogues_train_with_sampled_negatives(data, monkeypatch):
     assert metrics["ranking"]["click_ndcg@10"] > 0.5
 
 
+def test_large_catalogues_start_from_popularity(data, monkeypatch):
+    monkeypatch.setattr(training, "FULL_SOFTMAX_ITEMS", 10)
+    config = SMALL.model_copy(update={"negatives": 12, "num_train_epochs": 1, "learning_rate": 1e-9})
+    model, _ = fit_click_purchase(data, config, seed=0)
+    clicks = np.bincount(np.concatenate(data.train_histories), minlength=data.num_items) + 1
+    np.testing.assert_allclose(model.click_bias.detach().numpy(), np.log(clicks / clicks.mean()), atol=1e-4)
+
+
 def test_purchases_are_sometimes_hidden(data):
     events = training_events(data)
     batch = collate(events, [(u, 0, len(events.histories[u])) for u in range(60)], np.random.default_rng(0))
@@ -175,6 +183,18 @@ def test_the_stage_writes_model_and_judge(data, tmp_path, monkeypatch):
     json.dumps(metrics)
     ClickPurchaseModel.from_pretrained(run.path("reward"), data.items["item_id"])
     EaseJudge.from_pretrained(run.path("reward"), data.items["item_id"])
+
+
+def test_of_several_processes_one_fits_and_writes(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "load_data", lambda path: data)
+    monkeypatch.setattr(training, "fit_reward", lambda *_: pytest.fail("the second process fitted the model again"))
+    monkeypatch.setenv("RANK", "1")
+
+    class Settings:
+        reward, seed = SMALL, 0
+
+    assert train_reward(Run(tmp_path, Settings)) == {}
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
 
 
 @pytest.mark.parametrize("bought, message", [(True, "every click is a purchase"), (False, "no click is a purchase")])
