@@ -50,6 +50,9 @@ AdapterOption = Annotated[
     Literal["sft", "ppo"] | None,
     typer.Option(help="which adapter; default: ppo, or sft where there is no ppo"),
 ]
+IncludeOption = Annotated[
+    Literal["reward"] | None, typer.Option(help="`reward`: the reward models as well, in `reward/`")
+]
 TitlesOption = Annotated[list[str] | None, typer.Option(metavar="TITLE ...", help="one or more titles")]
 
 
@@ -187,6 +190,7 @@ def push_verb(
     run: RunOption,
     repo: Annotated[str, typer.Option(metavar="OWNER/NAME", help="the hub repository; made if there is none")],
     adapter: AdapterOption = None,
+    include: IncludeOption = None,
     private: Annotated[bool, typer.Option("--private", help="make a new repository private")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check and list the files, upload nothing")] = False,
     as_json: JsonOption = False,
@@ -196,7 +200,8 @@ def push_verb(
         from llmrec.push import push
 
         console = console_for(stderr=as_json)
-        url = push(Run.open(run), repo, adapter=adapter, private=private, dry_run=dry_run, say=say_on(console))
+        options = {"adapter": adapter, "reward": include == "reward", "private": private, "dry_run": dry_run}
+        url = push(Run.open(run), repo, **options, say=say_on(console))
     if as_json:
         print_json({"url": url, "dry_run": dry_run})
 

@@ -101,7 +101,8 @@ def _quality_table(title: str, quality: dict) -> Table:
     table = Table(title=title, title_justify="left")
     columns = {"auc": "AUC", "log_loss": "log-loss", "brier": "Brier", "ece": "ECE"}
     if "auc_popularity_matched" in quality:
-        columns = {"auc": "AUC", "auc_popularity_matched": "AUC, popular negatives"} | columns
+        popular = {"auc_popularity_matched": "AUC, popular negatives", "lift_auc_popularity_matched": "... of the lift"}
+        columns = {"auc": "AUC"} | popular | columns
     table.add_column("")
     table.add_column("n", justify="right")
     for heading in (*columns.values(), "ECE floor"):

@@ -16,7 +16,7 @@ from llmrec.catalogue.facts import FactBook
 from llmrec.catalogue.prompt import Recommendation
 from llmrec.config import Config
 from llmrec.data.dataset import InteractionData, Targets, load_data
-from llmrec.evaluation.baselines import EASE, Markov, Popularity
+from llmrec.evaluation.baselines import EASE, Baseline, Markov, Popularity
 from llmrec.evaluation.metrics import (
     bootstrap_ci,
     coverage,
@@ -38,6 +38,7 @@ from llmrec.ppo.stage import target_windows
 from llmrec.run import STAGES, VERBS, Run, library_versions
 from reward_models import EaseJudge, Rewarder, load_reward_model
 from reward_models.composite import CompositeReward
+from reward_models.features import profile_words
 from reward_models.groundedness import check, faithfulness
 
 COMPARISONS = (("ppo", "sft"), ("ppo", "markov"), ("sft", "markov"))
@@ -82,7 +83,7 @@ def evaluate(run: Run) -> dict:
             else:
                 progress.reset(task, total=total, description=description)
 
-        for name, scores in baselines(data, model).items():
+        for name, scores in baselines(data, model, config.reward.conversion_weight).items():
             for split, parts in data.targets.items():
                 ranked[split][name] = _rank(data, parts["test"], scores, config)
         for name in ("sft", "ppo"):
@@ -116,18 +117,29 @@ def evaluate(run: Run) -> dict:
 # -- ranking --
 
 
-def baselines(data: InteractionData, model: Rewarder) -> dict[str, Callable]:
-    """Scoring functions of models that are not the policy: histories [B] to scores [B, N]."""
+def baselines(data: InteractionData, model: Rewarder, conversion_weight: float) -> dict[str, Callable]:
+    """Scoring functions of models that are not the policy: histories [B] and their users [B] to scores [B, N]."""
+    profiles = profile_words(data.users)
+
+    def reward_scores(histories: list[np.ndarray], users: np.ndarray) -> np.ndarray:
+        purchases = [data.purchases[user][: len(history)] for user, history in zip(users, histories, strict=True)]
+        return model.log_rewards(histories, purchases, profiles[users], conversion_weight).numpy()
+
     fitted = {"popularity": Popularity(), "markov": Markov(), "ease": EASE()}
-    scores = {name: baseline.fit(data.train_histories, data.num_items).scores for name, baseline in fitted.items()}
-    return scores | {"reward_model": lambda histories: model.log_rewards(histories).numpy()}
+    scores = {name: _fitted(baseline, data) for name, baseline in fitted.items()}
+    return scores | {"reward_model": reward_scores}
+
+
+def _fitted(baseline: Baseline, data: InteractionData) -> Callable:
+    baseline.fit(data.train_histories, data.num_items)
+    return lambda histories, users: baseline.scores(histories)
 
 
 def _rank(data: InteractionData, targets: Targets, scores: Callable, config: Config) -> Ranked:
     parts = []
     for rows in _chunks(len(targets)):
         histories = [data.histories[targets.users[m]][: targets.positions[m]] for m in rows]
-        parts.append(_ranked(scores(histories), data, targets, rows, config))
+        parts.append(_ranked(scores(histories, targets.users[rows.start : rows.stop]), data, targets, rows, config))
     return _join(parts)
 
 
@@ -265,6 +277,7 @@ def sampled_rewards(
         recommendations = parse(policy, completions)
         asked = [
             {
+                "user": targets.users[m],
                 "profile": w.profile,
                 "prior": w.prior,
                 "items": w.items,
@@ -273,7 +286,8 @@ def sampled_rewards(
             for m, w in zip(rows, part, strict=True)
         ]
         scored = reward(recommendations, asked)
-        judged = reward.item_rewards(judge.log_rewards([np.array([*w.prior, *w.items]) for w in part]).cpu())
+        histories = [np.array([*w.prior, *w.items]) for w in part]
+        judged = reward.item_rewards(judge.log_rewards(histories, config.reward.conversion_weight).cpu())
         items = torch.tensor([max(r.item, 0) for r in recommendations])
         judged = judged.gather(1, items[:, None])[:, 0]
         values = {"reward": scored.item + scored.text, **scored.parts, "judge": judged}
