@@ -162,12 +162,13 @@ def test_the_reward_models_are_pushed_when_asked_for_and_load(run: Run, tmp_path
         "base": {"base": "base", "layers": 2},
     }
     assert "load_reward_model(" in (got / "README.md").read_text()
-    for file in (file for file in got.rglob("*") if file.is_file()):
+    for file in (file for file in got.rglob("*") if file.is_file() and ".cache" not in file.parts):
         assert b"secret-home" not in file.read_bytes() and b"/cache" not in file.read_bytes(), file
 
 
 def test_the_reward_models_must_have_been_trained(run: Run) -> None:
-    shutil.rmtree(run.path("reward"))
+    for stage in ("reward", "ppo", "evaluate"):
+        shutil.rmtree(run.path(stage))
     with pytest.raises(RunError, match="llmrec reward"):
         push(run, "alice/tiny", reward=True, dry_run=True)
 
