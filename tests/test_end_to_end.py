@@ -49,7 +49,7 @@ def config(slice_of_movielens, tmp_path_factory) -> Path:
         "sft": {"num_train_epochs": 0.5, "save_steps": 10, "learning_rate": 2.0e-3},
         "reward": {"num_train_epochs": 2},
         "ppo": {"total_episodes": 64, "eval_users": 20, "eval_steps": 1, "response_length": 24},
-        "evaluation": {"bootstrap": 200},
+        "evaluation": {"bootstrap": 200, "sasrec": {"dropout": [0.2], "epochs": 3}},
     }  # fmt: skip
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(values))
