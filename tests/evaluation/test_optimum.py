@@ -1,7 +1,5 @@
 """The exact optimum of KL-regularised RL, against its closed form and against gradient ascent on the objective."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -93,7 +91,9 @@ def test_rewards_are_those_of_the_last_decision(data):
     everyone = np.arange(6)
     targets = Targets(np.tile(everyone, 4), np.tile(data.train_lengths, 4))
     config = make_config("none")
-    found = item_rewards(Reward(), replace(data), targets, target_windows(data, targets, config))
+    found = item_rewards(Reward(), data, targets, target_windows(data, targets, config))
     shown = np.minimum(data.train_lengths, config.catalogue.max_history)
-    assert found[:6].tolist() == [[100 * u + 3 * (n - 1) + i for i in range(3)] for u, n in zip(everyone, shown)]
+    assert found[:6].tolist() == [
+        [100 * u + 3 * (n - 1) + i for i in range(3)] for u, n in zip(everyone, shown, strict=True)
+    ]
     assert len(found) == 24 and (found[18:] == found[:6]).all()

@@ -25,8 +25,7 @@ def log() -> InteractionData:
     rng = np.random.default_rng(0)
     histories = [rng.permutation(LIKED)[:12] for _ in range(60)]
     shown = [
-        {"user": u, "item": int(i), "timestamp": int(t), "click": False,
-         "propensity": float("nan"), "position": None}
+        {"user": u, "item": int(i), "timestamp": int(t), "click": False, "propensity": float("nan"), "position": None}
         for u in range(60)
         for t, i in zip(range(1, 10), rng.integers(LIKED, ITEMS, 9), strict=True)
     ]
