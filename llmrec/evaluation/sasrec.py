@@ -117,9 +117,10 @@ class SASRec:
                 optimizer.step()
                 schedule.step()
             self.validation.append(self.validate(self.scores))
-            if self.validation[-1] == max(self.validation):
+            since_best = len(self.validation) - 1 - int(np.argmax(self.validation))
+            if since_best == 0:
                 best = self._copied_state()
-            elif len(self.validation) - 1 - int(np.argmax(self.validation)) >= self.patience:
+            elif since_best >= self.patience:
                 break
         self.encoder.load_state_dict(best)
 
