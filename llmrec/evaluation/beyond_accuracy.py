@@ -29,9 +29,8 @@ def diversity(lists: np.ndarray, categories: np.ndarray) -> np.ndarray:
         lists: [M, K].
         categories: bool [N, G].
     """
-    of_list = (categories[lists] & (lists >= 0)[..., None]).astype(np.float64)  # [M, K, G]
-    both = of_list @ of_list.transpose(0, 2, 1)
-    size = of_list.sum(-1)
+    size = categories.sum(1)[lists] * (lists >= 0)  # [M, K]
+    both = np.stack([one @ one.T for one in (categories[items].astype(np.float32) for items in lists)])  # [M, K, K]
     either = size[:, :, None] + size[:, None] - both
     known = (size[:, :, None] > 0) & (size[:, None] > 0) & ~np.eye(lists.shape[1], dtype=bool)
     distance = np.where(known, 1.0 - both / np.maximum(either, 1.0), 0.0)
