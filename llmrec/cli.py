@@ -27,6 +27,7 @@ from llmrec.console import (
     print_examples,
     print_json,
     print_next_steps,
+    print_off_policy,
     print_ranked,
     print_report,
     print_reward,
@@ -48,6 +49,9 @@ RunOption = Annotated[Path, typer.Option("--run", metavar="DIR", help="a run dir
 AdapterOption = Annotated[
     Literal["sft", "ppo"] | None,
     typer.Option(help="which adapter; default: ppo, or sft where there is no ppo"),
+]
+IncludeOption = Annotated[
+    Literal["reward"] | None, typer.Option(help="`reward`: the reward models as well, in `reward/`")
 ]
 TitlesOption = Annotated[list[str] | None, typer.Option(metavar="TITLE ...", help="one or more titles")]
 
@@ -142,11 +146,51 @@ def recommend_verb(
         print_json({**asked, "recommendations": [asdict(item) for item in ranked or []]})
 
 
+@app.command("off-policy")
+def off_policy_verb(
+    log: Annotated[
+        Path,
+        typer.Argument(metavar="LOG", help="exposures with propensities: a config, a run, an Open Bandit directory"),
+    ],
+    target_log: Annotated[
+        Path | None, typer.Option(metavar="LOG", help="evaluate the policy that wrote this other log")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(metavar="DIR", help="evaluate a model of this run")] = None,
+    model: Annotated[
+        Literal["ppo", "sft", "reward"] | None,
+        typer.Option(help="which model of --run; default: the first that has finished"),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="show estimates that cannot be trusted")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Estimate from the log of one policy what another would have earned, or say that the log cannot tell."""
+    if (target_log is None) == (run is None):
+        raise UserError("Say which policy to evaluate: --target-log LOG or --run DIR, one of them.")
+    if model is not None and run is None:
+        raise UserError("--model names a model of --run DIR: give that as well.")
+    with _stdout_kept_clean(as_json):
+        from llmrec.evaluation.logged import off_policy_report, read_exposure_log, target_of_log, target_of_run
+
+        exposures = read_exposure_log(log)
+        if target_log is not None:
+            target = target_of_log(exposures, read_exposure_log(target_log))
+        else:
+            target = target_of_run(exposures, Run.open(run), model)
+        report = off_policy_report(exposures, target, force)
+    if as_json:
+        print_json(report)
+    else:
+        print_off_policy(console_for(), report)
+    if report["diagnostics"]["refusal"] and not force:
+        raise UserError(report["diagnostics"]["refusal"])
+
+
 @app.command("push")
 def push_verb(
     run: RunOption,
     repo: Annotated[str, typer.Option(metavar="OWNER/NAME", help="the hub repository; made if there is none")],
     adapter: AdapterOption = None,
+    include: IncludeOption = None,
     private: Annotated[bool, typer.Option("--private", help="make a new repository private")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check and list the files, upload nothing")] = False,
     as_json: JsonOption = False,
@@ -156,7 +200,8 @@ def push_verb(
         from llmrec.push import push
 
         console = console_for(stderr=as_json)
-        url = push(Run.open(run), repo, adapter=adapter, private=private, dry_run=dry_run, say=say_on(console))
+        options = {"adapter": adapter, "reward": include == "reward", "private": private, "dry_run": dry_run}
+        url = push(Run.open(run), repo, **options, say=say_on(console))
     if as_json:
         print_json({"url": url, "dry_run": dry_run})
 

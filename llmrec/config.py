@@ -148,6 +148,9 @@ class RewardSection(Section):
     )
     judge_users: float = Field(0.1, gt=0, lt=1, description="share of users kept for the judge alone")
     item_weight: float = Field(1.0, ge=0, description="weight of the log-odds of click and purchase")
+    conversion_weight: float = Field(
+        1.0, ge=0, description="in them, of log P(purchase | click) beside log P(click); 1: joint; 0: clicks alone"
+    )
     popularity_weight: float = Field(
         1.0, ge=0, le=1, description="share of an item's own log-odds that is taken off: 1 leaves what is personal"
     )

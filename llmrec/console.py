@@ -139,7 +139,8 @@ def _quality_table(title: str, quality: dict) -> Table:
     table = Table(title=title, title_justify="left")
     columns = {"auc": "AUC", "log_loss": "log-loss", "brier": "Brier", "ece": "ECE"}
     if "auc_popularity_matched" in quality:
-        columns = {"auc": "AUC", "auc_popularity_matched": "AUC, popular negatives"} | columns
+        popular = {"auc_popularity_matched": "AUC, popular negatives", "lift_auc_popularity_matched": "... of the lift"}
+        columns = {"auc": "AUC"} | popular | columns
     table.add_column("")
     table.add_column("n", justify="right")
     for heading in (*columns.values(), "ECE floor"):
@@ -149,6 +150,38 @@ def _quality_table(title: str, quality: dict) -> Table:
         values = [_with_interval(row.get(key)).replace(" [", "\n[") for key in columns]
         table.add_row(name, str(row["n"]), *values, f"{row['ece_floor']:.3f}", end_section=name == "model")
     return table
+
+
+def print_off_policy(console: Console, report: dict) -> None:
+    """Prints what the off-policy evaluation found: how far the weights carry, then the estimates."""
+    log, policy, weights = report["log"], report["policy"], report["diagnostics"]
+    for line in (
+        f"policy: {policy['name']} ({policy['probabilities']})",
+        f"log:    {log['name']}: {weights['rounds']} rounds of {log['users']} users, {weights['clicks']} clicks",
+        f"effective sample size {weights['effective_sample_size']:.0f} (at least {weights['floor']:.0f} is needed), "
+        f"effective clicks {weights['effective_clicks']:.1f}",
+        f"weights: mean {weights['mean_weight']:.3f} +- {weights['mean_weight_error']:.3f} (1 is expected), largest "
+        f"{weights['max_weight']:.1f}, which is {weights['max_share']:.1%} of all",
+        f"probability of the policy on what the log never shows: {policy['outside_support']:.2%}",
+    ):
+        console.print(Text(line), soft_wrap=True)
+    for warning in weights["warnings"]:
+        console.print(Text(warning, style="yellow"), soft_wrap=True)
+    if not report["estimates"]:
+        return
+    title = "clicks an exposure: value [95 % interval over users]"
+    if weights["refusal"]:
+        title = f"NOT TO BE TRUSTED, forced. {title}"
+    table = Table(title=title, title_justify="left", title_style="bold red" if weights["refusal"] else None)
+    table.add_column("")
+    table.add_column("value", justify="right")
+    table.add_column("95 % interval", justify="right")
+    known = {"the log's own policy": log["click_rate"], "the policy's own log": report["on_policy"]}
+    for name, rate in {**report["estimates"], **known}.items():
+        if rate:
+            low, high = rate["ci95"]
+            table.add_row(name, f"{rate['value']:.5f}", f"[{low:.5f}, {high:.5f}]", end_section=name == "switch_dr")
+    console.print(table)
 
 
 def _with_interval(metric: Any) -> str:

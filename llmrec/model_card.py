@@ -11,7 +11,7 @@ _LIBRARY = "llmrec"
 _INDEXED = {"hr@10": "HR@10", "ndcg@10": "NDCG@10"}
 
 
-def model_card(config: Config, *, repo: str, adapter: str, base: str | None, report: dict) -> str:
+def model_card(config: Config, *, repo: str, adapter: str, base: str | None, report: dict, reward: bool) -> str:
     """Markdown with YAML metadata.
 
     Args:
@@ -20,6 +20,7 @@ def model_card(config: Config, *, repo: str, adapter: str, base: str | None, rep
         adapter: `sft` or `ppo`.
         base: hub id of the base model; None if it is a local directory.
         report: `report.json`, or an empty dict if the run was not evaluated.
+        reward: whether the repository holds the reward models too.
     """
     metadata = yaml.safe_dump(_metadata(config, repo, adapter, base, report), sort_keys=False, allow_unicode=True)
     sections = [
@@ -30,6 +31,7 @@ def model_card(config: Config, *, repo: str, adapter: str, base: str | None, rep
         _INTENDED_USE,
         _limits(config, report),
         _loading(config, repo, base),
+        *([_LOADING_REWARD] if reward else []),
     ]
     return "\n".join(sections)
 
@@ -149,4 +151,19 @@ model = PeftModel.from_pretrained(base, "{repo}")
 ```
 
 `llmrec.json` records the base, the layers kept and the item scheme.{note}
+"""
+
+
+_LOADING_REWARD = """## The reward models
+
+`reward/` holds the click/purchase model that PPO was rewarded by, its independent judge, and how far they can be
+trusted (`metrics.json`).
+
+```python
+from reward_models import EaseJudge, load_reward_model
+
+model = load_reward_model("PATH/TO/DOWNLOAD/reward")
+judge = EaseJudge.from_pretrained("PATH/TO/DOWNLOAD/reward")
+rewards = model.log_rewards([[3, 1, 4]])  # [1, items] in nats, of item indices in the catalogue's order
+```
 """

@@ -28,6 +28,20 @@ _OPTIONAL = (
     "merges.txt",
     "chat_template*",
 )
+# What the reward models' `from_pretrained` read, and how far they can be trusted.
+_REWARD = (
+    "config.json",
+    "model.safetensors",
+    "member*/config.json",
+    "member*/model.safetensors",
+    "judge.json",
+    "judge.safetensors",
+    "metrics.json",
+    "*.png",
+    "text/text_reward.json",
+    "text/adapter_config.json",
+    "text/adapter_model.safetensors",
+)
 
 
 def push(
@@ -35,6 +49,7 @@ def push(
     repo: str,
     *,
     adapter: str | None = None,
+    reward: bool = False,
     private: bool = False,
     dry_run: bool = False,
     say: Callable[[str], Any] = lambda line: None,
@@ -45,6 +60,7 @@ def push(
         run: the run.
         repo: `OWNER/NAME`, or `NAME` in the account of the token; made if there is none.
         adapter: `ppo` or `sft`; None: `ppo` if it has finished, else `sft`.
+        reward: also upload the reward models, into `reward/`.
         private: make the repository private if it is new; refuse a public one.
         dry_run: check everything and list the files, but do not touch the network.
         say: where a line for people goes.
@@ -54,18 +70,18 @@ def push(
 
     Raises:
         UserError: the name is not one, the hub refuses, or it cannot be reached.
-        RunError: the adapter has not been trained.
+        RunError: the adapter, or the reward model, has not been trained.
         ModelError: the adapter's folder lacks a file.
     """
     _check_name(repo)
     adapter = adapter or ("ppo" if run.finished("ppo") else "sft")
-    run.require(adapter)
+    run.require(adapter, *(["reward"] if reward else []))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        build_folder(run, repo, adapter, folder)
-        files = sorted(file for file in folder.iterdir())
-        for file in files:
-            say(f"{file.stat().st_size:>12,}  {file.name}")
+        build_folder(run, repo, adapter, folder, reward)
+        files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+        for place, file in files.items():
+            say(f"{file.stat().st_size:>12,}  {place}")
         if dry_run:
             say(f"dry run: nothing was uploaded to {repo}")
             return _address(repo)
@@ -74,13 +90,15 @@ def push(
     return url
 
 
-def build_folder(run: Run, repo: str, adapter: str, folder: Path) -> None:
+def build_folder(run: Run, repo: str, adapter: str, folder: Path, reward: bool = False) -> None:
     """Writes into `folder` what goes to the hub.
 
     Raises:
         ModelError: the adapter's folder lacks a file.
     """
     _copy_files(run, adapter, folder)
+    if reward:
+        _copy_reward(run, folder / "reward")
     about = read_json(folder / "llmrec.json")
     base = about["base_model"]
     local = Path(base).is_absolute() or Path(base).exists()
@@ -96,15 +114,16 @@ def build_folder(run: Run, repo: str, adapter: str, folder: Path) -> None:
         },
     )
     # Locally this is a cache directory of this machine.
-    peft_config = read_json(folder / "adapter_config.json")
-    _write_json(folder / "adapter_config.json", {**peft_config, "base_model_name_or_path": name})
+    for file in folder.rglob("adapter_config.json"):
+        _write_json(file, {**read_json(file), "base_model_name_or_path": name})
 
     report = read_json(run.report_path) if run.report_path.is_file() else {}
     if report:
         shutil.copyfile(run.report_path, folder / "report.json")
     shared = _without_local_paths(run.config.model_dump(mode="json"))
     (folder / "config.yaml").write_text(yaml.safe_dump(shared, sort_keys=False, allow_unicode=True), "utf-8")
-    card = model_card(run.config, repo=repo, adapter=adapter, base=None if local else base, report=report)
+    about_base = None if local else base
+    card = model_card(run.config, repo=repo, adapter=adapter, base=about_base, report=report, reward=reward)
     (folder / "README.md").write_text(card, "utf-8")
 
 
@@ -119,6 +138,20 @@ def _copy_files(run: Run, adapter: str, folder: Path) -> None:
     missing = [name for name in _OF_STAGE + _SHARED if not (folder / name).exists()]
     if missing:
         raise ModelError(f"{run.path(adapter)} lacks {', '.join(missing)}. Delete that folder and run its stage again.")
+
+
+def _copy_reward(run: Run, folder: Path) -> None:
+    source = run.path("reward")
+    for file in (file for pattern in _REWARD for file in sorted(source.glob(pattern)) if file.is_file()):
+        target = folder / file.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
+    about = folder / "text" / "text_reward.json"
+    if about.is_file():
+        values = read_json(about)
+        base = values["base"]["base"]
+        shared = Path(base).name if Path(base).is_absolute() else base
+        _write_json(about, {**values, "base": {**values["base"], "base": shared}})
 
 
 def _without_local_paths(values: dict) -> dict:
@@ -149,7 +182,7 @@ def _address(repo: str) -> str:
     return f"{constants.ENDPOINT}/{repo}"
 
 
-def _upload(files: list[Path], repo: str, private: bool, message: str) -> str:
+def _upload(files: dict[str, Path], repo: str, private: bool, message: str) -> str:
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi(library_name="llmrec", library_version=llmrec.__version__)
@@ -159,7 +192,7 @@ def _upload(files: list[Path], repo: str, private: bool, message: str) -> str:
         if private and not api.model_info(created.repo_id).private:
             raise UserError(f"{created} exists and is public, but --private was asked for. Choose another name.")
         # Not `upload_folder`: with Xet it may spread the files over several commits.
-        operations = [CommitOperationAdd(path_in_repo=file.name, path_or_fileobj=file) for file in files]
+        operations = [CommitOperationAdd(path_in_repo=place, path_or_fileobj=file) for place, file in files.items()]
         api.create_commit(created.repo_id, operations, commit_message=message)
     return str(created)
 

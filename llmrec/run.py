@@ -45,7 +45,7 @@ class Stage:
 
 # How the parts of the reward are weighed changes PPO, not the fit of the reward models.
 _REWARD_WEIGHTS = (
-    *(f"reward.{part}_weight" for part in ("item", "popularity", "groundedness")),
+    *(f"reward.{part}_weight" for part in ("item", "conversion", "popularity", "groundedness")),
     *(f"reward.penalties.{key}" for key in PenaltySection.model_fields),
     "reward.text.weight",
     "reward.terms",

@@ -24,6 +24,7 @@ from llmrec.errors import DataError
 from llmrec.ppo.reward import RewardBatch
 from reward_models.click_purchase import UNKNOWN
 from reward_models.ensemble import load_reward_model
+from reward_models.features import profile_words
 from reward_models.groundedness import check
 from reward_models.parts import (
     FAULTS,
@@ -49,7 +50,7 @@ class CompositeReward:
         model: the click/purchase model.
         facts: what is known of the items.
         config: the weights.
-        data: the log that the model was fitted on; item table and training clicks are used.
+        data: the log that the model was fitted on; item table, user table and training clicks are used.
         text: the text reward model, where one is configured.
 
     Raises:
@@ -70,7 +71,8 @@ class CompositeReward:
         self.facts = facts
         self.config = config
         self.text = text
-        self.popularity = item_log_odds(model, *places(data))
+        self.profiles = profile_words(data.users)
+        self.popularity = item_log_odds(model, *places(data), config.conversion_weight)
         self.terms = {f"item_{term.column}": standardised(data.items, term.column) for term in config.terms}
         self.functions = {part.callable: load_callable(part.callable) for part in config.parts}
         weighted = [term.weight * self.terms[f"item_{term.column}"] for term in config.terms]
@@ -97,16 +99,17 @@ class CompositeReward:
 
         Args:
             recommendations: B parsed completions.
-            rows: what each answers: `profile, prior, items` and `purchased` (of `prior + items`) of the user.
+            rows: what each answers: `profile, prior, items` and `purchased` (of `prior + items`) of the user, and,
+                where the user is in the log, `user`, the index there, by which the model knows the profile.
 
         Raises:
-            DataError: an item outside the catalogue.
+            DataError: an item outside the catalogue, or a user outside the log.
             RewardError: a part fails, or gives a value that is not one finite number a recommendation.
         """
         self._check_items(recommendations)
         config, items = self.config, torch.tensor([r.item for r in recommendations])
         whole, index = items >= 0, items.clamp(min=0)
-        log_rewards = self.model.log_rewards(*_histories(rows)).cpu()
+        log_rewards = self.model.log_rewards(*_histories(rows), self._profiles(rows), config.conversion_weight).cpu()
         parts = {
             "log_odds": torch.where(whole, log_odds(_pick(log_rewards, index)), -self.CLIP),
             "popularity": torch.where(whole, self.popularity[index], 0.0),
@@ -136,7 +139,7 @@ class CompositeReward:
         return parts
 
     def item_rewards(self, log_rewards: Tensor) -> Tensor:
-        """Weighted rewards of all items, terms included, from log P(click and purchase) of all items: [..., N]."""
+        """Weighted rewards of all items, terms included, from a model's or a judge's `log_rewards`: [..., N]."""
         lift = log_odds(log_rewards) - self.config.popularity_weight * self.popularity.to(log_rewards.device)
         terms = self.item_terms.to(log_rewards.device)
         return self.config.item_weight * lift.clamp(-self.CLIP, self.CLIP) + terms
@@ -145,6 +148,7 @@ class CompositeReward:
         """Weighted item rewards of all N items after each shown item of each row, per row [J, N].
 
         Raises:
+            DataError: a user outside the log.
             RewardError: the click/purchase model gives what is no finite number.
         """
         width = max(len(row["items"]) for row in rows)
@@ -158,9 +162,25 @@ class CompositeReward:
             had[b, row["prior"]] = True
         lengths = torch.tensor([len(row["items"]) for row in rows])
         mask = torch.arange(width) < lengths[:, None]
-        log_rewards = self.model.log_rewards_packed(items, purchased, mask, had)
+        weight = self.config.conversion_weight
+        log_rewards = self.model.log_rewards_packed(items, purchased, mask, had, self._profiles(rows), weight)
         shown = [r[:length] for r, length in zip(log_rewards, lengths.tolist(), strict=True)]
         return [finite("log_odds", self.item_rewards(r)) for r in shown]
+
+    def _profiles(self, rows: Sequence[dict]) -> np.ndarray:
+        """Profile words of each row's user, int64 [B, P]; 0, not known, for a row without `user`."""
+        words = np.zeros((len(rows), self.profiles.shape[1]), dtype=np.int64)
+        for b, row in enumerate(rows):
+            user = row.get("user")
+            if user is None:
+                continue
+            if not 0 <= user < len(self.profiles):
+                raise DataError(
+                    f"Row {b} is of user {user}, who is not in the log; expected 0 to {len(self.profiles) - 1}, or "
+                    "a row without `user` for somebody else."
+                )
+            words[b] = self.profiles[user]
+        return words
 
     def _check_items(self, recommendations: Sequence[Recommendation]) -> None:
         last = len(self.popularity) - 1

@@ -50,10 +50,8 @@ class RewardEnsemble(Rewarder):
     def _combine(self, parts: list[Prediction]) -> Prediction:
         click = torch.stack([part.log_click for part in parts]).mean(0) / self.click_temperature
         purchase = torch.stack([part.purchase for part in parts]).mean(0)
-        rewards = torch.stack([part.rewards() for part in parts])
-        doubt = self.penalty * rewards.std(0, correction=0)
         purchase = self.purchase_scale * purchase + self.purchase_offset
-        return Prediction(click.log_softmax(-1), purchase, parts[0].had, doubt)
+        return Prediction(click.log_softmax(-1), purchase, parts[0].had, parts, self.penalty)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Writes `config.json`, `model.safetensors` (the calibration) and one folder a member."""

@@ -73,18 +73,6 @@ def propensity_weights(propensities: np.ndarray) -> tuple[np.ndarray, float]:
     return np.minimum(raw, CLIP * median) / np.minimum(raw, CLIP * median).mean(), float((raw > CLIP * median).mean())
 
 
-def _cuts(data: InteractionData) -> tuple[float, float]:
-    """When the temporal split's validation and test start, in seconds; infinity without such a split."""
-    parts = data.targets.get("temporal", {})
-
-    def first(part: str) -> float:
-        targets = parts.get(part)
-        times = [data.timestamps[u][p] for u, p in zip(targets.users, targets.positions, strict=True)] if parts else []
-        return float(min(times, default=np.inf))
-
-    return first("valid"), first("test")
-
-
 def exposures_of(data: InteractionData, part: str, users: np.ndarray | None = None) -> Exposures:
     """The exposures of a part of the log: `train`, `valid` or `test`.
 
@@ -102,7 +90,7 @@ def exposures_of(data: InteractionData, part: str, users: np.ndarray | None = No
     frame, nothing = data.exposures, np.zeros(0, dtype=np.int64)
     if frame is None or not len(frame):
         return Exposures(nothing, nothing, nothing, nothing, nothing.astype(bool), np.zeros(0), 0.0)
-    valid, test = _cuts(data)
+    valid, test = data.temporal_cuts()
     times, user = frame["timestamp"].to_numpy(), frame["user"].to_numpy()
     first_held_out = np.array(
         [t[n] if n < len(t) else np.inf for t, n in zip(data.timestamps, data.train_lengths, strict=True)]

@@ -115,20 +115,17 @@ class EaseJudge(nn.Module):
         return ease, had
 
     @torch.no_grad()
-    def log_rewards(
-        self, histories: Sequence[np.ndarray], purchases: Sequence[np.ndarray | None] | None = None
-    ) -> Tensor:
+    def log_rewards(self, histories: Sequence[np.ndarray], conversion_weight: float = 1.0) -> Tensor:
         """Reward of every item as the next of each history, float [B, N], nats.
 
-        As in `ClickPurchaseModel`, clicks are a softmax over items not had, and an item already had gets the
-        lowest reward of its row. `purchases` is accepted for the common interface; this judge does not use
-        them.
+        As in `ClickPurchaseModel`, clicks are a softmax over items not had, log P(purchase | click) has a weight, and
+        an item already had gets the lowest reward of its row.
 
         Raises:
             DataError: an item outside the catalogue.
         """
         log_click, had = self.click(histories)
-        return lowest_for_had(log_click + self.log_purchase, had)
+        return lowest_for_had(log_click + conversion_weight * self.log_purchase, had)
 
     def click(self, histories: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """log P(click) among the items not had, float [B, N] (-inf: had), and which each history holds, bool [B, N]."""

@@ -17,6 +17,7 @@ from llmrec.catalogue.prompt import Recommendation
 from llmrec.config import PenaltySection
 from llmrec.data.dataset import InteractionData
 from llmrec.errors import ConfigError, RewardError
+from reward_models.features import profile_words
 from reward_models.rewarder import Rewarder
 
 FAULTS = ("had", "too_short", "too_long", "repeated")
@@ -29,33 +30,43 @@ def log_odds(log_probability: Tensor) -> Tensor:
     return log_probability - torch.log(-torch.expm1(log_probability))
 
 
-def places(data: InteractionData, sample: int = 1000) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Training histories up to a random place, and their purchase flags, of at most `sample` seeded random users."""
+def places(data: InteractionData, sample: int = 1000) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+    """Training histories up to a random place, their purchase flags, and the profile words, of at most `sample` seeded
+    random users.
+    """
     generator = np.random.default_rng(0)
     users = generator.permutation(np.flatnonzero(data.train_lengths))[:sample]
     cuts = [(user, int(generator.integers(data.train_lengths[user]))) for user in users]
-    return [data.histories[u][:cut] for u, cut in cuts], [data.purchases[u][:cut] for u, cut in cuts]
+    histories, purchases = ([values[u][:cut] for u, cut in cuts] for values in (data.histories, data.purchases))
+    return histories, purchases, profile_words(data.users)[users]
 
 
 @torch.no_grad()
 def item_log_odds(
-    model: Rewarder, histories: Sequence[np.ndarray], purchases: Sequence[np.ndarray], batch: int = 64
+    model: Rewarder,
+    histories: Sequence[np.ndarray],
+    purchases: Sequence[np.ndarray],
+    profiles: np.ndarray,
+    conversion_weight: float,
+    batch: int = 64,
 ) -> Tensor:
-    """Log-odds of each item as the next purchase of anybody who has not had it: [N].
+    """Log-odds of each item as what anybody takes next who has not had it: [N].
 
     The log of the model's *mean* probability over users. Of the model, not of the log: where it overrates rare items,
     this does as well, and nothing is gained by them.
 
     Args:
         model: the click/purchase model.
-        histories, purchases: of U users.
+        histories, purchases, profiles: of U users; see `Rewarder.log_rewards`.
+        conversion_weight: of log P(purchase | click), as there.
         batch: histories a forward pass.
     """
     total = torch.zeros(model.config.num_items, dtype=torch.float64)
     users = torch.zeros(model.config.num_items)
     for start in range(0, len(histories), batch):
-        part = histories[start : start + batch]
-        probabilities = model.log_rewards(part, purchases[start : start + batch]).cpu().exp()
+        rows = slice(start, start + batch)
+        part = histories[rows]
+        probabilities = model.log_rewards(part, purchases[rows], profiles[rows], conversion_weight).cpu().exp()
         had = torch.zeros(probabilities.shape, dtype=torch.bool)
         for row, history in enumerate(part):
             had[row, torch.tensor(history, dtype=torch.int64)] = True

@@ -1,9 +1,12 @@
 """How far a reward model can be trusted on held-out events: discrimination, calibration, slices, baselines.
 
 Clicks are measured on pairs (event, item): the item clicked and `NEGATIVES` items drawn uniformly from those not had.
-AUC pools all pairs and compares log P(click) over the whole catalogue. Log-loss, Brier score and calibration error
-are of P(click | C), the probability of the module docstring of `click_purchase`, with C the event's drawn items and the
-one clicked. Uniform draws make that formula exact for a calibrated model, whatever their number.
+AUC pools all pairs and compares log P(click) over the whole catalogue. `auc_popularity_matched` draws the 20 items by
+their share of clicks instead, so that popularity tells nothing on average, but it still moves every score: where it
+moves them more than taste does, taste drowns. `lift_auc_popularity_matched` compares log P(click) less the log of that
+share, the best score against such draws if P(click) is right (a density ratio). Log-loss, Brier score and calibration
+error are of P(click | C), the probability of the module docstring of `click_purchase`, with C the event's uniformly
+drawn items and the one clicked. Uniform draws make that formula exact for a calibrated model, whatever their number.
 
 All intervals are percentile bootstraps over users, 95 %. `ece_floor` is the calibration error that a *perfectly*
 calibrated model with the same probabilities would show on so many events: an error near it is noise.
@@ -171,7 +174,7 @@ def _pairs(scores: Tensor, users: np.ndarray) -> Labelled:
 def click_quality(model: Rewarder, events: HeldOut, beside: Yardsticks, seed: int, measured: Measured) -> dict:
     """Click metrics; `catalogue_loss` is in nats a click among all items not had."""
     rng, share = np.random.default_rng(seed), torch.from_numpy(beside.rates.log_share)
-    scores: dict[str, dict[str, list[Tensor]]] = {kind: {} for kind in ("uniform", "popularity")}
+    scores: dict[str, dict[str, list[Tensor]]] = {kind: {} for kind in ("uniform", "popularity", "lift")}
     losses: dict[str, list[Tensor]] = {}
     top: list[Tensor] = []
     for rows, prediction, targets in predictions(model, events):
@@ -187,18 +190,21 @@ def click_quality(model: Rewarder, events: HeldOut, beside: Yardsticks, seed: in
             items = torch.cat([targets[:, None], _sample(weights, targets, rng)], 1)
             for name, values in log_p.items():
                 scores[kind].setdefault(name, []).append(values.gather(1, items))
+                if kind == "popularity":
+                    scores["lift"].setdefault(name, []).append(values.gather(1, items) - share[items])
         for name, values in log_p.items():
             losses.setdefault(name, []).append(-values.gather(1, targets[:, None])[:, 0])
         best, item = log_p["model"].exp().max(1)
         top.append(torch.stack([best, (item == targets).double()]))
     rows_of = {}
     for name in losses:
-        pairs, popular = (_pairs(torch.cat(scores[kind][name]), events.users) for kind in ("uniform", "popularity"))
+        pairs, popular, lift = (_pairs(torch.cat(of_kind[name]), events.users) for of_kind in scores.values())
         measured.clicks[name] = pairs
         quality = binary_quality(pairs, seed)
         rows_of[name] = {
             **quality,
             "auc_popularity_matched": binary_quality(popular, seed, auc_only=True)["auc"],
+            "lift_auc_popularity_matched": binary_quality(lift, seed, auc_only=True)["auc"],
             "catalogue_loss": float(torch.cat(losses[name]).mean()),
         }
     confidence, correct = torch.cat(top, 1).numpy()

@@ -28,17 +28,26 @@ class Prediction:
         log_click: log P(click i | not had), float [..., N]; -inf for items had.
         purchase: logits of P(purchase | click), float [..., N].
         had: bool [..., N].
-        doubt: what an ensemble subtracts for disagreement, float [..., N] >= 0, or 0.
+        members: what the members of an ensemble say, each in a shape as above.
+        penalty: standard deviations of the members' rewards that an ensemble subtracts.
     """
 
     log_click: Tensor
     purchase: Tensor
     had: Tensor
-    doubt: Tensor | float = 0.0
+    members: Sequence["Prediction"] = ()
+    penalty: float = 0.0
 
-    def rewards(self) -> Tensor:
-        """Rewards [..., N] in nats. An item had can be no next click; see `lowest_for_had`."""
-        return lowest_for_had(self.log_click + F.logsigmoid(self.purchase) - self.doubt, self.had)
+    def rewards(self, conversion_weight: float = 1.0) -> Tensor:
+        """log P(click) + `conversion_weight` x log P(purchase | click) less an ensemble's disagreement, [..., N], nats.
+
+        An item had can be no next click; see `lowest_for_had`.
+        """
+        value = self.log_click + conversion_weight * F.logsigmoid(self.purchase)
+        if self.members:
+            said = torch.stack([member.rewards(conversion_weight) for member in self.members])
+            value = value - self.penalty * said.std(0, correction=0)
+        return lowest_for_had(value, self.had)
 
 
 class Rewarder(nn.Module):
@@ -52,6 +61,7 @@ class Rewarder(nn.Module):
         histories: Sequence[np.ndarray],
         purchases: Sequence[np.ndarray | None] | None = None,
         profiles: np.ndarray | None = None,
+        conversion_weight: float = 1.0,
     ) -> Tensor:
         """Reward of every item as the next of each history.
 
@@ -60,6 +70,7 @@ class Rewarder(nn.Module):
                 `window`.
             purchases: whether each item was purchased; None, or None for one history: not known.
             profiles: rows of `features.profile_words`, int64 [B, P]; None: not known.
+            conversion_weight: of log P(purchase | click); 1: both, jointly; 0: clicks alone.
 
         Returns:
             float [B, N], nats; items that the history holds get the lowest reward of their row.
@@ -67,7 +78,7 @@ class Rewarder(nn.Module):
         Raises:
             DataError: an item outside the catalogue, or purchases of another length than their history.
         """
-        return self.predict(histories, purchases, profiles).rewards()
+        return self.predict(histories, purchases, profiles).rewards(conversion_weight)
 
     @torch.no_grad()
     def log_clicks(
@@ -91,6 +102,7 @@ class Rewarder(nn.Module):
         mask: Tensor | None = None,
         had: Tensor | None = None,
         profiles: np.ndarray | None = None,
+        conversion_weight: float = 1.0,
     ) -> Tensor:
         """Reward of every item after every prefix of packed histories.
 
@@ -100,7 +112,7 @@ class Rewarder(nn.Module):
             purchased: int or bool [B, L], or None if not known.
             mask: bool [B, L], False at padding; rewards there are 0. None: no padding.
             had: bool [B, N], items that the user had before the first one here.
-            profiles: as in `log_rewards`.
+            profiles, conversion_weight: as in `log_rewards`.
 
         Returns:
             float [B, L, N], nats: [:, t] is the reward after items 0..t, the same as `log_rewards` of that
@@ -110,5 +122,5 @@ class Rewarder(nn.Module):
             DataError: an item outside the catalogue.
         """
         mask = torch.ones_like(history, dtype=torch.bool) if mask is None else mask.bool()
-        rewards = self.predict_packed(history, purchased, mask, had, profiles).rewards()
+        rewards = self.predict_packed(history, purchased, mask, had, profiles).rewards(conversion_weight)
         return rewards.masked_fill(~mask.to(rewards.device)[..., None], 0.0)

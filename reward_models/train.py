@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from llmrec.config import RewardSection
 from llmrec.data.dataset import InteractionData, load_data
 from llmrec.errors import DataError, ModelError
+from llmrec.run import is_main_process
 from reward_models.click_purchase import ClickPurchaseConfig, ClickPurchaseModel
 from reward_models.ensemble import RewardEnsemble
 from reward_models.exposures import Exposures, exposure_logits, exposure_loss, exposures_of
@@ -33,7 +34,7 @@ from reward_models.features import profile_words
 from reward_models.held_out import CHUNK, HELD_OUT_LIMIT, HeldOut, calibrate, held_out, ndcg_and_hit, ranking
 from reward_models.judge import EaseJudge, fit_judge
 from reward_models.plots import draw
-from reward_models.quality import Measured, exposure_quality, measure_split
+from reward_models.quality import ItemRates, Measured, exposure_quality, measure_split
 from reward_models.storage import fingerprint
 from reward_models.windows import Batch, TrainingEvents, collate, cut_windows, training_events
 
@@ -47,7 +48,20 @@ EXPOSURE_BATCH = 512  # exposures a step
 Advance = Callable[[int, int, str], None]  # (steps done, steps in all, what to show)
 
 
-def click_loss(model: ClickPurchaseModel, states: Tensor, batch: Batch, negatives: Tensor | None) -> Tensor:
+@dataclass(frozen=True)
+class Negatives:
+    """S items sampled with replacement, in the place of the whole catalogue.
+
+    Attributes:
+        items: item indices, int64 [S].
+        log_count: log of how often each is expected among S draws, float [S].
+    """
+
+    items: Tensor
+    log_count: Tensor
+
+
+def click_loss(model: ClickPurchaseModel, states: Tensor, batch: Batch, negatives: Negatives | None) -> Tensor:
     """Mean cross-entropy of the next click among the items not yet had, in nats.
 
     Items that were never clicked in training are no candidates: as negatives they would only learn to be avoided.
@@ -56,8 +70,9 @@ def click_loss(model: ClickPurchaseModel, states: Tensor, batch: Batch, negative
         model: the reward model.
         states: states of the valid targets, [E, D].
         batch: where they come from.
-        negatives: None: softmax over the whole catalogue. Item indices [S], sampled uniformly: sampled
-            softmax, in which each stands for N / S items (Jean et al., ACL 2015).
+        negatives: None: softmax over the whole catalogue. Else sampled softmax: each stands for 1 / expected count
+            items, so that the sum over the catalogue is estimated without bias (Bengio & Senecal, 2008; the logQ
+            correction of Yi et al., RecSys 2019).
     """
     rows, targets = batch.mask.nonzero()[:, 0], batch.targets[batch.mask]
     positions = batch.positions[batch.mask][:, None]
@@ -65,14 +80,15 @@ def click_loss(model: ClickPurchaseModel, states: Tensor, batch: Batch, negative
         had = ((batch.first[rows] < positions) | ~model.trained).scatter(1, targets[:, None], False)
         logits = model.click_scores(states).masked_fill(had, float("-inf"))
         return F.cross_entropy(logits, targets)
-    others = model.click_scores(states, negatives) + math.log(model.config.num_items / len(negatives))
-    taken = (batch.first[:, negatives][rows] < positions) | (negatives == targets[:, None]) | ~model.trained[negatives]
+    items = negatives.items
+    others = model.click_scores(states, items) - negatives.log_count
+    taken = (batch.first[:, items][rows] < positions) | (items == targets[:, None]) | ~model.trained[items]
     target, _ = model.pair_scores(states, targets)
     logits = torch.cat([target[:, None], others.masked_fill(taken, float("-inf"))], dim=1)
     return F.cross_entropy(logits, torch.zeros_like(targets))
 
 
-def batch_loss(model: ClickPurchaseModel, batch: Batch, purchase_weight: float, negatives: Tensor | None) -> Tensor:
+def batch_loss(model: ClickPurchaseModel, batch: Batch, purchase_weight: float, negatives: Negatives | None) -> Tensor:
     """Click loss + `purchase_weight` x log-loss of purchases of clicked items, in nats."""
     states = model.states(batch.history, batch.purchased, batch.profiles)[batch.mask]
     loss = click_loss(model, states, batch, negatives)
@@ -146,6 +162,7 @@ def train_epochs(
         ModelError: the loss is not finite.
     """
     rng, optimizer, events = np.random.default_rng(seed), _optimizer(model, config), sources.events
+    log_share = ItemRates.of(events).log_share
     # Cuts fall elsewhere in every epoch, so the number of windows varies a little: this is an estimate.
     per_epoch = len(_batches(sources, model.config.window, config, np.random.default_rng(seed)))
     total, step, curve, best, best_state = per_epoch * config.num_train_epochs, 0, [], -math.inf, None
@@ -156,7 +173,8 @@ def train_epochs(
             loss = torch.zeros((), device=model.device)
             if len(pieces):
                 batch = collate(events, pieces, rng).to(model.device)
-                loss = loss + batch_loss(model, batch, config.purchase_weight, _negatives(model, config, rng))
+                negatives = _negatives(log_share, config, rng, model.device)
+                loss = loss + batch_loss(model, batch, config.purchase_weight, negatives)
             if len(shown):
                 logits = exposure_logits(model, sources.data, sources.profiles, sources.shown, shown)
                 loss = loss + exposure_loss(logits, sources.shown, shown)
@@ -195,12 +213,24 @@ def _batches(
     ]
 
 
-def _negatives(model: ClickPurchaseModel, config: RewardSection, rng: np.random.Generator) -> Tensor | None:
-    """Items sampled for this step, or None for a softmax over all."""
-    items = model.config.num_items
-    if items <= FULL_SOFTMAX_ITEMS or config.negatives >= items:
+def _sampled(num_items: int, config: RewardSection) -> bool:
+    """Whether the click softmax is over sampled items, not over the whole catalogue."""
+    return num_items > FULL_SOFTMAX_ITEMS and config.negatives < num_items
+
+
+def _negatives(
+    log_share: np.ndarray, config: RewardSection, rng: np.random.Generator, device: torch.device
+) -> Negatives | None:
+    """Items sampled for this step by their share of clicks, or None for a softmax over all.
+
+    By share, because the sum over the catalogue is then estimated with the least variance at the start, where every
+    item's score is its log share.
+    """
+    if not _sampled(len(log_share), config):
         return None
-    return torch.from_numpy(rng.integers(0, items, config.negatives)).to(model.device)
+    drawn = rng.choice(len(log_share), config.negatives, p=np.exp(log_share))
+    log_count = math.log(config.negatives) + log_share[drawn]
+    return Negatives(torch.from_numpy(drawn).to(device), torch.from_numpy(log_count).float().to(device))
 
 
 @torch.no_grad()
@@ -242,6 +272,10 @@ def fit_member(
         model.item_words.copy_(torch.from_numpy(events.words))
         model.trained.zero_()
         model.trained[torch.from_numpy(np.concatenate([*events.histories, sources.shown.items]))] = True
+        # A sampled item is seldom updated: popularity, once known, need not be learned. But exposures correct it.
+        if _sampled(events.num_items, config) and not len(sources.shown):
+            log_share = torch.from_numpy(ItemRates.of(events).log_share)
+            model.click_bias.data.copy_(log_share + math.log(events.num_items))
         if 0 < sources.shown.clicked.sum() < len(sources.shown):
             rate = float(np.average(sources.shown.clicked, weights=sources.shown.weights))
             nn.init.constant_(model.exposure_level.bias, math.log(rate / (1 - rate)))
@@ -387,13 +421,26 @@ def judge_quality(judge: EaseJudge, model: ClickPurchaseModel | RewardEnsemble, 
 def train_reward(run: Any) -> dict[str, Any]:
     """The reward stage: reads `run.path("data")`, writes model, judge and metrics into `run.path("reward")`.
 
+    Of several processes the first alone fits the click/purchase model, which is small; all train the text model.
+
     Args:
         run: has `config`, `path(stage)` and `finish(stage, metrics)`.
 
     Returns:
         The metrics, as handed to `run.finish`.
     """
-    data, config = load_data(run.path("data")), run.config
+    data = load_data(run.path("data"))
+    metrics = _train_click_purchase(run, data) if is_main_process() else {}
+    if run.config.reward.text is not None:
+        from reward_models.text_reward import train_text_reward  # TRL takes seconds to import
+
+        metrics["text"] = train_text_reward(run, data)
+    run.finish("reward", metrics)
+    return metrics
+
+
+def _train_click_purchase(run: Any, data: InteractionData) -> dict[str, Any]:
+    config = run.config
     columns = (
         TextColumn("[bold]reward[/]"),
         BarColumn(),
@@ -414,9 +461,4 @@ def train_reward(run: Any) -> dict[str, Any]:
     draw(metrics.pop("measured"), run.path("reward"))
     model.save_pretrained(run.path("reward"))
     judge.save_pretrained(run.path("reward"))
-    if config.reward.text is not None:
-        from reward_models.text_reward import train_text_reward  # TRL takes seconds to import
-
-        metrics["text"] = train_text_reward(run, data)
-    run.finish("reward", metrics)
     return metrics

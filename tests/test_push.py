@@ -2,19 +2,31 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
 from llmrec.config import parse_config
-from llmrec.errors import ModelError, UserError
+from llmrec.errors import ModelError, RunError, UserError
 from llmrec.files import write_json, write_text
 from llmrec.push import build_folder, push
 from llmrec.run import Run
+from reward_models import (
+    ClickPurchaseConfig,
+    ClickPurchaseModel,
+    EaseJudge,
+    JudgeConfig,
+    RewardEnsemble,
+    fingerprint,
+    load_reward_model,
+)
 from tests.hub import Hub
 
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -124,6 +136,40 @@ def test_folder_holds_what_is_needed_and_nothing_of_the_machine(run: Run, tmp_pa
     for file in folder.iterdir():
         content = file.read_bytes()
         assert b"secret-home" not in content and b"histories of people" not in content and b"/cache" not in content
+
+
+def test_the_reward_models_are_pushed_when_asked_for_and_load(run: Run, tmp_path: Path) -> None:
+    config = ClickPurchaseConfig(3, fingerprint(["a", "b", "c"]), hidden_size=8)
+    ensemble = RewardEnsemble([ClickPurchaseModel(config).eval() for _ in range(2)], penalty=1.0)
+    ensemble.save_pretrained(run.path("reward"))
+    EaseJudge(JudgeConfig(3, 3)).save_pretrained(run.path("reward"))
+    text = run.path("reward", "text")
+    write_json(text / "text_reward.json", {"scale": 2.0, "base": {"base": "/secret-home/base", "layers": 2}})
+    write_json(text / "adapter_config.json", {"base_model_name_or_path": "/cache/base"})
+    write_text(text / "README.md", "base_model: /secret-home/base")
+    with Hub() as hub:
+        pushed = _push(run, hub.url, "--repo", "alice/tiny", "--include", "reward")
+        assert pushed.returncode == 0, pushed.stderr
+        code = "import sys, huggingface_hub as h; h.snapshot_download('alice/tiny', local_dir=sys.argv[1])"
+        downloaded = _python(code, hub.url, str(tmp_path / "got"), HF_HOME=str(tmp_path / "hf"))
+        assert downloaded.returncode == 0, downloaded.stderr
+    got = tmp_path / "got"
+    rewards = load_reward_model(got / "reward", ["a", "b", "c"]).log_rewards([np.array([1])])
+    assert torch.equal(rewards, ensemble.log_rewards([np.array([1])]))
+    assert EaseJudge.from_pretrained(got / "reward").config.num_items == 3
+    assert json.loads((got / "reward" / "text" / "text_reward.json").read_text()) == {
+        "scale": 2.0,
+        "base": {"base": "base", "layers": 2},
+    }
+    assert "load_reward_model(" in (got / "README.md").read_text()
+    for file in (file for file in got.rglob("*") if file.is_file()):
+        assert b"secret-home" not in file.read_bytes() and b"/cache" not in file.read_bytes(), file
+
+
+def test_the_reward_models_must_have_been_trained(run: Run) -> None:
+    shutil.rmtree(run.path("reward"))
+    with pytest.raises(RunError, match="llmrec reward"):
+        push(run, "alice/tiny", reward=True, dry_run=True)
 
 
 def test_card_has_hub_metadata_and_intervals(run: Run, tmp_path: Path) -> None:

@@ -91,6 +91,7 @@ def test_only_the_main_process_writes(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"sft": {"learning_rate": 0.5}}, {"sft", "ppo", "evaluate"}),
         ({"reward": {"hidden_size": 8}}, {"reward", "ppo", "evaluate"}),
         ({"reward": {"groundedness_weight": 2.0}}, {"ppo", "evaluate"}),
+        ({"reward": {"conversion_weight": 0.0}}, {"ppo", "evaluate"}),
         ({"reward": {"penalties": {"had": 2.0}}}, {"ppo", "evaluate"}),
         ({"reward": {"terms": [{"column": "year", "weight": 0.1}]}}, {"ppo", "evaluate"}),
         ({"reward": {"text": {"pairs": 10}}}, {"reward", "ppo", "evaluate"}),

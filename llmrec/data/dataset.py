@@ -75,6 +75,17 @@ class InteractionData:
         """The training part of every history."""
         return [history[:length] for history, length in zip(self.histories, self.train_lengths, strict=True)]
 
+    def temporal_cuts(self) -> tuple[float, float]:
+        """When the temporal split's validation and test start, in seconds; infinity without such a split."""
+        parts = self.targets.get("temporal", {})
+
+        def first(part: str) -> float:
+            targets = parts[part] if parts else Targets(*[np.array([], int)] * 2)
+            times = [self.timestamps[u][p] for u, p in zip(targets.users, targets.positions, strict=True)]
+            return float(min(times, default=np.inf))
+
+        return first("valid"), first("test")
+
     def selection_targets(self) -> Targets:
         """Validation targets on which models are chosen and calibrated, whatever split they are tested on.
 

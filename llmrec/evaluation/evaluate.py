@@ -47,7 +47,9 @@ def evaluate(run: Run) -> dict:
     with _progress() as advance:
         fitted = fit_baselines(data, config, advance)
         ranked = {name: rank(baseline.scores, queries, config.seed) for name, baseline in fitted.items()}
-        ranked["reward_model"] = rank_batches(reward_scores(model, data, targets), queries, config.seed)
+        ranked["reward_model"] = rank_batches(
+            reward_scores(model, data, targets, config.reward.conversion_weight), queries, config.seed
+        )
         for name in ("sft", "ppo"):
             policy = RecPolicy.from_pretrained(run.path(name, "adapter")).eval()
             policy.merge()
@@ -78,7 +80,9 @@ def evaluate(run: Run) -> dict:
     return report
 
 
-def reward_scores(model: Rewarder, data: InteractionData, targets: Targets) -> Iterator[np.ndarray]:
+def reward_scores(
+    model: Rewarder, data: InteractionData, targets: Targets, conversion_weight: float
+) -> Iterator[np.ndarray]:
     """The reward model as a ranker, with the purchases and profiles that it was trained with: float [b, N] a batch."""
     profiles = profile_words(data.users)
     for rows in chunks(len(targets)):
@@ -87,7 +91,7 @@ def reward_scores(model: Rewarder, data: InteractionData, targets: Targets) -> I
             [of_user[user][:position] for user, position in zip(users, positions, strict=True)]
             for of_user in (data.histories, data.purchases)
         )
-        yield model.log_rewards(histories, purchases, profiles[users]).cpu().numpy()
+        yield model.log_rewards(histories, purchases, profiles[users], conversion_weight).cpu().numpy()
 
 
 def _of_split(

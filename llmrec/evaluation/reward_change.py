@@ -45,6 +45,7 @@ def sampled_rewards(
         recommendations = parse(policy, completions)
         asked = [
             {
+                "user": targets.users[m],
                 "profile": w.profile,
                 "prior": w.prior,
                 "items": w.items,
@@ -53,7 +54,8 @@ def sampled_rewards(
             for m, w in zip(places, part, strict=True)
         ]
         scored = reward(recommendations, asked)
-        judged = reward.item_rewards(judge.log_rewards([np.array([*w.prior, *w.items]) for w in part]).cpu())
+        histories = [np.array([*w.prior, *w.items]) for w in part]
+        judged = reward.item_rewards(judge.log_rewards(histories, config.reward.conversion_weight).cpu())
         items = torch.tensor([max(r.item, 0) for r in recommendations])
         judged = judged.gather(1, items[:, None])[:, 0]
         values = {"reward": scored.item + scored.text, **scored.parts, "judge": judged}

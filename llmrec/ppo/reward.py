@@ -25,7 +25,7 @@ class RewardBatch:
 
 
 class Reward(Protocol):
-    """A reward over parsed recommendations and the dataset rows (`profile, prior, items, purchased`) they answer."""
+    """A reward over parsed recommendations and the rows (`user, profile, prior, items, purchased`) they answer."""
 
     def __call__(self, recommendations: Sequence[Recommendation], rows: Sequence[dict]) -> RewardBatch:
         """Scores B recommendations."""

@@ -88,7 +88,7 @@ def training_rows(data: InteractionData, config: Config) -> Dataset:
     """Prompts to learn from: windows of training histories, each with at least one item.
 
     Returns:
-        rows `profile, prior, items, purchased`; `purchased` covers `prior + items`. All but the newest item of a
+        rows `user, profile, prior, items, purchased`; `purchased` covers `prior + items`. All but the newest item of a
         training history can be shown: what follows the window is what the user really took.
     """
     width = config.catalogue.max_history
@@ -99,6 +99,7 @@ def training_rows(data: InteractionData, config: Config) -> Dataset:
             start = max(0, stop - width)
             rows.append(
                 {
+                    "user": user,
                     "profile": names[user],
                     "prior": history[:start].tolist(),
                     "items": history[start:stop].tolist(),
@@ -116,15 +117,16 @@ def validation_guard(run: Run, data: InteractionData, reward: CompositeReward) -
     windows = target_windows(data, sample, run.config)
     places = list(zip(sample.users, sample.positions, strict=True))
     rows = [
-        {"prior": w.prior, "items": w.items, "purchased": data.purchases[user][:position]}
+        {"user": user, "prior": w.prior, "items": w.items, "purchased": data.purchases[user][:position]}
         for w, (user, position) in zip(windows, places, strict=True)
     ]
     judge = EaseJudge.from_pretrained(run.path("reward"), data.items["item_id"])
+    histories, weight = [data.histories[user][:position] for user, position in places], reward.config.conversion_weight
     validation = Validation(
         windows,
         [data.histories[user][position] for user, position in places],
         torch.stack([decisions[-1] for decisions in reward.decisions(rows)]).cpu(),
-        reward.item_rewards(judge.log_rewards([data.histories[user][:position] for user, position in places]).cpu()),
+        reward.item_rewards(judge.log_rewards(histories, weight).cpu()),
     )
     return Guard(validation, run.path("ppo", "best"))
 

@@ -44,7 +44,7 @@ class RecPPOTrainer(PPOTrainer):
         section: what TRL has no option for.
         policy: trained in place; `policy.add_rl_adapter()` was called.
         reward: see `Reward`.
-        train_dataset: rows `profile, prior, items, purchased`; see `ppo.stage.training_rows`.
+        train_dataset: rows `profile, prior, items, purchased` and maybe `user`; see `ppo.stage.training_rows`.
         guard: looks at validation and keeps the best adapter; None: the last adapter stays.
 
     Attributes:

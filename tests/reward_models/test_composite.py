@@ -16,7 +16,8 @@ from llmrec.config import PenaltySection, RewardSection
 from llmrec.errors import ConfigError, DataError, RewardError
 from reward_models.click_purchase import ClickPurchaseConfig, ClickPurchaseModel
 from reward_models.composite import CompositeReward
-from reward_models.parts import call, faults, item_log_odds, load_callable, log_odds, standardised
+from reward_models.ensemble import RewardEnsemble
+from reward_models.parts import call, faults, item_log_odds, load_callable, log_odds, places, standardised
 from tests.conftest import make_data
 
 ROW = {"profile": "new user", "prior": [9], "items": [0, 2], "purchased": [True, False, True]}
@@ -92,6 +93,34 @@ def test_exact_decisions_hold_the_same_item_rewards(model, catalogue):
     torch.testing.assert_close(difference, terms, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_the_weight_of_the_purchase_runs_from_clicks_alone_to_both_jointly(catalogue, ensemble):
+    torch.manual_seed(2)
+    members = [ClickPurchaseModel(ClickPurchaseConfig(catalogue.num_items, hidden_size=8)).eval() for _ in range(2)]
+    with torch.no_grad():
+        for member in members:
+            member.items.weight.mul_(20)
+            member.purchase_items.weight.mul_(20)
+    model = RewardEnsemble(members, penalty=1.0) if ensemble else members[0]
+    history, purchased = [np.array([9, 0, 2])], [np.array(ROW["purchased"])]
+    said = model.predict(history, purchased)
+    row = ROW | {"prior": [], "items": [9, 0, 2]}
+    for weight in (0.0, 0.5, 1.0):
+        joint = said.log_click + weight * said.purchase.sigmoid().log()
+        if ensemble:
+            own = [m.predict(history, purchased) for m in members]
+            joint = joint - torch.stack([o.log_click + weight * o.purchase.sigmoid().log() for o in own]).std(0, False)
+        reward = composite(model, catalogue, conversion_weight=weight)
+        batch = reward([GOOD], [row])
+        torch.testing.assert_close(batch.parts["log_odds"][0], log_odds(joint[0, GOOD.item]))
+        torch.testing.assert_close(reward.decisions([row])[0][-1][GOOD.item], batch.item[0])
+        counted = item_log_odds(model, *places(catalogue), weight)
+        torch.testing.assert_close(batch.parts["popularity"][0], counted[GOOD.item])
+    assert batch.parts["log_odds"][0] == log_odds(model.log_rewards(history, purchased)[0, GOOD.item])
+    clicks, joint = (composite(model, catalogue, conversion_weight=weight) for weight in (0.0, 1.0))
+    assert (clicks.popularity - joint.popularity).abs().min() > 0.1
+
+
 def test_without_an_item_the_item_reward_is_the_lowest(model, catalogue):
     batch = composite(model, catalogue)([Recommendation(-1, (), False)], [ROW])
     assert batch.item.item() == -CompositeReward.CLIP
@@ -102,10 +131,13 @@ def test_no_fixed_item_earns_on_average(catalogue):
     torch.manual_seed(1)
     model = ClickPurchaseModel(ClickPurchaseConfig(catalogue.num_items, hidden_size=8, dropout=0.0)).eval()
     with torch.no_grad():
-        model.items.weight.mul_(50)  # a model with strong opinions
-    histories, purchases = [h[:3] for h in catalogue.histories] * 40, [p[:3] for p in catalogue.purchases] * 40
-    popularity = item_log_odds(model, histories, purchases)
-    log_probabilities = model.log_rewards(histories, purchases)
+        for table in (model.items, model.profile):
+            table.weight.mul_(50)  # a model with strong opinions
+    users = np.arange(6).repeat(40)
+    histories, purchases = [catalogue.histories[u][:3] for u in users], [catalogue.purchases[u][:3] for u in users]
+    profiles = 1 + users[:, None]
+    popularity = item_log_odds(model, histories, purchases, profiles, 1.0)
+    log_probabilities = model.log_rewards(histories, purchases, profiles)
     assert log_probabilities.std(0).min() > 0.1
     for item in range(catalogue.num_items):
         free = torch.tensor([item not in history for history in histories])

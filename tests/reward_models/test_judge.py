@@ -39,6 +39,13 @@ def test_rewards_are_log_probabilities(data):
     assert (rewards[0, histories[0]] == rewards[0].min()).all()
 
 
+def test_without_the_purchase_it_says_clicks(data):
+    judge, empty = judge_of(data), [np.array([], dtype=int)]
+    assert judge.log_rewards(empty, 0.0).exp().sum().item() == pytest.approx(1, abs=1e-5)
+    half = (judge.log_rewards(empty, 0.0) + judge.log_rewards(empty)) / 2
+    assert torch.allclose(judge.log_rewards(empty, 0.5), half, atol=1e-5)
+
+
 def test_it_prefers_what_others_took_and_bought(data):
     rewards = judge_of(data).log_rewards([np.array([4, 5, 6, 7])])[0]
     assert rewards[8] > rewards[18]  # near on the circle, against far; both are bought

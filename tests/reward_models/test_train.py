@@ -14,7 +14,7 @@ from reward_models import ClickPurchaseModel, EaseJudge, fit_click_purchase, fit
 from reward_models import train as training
 from reward_models.click_purchase import ClickPurchaseConfig
 from reward_models.held_out import calibrate, held_out
-from reward_models.train import click_loss, judge_split
+from reward_models.train import Negatives, click_loss, judge_split
 from reward_models.windows import UNKNOWN, collate, cut_windows, training_events
 
 SMALL = RewardSection(
@@ -40,6 +40,8 @@ def test_it_learns_clicks_and_purchases(fitted):
     assert click["auc"]["ci95"][0] < click["auc"]["value"] < click["auc"]["ci95"][1]
     assert click["catalogue_loss"] < click["baselines"]["item_popularity"]["catalogue_loss"]
     assert click["baselines"]["constant"]["auc"]["value"] == 0.5
+    assert click["lift_auc_popularity_matched"]["value"] > 0.8
+    assert click["baselines"]["item_popularity"]["lift_auc_popularity_matched"]["value"] == pytest.approx(0.5)
     assert purchase["auc"]["value"] > 0.95
     assert purchase["log_loss"]["value"] < purchase["baselines"]["constant"]["log_loss"]["value"]
     assert any(name.startswith("user_activity") for name in purchase["slices"])
@@ -103,14 +105,37 @@ def test_sampled_softmax_of_every_item_once_is_the_full_softmax(data):
     batch = collate(training_events(data), [(0, 0, 6), (1, 0, 3)], np.random.default_rng(0))
     model = tiny_model(data.num_items)
     states = model.states(batch.history, batch.purchased)[batch.mask]
-    sampled = click_loss(model, states, batch, torch.arange(data.num_items))
-    assert sampled.item() == pytest.approx(click_loss(model, states, batch, None).item(), rel=1e-5)
+    full, items = click_loss(model, states, batch, None).item(), torch.arange(data.num_items)
+    once = Negatives(items, torch.zeros(data.num_items))
+    assert click_loss(model, states, batch, once).item() == pytest.approx(full, rel=1e-5)
+    # The first half three times, the second once, and both are expected so often.
+    count = torch.where(items < data.num_items // 2, 3.0, 1.0)
+    uneven = Negatives(items.repeat_interleave(count.long()), count.log().repeat_interleave(count.long()))
+    assert click_loss(model, states, batch, uneven).item() == pytest.approx(full, rel=1e-5)
+
+
+def test_negatives_sampled_by_popularity_estimate_the_sum_over_the_catalogue(monkeypatch):
+    monkeypatch.setattr(training, "FULL_SOFTMAX_ITEMS", 2)
+    rng, share = np.random.default_rng(0), np.log([0.6, 0.2, 0.1, 0.1])
+    values, config = torch.tensor([1.0, 5.0, 2.0, 7.0]), SMALL.model_copy(update={"negatives": 3})
+    drawn = [training._negatives(share, config, rng, torch.device("cpu")) for _ in range(4000)]
+    sums = torch.stack([(values[d.items] / d.log_count.exp()).sum() for d in drawn])
+    assert sums.mean().item() == pytest.approx(15.0, rel=0.05)
+    assert np.mean([(d.items == 0).double().mean() for d in drawn]) == pytest.approx(0.6, abs=0.03)
 
 
 def test_large_catalogues_train_with_sampled_negatives(data, monkeypatch):
     monkeypatch.setattr(training, "FULL_SOFTMAX_ITEMS", 10)
     _, metrics = fit_click_purchase(data, SMALL.model_copy(update={"negatives": 12}), seed=0)
     assert metrics["ranking"]["click_ndcg@10"] > 0.5
+
+
+def test_large_catalogues_start_from_popularity(data, monkeypatch):
+    monkeypatch.setattr(training, "FULL_SOFTMAX_ITEMS", 10)
+    config = SMALL.model_copy(update={"negatives": 12, "num_train_epochs": 1, "learning_rate": 1e-9})
+    model, _ = fit_click_purchase(data, config, seed=0)
+    clicks = np.bincount(np.concatenate(data.train_histories), minlength=data.num_items) + 1
+    np.testing.assert_allclose(model.click_bias.detach().numpy(), np.log(clicks / clicks.mean()), atol=1e-4)
 
 
 def test_purchases_are_sometimes_hidden(data):
@@ -158,6 +183,18 @@ def test_the_stage_writes_model_and_judge(data, tmp_path, monkeypatch):
     json.dumps(metrics)
     ClickPurchaseModel.from_pretrained(run.path("reward"), data.items["item_id"])
     EaseJudge.from_pretrained(run.path("reward"), data.items["item_id"])
+
+
+def test_of_several_processes_one_fits_and_writes(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "load_data", lambda path: data)
+    monkeypatch.setattr(training, "fit_reward", lambda *_: pytest.fail("the second process fitted the model again"))
+    monkeypatch.setenv("RANK", "1")
+
+    class Settings:
+        reward, seed = SMALL, 0
+
+    assert train_reward(Run(tmp_path, Settings)) == {}
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
 
 
 @pytest.mark.parametrize("bought, message", [(True, "every click is a purchase"), (False, "no click is a purchase")])

@@ -1,0 +1,84 @@
+"""The profile of a known user reaches the reward wherever that is asked: samples, decisions, guard, evaluation."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from llmrec.catalogue.facts import FactBook
+from llmrec.catalogue.prompt import Recommendation
+from llmrec.config import RewardSection
+from llmrec.data.dataset import InteractionData
+from llmrec.errors import DataError
+from llmrec.evaluation.evaluate import baselines
+from llmrec.ppo.stage import training_rows, validation_guard
+from reward_models.click_purchase import ClickPurchaseConfig, ClickPurchaseModel
+from reward_models.composite import CompositeReward
+from reward_models.features import profile_words
+from reward_models.judge import fit_judge
+from reward_models.parts import log_odds
+from reward_models.storage import fingerprint
+from tests.conftest import make_config, make_data
+
+STRANGER = {"profile": "new user", "prior": [], "items": [9, 0, 2], "purchased": [True, False, True]}
+SAID = Recommendation(5, (" Like", 0, ", it is Drama."), True)
+
+
+@pytest.fixture(scope="module")
+def data() -> InteractionData:
+    data = make_data()
+    return replace(data, users=data.users.assign(gender=["f", "m", "f", "m", "f", "m"]))
+
+
+@pytest.fixture(scope="module")
+def reward(data) -> CompositeReward:
+    """A reward to which profiles matter much."""
+    torch.manual_seed(0)
+    model = ClickPurchaseModel(ClickPurchaseConfig(data.num_items, hidden_size=8, dropout=0.0)).eval()
+    with torch.no_grad():
+        model.profile.weight[1:].mul_(100)
+    return CompositeReward(model, FactBook.from_data(data), RewardSection(), data)
+
+
+def test_the_reward_of_a_known_user_is_the_model_s_with_that_profile(reward, data):
+    history, purchases = [np.array(STRANGER["items"])], [np.array(STRANGER["purchased"])]
+    known, free = STRANGER | {"user": 3}, [item for item in range(10) if item not in (0, 2, 9)]
+    for row, profile in ((known, profile_words(data.users)[[3]]), (STRANGER, None), (STRANGER | {"user": None}, None)):
+        expected = reward.model.log_rewards(history, purchases, profile)
+        assert reward([SAID], [row]).parts["log_odds"] == log_odds(expected[:, SAID.item])
+        torch.testing.assert_close(reward.decisions([row])[0][-1][free], reward.item_rewards(expected)[0, free])
+    assert abs(reward([SAID], [known]).item - reward([SAID], [STRANGER]).item) > 0.01
+
+
+def test_a_user_outside_the_log_is_an_error(reward):
+    with pytest.raises(DataError, match="Row 1 is of user 6, who is not in the log; expected 0 to 5"):
+        reward([SAID] * 2, [STRANGER, STRANGER | {"user": 6}])
+
+
+def test_training_rows_name_their_user(data):
+    rows = training_rows(data, make_config("none"))
+    assert {row["user"] for row in rows} == set(range(6))
+    for row in rows:
+        shown = [*row["prior"], *row["items"]]
+        assert data.histories[row["user"]][: len(shown)].tolist() == shown
+
+
+def test_the_guard_knows_the_profiles(reward, data, tmp_path):
+    judge = fit_judge(data.train_histories, data.purchases, data.num_items, fingerprint(data.items["item_id"]))
+    judge.save_pretrained(tmp_path)
+    run = SimpleNamespace(config=make_config("none", catalogue={"max_history": 50}), path=lambda *names: tmp_path)
+    validation = validation_guard(run, data, reward).validation
+    for window, seen in zip(validation.windows, validation.reward, strict=True):
+        user = next(u for u in range(6) if window.items == data.histories[u][: len(window.items)].tolist())
+        row = {"user": user, "prior": [], "items": window.items, "purchased": data.purchases[user][: len(window.items)]}
+        torch.testing.assert_close(seen, reward.decisions([row])[0][-1])
+
+
+def test_the_reward_model_as_a_ranker_knows_profiles_and_purchases(reward, data):
+    users = np.array([4, 1])
+    histories, purchases = [data.histories[u][:3] for u in users], [data.purchases[u][:3] for u in users]
+    found = baselines(data, reward.model, 0.5)["reward_model"](histories, users)
+    expected = reward.model.log_rewards(histories, purchases, profile_words(data.users)[users], 0.5)
+    np.testing.assert_array_equal(found, expected.numpy())
