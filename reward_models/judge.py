@@ -26,6 +26,20 @@ MAX_EASE_ITEMS = 5_000
 PURCHASE_PRIOR = 10.0
 
 
+def co_occurrences(histories: Sequence[np.ndarray], num_items: int) -> np.ndarray:
+    """How many users have both of two items, float64 [N, N]; the diagonal counts the users of one item.
+
+    Args:
+        histories: item indices of each user; an item that occurs twice counts once.
+        num_items: N.
+    """
+    counts = np.zeros((num_items, num_items), dtype=np.float64)
+    for history in histories:
+        items = np.unique(history)
+        counts[np.ix_(items, items)] += 1.0
+    return counts
+
+
 def ease_weights(histories: Sequence[np.ndarray], num_items: int, l2: float) -> np.ndarray:
     """Weights B of EASE: argmin |X - XB|^2 + l2 |B|^2 with a zero diagonal (Steck, 2019, eq. 8).
 
@@ -37,10 +51,7 @@ def ease_weights(histories: Sequence[np.ndarray], num_items: int, l2: float) -> 
     Returns:
         float32 [N, N]; the scores of a history are the sum of its items' rows.
     """
-    gram = np.zeros((num_items, num_items), dtype=np.float64)
-    for history in histories:
-        items = np.unique(history)
-        gram[np.ix_(items, items)] += 1.0
+    gram = co_occurrences(histories, num_items)
     gram[np.diag_indices(num_items)] += l2
     inverse = np.linalg.inv(gram)
     weights = -inverse / np.diag(inverse)

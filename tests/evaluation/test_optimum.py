@@ -1,0 +1,99 @@
+"""The exact optimum of KL-regularised RL, against its closed form and against gradient ascent on the objective."""
+
+import numpy as np
+import pytest
+import torch
+
+from llmrec.config import PPOSection
+from llmrec.data.dataset import Targets
+from llmrec.evaluation.optimum import (
+    gap_closed,
+    has_optimum,
+    item_rewards,
+    objective,
+    optimum,
+    optimum_log_probs,
+    optimum_report,
+)
+
+BETA = 0.7
+REWARDS = torch.tensor([[1.0, -0.5, 0.3, 9.0], [0.0, 2.0, -1.0, 0.5]])
+# The first prompt may not be answered by item 3, whatever its reward.
+SFT = torch.tensor([[0.2, 0.5, 0.3, 0.0], [0.1, 0.2, 0.3, 0.4]]).log()
+
+
+def test_the_optimum_is_the_closed_form():
+    found = optimum_log_probs(SFT, REWARDS, BETA)
+    weights = SFT.exp() * (REWARDS / BETA).exp()
+    assert found.exp() == pytest.approx(weights / weights.sum(1, keepdim=True))
+    assert objective(found, SFT, REWARDS, BETA) == pytest.approx(BETA * weights.sum(1).log(), abs=1e-6)
+
+
+def test_the_start_has_no_kl():
+    assert objective(SFT, SFT, REWARDS, BETA) == pytest.approx((SFT.exp() * REWARDS).sum(1))
+
+
+def test_gradient_ascent_ends_at_the_optimum():
+    start = SFT[1:].clone()
+    logits = start.clone().requires_grad_()
+    adam = torch.optim.Adam([logits], lr=0.05)
+    for _ in range(400):
+        loss = -objective(logits.log_softmax(-1), start, REWARDS[1:], BETA).sum()
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    best = objective(optimum_log_probs(start, REWARDS[1:], BETA), start, REWARDS[1:], BETA)
+    assert -loss.item() == pytest.approx(best.item(), abs=1e-4) and -loss.item() <= best.item() + 1e-6
+
+
+def test_the_objective_of_a_policy_is_reward_minus_kl():
+    policy = torch.tensor([[0.6, 0.1, 0.3, 0.0]]).log()
+    kl = 0.6 * np.log(3) + 0.1 * np.log(0.2)
+    assert objective(policy, SFT[:1], REWARDS[:1], BETA).item() == pytest.approx(0.6 - 0.05 + 0.09 - BETA * kl)
+
+
+def test_the_temperature_of_training_is_the_one_of_the_optimum():
+    section = PPOSection(item_kl_coef=BETA, temperature=2.0)
+    scores, values = optimum({"sft": SFT, "ppo": SFT}, REWARDS, section)
+    flat = (SFT / 2).log_softmax(-1)
+    assert np.concatenate(list(scores)) == pytest.approx(optimum_log_probs(flat, REWARDS, BETA).numpy())
+    assert values["ppo"] == pytest.approx(values["sft"]) and (values["optimum"] > values["sft"]).all()
+
+
+def test_gaps():
+    assert gap_closed(1.0, 1.5, 3.0) == 0.25
+    assert gap_closed(1.0, 0.5, 3.0) == -0.25
+    assert gap_closed(1.0, 1.5, 1.0) is None
+    models = {name: {"ndcg@10": {"value": value}} for name, value in (("sft", 0.1), ("ppo", 0.4), ("optimum", 0.5))}
+    values = {"sft": np.array([0.0, 2.0]), "ppo": np.array([2.0, 2.0]), "optimum": np.array([4.0, 6.0])}
+    report = optimum_report(values, models, np.array([3, 4]), BETA, samples=100, seed=0)
+    assert report["gap_closed"] == {"objective": pytest.approx(1 / 4), "ndcg@10": pytest.approx(3 / 4)}
+    assert report["objective"]["optimum"]["value"] == 5.0 and report["objective"]["ppo"]["n"] == 2
+
+
+@pytest.mark.parametrize("changes", [{"advantage": "gae"}, {"item_kl_coef": 0.0}, {"adaptive_kl_target": 0.1}])
+def test_where_there_is_no_fixed_objective(changes):
+    assert has_optimum(PPOSection())
+    assert not has_optimum(PPOSection().model_copy(update=changes))
+
+
+def test_rewards_are_those_of_the_last_decision(data):
+    """Of each prompt alone, in order, whatever shares its batch."""
+
+    class Reward:
+        def decisions(self, rows):
+            assert all(len(row["purchased"]) == len(row["prior"]) + len(row["items"]) for row in rows)
+            return [torch.arange(len(row["items"]) * 3.0).view(-1, 3) + 100 * row["user"] for row in rows]
+
+    from llmrec.ppo.stage import target_windows
+    from tests.conftest import make_config
+
+    everyone = np.arange(6)
+    targets = Targets(np.tile(everyone, 4), np.tile(data.train_lengths, 4))
+    config = make_config("none")
+    found = item_rewards(Reward(), data, targets, target_windows(data, targets, config))
+    shown = np.minimum(data.train_lengths, config.catalogue.max_history)
+    assert found[:6].tolist() == [
+        [100 * u + 3 * (n - 1) + i for i in range(3)] for u, n in zip(everyone, shown, strict=True)
+    ]
+    assert len(found) == 24 and (found[18:] == found[:6]).all()

@@ -1,0 +1,24 @@
+"""Slices of targets, on a catalogue where every border is met."""
+
+import numpy as np
+
+from llmrec.evaluation.ranking import Queries
+from llmrec.evaluation.slices import slices
+
+
+def test_slices():
+    clicks = np.array([50, 4, 5, 6, 5, 40, 5, 5, 5, 5])  # a fifth of ten items: 0 and 5 are the head
+    lengths = [10, 11, 50, 51, 1]
+    queries = Queries(np.array([0, 1, 2, 2, 3]), [np.zeros(n, int) for n in lengths], np.array([0, 1, 2, 3, 5]))
+    found = slices(queries, clicks, np.array([9, 3, 0, 6]))
+    assert {name: np.flatnonzero(mask).tolist() for name, mask in found.items()} == {
+        "cold_items": [1],
+        "long_tail": [1, 2, 3],
+        "head": [0, 4],
+        "low_activity": [1, 2, 3],
+        "middle_activity": [4],
+        "high_activity": [0],
+        "short_history": [0, 4],
+        "middle_history": [1, 2],
+        "long_history": [3],
+    }

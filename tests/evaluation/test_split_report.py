@@ -1,0 +1,60 @@
+"""Intervals over users, verdicts, and questions that two splits share."""
+
+import numpy as np
+import pytest
+
+from llmrec.data.dataset import Targets
+from llmrec.evaluation.ranking import Queries, distinct_targets, rank, rank_policy
+from llmrec.evaluation.split_report import accuracy_columns, comparison, interval, verdict
+from llmrec.policy.ranking import item_scores
+from llmrec.ppo.stage import target_windows
+from tests.conftest import make_config
+
+SETTINGS = {"samples": 200, "seed": 0}
+
+
+def test_intervals_are_over_users_and_leave_out_what_is_undefined():
+    found = interval(np.array([1.0, 0.0, np.nan, 1.0, np.nan]), np.array([3, 3, 3, 4, 5]), **SETTINGS)
+    assert found["value"] == 0.75 and found["n"] == 2
+    assert interval(np.array([np.nan]), np.array([1]), **SETTINGS) == {"value": None, "ci95": None, "n": 0}
+
+
+def test_comparisons_pair_users_and_correct_over_metrics():
+    users = np.arange(60)
+    one = accuracy_columns(np.tile([1, 40], 30), [10])
+    two = accuracy_columns(np.tile([2, 40], 30), [10])
+    found = comparison(one, two, users, **SETTINGS)
+    assert [found[m]["verdict"] for m in ("hr@10", "ndcg@10", "mrr")] == ["no difference", "better", "better"]
+    assert found["ndcg@10"]["p_holm"] == pytest.approx(3 * 2 / 201)
+    back = comparison(two, one, users, **SETTINGS)
+    assert back["mrr"]["verdict"] == "worse" and back["mrr"]["difference"] == pytest.approx(-0.25)
+    assert verdict(0.1, 0.05) == "no difference"
+
+
+def test_shared_questions_are_asked_once():
+    splits = {"a": Targets(np.array([2, 0, 1]), np.array([5, 3, 4])), "b": Targets(np.array([1, 2]), np.array([4, 1]))}
+    distinct, rows = distinct_targets(splits)
+    assert len(distinct) == 4
+    for split, targets in splits.items():
+        assert distinct.users[rows[split]].tolist() == targets.users.tolist()
+        assert distinct.positions[rows[split]].tolist() == targets.positions.tolist()
+
+
+@pytest.mark.parametrize("scheme", ["atomic"], indirect=True)
+def test_a_policy_is_ranked_in_the_order_of_its_questions(policy, data, tiny_base):
+    config = make_config(tiny_base)
+    targets = Targets(np.array([0, 3, 0, 2, 5]), np.array([5, 2, 1, 6, 3]))
+    windows, queries = target_windows(data, targets, config), Queries.of(data, targets)
+    alone = np.concatenate([next(item_scores(policy, [window])).numpy() for window in windows])
+    ranked, log_probs = rank_policy(policy, windows, queries, 0, lambda: None)
+    assert log_probs.numpy() == pytest.approx(alone, abs=1e-4)
+    whole = rank(lambda _: alone, queries, 0)
+    assert ranked.ranks.tolist() == whole.ranks.tolist() and ranked.lists.tolist() == whole.lists.tolist()
+
+
+def test_a_merged_policy_is_the_same_policy(policy, data, tiny_base):
+    windows = target_windows(data, Targets(np.array([0, 3]), np.array([5, 2])), make_config(tiny_base))
+    before = next(item_scores(policy, windows))
+    policy.merge()
+    assert any(getattr(module, "merged", False) for module in policy.model.modules())
+    assert next(item_scores(policy, windows)).numpy() == pytest.approx(before.numpy(), abs=1e-4)
