@@ -17,6 +17,7 @@ from llmrec.catalogue.prompt import Recommendation
 from llmrec.config import Config
 from llmrec.data.dataset import InteractionData, Targets, load_data
 from llmrec.evaluation.baselines import EASE, Markov, Popularity
+from llmrec.evaluation.examples import answers, examples
 from llmrec.evaluation.metrics import (
     bootstrap_ci,
     coverage,
@@ -72,7 +73,7 @@ def evaluate(run: Run) -> dict:
     model = load_reward_model(run.path("reward"), data.items["item_id"])
     judge = EaseJudge.from_pretrained(run.path("reward"), data.items["item_id"])
     ranked: dict[str, dict[str, Ranked]] = {split: {} for split in data.targets}
-    generation, rewards = {}, {}
+    generation, rewards, written = {}, {}, {}
     with _progress() as progress:
         task = progress.add_task("baselines", total=None)
 
@@ -93,6 +94,7 @@ def evaluate(run: Run) -> dict:
                 ranked[split][name] = _rank_policy(policy, data, parts["test"], windows, config, advance)
             advance(f"{name}: writing for every user", -(-data.num_users // BATCH))
             generation[name] = generation_rates(policy, data, config, advance)
+            written[name] = answers(policy, data, config)
             targets = data.selection_targets()
             advance(f"{name}: reward on validation", -(-len(targets) // BATCH))
             reward = CompositeReward.from_pretrained(run.path("reward"), data, policy.facts, config.reward)
@@ -103,6 +105,7 @@ def evaluate(run: Run) -> dict:
         "reward": reward_report(rewards["sft"], rewards["ppo"], config),
         "reward_model": run.metrics("reward"),
         "guard": run.metrics("ppo")["guard"],
+        "examples": examples(data, config, written),
         "data": data.card,
         "environment": environment(config),
         "commands": [f"llmrec {VERBS[stage]} {run.directory}" for stage in STAGES],
