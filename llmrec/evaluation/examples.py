@@ -30,7 +30,7 @@ def answers(policy: RecPolicy, data: InteractionData, config: Config) -> list[di
         one a target: `item` (title, null if the completion broke off), `justification` (in order, each
         `{text, true}`, `true` null where nothing is stated) and `grounded`.
     """
-    targets, titles = example_targets(data, config), policy.vocabulary.titles
+    targets, titles = example_targets(data, config), data.items["title"].tolist()
     windows = target_windows(data, targets, config)
     if not windows:
         return []

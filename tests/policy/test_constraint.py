@@ -102,8 +102,8 @@ def test_where_nothing_is_in_common_both_are_said_apart(policy, data):
     for recommendation in ended:
         assert recommendation.citations == (6,)
         assert check(policy.facts, recommendation, {6}).true >= 2  # its own fact, and the citation
-        (said,), (_, cited, *_) = sentences(recommendation)
-        assert policy.facts.find(said)[0] and cited == 6
+        (said,), citing = sentences(recommendation)
+        assert policy.facts.find(said)[0] and 6 in citing
 
 
 def test_nobody_can_cite_without_a_history(policy):
