@@ -111,10 +111,9 @@ def marks(facts: FactBook, recommendation: Recommendation, history: Collection[i
 
 def _joined(said: list[Mark]) -> list[Mark]:
     """Marks with the words that state nothing put together."""
-    result: list[Mark] = []
-    for plain, group in groupby(said, key=lambda mark: mark.true is None):
-        result += [Mark("".join(mark.segment for mark in group), None)] if plain else group
-    return result
+    runs = [(plain, list(group)) for plain, group in groupby(said, key=lambda mark: mark.true is None)]
+    joined = [[Mark("".join(mark.segment for mark in run), None)] if plain else run for plain, run in runs]
+    return [mark for run in joined for mark in run]
 
 
 def sentences(recommendation: Recommendation) -> list[list[Segment]]:

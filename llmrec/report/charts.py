@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from llmrec.report.tables import label, number_of
 
 WIDTH, HEIGHT = 360, 220
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 38  # margins
+LEFT, RIGHT, TOP, BOTTOM = 60, 12, 10, 38  # margins
 ROW = 22  # height of a row of an interval chart
 NAMES = 104  # width of its names
 
@@ -213,4 +213,3 @@ def _charts(*described: tuple[str, str, str, list[Line], str, bool]) -> list[Lin
         if drawn:
             charts.append(LineChart(title, x, y, drawn, note, unit))
     return charts
-

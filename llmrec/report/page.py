@@ -64,26 +64,32 @@ def render(
     """
     reward_model = report.get("reward_model") or {}
     diagrams = charts.reliability_charts(reward_model)
-    return _templates().get_template("page.html").render(
-        name=name,
-        verdict=verdict(report),
-        remarks=remarks(report),
-        splits=[_split(split, results) for split, results in report.get("splits", {}).items()],
-        reward=tables.reward_table(report["reward"]) if report.get("reward") else None,
-        curves=_curves(report, stages),
-        events=_metrics(stages, "ppo").get("events", []),
-        trust=_trust(reward_model),
-        ranking=_ranking(reward_model),
-        reliability=diagrams,
-        reliability_image=None if diagrams or reliability is None else base64.b64encode(reliability).decode("ascii"),
-        generation=tables.generation_table(report["generation"]) if report.get("generation") else None,
-        examples=report.get("examples", []),
-        card=tables.pairs(report.get("data", {})),
-        config=config,
-        commands=report.get("commands", []),
-        environment=tables.pairs(report.get("environment", {})),
-        seconds=_seconds(report, stages),
-        others=_others(report),
+    return (
+        _templates()
+        .get_template("page.html")
+        .render(
+            name=name,
+            verdict=verdict(report),
+            remarks=remarks(report),
+            splits=[_split(split, results) for split, results in report.get("splits", {}).items()],
+            reward=tables.reward_table(report["reward"]) if report.get("reward") else None,
+            curves=_curves(report, stages),
+            events=_metrics(stages, "ppo").get("events", []),
+            trust=_trust(reward_model),
+            ranking=_ranking(reward_model),
+            reliability=diagrams,
+            reliability_image=None
+            if diagrams or reliability is None
+            else base64.b64encode(reliability).decode("ascii"),
+            generation=tables.generation_table(report["generation"]) if report.get("generation") else None,
+            examples=report.get("examples", []),
+            card=tables.pairs(report.get("data", {})),
+            config=config,
+            commands=report.get("commands", []),
+            environment=tables.pairs(report.get("environment", {})),
+            seconds=_seconds(report, stages),
+            others=_others(report),
+        )
     )
 
 

@@ -32,7 +32,7 @@ LABELS = {
     "log_loss": "log-loss",
     "brier": "Brier",
     "gini": "Gini",
-    "seconds": "seconds",
+    "leave_one_out": "leave-one-out",
 }
 
 
@@ -224,7 +224,8 @@ def generation_table(generation: Mapping[str, Mapping]) -> Table:
     for key in keys:
         entries = [flat[name].get(key) for name in flat]
         sizes = {entry["n"] for entry in entries if entry and "n" in entry}
-        rows.append(Row(label(key), [*(cell(entry, 3) for entry in entries), Cell(" / ".join(map(str, sorted(sizes))))]))
+        size = Cell(" / ".join(number(size, 0) for size in sorted(sizes)))
+        rows.append(Row(label(key), [*(cell(entry, 3) for entry in entries), size]))
     return Table("Written for every user", "", [*map(label, flat), "n"], rows)
 
 

@@ -17,13 +17,13 @@ def verdict(report: Mapping) -> str:
 
 
 def remarks(report: Mapping) -> list[str]:
-    """What has to be known beside the verdict: the guard, the other splits, the best model, the reward and its judge."""
+    """What to know beside the verdict: the guard, the other splits, the best model, the reward and its judge."""
     guard = report.get("guard") or {}
     result = []
     if guard.get("fell_back_to_sft"):
         result.append(
-            "The guard fell back: no PPO step was better than the SFT start on validation, so the SFT adapter was handed "
-            "over, and PPO in these tables is SFT."
+            "The guard fell back: no PPO step was better than the SFT start on validation, so the SFT adapter was "
+            "handed over, and PPO in these tables is SFT."
         )
     result += [_sentence(*one) for one in _compared(report)[1:]]
     result += [line for split, results in report.get("splits", {}).items() if (line := _best(split, results))]

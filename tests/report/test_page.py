@@ -13,7 +13,9 @@ from llmrec.files import write_json
 from llmrec.report.page import render, write_page
 from llmrec.run import STAGES, Run
 
-HOSTILE = """</script><script>alert(1)</script> "M*A*S*H" & 'x' {{ 7 * 7 }} </style></title><img src=http://evil.example/x>"""
+HOSTILE = (
+    """</script><script>alert(1)</script> "M*A*S*H" & 'x' {{ 7 * 7 }} </style></title><img src=http://evil.example/x>"""
+)
 PNG = b"\x89PNG\r\n\x1a\n not really"
 
 
@@ -26,11 +28,14 @@ def quality(auc: float, **more) -> dict:
     return entry | {"n": 900, "positives": 300, "ece_floor": 0.0111} | more
 
 
+HIT_RATES = {"popularity": 0.0841, "sasrec": 0.2293, "reward_model": 0.2071, "sft": 0.1753, "ppo": 0.1907}
+
+
 def make_report() -> dict:
     models = {
         name: {"hr@10": measured(hr), "ndcg@10": measured(hr / 2), "ndcg@5": measured(hr / 3), "mrr": measured(hr / 4),
                "coverage": {"value": hr + 0.3, "n": 943}, "gini": {"value": 1 - hr, "n": 943}}
-        for name, hr in {"popularity": 0.0841, "sasrec": 0.2293, "reward_model": 0.2071, "sft": 0.1753, "ppo": 0.1907}.items()
+        for name, hr in HIT_RATES.items()
     }  # fmt: skip
     models["ppo"]["ndcg@10"]["seeds"] = [0.0921, 0.0955, 0.0984]
     difference = {"difference": 0.00771, "ci95": [0.00214, 0.01333], "p_holm": 0.0126}
@@ -59,9 +64,11 @@ def make_report() -> dict:
         "generation": {name: {"validity": {"rate": 0.9987, "n": 943}, "distinct_wordings": {"count": 417, "n": 943},
                               "faithfulness": {"share": {"rate": 0.6173, "n": 300}}} for name in ("sft", "ppo")},
         "reward": {"before": measured(-5.565), "after": measured(-4.615), "difference": measured(0.951),
-                   "judge_before": measured(-7.887), "judge_after": measured(-7.062), "judge_difference": measured(0.823)},
+                   "judge_before": measured(-7.887), "judge_after": measured(-7.062),
+                   "judge_difference": measured(0.823)},
         "reward_model": {"splits": {"temporal": {
-            "click": quality(0.9196, reliability=bins, baselines={"constant": quality(0.5)}, slices={"user_activity <=46": quality(0.9552)}),
+            "click": quality(0.9196, reliability=bins, baselines={"constant": quality(0.5)},
+                             slices={"user_activity <=46": quality(0.9552)}),
             "purchase": None, "ranking": {"click_ndcg@10": 0.119715}}}},
         "guard": {"best_step": 4, "fell_back_to_sft": False, "history": history},
         "examples": [{**entry, "sft": answer, "ppo": {**answer, "item": "Alien (1979)", "grounded": True}}],
@@ -241,14 +248,15 @@ def test_the_same_report_gives_the_same_bytes(page):
 
 @pytest.mark.parametrize("key", [key for key in make_report() if key not in ("seconds", "off_policy")])
 def test_a_section_without_data_is_left_out(page, key):
-    headings = {"splits": "results", "generation": "generation", "reward": "reward", "reward_model": "trust",
-                "guard": None, "examples": "examples", "data": "data", "environment": None, "commands": None}  # fmt: skip
+    headings = {"splits": "results", "reward_model": "trust"} | {
+        name: name for name in ("generation", "reward", "examples", "data")
+    }
     report = make_report()
     del report[key]
     shorter = page_of(report)
     assert len(shorter) < len(page)
     Reader(shorter)
-    if headings[key]:
+    if key in headings:
         heading = f'id="{headings[key]}"'
         assert heading in page and heading not in shorter
 
