@@ -21,13 +21,14 @@ LABELS = {
     "ppo": "PPO",
     "ease": "EASE",
     "sasrec": "SASRec",
+    "markov": "Markov",
     "itemknn": "ItemKNN",
     "hr": "HR",
     "ndcg": "NDCG",
     "mrr": "MRR",
     "auc": "AUC",
     "ece": "ECE",
-    "ece_floor": "ECE of a perfect model",
+    "ece_floor": "ECE, perfect model",
     "auc_popularity_matched": "AUC, popular negatives",
     "log_loss": "log-loss",
     "brier": "Brier",
@@ -101,7 +102,7 @@ def number(value: float | None, digits: int, sign: bool = False) -> str:
 def digits_for(entries: Iterable[Any]) -> int:
     """Decimals of a column: one more where all numbers are small."""
     sizes = [abs(value) for value in map(number_of, entries) if value is not None and math.isfinite(value)]
-    return 4 if max(sizes, default=1.0) < 0.1 else 3
+    return 4 if max(sizes, default=1.0) < 0.05 else 3
 
 
 def interval(entry: Any, digits: int, sign: bool = False) -> str:
@@ -120,7 +121,8 @@ def cell(entry: Any, digits: int, sign: bool = False) -> Cell:
 
 def models_table(caption: str, models: Mapping[str, Mapping], metrics: list[str], corner: str = "model") -> Table:
     """One row a model, one column a metric, the best of each column marked."""
-    columns = {metric: _column(metric, [values.get(metric) for values in models.values()]) for metric in metrics}
+    entries = {metric: [values.get(metric) for values in models.values()] for metric in metrics}
+    columns = {metric: _column(metric, found, digits_for(found)) for metric, found in entries.items()}
     rows = [
         Row(label(name), [columns[metric][number] for metric in metrics], name in OURS)
         for number, name in enumerate(models)
@@ -128,8 +130,7 @@ def models_table(caption: str, models: Mapping[str, Mapping], metrics: list[str]
     return Table(caption, corner, [label(metric) for metric in metrics], rows)
 
 
-def _column(metric: str, entries: list[Any]) -> list[Cell]:
-    digits = digits_for(entries)
+def _column(metric: str, entries: list[Any], digits: int) -> list[Cell]:
     cells = [cell(entry, digits) for entry in entries]
     known = [one.raw for one in cells if one.raw is not None]
     if len(set(known)) < 2 or metric == "ece_floor":
@@ -192,8 +193,9 @@ def slices_tables(split: str, slices: Mapping[str, Mapping[str, Mapping]]) -> li
     tables = []
     for metric in metrics:
         rows = []
+        digits = digits_for(values.get(metric) for models in slices.values() for values in models.values())
         for one, models in slices.items():
-            cells = _column(metric, [models.get(name, {}).get(metric) for name in names])
+            cells = _column(metric, [models.get(name, {}).get(metric) for name in names], digits)
             sizes = (models[name].get(metric) for name in models)
             size = next((entry["n"] for entry in sizes if isinstance(entry, Mapping) and "n" in entry), None)
             rows.append(Row(label(one), [Cell(number(size, 0), raw=size), *cells]))

@@ -22,8 +22,8 @@ def remarks(report: Mapping) -> list[str]:
     result = []
     if guard.get("fell_back_to_sft"):
         result.append(
-            "The guard fell back: no PPO step was better than the SFT start on validation, so the SFT adapter was "
-            "handed over, and PPO in these tables is SFT."
+            "The guard fell back: no PPO step beat the SFT start on validation, so the SFT adapter was handed "
+            "over, and PPO in these tables is SFT."
         )
     result += [_sentence(*one) for one in _compared(report)[1:]]
     result += [line for split, results in report.get("splits", {}).items() if (line := _best(split, results))]
