@@ -87,7 +87,25 @@ def reward_verb(
 
 
 _stage_verb("ppo", "Improve the adapter against the reward model, guarded by validation.")
-_stage_verb("evaluate", "Measure every model on every split and write report.json.")
+
+
+@app.command("evaluate")
+def evaluate_verb(config: ConfigArgument, as_json: JsonOption = False) -> None:
+    """Measure every model on every split and write report.json and report.html."""
+    run_stage_of(config, "evaluate", as_json)
+    _write_page(open_or_create(config))
+
+
+@app.command("report")
+def report_verb(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="a run directory")], as_json: JsonOption = False
+) -> None:
+    """Write report.html, one page to send on, from what the run has measured."""
+    page = _write_page(Run.open(run))
+    if as_json:
+        print_json({"report": str(page)})
+    else:
+        console_for().print(Text(str(page)), soft_wrap=True)
 
 
 @app.command("run")
@@ -97,6 +115,7 @@ def run_verb(config: ConfigArgument, as_json: JsonOption = False) -> None:
         console = console_for(stderr=as_json)
         run = open_or_create(config)
         run_all(run, say=say_on(console))
+        _write_page(run)
         report = read_json(run.report_path)
         print_report(console, report)
         print_examples(console, run)
@@ -367,6 +386,12 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         print(f"llmrec {llmrec.__version__}")
         raise typer.Exit
+
+
+def _write_page(run: Run) -> Path:
+    from llmrec.report.page import write_page
+
+    return write_page(run)
 
 
 def _load_recommender(run: Run, adapter: str | None) -> Any:

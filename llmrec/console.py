@@ -211,6 +211,7 @@ def print_next_steps(console: Console, run: Run) -> None:
     directory = run.directory
     for what, where in {
         "all numbers": str(run.report_path),
+        "to look at": str(run.directory / "report.html"),
         "try it": f"llmrec recommend --run {directory} --interactive",
         "share it": f"llmrec push --run {directory} --repo OWNER/NAME --dry-run",
     }.items():

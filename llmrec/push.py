@@ -119,7 +119,8 @@ def build_folder(run: Run, repo: str, adapter: str, folder: Path, reward: bool =
 
     report = read_json(run.report_path) if run.report_path.is_file() else {}
     if report:
-        shutil.copyfile(run.report_path, folder / "report.json")
+        shared_report = {key: value for key, value in report.items() if key != "examples"}  # histories of people
+        _write_json(folder / "report.json", shared_report)
     shared = _without_local_paths(run.config.model_dump(mode="json"))
     (folder / "config.yaml").write_text(yaml.safe_dump(shared, sort_keys=False, allow_unicode=True), "utf-8")
     about_base = None if local else base

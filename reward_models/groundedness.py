@@ -11,11 +11,13 @@ the cited items dropped from its prompt, the recommended item must become less l
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
 
 from llmrec.catalogue.facts import FactBook
+from llmrec.catalogue.justification import Segment
 from llmrec.catalogue.prompt import Recommendation
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import Window, pack
@@ -59,46 +61,76 @@ def check(facts: FactBook, recommendation: Recommendation, history: Collection[i
         recommendation: a parsed completion.
         history: item indices that the user has had.
     """
-    true = statements = stated = 0
-    for text, cited in sentences(recommendation):
-        found, rest = facts.find(text)
-        unknown = unknown_words(rest)
-        statements += len(found) + len(cited) + len(unknown)
-        stated += len(found)
-        true += sum(item in history for item in cited)
-        true += sum(facts.is_true(fact, recommendation.item, cited) for fact in found)
+    said = [mark for mark in marks(facts, recommendation, history) if mark.true is not None]
+    true, stated = sum(mark.true for mark in said), any(mark.fact for mark in said)
     cites = bool(recommendation.citations) or not history
     item = recommendation.item
-    informs = stated > 0 or (item >= 0 and not facts.of(item))
-    return Groundedness(true, statements, cites, informs, recommendation.finished and item >= 0)
+    informs = stated or (item >= 0 and not facts.of(item))
+    return Groundedness(true, len(said), cites, informs, recommendation.finished and item >= 0)
 
 
-def sentences(recommendation: Recommendation) -> list[tuple[str, tuple[int, ...]]]:
-    """The justification's sentences: text without citations, and what each cites.
+@dataclass(frozen=True)
+class Mark:
+    """A stretch of a justification and what the checker says of it.
+
+    Attributes:
+        segment: its text, or the item that is cited.
+        true: whether it holds; None where nothing is stated.
+        fact: it states a fact of the catalogue.
+    """
+
+    segment: Segment
+    true: bool | None
+    fact: bool = False
+
+
+def marks(facts: FactBook, recommendation: Recommendation, history: Collection[int]) -> list[Mark]:
+    """A justification cut into statements and the words between them, in order; nothing is left out.
+
+    A name or number that no fact explains (a word with a digit, a capitalised one inside a sentence) is a false
+    statement. Arguments as of `check`, which counts these.
+    """
+    said = []
+    for sentence in sentences(recommendation):
+        cited = tuple(piece for piece in sentence if isinstance(piece, int))
+        opening = True  # the first word of a sentence may be capitalised
+        for piece in sentence:
+            if isinstance(piece, int):
+                said.append(Mark(piece, piece in history))
+                continue
+            for text, fact in facts.split(piece):
+                if fact is not None:
+                    said.append(Mark(text, facts.is_true(fact, recommendation.item, cited), fact=True))
+                    continue
+                for word in re.findall(r"[\w'-]+|[^\w'-]+", text):
+                    unknown = any(c.isdigit() for c in word) or (word[0].isupper() and not opening)
+                    said.append(Mark(word, False if unknown else None))
+                    opening = opening and not re.match(r"[\w'-]", word)
+    return _joined(said)
+
+
+def _joined(said: list[Mark]) -> list[Mark]:
+    """Marks with the words that state nothing put together."""
+    runs = [(plain, list(group)) for plain, group in groupby(said, key=lambda mark: mark.true is None)]
+    joined = [[Mark("".join(mark.segment for mark in run), None)] if plain else run for plain, run in runs]
+    return [mark for run in joined for mark in run]
+
+
+def sentences(recommendation: Recommendation) -> list[list[Segment]]:
+    """Texts and citations of each sentence, in order; its last text holds its stop.
 
     Split before titles are put in: a title may itself hold a full stop.
     """
-    result: list[tuple[str, tuple[int, ...]]] = []
-    text, cited = "", []
+    result: list[list[Segment]] = [[]]
     for segment in recommendation.segments:
         if isinstance(segment, int):
-            cited.append(segment)
-            text += " , "  # a citation parts the words around it
+            result[-1].append(segment)
             continue
-        *ended, rest = re.split(r"[.!?]", segment)
-        for end in ended:
-            result.append((text + end, tuple(cited)))
-            text, cited = "", []
-        text += rest
-    if text.strip() or cited:
-        result.append((text, tuple(cited)))
-    return result
-
-
-def unknown_words(text: str) -> list[str]:
-    """Capitalised words inside a sentence and words with digits: names and numbers that no fact explains."""
-    words = re.findall(r"[\w'-]+", text)
-    return [w for i, w in enumerate(words) if any(c.isdigit() for c in w) or (i > 0 and w[0].isupper())]
+        for text in re.findall(r"[^.!?]*[.!?]|[^.!?]+$", segment):
+            result[-1].append(text)
+            if text[-1] in ".!?":
+                result.append([])
+    return [pieces for pieces in result if pieces]
 
 
 def faithfulness(

@@ -10,8 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from llmrec.files import write_with
-from reward_models.calibration import Bins
-from reward_models.quality import Labelled, Measured
+from reward_models.quality import Labelled, Measured, reliability
 
 
 def _roc(axes: plt.Axes, name: str, labelled: Labelled) -> None:
@@ -24,9 +23,8 @@ def _roc(axes: plt.Axes, name: str, labelled: Labelled) -> None:
 
 def _reliability(axes: plt.Axes, name: str, labelled: Labelled) -> None:
     """Mean probability against the share that happened, in ten bins of equal count."""
-    bins = Bins.of(labelled.p).of_example
-    count = np.bincount(bins)
-    axes.plot(np.bincount(bins, labelled.p) / count, np.bincount(bins, labelled.y) / count, "o-", label=name)
+    points = reliability(labelled)
+    axes.plot(points["predicted"], points["observed"], "o-", label=name)
 
 
 def draw(measured: dict[str, Measured], directory: Path) -> None:

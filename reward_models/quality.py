@@ -93,6 +93,16 @@ def binary_quality(labelled: Labelled, seed: int, auc_only: bool = False) -> dic
     return result | {"ece_floor": float(np.mean(floor))}
 
 
+def reliability(labelled: Labelled) -> dict[str, list]:
+    """The reliability diagram in ten bins of equal count: `predicted` (mean probability), `observed` (share that
+    happened) and `count`, each [10], or shorter where there are fewer examples.
+    """
+    bins = Bins.of(labelled.p).of_example
+    count = np.bincount(bins)
+    predicted, observed = np.bincount(bins, labelled.p) / count, np.bincount(bins, labelled.y) / count
+    return {"predicted": predicted.tolist(), "observed": observed.tolist(), "count": count.tolist()}
+
+
 @dataclass(frozen=True)
 class ItemRates:
     """What is known without a model: clicks [N] and purchases [N] of each item in training."""
@@ -210,6 +220,7 @@ def click_quality(model: Rewarder, events: HeldOut, beside: Yardsticks, seed: in
     confidence, correct = torch.cat(top, 1).numpy()
     result = rows_of.pop("model")
     result["ece_of_first_choice"] = calibration_error(confidence, correct.astype(bool))
+    result["reliability"] = reliability(measured.clicks["model"])
     result["slices"] = {
         name: binary_quality(measured.clicks["model"].take(np.repeat(rows, 1 + NEGATIVES)), seed)
         for name, rows in beside.slices.items()
@@ -257,6 +268,7 @@ def purchase_quality(model: Rewarder, events: HeldOut, beside: Yardsticks, seed:
         measured.purchases[name] = Labelled(p, events.bought, events.users, p)
     rows_of = {name: binary_quality(labelled, seed) for name, labelled in measured.purchases.items()}
     result = rows_of.pop("model")
+    result["reliability"] = reliability(measured.purchases["model"])
     result["slices"] = {
         name: binary_quality(measured.purchases["model"].take(rows), seed) for name, rows in beside.slices.items()
     }

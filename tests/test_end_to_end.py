@@ -100,6 +100,10 @@ def test_the_report_has_what_the_readme_says(run):
         assert 0 < faithful["share"]["n"] == faithful["fall"]["n"] <= USERS
     assert {"before", "after", "difference", "judge_before", "judge_after"} <= set(report["reward"])
     assert report["guard"]["users"] == 20
+    assert len(report["examples"]) == 6
+    assert {"user", "history", "took", "sft", "ppo"} == set(report["examples"][0])
+    page = (run / "report.html").read_text()
+    assert report["examples"][0]["user"] in page and "Learning curves" in page and "Reliability, temporal" in page
     assert set(report["seconds"]) == {"data", "sft", "reward", "ppo"}
 
 

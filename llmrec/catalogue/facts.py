@@ -148,15 +148,23 @@ class FactBook:
         words = sorted((re.escape(fact.words.strip()) for fact in self.facts), key=len, reverse=True)
         return re.compile(r"(?<![\w-])(" + "|".join(words) + r")(?![\w-])" if words else r"(?!)")
 
+    @cached_property
+    def _by_words(self) -> dict[str, Fact]:
+        return {fact.words.strip(): fact for fact in self.facts}
+
+    def split(self, text: str) -> list[tuple[str, Fact | None]]:
+        """A text without citations cut into the facts that it states and what stands between them, in order."""
+        parts = enumerate(self._pattern.split(text))
+        return [(part, self._by_words[part] if number % 2 else None) for number, part in parts if part]
+
     def find(self, text: str) -> tuple[list[Fact], str]:
         """Facts stated in a text without citations.
 
         Returns:
             the facts in order, and the text with their words removed.
         """
-        by_words = {fact.words.strip(): fact for fact in self.facts}
-        found = [by_words[match.group(1)] for match in self._pattern.finditer(text)]
-        return found, self._pattern.sub(" ", text)
+        parts = self.split(text)
+        return [fact for _, fact in parts if fact], "".join(" " if fact else part for part, fact in parts)
 
     def description(self, item: int) -> str:
         """Categories and decade as words, to start an item's embedding from."""

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from llmrec.config import Config
 from llmrec.data.dataset import InteractionData, Targets, load_data
+from llmrec.evaluation.examples import answers, examples
 from llmrec.evaluation.generation import generation_rates
 from llmrec.evaluation.optimum import has_optimum, item_rewards, optimum, optimum_report
 from llmrec.evaluation.ranking import BATCH, Queries, Ranked, chunks, distinct_targets, rank, rank_batches, rank_policy
@@ -43,7 +44,7 @@ def evaluate(run: Run) -> dict:
     valid = data.selection_targets()
     model = load_reward_model(run.path("reward"), data.items["item_id"])
     judge = EaseJudge.from_pretrained(run.path("reward"), data.items["item_id"])
-    generation, rewards, log_probs, objective = {}, {}, {}, {}
+    generation, written, rewards, log_probs, objective = {}, {}, {}, {}, {}
     with _progress() as advance:
         fitted = fit_baselines(data, config, advance)
         ranked = {name: rank(baseline.scores, queries, config.seed) for name, baseline in fitted.items()}
@@ -57,6 +58,7 @@ def evaluate(run: Run) -> dict:
             ranked[name], log_probs[name] = rank_policy(policy, windows, queries, config.seed, advance)
             advance(f"{name}: writing for every user", -(-data.num_users // BATCH))
             generation[name] = generation_rates(policy, data, config, advance)
+            written[name] = answers(policy, data, config)
             advance(f"{name}: reward on validation", -(-len(valid) // BATCH))
             reward = CompositeReward.from_pretrained(run.path("reward"), data, policy.facts, config.reward)
             rewards[name] = sampled_rewards(policy, data, valid, reward, judge, config, advance)
@@ -70,6 +72,7 @@ def evaluate(run: Run) -> dict:
         "reward": reward_report(rewards["sft"], rewards["ppo"], config),
         "reward_model": run.metrics("reward"),
         "guard": run.metrics("ppo")["guard"],
+        "examples": examples(data, config, written),
         "data": data.card,
         "environment": environment(config),
         "commands": [f"llmrec {VERBS[stage]} {run.directory}" for stage in STAGES],

@@ -102,8 +102,8 @@ def test_where_nothing_is_in_common_both_are_said_apart(policy, data):
     for recommendation in ended:
         assert recommendation.citations == (6,)
         assert check(policy.facts, recommendation, {6}).true >= 2  # its own fact, and the citation
-        (said, none), (_, cited) = sentences(recommendation)
-        assert policy.facts.find(said)[0] and none == () and cited == (6,)
+        (said,), citing = sentences(recommendation)
+        assert policy.facts.find(said)[0] and 6 in citing
 
 
 def test_nobody_can_cite_without_a_history(policy):
@@ -157,7 +157,9 @@ def test_whatever_is_sampled_is_an_unseen_item_and_true(drifted, history, seed):
         assert 0 <= recommendation.item < 10
         assert recommendation.item not in history
         assert set(recommendation.citations) <= set(history[-4:])
-        for text, cited in sentences(recommendation):
+        for sentence in sentences(recommendation):
+            cited = tuple(piece for piece in sentence if isinstance(piece, int))
+            text = " , ".join(piece for piece in sentence if isinstance(piece, str))
             assert all(drifted.facts.is_true(fact, recommendation.item, cited) for fact in drifted.facts.find(text)[0])
         sequence = drifted.vocabulary.sequences[recommendation.item]
         assert tuple(tokens[: len(sequence)]) == sequence

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from reward_models.calibration import auc, calibration_error, fit_platt, fit_temperature, log_loss
+from reward_models.quality import Labelled, reliability
 
 
 def test_auc_counts_ordered_pairs():
@@ -41,6 +42,15 @@ def test_calibration_error_by_probability():
     # Masses .1 .1 .2 | .4: bin 1 predicts .4 and has 1, bin 2 predicts .4 and has 0: (.6 + .4) / .8.
     error = calibration_error([0.1, 0.1, 0.2, 0.4], [1, 0, 0, 0], bins=2, by="probability")
     assert error == pytest.approx(1.25)
+
+
+def test_reliability_diagram():
+    """Twenty examples, two a bin: probabilities n / 40, and the upper half happens."""
+    p = np.arange(20)[::-1] / 40
+    found = reliability(Labelled(p, p >= 0.25, np.zeros(20), p))
+    assert found["count"] == [2] * 10
+    assert found["predicted"] == pytest.approx([(2 * bin + 0.5) / 40 for bin in range(10)])
+    assert found["observed"] == [0.0] * 5 + [1.0] * 5
 
 
 def test_temperature_is_recovered():
