@@ -81,7 +81,7 @@ class SASRec:
         num_layers: int = 2,
         dropout: float = 0.2,
         learning_rate: float = 3e-3,
-        epochs: int = 20,
+        epochs: int = 30,
         patience: int = 5,
         window: int = 50,
         seed: int = 0,
