@@ -10,9 +10,9 @@ import torch
 from llmrec.catalogue.facts import FactBook
 from llmrec.catalogue.prompt import Recommendation
 from llmrec.config import RewardSection
-from llmrec.data.dataset import InteractionData
+from llmrec.data.dataset import InteractionData, Targets
 from llmrec.errors import DataError
-from llmrec.evaluation.evaluate import baselines
+from llmrec.evaluation.evaluate import reward_scores
 from llmrec.ppo.stage import training_rows, validation_guard
 from reward_models.click_purchase import ClickPurchaseConfig, ClickPurchaseModel
 from reward_models.composite import CompositeReward
@@ -79,6 +79,6 @@ def test_the_guard_knows_the_profiles(reward, data, tmp_path):
 def test_the_reward_model_as_a_ranker_knows_profiles_and_purchases(reward, data):
     users = np.array([4, 1])
     histories, purchases = [data.histories[u][:3] for u in users], [data.purchases[u][:3] for u in users]
-    found = baselines(data, reward.model, 0.5)["reward_model"](histories, users)
+    (found,) = reward_scores(reward.model, data, Targets(users, np.array([3, 3])), 0.5)
     expected = reward.model.log_rewards(histories, purchases, profile_words(data.users)[users], 0.5)
     np.testing.assert_array_equal(found, expected.numpy())
