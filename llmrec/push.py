@@ -147,6 +147,8 @@ def _copy_reward(run: Run, folder: Path) -> None:
         target = folder / file.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
+    record = folder / "metrics.json"  # the fingerprint names the log's directory
+    _write_json(record, {key: value for key, value in read_json(record).items() if key != "fingerprint"})
     about = folder / "text" / "text_reward.json"
     if about.is_file():
         values = read_json(about)

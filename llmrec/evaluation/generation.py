@@ -103,7 +103,8 @@ def words(recommendation: Recommendation) -> list[str]:
 
 def stated_facts(recommendation: Recommendation, facts: FactBook) -> list[Fact]:
     """Facts that a justification states, true or not."""
-    return [fact for text, _ in sentences(recommendation) for fact in facts.find(text)[0]]
+    texts = [piece for sentence in sentences(recommendation) for piece in sentence if isinstance(piece, str)]
+    return [fact for text in texts for fact in facts.find(text)[0]]
 
 
 def _ngrams(text: Sequence[str], n: int) -> list[tuple[str, ...]]:
