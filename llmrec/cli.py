@@ -34,7 +34,7 @@ from llmrec.console import (
     say_on,
 )
 from llmrec.errors import CatalogueError, LlmrecError, UserError
-from llmrec.files import read_json
+from llmrec.files import read_json, write_json
 from llmrec.run import VERBS, Run, is_main_process, run_all
 
 app = typer.Typer(
@@ -109,8 +109,16 @@ def report_verb(
 
 
 @app.command("run")
-def run_verb(config: ConfigArgument, as_json: JsonOption = False) -> None:
+def run_verb(
+    config: ConfigArgument,
+    seeds: Annotated[
+        int | None, typer.Option(min=2, help="run under so many training seeds, and report means and spread")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Run all stages that have not finished yet, then show the results."""
+    if seeds is not None:
+        return _run_seeds(config, seeds, as_json)
     with _stdout_kept_clean(as_json):
         console = console_for(stderr=as_json)
         run = open_or_create(config)
@@ -120,6 +128,28 @@ def run_verb(config: ConfigArgument, as_json: JsonOption = False) -> None:
         print_report(console, report)
         print_examples(console, run)
         print_next_steps(console, run)
+    if as_json:
+        print_json(report)
+
+
+def _run_seeds(path: Path, count: int, as_json: bool) -> None:
+    if path.is_dir():
+        raise UserError(f"{path} is the run of one seed: give --seeds a YAML config.")
+    config = load_config(path)
+    with _stdout_kept_clean(as_json):
+        from llmrec.evaluation.seeds import seeded, seeds_report
+
+        console = console_for(stderr=as_json)
+        runs = [Run.create(one) for one in seeded(config, count)]
+        for run in runs:
+            console.print(Text(f"seed {run.config.seed}: {run.directory}"), soft_wrap=True)
+            run_all(run, say=say_on(console))
+            _write_page(run)
+        report = seeds_report(runs)
+        target = Path(config.output_dir) / f"{config.name}-seeds.json"
+        write_json(target, report)
+        print_report(console, report)
+        console.print(Text(f"all numbers: {target}"), soft_wrap=True)
     if as_json:
         print_json(report)
 

@@ -51,6 +51,7 @@ class DataConfig(Section):
         ge=0,
         description="drop users with fewer clicks; null: such users are errors; below 3 only without leave_one_out",
     )
+    seed: int = Field(0, ge=0, description="orders equal timestamps, draws targets; the same for all training seeds")
     splits: list[Literal["temporal", "leave_one_out"]] = Field(["temporal", "leave_one_out"], min_length=1)
     temporal_valid: float = Field(0.05, gt=0, lt=0.5, description="share of events, in time, for validation")
     temporal_test: float = Field(0.05, gt=0, lt=0.5, description="share of events, in time, for the test")
@@ -224,7 +225,7 @@ class Config(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="its folder in `output_dir`")
     output_dir: str = "runs"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="of all training and of the bootstraps")
     report_to: list[Literal["tensorboard", "trackio"]] = Field(
         ["tensorboard"], description="where SFT and PPO report their metrics, samples and events; [] for nowhere"
     )

@@ -89,7 +89,10 @@ def _comparison_table(split: str, comparisons: dict) -> Table:
         for key in COMPARED:
             found = metrics[key]
             low, high = found["ci95"]
-            cells.append(f"{found['difference']:+.3f} [{low:+.3f}, {high:+.3f}] {found.get('verdict', '')}")
+            cells.append(
+                f"{found['difference']:+.3f} [{low:+.3f}, {high:+.3f}] {found.get('verdict', '')}"
+                + _seeds(found, "{:+.3f}")
+            )
         table.add_row(pair.replace("_vs_", " against "), *cells)
     return table
 
@@ -188,7 +191,13 @@ def _with_interval(metric: Any) -> str:
     if not isinstance(metric, dict) or metric.get("value") is None:
         return "-"
     interval = metric.get("ci95")
-    return f"{metric['value']:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+    shown = f"{metric['value']:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+    return shown + _seeds(metric, "{:.3f}")
+
+
+def _seeds(metric: dict, form: str) -> str:
+    """The values of several training seeds, where there are any."""
+    return f"\n{' '.join(map(form.format, metric['seeds']))}" if metric.get("seeds") else ""
 
 
 def print_examples(console: Console, run: Run, count: int = 3) -> None:

@@ -53,7 +53,7 @@ _REWARD_WEIGHTS = (
 )
 
 STAGE_TABLE = {
-    "data": Stage("llmrec.data.prepare", "prepare_stage", (), ("data", "seed")),
+    "data": Stage("llmrec.data.prepare", "prepare_stage", (), ("data",)),
     "sft": Stage("llmrec.sft", "train_sft", ("data",), ("data", "catalogue", "model", "sft", "seed")),
     "reward": Stage(
         "reward_models.train", "train_reward", ("data",), ("data", "reward", "seed"), ignores=_REWARD_WEIGHTS

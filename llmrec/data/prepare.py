@@ -37,7 +37,7 @@ def prepare_stage(run: Any) -> None:
     config = run.config
     run.begin("data")
     try:
-        data = build_data(read_log(config.data), config.data, config.seed)
+        data = build_data(read_log(config.data), config.data, config.data.seed)
         save_data(data, run.path("data"))
     except BaseException:
         # Most failures are mended in the config, and a stage that counts as begun refuses another config.

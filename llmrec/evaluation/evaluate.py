@@ -17,7 +17,18 @@ from llmrec.data.dataset import InteractionData, Targets, load_data
 from llmrec.evaluation.examples import answers, examples
 from llmrec.evaluation.generation import generation_rates
 from llmrec.evaluation.optimum import has_optimum, item_rewards, optimum, optimum_report
-from llmrec.evaluation.ranking import BATCH, Queries, Ranked, chunks, distinct_targets, rank, rank_batches, rank_policy
+from llmrec.evaluation.ranking import (
+    BATCH,
+    RANKS,
+    Queries,
+    Ranked,
+    chunks,
+    distinct_targets,
+    rank,
+    rank_batches,
+    rank_policy,
+    save_ranks,
+)
 from llmrec.evaluation.reward_change import reward_report, sampled_rewards
 from llmrec.evaluation.split_report import split_report
 from llmrec.evaluation.tuning import fit_baselines
@@ -31,7 +42,7 @@ from reward_models.features import profile_words
 
 
 def evaluate(run: Run) -> dict:
-    """Measures all models of a run and writes `report.json`; returns the report.
+    """Measures all models of a run and writes `report.json`, and the rank of every target; returns the report.
 
     Raises:
         RunError: an earlier stage has not finished.
@@ -78,6 +89,7 @@ def evaluate(run: Run) -> dict:
         "commands": [f"llmrec {VERBS[stage]} {run.directory}" for stage in STAGES],
         "seconds": {stage: run.record(stage)["seconds"] for stage in STAGES if stage != "evaluate"},
     }
+    save_ranks(run.path("evaluate", RANKS), targets, rows, ranked)
     write_json(run.report_path, plain(report))
     run.finish("evaluate", {"report": run.report_path.name})
     return report

@@ -2,17 +2,21 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from llmrec.data.dataset import InteractionData, Targets
 from llmrec.evaluation.metrics import ranks, top_k
+from llmrec.files import write_with
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import Window
 from llmrec.policy.ranking import item_scores
 
 BATCH = 64
+RANKS = "ranks.parquet"
 LIST = 10  # items of a list
 Score = Callable[[Sequence[np.ndarray]], np.ndarray]  # histories [B] -> float [B, N], higher is better
 
@@ -117,3 +121,21 @@ def chunks(count: int, size: int = BATCH) -> Iterator[range]:
     """Ranges of at most `size` that cover 0..count-1 in order."""
     for start in range(0, count, size):
         yield range(start, min(start + size, count))
+
+
+def save_ranks(path: Path, targets: Targets, rows: dict[str, np.ndarray], ranked: dict[str, Ranked]) -> None:
+    """Writes the rank of every test target by every model: columns `split, user, position` and one a model.
+
+    Args:
+        path: a Parquet file.
+        targets: M distinct targets.
+        rows: by split, the places of its targets among them.
+        ranked: by model, of the M targets.
+    """
+    frames = [
+        pd.DataFrame({"split": split, "user": targets.users[places], "position": targets.positions[places]}).assign(
+            **{name: one.ranks[places] for name, one in ranked.items()}
+        )
+        for split, places in rows.items()
+    ]
+    write_with(path, lambda file: pd.concat(frames, ignore_index=True).to_parquet(file, index=False))

@@ -1,0 +1,96 @@
+"""One experiment under several training seeds: the same data and targets, everything after them drawn anew.
+
+The interval beside a mean is over users, of each user's mean over seeds; `seeds` shows the spread that no resampling of
+users can.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from llmrec.config import Config
+from llmrec.evaluation.ranking import RANKS
+from llmrec.evaluation.split_report import COMPARED_METRICS, COMPARISONS, accuracy_columns, comparison, interval
+from llmrec.files import read_json
+from llmrec.run import Run
+
+
+def seeded(config: Config, count: int) -> list[Config]:
+    """`count` configs that differ in the training seed and, so that each has its own run directory, the name."""
+    seeds = range(config.seed, config.seed + count)
+    return [config.model_copy(update={"seed": seed, "name": f"{config.name}-seed{seed}"}) for seed in seeds]
+
+
+def seeds_report(runs: Sequence[Run]) -> dict:
+    """What evaluated runs of one experiment have in common.
+
+    Args:
+        runs: their evaluate stage has finished; they ask the same targets.
+
+    Returns:
+        `splits` as in `report.json`, each metric also with `seeds`, its value by run; `reward` and `generation`, by
+        metric, the mean `value` or `rate` and `seeds`; `runs`, the directories; `fell_back_to_sft`, by run.
+
+    Raises:
+        RunError: one has not been evaluated.
+    """
+    for run in runs:
+        run.require("evaluate")
+    reports = [read_json(run.report_path) for run in runs]
+    ranks = [pd.read_parquet(run.path("evaluate", RANKS)) for run in runs]
+    config = runs[0].config
+    splits = {
+        split: _split([table[table["split"] == split] for table in ranks], config) for split in reports[0]["splits"]
+    }
+    return {
+        "splits": splits,
+        "reward": _means([report["reward"] for report in reports], "value"),
+        "generation": {
+            name: _means([report["generation"][name] for report in reports], "rate") for name in ("sft", "ppo")
+        },
+        "fell_back_to_sft": [report["guard"]["fell_back_to_sft"] for report in reports],
+        "runs": [str(run.directory) for run in runs],
+    }
+
+
+def _split(ranks: Sequence[pd.DataFrame], config: Config) -> dict:
+    users, settings = ranks[0]["user"].to_numpy(), {"samples": config.evaluation.bootstrap, "seed": config.seed}
+    names = [name for name in ranks[0].columns if name not in ("split", "user", "position")]
+    columns = {
+        name: [accuracy_columns(table[name].to_numpy(), config.evaluation.ks) for table in ranks] for name in names
+    }
+    means = {
+        name: {metric: np.mean([one[metric] for one in of_seeds], axis=0) for metric in of_seeds[0]}
+        for name, of_seeds in columns.items()
+    }
+    values = {
+        name: [{metric: interval(one[metric], users, **settings)["value"] for metric in one} for one in of_seeds]
+        for name, of_seeds in columns.items()
+    }
+    models = {
+        name: {
+            metric: interval(column, users, **settings) | {"seeds": [one[metric] for one in values[name]]}
+            for metric, column in means[name].items()
+        }
+        for name in names
+    }
+    comparisons = {}
+    for one, two in COMPARISONS:
+        if one in names and two in names:
+            found = comparison(means[one], means[two], users, **settings)
+            for metric in COMPARED_METRICS:
+                pairs = zip(values[one], values[two], strict=True)
+                found[metric]["seeds"] = [first[metric] - second[metric] for first, second in pairs]
+            comparisons[f"{one}_vs_{two}"] = found
+    return {"models": models, "comparisons": comparisons}
+
+
+def _means(reports: Sequence[dict], key: str) -> dict:
+    """Of metrics `{key: number, ...}` that all reports have: their mean, and `seeds`."""
+    result = {}
+    for name, entry in reports[0].items():
+        seeds = [report[name].get(key) for report in reports] if isinstance(entry, dict) else [None]
+        if None not in seeds:
+            result[name] = {key: float(np.mean(seeds)), "seeds": seeds}
+    return result
