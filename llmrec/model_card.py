@@ -83,6 +83,8 @@ def _results(adapter: str, report: dict) -> str:
         lines.append(f"Test part of the `{split}` split, full catalogue ranked, seen items filtered; 95 % intervals:\n")
         lines.append("| model | " + " | ".join(_INDEXED.values()) + " |\n|---|" + "---|" * len(_INDEXED))
         for model, metrics in models.items():
+            if model == "optimum":  # computed, not a model
+                continue
             cells = " | ".join(_with_interval(metrics.get(key)) for key in _INDEXED)
             lines.append(f"| {f'**{model}** (this)' if model == adapter else model} | {cells} |")
         lines.append("")

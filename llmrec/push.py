@@ -119,8 +119,7 @@ def build_folder(run: Run, repo: str, adapter: str, folder: Path, reward: bool =
 
     report = read_json(run.report_path) if run.report_path.is_file() else {}
     if report:
-        shared_report = {key: value for key, value in report.items() if key != "examples"}  # histories of people
-        _write_json(folder / "report.json", shared_report)
+        _write_json(folder / "report.json", _shared_report(report))
     shared = _without_local_paths(run.config.model_dump(mode="json"))
     (folder / "config.yaml").write_text(yaml.safe_dump(shared, sort_keys=False, allow_unicode=True), "utf-8")
     about_base = None if local else base
@@ -155,6 +154,15 @@ def _copy_reward(run: Run, folder: Path) -> None:
         base = values["base"]["base"]
         shared = Path(base).name if Path(base).is_absolute() else base
         _write_json(about, {**values, "base": {**values["base"], "base": shared}})
+
+
+def _shared_report(report: dict) -> dict:
+    """The report without people's histories and without directories of this machine."""
+    shared = {key: value for key, value in report.items() if key not in ("examples", "commands")}
+    source = shared.get("data", {}).get("source", {})
+    if "path" in source:
+        shared["data"] = {**shared["data"], "source": {**source, "path": Path(source["path"]).name}}
+    return shared
 
 
 def _without_local_paths(values: dict) -> dict:

@@ -8,7 +8,7 @@ of log P(item | user) - log P(item) over users is at most 0 for any fixed item (
 information, for the items that users take.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ from reward_models.click_purchase import UNKNOWN
 from reward_models.ensemble import load_reward_model
 from reward_models.features import profile_words
 from reward_models.groundedness import check
+from reward_models.judge import EaseJudge
 from reward_models.parts import (
     FAULTS,
     call,
@@ -72,7 +73,14 @@ class CompositeReward:
         self.config = config
         self.text = text
         self.profiles = profile_words(data.users)
-        self.popularity = item_log_odds(model, *places(data), config.conversion_weight)
+        self.histories, purchases, words = places(data)
+        self.popularity = item_log_odds(
+            lambda rows: model.log_rewards(
+                self.histories[rows], purchases[rows], words[rows], config.conversion_weight
+            ),
+            self.histories,
+            data.num_items,
+        )
         self.terms = {f"item_{term.column}": standardised(data.items, term.column) for term in config.terms}
         self.functions = {part.callable: load_callable(part.callable) for part in config.parts}
         weighted = [term.weight * self.terms[f"item_{term.column}"] for term in config.terms]
@@ -138,14 +146,33 @@ class CompositeReward:
             parts[name] = call(name, function, recommendations, rows)
         return parts
 
-    def item_rewards(self, log_rewards: Tensor) -> Tensor:
-        """Weighted rewards of all items, terms included, from a model's or a judge's `log_rewards`: [..., N]."""
-        lift = log_odds(log_rewards) - self.config.popularity_weight * self.popularity.to(log_rewards.device)
+    def item_rewards(self, log_rewards: Tensor, popularity: Tensor | None = None) -> Tensor:
+        """Weighted rewards of all items, terms included, [..., N].
+
+        Args:
+            log_rewards: of all items, [..., N].
+            popularity: the same model's log-odds of each item, whoever the user is, [N]; None: of `self.model`.
+        """
+        popularity = self.popularity if popularity is None else popularity
+        lift = log_odds(log_rewards) - self.config.popularity_weight * popularity.to(log_rewards.device)
         terms = self.item_terms.to(log_rewards.device)
         return self.config.item_weight * lift.clamp(-self.CLIP, self.CLIP) + terms
 
+    def judged(self, judge: EaseJudge) -> Callable[[Sequence[np.ndarray]], Tensor]:
+        """Weighted rewards of all items after histories, [B] to [B, N], with a judge in the place of the model.
+
+        Its own popularity is taken off: what the model gets wrong about an item must not reach the judge.
+        """
+        weight = self.config.conversion_weight
+        popularity = item_log_odds(
+            lambda rows: judge.log_rewards(self.histories[rows], weight), self.histories, len(self.popularity)
+        )
+        return lambda histories: self.item_rewards(judge.log_rewards(histories, weight).cpu(), popularity)
+
     def decisions(self, rows: Sequence[dict]) -> list[Tensor]:
         """Weighted item rewards of all N items after each shown item of each row, per row [J, N].
+
+        The model reads what the prompt shows; of `prior` it knows only that it is had.
 
         Raises:
             DataError: a user outside the log.

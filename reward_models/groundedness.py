@@ -97,10 +97,12 @@ def marks(facts: FactBook, recommendation: Recommendation, history: Collection[i
         for piece in sentence:
             if isinstance(piece, int):
                 said.append(Mark(piece, piece in history))
+                opening = False
                 continue
             for text, fact in facts.split(piece):
                 if fact is not None:
                     said.append(Mark(text, facts.is_true(fact, recommendation.item, cited), fact=True))
+                    opening = False
                     continue
                 for word in re.findall(r"[\w'-]+|[^\w'-]+", text):
                     unknown = any(c.isdigit() for c in word) or (word[0].isupper() and not opening)

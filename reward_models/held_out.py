@@ -120,8 +120,8 @@ def calibrate(model: Rewarder, events: HeldOut) -> None:
     """
     if not len(events):
         return
-    rows = np.arange(min(len(events), max(1, CALIBRATION_SCORES // model.config.num_items)))
-    events = events.take(rows)
+    count = min(len(events), max(1, CALIBRATION_SCORES // model.config.num_items))
+    events = events.take(np.sort(np.random.default_rng(0).permutation(len(events))[:count]))
     model.click_temperature.fill_(1.0)
     model.purchase_scale.fill_(1.0)
     model.purchase_offset.fill_(0.0)

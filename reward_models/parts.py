@@ -18,7 +18,6 @@ from llmrec.config import PenaltySection
 from llmrec.data.dataset import InteractionData
 from llmrec.errors import ConfigError, RewardError
 from reward_models.features import profile_words
-from reward_models.rewarder import Rewarder
 
 FAULTS = ("had", "too_short", "too_long", "repeated")
 EXTREME = 3.0  # standard deviations beyond which a column has no further effect: prices have long tails
@@ -43,12 +42,7 @@ def places(data: InteractionData, sample: int = 1000) -> tuple[list[np.ndarray],
 
 @torch.no_grad()
 def item_log_odds(
-    model: Rewarder,
-    histories: Sequence[np.ndarray],
-    purchases: Sequence[np.ndarray],
-    profiles: np.ndarray,
-    conversion_weight: float,
-    batch: int = 64,
+    log_rewards: Callable[[slice], Tensor], histories: Sequence[np.ndarray], num_items: int, batch: int = 64
 ) -> Tensor:
     """Log-odds of each item as what anybody takes next who has not had it: [N].
 
@@ -56,17 +50,17 @@ def item_log_odds(
     this does as well, and nothing is gained by them.
 
     Args:
-        model: the click/purchase model.
-        histories, purchases, profiles: of U users; see `Rewarder.log_rewards`.
-        conversion_weight: of log P(purchase | click), as there.
+        log_rewards: of the model, after some of the U histories, [b, N]; see `Rewarder.log_rewards`.
+        histories: of U users.
+        num_items: size N of the catalogue.
         batch: histories a forward pass.
     """
-    total = torch.zeros(model.config.num_items, dtype=torch.float64)
-    users = torch.zeros(model.config.num_items)
+    total = torch.zeros(num_items, dtype=torch.float64)
+    users = torch.zeros(num_items)
     for start in range(0, len(histories), batch):
         rows = slice(start, start + batch)
         part = histories[rows]
-        probabilities = model.log_rewards(part, purchases[rows], profiles[rows], conversion_weight).cpu().exp()
+        probabilities = log_rewards(rows).cpu().exp()
         had = torch.zeros(probabilities.shape, dtype=torch.bool)
         for row, history in enumerate(part):
             had[row, torch.tensor(history, dtype=torch.int64)] = True

@@ -201,7 +201,7 @@ def click_quality(model: Rewarder, events: HeldOut, beside: Yardsticks, seed: in
             for name, values in log_p.items():
                 scores[kind].setdefault(name, []).append(values.gather(1, items))
                 if kind == "popularity":
-                    scores["lift"].setdefault(name, []).append(values.gather(1, items) - share[items])
+                    scores["lift"].setdefault(name, []).append(values.gather(1, items) - popular.gather(1, items))
         for name, values in log_p.items():
             losses.setdefault(name, []).append(-values.gather(1, targets[:, None])[:, 0])
         best, item = log_p["model"].exp().max(1)

@@ -9,7 +9,8 @@ that were not trained on turn the score into log-odds, the unit of the composite
 
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase, Trainer
 from trl import RewardConfig, RewardTrainer
 
 from llmrec.catalogue.facts import Fact, FactBook
@@ -44,6 +45,7 @@ FILE_NAME = "text_reward.json"
 HELD_OUT_USERS = 0.1  # share of the users, for calibration and accuracy
 HELD_OUT_PAIRS = 400
 BATCH = 16
+Watching = Callable[[Trainer], AbstractContextManager]
 
 
 @dataclass(frozen=True)
@@ -276,7 +278,7 @@ class PointwiseTrainer(RewardTrainer):
 
 
 def fit_text_reward(
-    data: InteractionData, config: Config, users: np.ndarray, directory: Path
+    data: InteractionData, config: Config, users: np.ndarray, directory: Path, watching: Watching = nullcontext
 ) -> tuple[TextRewardModel, dict]:
     """Trains and calibrates the text reward model on training events.
 
@@ -284,7 +286,8 @@ def fit_text_reward(
         data: the prepared log; only training events of `users` are read.
         config: its `reward.text` is set; also `model`, `catalogue` and `seed` are used.
         users: user indices; a tenth of them is held out for calibration and accuracy.
-        directory: where the trainer may write its logs.
+        directory: where the trainer may write.
+        watching: gives the context in which the trainer trains.
 
     Returns:
         the model, and metrics: accuracy on held-out pairs, of both kinds and before training, and the calibration.
@@ -299,7 +302,7 @@ def fit_text_reward(
     _, rows = _rendered_pairs(model, data, users[trained], config.reward.text.pairs, config)
     held_pairs, held_rows = _rendered_pairs(model, data, users[held], HELD_OUT_PAIRS, config)
     before, _ = _margins(model, held_rows)
-    train(model, rows, config, directory)
+    train(model, rows, config, directory, watching)
     margins, scores = _margins(model, held_rows)
     scale, offset = fit_platt(scores, torch.arange(len(scores)) < len(held_rows))
     model.config = replace(model.config, scale=scale, offset=offset)
@@ -375,7 +378,7 @@ def render(
     return rows
 
 
-def train(model: TextRewardModel, rows: list[dict], config: Config, directory: Path) -> None:
+def train(model: TextRewardModel, rows: list[dict], config: Config, directory: Path, watching: Watching) -> None:
     """Trains the adapter and the head in place."""
     section = config.reward.text
     arguments = RewardConfig(
@@ -397,8 +400,8 @@ def train(model: TextRewardModel, rows: list[dict], config: Config, directory: P
     )
     kind = RewardTrainer if section.loss == "pairwise" else PointwiseTrainer
     trainer = kind(model.model, arguments, train_dataset=Dataset.from_list(rows), processing_class=model.tokenizer)
-    watch(trainer, "text reward", {"loss": "loss", "accuracy": "accuracy"}, directory / "logs")
-    trainer.train()
+    with watching(trainer):
+        trainer.train()
 
 
 def _margins(model: TextRewardModel, rows: list[dict]) -> tuple[Tensor, Tensor]:
@@ -417,7 +420,11 @@ def _accuracy(margins: Tensor) -> dict[str, float | int | None]:
 def train_text_reward(run: Run, data: InteractionData) -> dict:
     """Fits the text reward model of a run on the users of its reward model, saves it, and returns its metrics."""
     users, _ = judge_split(data.num_users, run.config.reward.judge_users, run.config.seed)
-    model, metrics = fit_text_reward(data, run.config, users, run.path("reward", "logs"))
+
+    def watching(trainer: Trainer) -> AbstractContextManager:
+        return watch(trainer, run, "reward", {"loss": "loss", "accuracy": "accuracy"})
+
+    model, metrics = fit_text_reward(data, run.config, users, run.path("reward", "logs"), watching)
     if is_main_process():
         model.save_pretrained(run.path("reward", "text"))
     return metrics

@@ -275,7 +275,7 @@ def fit_member(
         # A sampled item is seldom updated: popularity, once known, need not be learned. But exposures correct it.
         if _sampled(events.num_items, config) and not len(sources.shown):
             log_share = torch.from_numpy(ItemRates.of(events).log_share)
-            model.click_bias.data.copy_(log_share + math.log(events.num_items))
+            model.click_bias.data.copy_(log_share - log_share.min())
         if 0 < sources.shown.clicked.sum() < len(sources.shown):
             rate = float(np.average(sources.shown.clicked, weights=sources.shown.weights))
             nn.init.constant_(model.exposure_level.bias, math.log(rate / (1 - rate)))
@@ -430,11 +430,13 @@ def train_reward(run: Any) -> dict[str, Any]:
         The metrics, as handed to `run.finish`.
     """
     data = load_data(run.path("data"))
-    metrics = _train_click_purchase(run, data) if is_main_process() else {}
+    text = {}
     if run.config.reward.text is not None:
         from reward_models.text_reward import train_text_reward  # TRL takes seconds to import
 
-        metrics["text"] = train_text_reward(run, data)
+        # First: the processes that wait in its collectives must not wait for the other model as well.
+        text = {"text": train_text_reward(run, data)}
+    metrics = (_train_click_purchase(run, data) if is_main_process() else {}) | text
     run.finish("reward", metrics)
     return metrics
 

@@ -66,8 +66,9 @@ def run(tmp_path: Path) -> Run:
     write_json(run.path("sft", "adapter", "tokenizer.json"), {"version": "1.0"})
     _describe(run, BASE)
     models = {name: {"hr@10": _metric(0.2), "ndcg@10": _metric(0.1)} for name in ("popularity", "sft", "ppo")}
+    private = {"commands": ["llmrec sft /secret-home/runs/tiny"], "data": {"source": {"path": "/secret-home/log"}}}
     shown = [{"user": "7", "history": ["histories of people"]}]
-    write_json(run.report_path, {"splits": {"leave_one_out": {"models": models}}, "examples": shown})
+    write_json(run.report_path, {"splits": {"leave_one_out": {"models": models}}, "examples": shown, **private})
     return run
 
 

@@ -90,7 +90,7 @@ class InteractionData:
         """Validation targets on which models are chosen and calibrated, whatever split they are tested on.
 
         Those of leave-one-out where there is one, without the events that the temporal split tests on: a choice
-        must not have seen the time that it is tested in.
+        must not have seen the time that it is tested in. Where that leaves none, those of the temporal split.
         """
         if not len(self.targets.get("leave_one_out", {}).get("valid", ())):
             return next(iter(self.targets.values()))["valid"]
@@ -100,7 +100,9 @@ class InteractionData:
             return valid
         cut = min(self.timestamps[u][p] for u, p in zip(test.users, test.positions, strict=True))
         times = np.array([self.timestamps[u][p] for u, p in zip(valid.users, valid.positions, strict=True)])
-        return Targets(valid.users[times < cut], valid.positions[times < cut])
+        if (times < cut).any():
+            return Targets(valid.users[times < cut], valid.positions[times < cut])
+        return self.targets["temporal"]["valid"]
 
     @cached_property
     def item_index(self) -> dict[str, int]:

@@ -80,7 +80,7 @@ def evaluate(run: Run) -> dict:
         "splits": {split: _of_split(data, queries, rows[split], ranked, objective, config) for split in rows},
         "baselines": {name: baseline.report for name, baseline in fitted.items()},
         "generation": generation,
-        "reward": reward_report(rewards["sft"], rewards["ppo"], config),
+        "reward": reward_report(rewards["sft"], rewards["ppo"], valid.users, config),
         "reward_model": run.metrics("reward"),
         "guard": run.metrics("ppo")["guard"],
         "examples": examples(data, config, written),

@@ -65,7 +65,9 @@ def rates(
         "groundedness": [one.grounded for one in checked],
         "repeats": [len(set(pairs)) < len(pairs) for pairs in (_ngrams(words(one), 2) for one in written)],
     }
-    counted = {name: {"rate": float(np.mean(values)), "n": len(values)} for name, values in flags.items()}
+    counted = {
+        name: {"rate": float(np.mean(values)) if values else None, "n": len(values)} for name, values in flags.items()
+    }
     true, statements = sum(one.true for one in checked), sum(one.statements for one in checked)
     return counted | {"factual_precision": {"rate": true / statements if statements else None, "n": statements}}
 
@@ -84,13 +86,17 @@ def text_metrics(written: Sequence[Recommendation], facts: FactBook) -> dict[str
         grams = [gram for text in texts for gram in _ngrams(text, n)]
         metrics[f"distinct_{n}"] = {"rate": len(set(grams)) / len(grams) if grams else None, "n": len(grams)}
     stated = {fact for one in written for fact in stated_facts(one, facts)}
-    metrics["unique_sentences"] = {"rate": len(set(map(tuple, texts))) / len(texts), "n": len(texts)}
+    metrics["unique_sentences"] = {
+        "rate": len(set(map(tuple, texts))) / len(texts) if texts else None,
+        "n": len(texts),
+    }
     metrics["feature_coverage"] = {
         "rate": len(stated) / len(facts.facts) if facts.facts else None,
         "n": len(facts.facts),
     }
     metrics["distinct_wordings"] = {"count": len({_wording(one, facts) for one in written}), "n": len(written)}
-    return metrics | {"mean_words": {"value": float(np.mean(list(map(len, texts)))), "n": len(texts)}}
+    mean = float(np.mean(list(map(len, texts)))) if texts else None
+    return metrics | {"mean_words": {"value": mean, "n": len(texts)}}
 
 
 def words(recommendation: Recommendation) -> list[str]:

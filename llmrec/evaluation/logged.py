@@ -115,6 +115,12 @@ def read_exposure_log(path: Path) -> ExposureLog:
         run = Run.open(path) if path.is_dir() else Run.create(load_config(path))
         run.require("data")
         config, data = run.config.data, load_data(run.path("data"))
+        if config.min_user_events != 0:
+            raise DataError(
+                f"{path} holds the exposures of those users alone who clicked often enough "
+                f"(data.min_user_events: {config.min_user_events}), whose click rate is not the log's: prepare it with "
+                "`data.min_user_events: 0` and `data.splits: [temporal]`."
+            )
     if data.exposures.empty or data.exposures["propensity"].isna().any():
         known = 0 if data.exposures.empty else int(data.exposures["propensity"].notna().sum())
         raise DataError(
@@ -146,9 +152,9 @@ def support(log: ExposureLog) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def target_of_log(log: ExposureLog, other: ExposureLog) -> Target:
     """The policy that wrote another log, as one distribution over items for each position.
 
-    If every item has one and the same propensity throughout at a position, that is the policy. Else the policy changed
-    while it logged, or knew a context, and its frequencies are what it did on average: the mean of logged propensities
-    is none, as each counts as often as its item was shown.
+    If every item has one and the same propensity throughout at a position, and they sum to 1, that is the policy. Else
+    the policy changed while it logged, or knew a context, and its frequencies are what it did on average: the mean of
+    logged propensities is none, as each counts as often as its item was shown.
 
     Raises:
         DataError: the other log has no exposures at a position of this log.
@@ -157,8 +163,10 @@ def target_of_log(log: ExposureLog, other: ExposureLog) -> Target:
     groups = other.frame.assign(item_id=other.data.items["item_id"].to_numpy()[other.frame["item"]]).groupby(
         ["position", "item_id"]
     )["propensity"]
-    fixed = (groups.max() - groups.min()).max() < 1e-9
-    table = (groups.first() if fixed else groups.size()).unstack(fill_value=0.0)
+    table = groups.first().unstack(fill_value=0.0)
+    fixed = (groups.max() - groups.min()).max() < 1e-9 and np.allclose(table.sum(axis=1), 1.0, atol=0.01)
+    if not fixed:
+        table = groups.size().unstack(fill_value=0.0)
     missing = sorted(set(places.tolist()) - set(table.index.tolist()))
     if missing:
         raise DataError(
@@ -258,7 +266,9 @@ def _reward_probabilities(run: Run, model: str, data: InteractionData, states: S
     for start in range(0, len(states), BATCH):
         part = states[start : start + BATCH]
         histories = [data.histories[user][:before] for user, before in part]
-        rewards = rewarder.log_rewards(histories, profiles=words[[user for user, _ in part]]).double().cpu()
+        purchases = [data.purchases[user][:before] for user, before in part]
+        profiles, weight = words[[user for user, _ in part]], run.config.reward.conversion_weight
+        rewards = rewarder.log_rewards(histories, purchases, profiles, weight).double().cpu()
         for row, history in zip(rewards, histories, strict=True):
             row[history] = -np.inf
         parts.append(rewards.softmax(-1).numpy())

@@ -112,8 +112,9 @@ def item_rewards(reward: CompositeReward, data: InteractionData, targets: Target
         {"user": user, "prior": w.prior, "items": w.items, "purchased": data.purchases[user][:position]}
         for user, position, w in places
     ]
-    parts = [reward.decisions(rows[part.start : part.stop]) for part in chunks(len(rows), DECISION_ROWS)]
-    return torch.stack([decisions[-1] for part in parts for decisions in part]).cpu()
+    parts = (reward.decisions(rows[part.start : part.stop]) for part in chunks(len(rows), DECISION_ROWS))
+    # A copy: a view of the last decision would keep those of all others.
+    return torch.stack([decisions[-1].clone() for part in parts for decisions in part]).cpu()
 
 
 def gap_closed(sft: float, ppo: float, optimum: float) -> float | None:

@@ -7,7 +7,7 @@ import torch
 
 from llmrec.config import Config
 from llmrec.data.dataset import InteractionData, Targets
-from llmrec.evaluation.metrics import bootstrap_ci, paired_bootstrap
+from llmrec.evaluation.metrics import bootstrap_ci, paired_bootstrap, per_user
 from llmrec.evaluation.ranking import by_length, chunks
 from llmrec.policy.generate import generate, parse
 from llmrec.policy.model import RecPolicy
@@ -35,7 +35,7 @@ def sampled_rewards(
     windows = target_windows(data, targets, config)
     uniforms = np.random.default_rng((config.seed, 13)).random((len(windows), config.ppo.response_length))
     columns: dict[str, list[np.ndarray]] = {}
-    order = by_length(windows)
+    order, judge_rewards = by_length(windows), reward.judged(judge)
     for rows in chunks(len(windows)):
         places = order[rows]
         part = [windows[m] for m in places]
@@ -55,9 +55,10 @@ def sampled_rewards(
         ]
         scored = reward(recommendations, asked)
         histories = [np.array([*w.prior, *w.items]) for w in part]
-        judged = reward.item_rewards(judge.log_rewards(histories, config.reward.conversion_weight).cpu())
-        items = torch.tensor([max(r.item, 0) for r in recommendations])
-        judged = judged.gather(1, items[:, None])[:, 0]
+        judged = judge_rewards(histories)
+        items = torch.tensor([r.item for r in recommendations])
+        picked = judged.gather(1, items.clamp(min=0)[:, None])[:, 0]
+        judged = torch.where(items >= 0, picked, -reward.CLIP * config.reward.item_weight)
         values = {"reward": scored.item + scored.text, **scored.parts, "judge": judged}
         for name, value in values.items():
             columns.setdefault(name, []).append(value.numpy())
@@ -66,15 +67,25 @@ def sampled_rewards(
     return {name: np.concatenate(parts)[back] for name, parts in columns.items()}
 
 
-def reward_report(before: dict[str, np.ndarray], after: dict[str, np.ndarray], config: Config) -> dict:
-    """Mean rewards before (SFT) and after (PPO) and their paired differences, with intervals over users."""
+def reward_report(
+    before: dict[str, np.ndarray], after: dict[str, np.ndarray], users: np.ndarray, config: Config
+) -> dict:
+    """Mean rewards before (SFT) and after (PPO) and their paired differences, with intervals over users.
+
+    Args:
+        before, after: by part, of M targets, [M]; see `sampled_rewards`.
+        users: of each target, [M].
+        config: of the bootstrap.
+    """
     settings = {"samples": config.evaluation.bootstrap, "seed": config.seed}
     report = {}
     for name in before:
-        prefix, n = "" if name == "reward" else f"{name}_", len(before[name])
-        for moment, values in (("before", before[name]), ("after", after[name])):
+        prefix = "" if name == "reward" else f"{name}_"
+        first, second = (per_user(columns[name], users)[1] for columns in (before, after))
+        n = len(first)
+        for moment, values in (("before", first), ("after", second)):
             value, low, high = bootstrap_ci(values, **settings)
             report[f"{prefix}{moment}"] = {"value": value, "ci95": [low, high], "n": n}
-        value, low, high, _ = paired_bootstrap(after[name], before[name], **settings)
+        value, low, high, _ = paired_bootstrap(second, first, **settings)
         report[f"{prefix}difference"] = {"value": value, "ci95": [low, high], "n": n}
     return report

@@ -23,7 +23,7 @@ class Encoder(nn.Module):
 
     Args:
         num_items: size N of the catalogue.
-        hidden_size: width D; the heads are 32 wide.
+        hidden_size: width D; the heads are 32 wide, or the next larger width that divides it.
         num_layers: blocks.
         dropout: on the embeddings and inside the blocks.
         window: longest sequence T.
@@ -35,7 +35,7 @@ class Encoder(nn.Module):
         self.places = nn.Embedding(window, hidden_size)
         self.bias = nn.Parameter(torch.zeros(num_items))
         self.dropout = nn.Dropout(dropout)
-        heads = max(1, hidden_size // 32)
+        heads = next(count for count in range(max(1, hidden_size // 32), 0, -1) if hidden_size % count == 0)
         block = nn.TransformerEncoderLayer(
             hidden_size, heads, 2 * hidden_size, dropout, "gelu", batch_first=True, norm_first=True
         )

@@ -29,8 +29,9 @@ def seeds_report(runs: Sequence[Run]) -> dict:
         runs: their evaluate stage has finished; they ask the same targets.
 
     Returns:
-        `splits` as in `report.json`, each metric also with `seeds`, its value by run; `reward` and `generation`, by
-        metric, the mean `value` or `rate` and `seeds`; `runs`, the directories; `fell_back_to_sft`, by run.
+        `splits` as in `report.json`, each metric also with `seeds`, its value by run, and a comparison whose seeds
+        differ in sign has the verdict `no difference`; `reward` and `generation`, by metric, the mean `value` or
+        `rate` and `seeds`; `runs`, the directories; `fell_back_to_sft`, by run.
 
     Raises:
         RunError: one has not been evaluated.
@@ -81,7 +82,10 @@ def _split(ranks: Sequence[pd.DataFrame], config: Config) -> dict:
             found = comparison(means[one], means[two], users, **settings)
             for metric in COMPARED_METRICS:
                 pairs = zip(values[one], values[two], strict=True)
-                found[metric]["seeds"] = [first[metric] - second[metric] for first, second in pairs]
+                seeds = [first[metric] - second[metric] for first, second in pairs]
+                found[metric]["seeds"] = seeds
+                if min(seeds) * max(seeds) <= 0:  # users agree, seeds do not
+                    found[metric]["verdict"] = "no difference"
             comparisons[f"{one}_vs_{two}"] = found
     return {"models": models, "comparisons": comparisons}
 

@@ -121,12 +121,12 @@ def validation_guard(run: Run, data: InteractionData, reward: CompositeReward) -
         for w, (user, position) in zip(windows, places, strict=True)
     ]
     judge = EaseJudge.from_pretrained(run.path("reward"), data.items["item_id"])
-    histories, weight = [data.histories[user][:position] for user, position in places], reward.config.conversion_weight
+    histories = [data.histories[user][:position] for user, position in places]
     validation = Validation(
         windows,
         [data.histories[user][position] for user, position in places],
         torch.stack([decisions[-1] for decisions in reward.decisions(rows)]).cpu(),
-        reward.item_rewards(judge.log_rewards(histories, weight).cpu()),
+        reward.judged(judge)(histories),
     )
     return Guard(validation, run.path("ppo", "best"))
 

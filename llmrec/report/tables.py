@@ -12,10 +12,12 @@ from typing import Any
 NUMBERS = ("value", "rate", "count", "difference")
 RANKING = ("hr", "ndcg", "mrr", "recall")  # metrics of the headline, without their cut-off
 HEADLINE_K = 10
-LOWER_IS_BETTER = frozenset({"gini", "popularity_bias", "calibration", "log_loss", "brier", "ece"})
+LOWER_IS_BETTER = frozenset({"gini", "miscalibration", "log_loss", "brier", "ece"})
+UNMARKED = frozenset({"ece_floor", "popularity_bias"})  # more of it is neither better nor worse
 TRUST = ("auc", "auc_popularity_matched", "log_loss", "brier", "ece", "ece_floor")
 ALPHA = 0.05
 OURS = ("sft", "ppo")
+OPTIMUM = "optimum"  # of the objective, computed, not trained
 LABELS = {
     "sft": "SFT",
     "ppo": "PPO",
@@ -122,7 +124,7 @@ def cell(entry: Any, digits: int, sign: bool = False) -> Cell:
 def models_table(caption: str, models: Mapping[str, Mapping], metrics: list[str], corner: str = "model") -> Table:
     """One row a model, one column a metric, the best of each column marked."""
     entries = {metric: [values.get(metric) for values in models.values()] for metric in metrics}
-    columns = {metric: _column(metric, found, digits_for(found)) for metric, found in entries.items()}
+    columns = {metric: _column(metric, found, digits_for(found), list(models)) for metric, found in entries.items()}
     rows = [
         Row(label(name), [columns[metric][number] for metric in metrics], name in OURS)
         for number, name in enumerate(models)
@@ -130,13 +132,14 @@ def models_table(caption: str, models: Mapping[str, Mapping], metrics: list[str]
     return Table(caption, corner, [label(metric) for metric in metrics], rows)
 
 
-def _column(metric: str, entries: list[Any], digits: int) -> list[Cell]:
+def _column(metric: str, entries: list[Any], digits: int, names: list[str]) -> list[Cell]:
+    """Cells of the models `names`, the best marked; the optimum is no model that could be."""
     cells = [cell(entry, digits) for entry in entries]
-    known = [one.raw for one in cells if one.raw is not None]
-    if len(set(known)) < 2 or metric == "ece_floor":
+    known = [one.raw for one, name in zip(cells, names, strict=True) if one.raw is not None and name != OPTIMUM]
+    if len(set(known)) < 2 or metric in UNMARKED:
         return cells
     best = min(known) if metric.partition("@")[0] in LOWER_IS_BETTER else max(known)
-    return [replace(one, best=one.raw == best) for one in cells]
+    return [replace(one, best=one.raw == best and name != OPTIMUM) for one, name in zip(cells, names, strict=True)]
 
 
 def ranking_tables(split: str, models: Mapping[str, Mapping]) -> tuple[Table | None, list[Table]]:
@@ -195,7 +198,7 @@ def slices_tables(split: str, slices: Mapping[str, Mapping[str, Mapping]]) -> li
         rows = []
         digits = digits_for(values.get(metric) for models in slices.values() for values in models.values())
         for one, models in slices.items():
-            cells = _column(metric, [models.get(name, {}).get(metric) for name in names], digits)
+            cells = _column(metric, [models.get(name, {}).get(metric) for name in names], digits, names)
             sizes = (models[name].get(metric) for name in models)
             size = next((entry["n"] for entry in sizes if isinstance(entry, Mapping) and "n" in entry), None)
             rows.append(Row(label(one), [Cell(number(size, 0), raw=size), *cells]))
@@ -215,7 +218,12 @@ def reward_table(reward: Mapping[str, Mapping]) -> Table:
         Row(label(part) or "reward", [cell(entries.get(m), 3, sign=m == "difference") for m in moments])
         for part, entries in parts.items()
     ]
-    return Table("Reward of sampled completions, nats", "part", ["SFT", "PPO", "difference"], rows)
+    return Table(
+        "Reward of sampled completions, nats; shares of faults and of what is grounded",
+        "part",
+        ["SFT", "PPO", "difference"],
+        rows,
+    )
 
 
 def generation_table(generation: Mapping[str, Mapping]) -> Table:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from llmrec.report.tables import difference_in_words, interval, label, number, number_of
 
 METRIC = "ndcg@10"
-WORDS = {"better": "better than", "worse": "worse than", "no difference": "no different from"}
+WORDS = {"better": "better than", "worse": "worse than", "no difference": "not seen to differ from"}
 
 
 def verdict(report: Mapping) -> str:

@@ -141,3 +141,11 @@ def test_holm():
     # Sorted .01 x 3, .03 x 2, .04 x 1, then made non-decreasing.
     assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
     assert holm([]) == []
+
+
+def test_few_users_prove_nothing():
+    for users in (1, 2, 5):
+        assert paired_bootstrap(np.ones(users), np.zeros(users))[3] == 2.0 ** (1 - users)
+    mostly_equal = np.r_[np.ones(5), np.zeros(100)]
+    assert paired_bootstrap(mostly_equal, np.zeros(105))[3] >= 2.0**-4
+    assert paired_bootstrap(np.ones(40), np.zeros(40))[3] == pytest.approx(2 / 1001)

@@ -60,9 +60,17 @@ def test_means_and_spread(runs):
     difference = split["comparisons"]["ppo_vs_sft"]["ndcg@10"]
     assert difference["difference"] == pytest.approx(np.mean(seeds) - 0.5)
     assert difference["seeds"] == pytest.approx([seed - 0.5 for seed in seeds])
+    assert difference["verdict"] == "no difference"  # in every user, but not in every seed
     assert found["reward"]["difference"] == {"value": 1.0, "seeds": [0.0, 1.0, 2.0]}
     assert found["generation"]["ppo"] == {"validity": {"rate": pytest.approx(0.9), "seeds": [1.0, 0.9, 0.8]}}
     assert found["fell_back_to_sft"] == [False, False, True]
+
+
+def test_seeds_that_agree(runs):
+    for run in runs[:2]:
+        finish(run)
+    found = seeds_report(runs[:2])["splits"]["temporal"]["comparisons"]["ppo_vs_sft"]["ndcg@10"]
+    assert found["verdict"] == "better"
 
 
 def test_a_run_that_was_not_evaluated(runs):

@@ -214,8 +214,8 @@ def test_seeds_are_shown(page):
     ("change", "words"),
     [
         ({}, "PPO is better than SFT in NDCG@10 on the temporal split: +0.0077 [+0.0021, +0.0133]."),
-        ({"p_holm": 0.2}, "PPO is no different from SFT"),
-        ({"p_holm": None, "ci95": [-0.001, 0.02]}, "PPO is no different from SFT"),
+        ({"p_holm": 0.2}, "PPO is not seen to differ from SFT"),
+        ({"p_holm": None, "ci95": [-0.001, 0.02]}, "PPO is not seen to differ from SFT"),
         ({"difference": -0.02, "ci95": [-0.03, -0.01], "p_holm": 0.001}, "PPO is worse than SFT"),
     ],
 )

@@ -3,6 +3,7 @@
 import importlib
 import math
 import sys
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from llmrec.errors import ConfigError, DataError, RewardError
 from reward_models.click_purchase import ClickPurchaseConfig, ClickPurchaseModel
 from reward_models.composite import CompositeReward
 from reward_models.ensemble import RewardEnsemble
+from reward_models.judge import fit_judge
 from reward_models.parts import call, faults, item_log_odds, load_callable, log_odds, places, standardised
 from tests.conftest import make_data
 
@@ -79,6 +81,12 @@ def test_the_reward_is_the_weighted_sum_of_its_parts(model, catalogue):
     }  # fmt: skip
 
 
+def own_log_odds(model, catalogue, weight: float) -> torch.Tensor:
+    histories, purchases, words = places(catalogue)
+    scores = model.log_rewards(histories, purchases, words, weight)
+    return item_log_odds(lambda rows: scores[rows], histories, catalogue.num_items)
+
+
 def test_exact_decisions_hold_the_same_item_rewards(model, catalogue):
     reward = composite(model, catalogue, terms=[{"column": "price", "weight": 0.1}, {"column": "year", "weight": -2.0}])
     row = ROW | {"prior": [], "purchased": [False, True]}
@@ -114,7 +122,7 @@ def test_the_weight_of_the_purchase_runs_from_clicks_alone_to_both_jointly(catal
         batch = reward([GOOD], [row])
         torch.testing.assert_close(batch.parts["log_odds"][0], log_odds(joint[0, GOOD.item]))
         torch.testing.assert_close(reward.decisions([row])[0][-1][GOOD.item], batch.item[0])
-        counted = item_log_odds(model, *places(catalogue), weight)
+        counted = own_log_odds(model, catalogue, weight)
         torch.testing.assert_close(batch.parts["popularity"][0], counted[GOOD.item])
     assert batch.parts["log_odds"][0] == log_odds(model.log_rewards(history, purchased)[0, GOOD.item])
     clicks, joint = (composite(model, catalogue, conversion_weight=weight) for weight in (0.0, 1.0))
@@ -136,8 +144,8 @@ def test_no_fixed_item_earns_on_average(catalogue):
     users = np.arange(6).repeat(40)
     histories, purchases = [catalogue.histories[u][:3] for u in users], [catalogue.purchases[u][:3] for u in users]
     profiles = 1 + users[:, None]
-    popularity = item_log_odds(model, histories, purchases, profiles, 1.0)
     log_probabilities = model.log_rewards(histories, purchases, profiles)
+    popularity = item_log_odds(lambda rows: log_probabilities[rows], histories, catalogue.num_items)
     assert log_probabilities.std(0).min() > 0.1
     for item in range(catalogue.num_items):
         free = torch.tensor([item not in history for history in histories])
@@ -269,3 +277,16 @@ def test_a_broken_model_is_named(catalogue):
     for ask in (lambda: reward([GOOD], [ROW]), lambda: reward.decisions([ROW])):
         with pytest.raises(RewardError, match="`log_odds` gave nan"):
             ask()
+
+
+def test_the_judge_does_not_hear_of_the_models_popularity(model, catalogue):
+    """What the model gets wrong about an item for everybody must not reach the judge."""
+    judge = fit_judge(catalogue.train_histories, catalogue.purchases, catalogue.num_items, "sha")
+    histories = [catalogue.histories[1][:3]]
+    before = composite(model, catalogue).judged(judge)(histories)
+    biased = deepcopy(model)
+    with torch.no_grad():
+        biased.click_bias[5] -= 6
+    reward = composite(biased, catalogue)
+    assert (reward.popularity - composite(model, catalogue).popularity)[5] < -1
+    torch.testing.assert_close(reward.judged(judge)(histories), before)

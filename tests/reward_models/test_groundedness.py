@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from llmrec.catalogue.facts import FactBook
 from llmrec.catalogue.prompt import Recommendation
 from llmrec.policy.packed import Window
 from llmrec.policy.ranking import item_scores
-from reward_models.groundedness import faithfulness, item_log_probs
+from reward_models.groundedness import check, faithfulness, item_log_probs
 from tests.conftest import make_data
 
 WINDOWS = [Window("20", [], [0, 1, 2]), Window("31", [8], [5, 4, 3]), Window("42", [], [6])]
@@ -64,3 +65,10 @@ def test_a_policy_that_copies_what_it_cites_is_faithful(policy, monkeypatch):
 def test_nothing_to_measure(policy):
     found = faithfulness(policy, WINDOWS[:1], [Recommendation(-1, (), False)], seed=0)
     assert found["share"] == {"rate": None, "n": 0} and found["fall"] == {"value": None, "n": 0}
+
+
+@pytest.mark.parametrize("segments", [(" Drama Spielberg made, like", 0, "."), (0, " Spielberg made it, a Drama.")])
+def test_a_name_after_a_fact_or_a_citation_opens_no_sentence(data, segments):
+    drama = next(i for i, values in enumerate(data.items["categories"]) if i and "Drama" in values)
+    found = check(FactBook.from_data(data), Recommendation(drama, segments, True), {0})
+    assert found.statements == 3 and not found.grounded

@@ -51,6 +51,7 @@ class Setting:
         self.taken = [int(data.histories[u][p]) for u, p in places]
         self.rows = [
             {
+                "user": u,
                 "profile": "new user",
                 "prior": data.histories[u][: max(0, p - 50)].tolist(),
                 "items": data.histories[u][max(0, p - 50) : p].tolist(),
