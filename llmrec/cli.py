@@ -93,7 +93,11 @@ _stage_verb("ppo", "Improve the adapter against the reward model, guarded by val
 def evaluate_verb(config: ConfigArgument, as_json: JsonOption = False) -> None:
     """Measure every model on every split and write report.json and report.html."""
     run_stage_of(config, "evaluate", as_json)
-    _write_page(open_or_create(config))
+    run = open_or_create(config)
+    page = _write_page(run)
+    if not as_json:
+        print_report(console_for(), read_json(run.report_path))
+        console_for().print(Text(f"to look at: {page}"), soft_wrap=True)
 
 
 @app.command("report")

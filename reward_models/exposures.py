@@ -122,7 +122,7 @@ def exposure_logits(
     users, before, device = exposures.users[rows], exposures.before[rows], model.device
     window = model.config.window
     histories = [data.histories[u][max(0, n - window) : n] for u, n in zip(users, before, strict=True)]
-    flags = [data.purchases[u][max(0, n - window) : n] for u, n in zip(users, before, strict=True)]
+    flags = [data.purchases_before(u, n)[max(0, n - window) :] for u, n in zip(users, before, strict=True)]
     states, _ = model.last_states(histories, flags, profiles[users])
     items, positions = (torch.from_numpy(values[rows]).to(device) for values in (exposures.items, exposures.positions))
     return model.exposure_logits(states, items, positions)

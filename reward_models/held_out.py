@@ -74,7 +74,7 @@ def held_out(data: InteractionData, part: str, limit: int, seed: int, split: str
     pairs = [(int(targets.users[i]), int(targets.positions[i])) for i in rows]
     return HeldOut(
         [data.histories[user][:position] for user, position in pairs],
-        [data.purchases[user][:position] for user, position in pairs],
+        [data.purchases_before(user, position) for user, position in pairs],
         profile_words(data.users)[targets.users[rows]],
         targets.users[rows],
         np.array([data.histories[user][position] for user, position in pairs], dtype=np.int64),

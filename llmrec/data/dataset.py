@@ -42,12 +42,15 @@ class InteractionData:
         facts: rows of `item (int), relation (str), tail (str)`: what is known of an item beyond its own
             columns. `tail` may be an opaque entity id; `named` (bool) says whether it reads as a name.
         histories: per user, item indices [n_u].
-        purchases: per user, whether the user also purchased the item, bool [n_u].
+        purchases: per user, whether the user also purchased the item, bool [n_u]; of the training part, before the
+            first held-out click, of the rest ever. What was known at a time: `purchases_before`.
         timestamps: per user, seconds since 1970 of the click, int64 [n_u].
         train_lengths: items of each history that are training data, int64 [U].
         targets: by split (`temporal`, `leave_one_out`) and part (`valid`, `test`).
         exposures: rows of `user, item, timestamp, click (bool), position (Int64), propensity (float64)`:
             logged impressions, if any, in time order; the last two may be missing.
+        bought_at: per user, seconds since 1970 of the first purchase of the item, NaN without one, float64 [n_u]; empty
+            if purchases happen with the click.
         card: the dataset card, as JSON values.
     """
 
@@ -60,6 +63,7 @@ class InteractionData:
     train_lengths: np.ndarray
     targets: dict[str, dict[str, Targets]]
     exposures: pd.DataFrame = field(default_factory=pd.DataFrame)
+    bought_at: list[np.ndarray] = field(default_factory=list)
     card: dict = field(default_factory=dict)
 
     @property
@@ -75,12 +79,22 @@ class InteractionData:
         """The training part of every history."""
         return [history[:length] for history, length in zip(self.histories, self.train_lengths, strict=True)]
 
+    def purchases_before(self, user: int, position: int) -> np.ndarray:
+        """Which of a user's first `position` items were known to be purchased when the next was clicked, bool.
+
+        At the end of a history, all purchases are known.
+        """
+        if not self.bought_at:
+            return self.purchases[user][:position]
+        at_the_end = position == len(self.histories[user])
+        return self.bought_at[user][:position] <= (np.inf if at_the_end else self.timestamps[user][position])
+
     def temporal_cuts(self) -> tuple[float, float]:
         """When the temporal split's validation and test start, in seconds; infinity without such a split."""
         parts = self.targets.get("temporal", {})
 
         def first(part: str) -> float:
-            targets = parts[part] if parts else Targets(*[np.array([], int)] * 2)
+            targets = parts.get(part, Targets(*[np.array([], int)] * 2))
             times = [self.timestamps[u][p] for u, p in zip(targets.users, targets.positions, strict=True)]
             return float(min(times, default=np.inf))
 
@@ -94,11 +108,7 @@ class InteractionData:
         """
         if not len(self.targets.get("leave_one_out", {}).get("valid", ())):
             return next(iter(self.targets.values()))["valid"]
-        valid = self.targets["leave_one_out"]["valid"]
-        test = self.targets["temporal"]["test"] if "temporal" in self.targets else Targets(*[np.array([], int)] * 2)
-        if not len(test):
-            return valid
-        cut = min(self.timestamps[u][p] for u, p in zip(test.users, test.positions, strict=True))
+        valid, cut = self.targets["leave_one_out"]["valid"], self.temporal_cuts()[1]
         times = np.array([self.timestamps[u][p] for u, p in zip(valid.users, valid.positions, strict=True)])
         if (times < cut).any():
             return Targets(valid.users[times < cut], valid.positions[times < cut])
@@ -120,12 +130,14 @@ def _flat(data: InteractionData) -> pd.DataFrame:
     lengths = [len(history) for history in data.histories]
     users = np.repeat(np.arange(data.num_users), lengths)
     positions = np.concatenate([np.arange(n) for n in lengths])
+    bought_at = {"bought_at": np.concatenate(data.bought_at)} if data.bought_at else {}
     return pd.DataFrame(
         {
             "user": users,
             "item": np.concatenate(data.histories),
             "timestamp": np.concatenate(data.timestamps),
             "purchase": np.concatenate(data.purchases),
+            **bought_at,
             "train": positions < data.train_lengths[users],
         }
     )
@@ -193,6 +205,7 @@ def load_data(directory: str | Path) -> InteractionData:
         facts=facts,
         histories=np.split(events["item"].to_numpy(), starts),
         purchases=np.split(events["purchase"].to_numpy(), starts),
+        bought_at=np.split(events["bought_at"].to_numpy(), starts) if "bought_at" in events else [],
         timestamps=np.split(events["timestamp"].to_numpy(), starts),
         train_lengths=np.bincount(events["user"][events["train"]], minlength=len(users)),
         targets=parts,

@@ -91,6 +91,7 @@ def build_data(log: RawLog, config: DataConfig, seed: int) -> InteractionData:
         train_lengths=train_lengths,
         targets={name: split.targets for name, split in splits.items()},
         exposures=find_exposures(events),
+        bought_at=np.split(history["bought_at"].to_numpy(), ends),
     )
     _check_splits(data)
     data.card.update(dataset_card(data, events, splits, dropped, config, seed))

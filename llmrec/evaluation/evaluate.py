@@ -66,7 +66,9 @@ def evaluate(run: Run) -> dict:
             policy = RecPolicy.from_pretrained(run.path(name, "adapter")).eval()
             policy.merge()
             advance(f"{name}: ranking", -(-len(windows) // BATCH))
-            ranked[name], log_probs[name] = rank_policy(policy, windows, queries, config.seed, advance)
+            ranked[name], found = rank_policy(policy, windows, queries, config.seed, advance)
+            if has_optimum(config.ppo):
+                log_probs[name] = found
             advance(f"{name}: writing for every user", -(-data.num_users // BATCH))
             generation[name] = generation_rates(policy, data, config, advance)
             written[name] = answers(policy, data, config)
@@ -102,10 +104,9 @@ def reward_scores(
     profiles = profile_words(data.users)
     for rows in chunks(len(targets)):
         users, positions = targets.users[rows], targets.positions[rows]
-        histories, purchases = (
-            [of_user[user][:position] for user, position in zip(users, positions, strict=True)]
-            for of_user in (data.histories, data.purchases)
-        )
+        places = list(zip(users, positions, strict=True))
+        histories = [data.histories[user][:position] for user, position in places]
+        purchases = [data.purchases_before(user, position) for user, position in places]
         yield model.log_rewards(histories, purchases, profiles[users], conversion_weight).cpu().numpy()
 
 

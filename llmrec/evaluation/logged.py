@@ -266,7 +266,7 @@ def _reward_probabilities(run: Run, model: str, data: InteractionData, states: S
     for start in range(0, len(states), BATCH):
         part = states[start : start + BATCH]
         histories = [data.histories[user][:before] for user, before in part]
-        purchases = [data.purchases[user][:before] for user, before in part]
+        purchases = [data.purchases_before(user, before) for user, before in part]
         profiles, weight = words[[user for user, _ in part]], run.config.reward.conversion_weight
         rewards = rewarder.log_rewards(histories, purchases, profiles, weight).double().cpu()
         for row, history in zip(rewards, histories, strict=True):

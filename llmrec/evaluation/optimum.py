@@ -109,7 +109,7 @@ def item_rewards(reward: CompositeReward, data: InteractionData, targets: Target
     """
     places = zip(targets.users.tolist(), targets.positions.tolist(), windows, strict=True)
     rows = [
-        {"user": user, "prior": w.prior, "items": w.items, "purchased": data.purchases[user][:position]}
+        {"user": user, "prior": w.prior, "items": w.items, "purchased": data.purchases_before(user, position)}
         for user, position, w in places
     ]
     parts = (reward.decisions(rows[part.start : part.stop]) for part in chunks(len(rows), DECISION_ROWS))

@@ -49,7 +49,7 @@ def sampled_rewards(
                 "profile": w.profile,
                 "prior": w.prior,
                 "items": w.items,
-                "purchased": data.purchases[targets.users[m]][: targets.positions[m]],
+                "purchased": data.purchases_before(targets.users[m], targets.positions[m]),
             }
             for m, w in zip(places, part, strict=True)
         ]

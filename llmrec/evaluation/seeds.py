@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from llmrec.config import Config
+from llmrec.evaluation.metrics import per_user
 from llmrec.evaluation.ranking import RANKS
 from llmrec.evaluation.split_report import COMPARED_METRICS, COMPARISONS, accuracy_columns, comparison, interval
 from llmrec.files import read_json
@@ -66,7 +67,7 @@ def _split(ranks: Sequence[pd.DataFrame], config: Config) -> dict:
         for name, of_seeds in columns.items()
     }
     values = {
-        name: [{metric: interval(one[metric], users, **settings)["value"] for metric in one} for one in of_seeds]
+        name: [{metric: float(per_user(one[metric], users)[1].mean()) for metric in one} for one in of_seeds]
         for name, of_seeds in columns.items()
     }
     models = {

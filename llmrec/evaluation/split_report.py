@@ -49,7 +49,11 @@ def split_report(
     bootstrap = {"samples": config.bootstrap, "seed": seed}
     accuracy = {name: accuracy_columns(ranked.ranks, config.ks) for name, ranked in models.items()}
     clicks = np.bincount(np.concatenate(data.train_histories), minlength=data.num_items)
-    columns = {name: accuracy[name] | list_columns(data, queries, models[name].lists, clicks) for name in models}
+    categories = category_matrix(data.items["categories"])
+    columns = {
+        name: accuracy[name] | list_columns(queries, ranked.lists, clicks, categories, data.num_users)
+        for name, ranked in models.items()
+    }
     masks = slices(queries, clicks, data.train_lengths)
     return {
         "models": {
@@ -88,13 +92,12 @@ def accuracy_columns(ranks: np.ndarray, ks: list[int]) -> dict[str, np.ndarray]:
 
 
 def list_columns(
-    data: InteractionData, queries: Queries, lists: np.ndarray, clicks: np.ndarray
+    queries: Queries, lists: np.ndarray, clicks: np.ndarray, categories: np.ndarray, num_users: int
 ) -> dict[str, np.ndarray]:
-    """What the list for each target is like, float [M], see `beyond_accuracy`."""
-    categories = category_matrix(data.items["categories"])
+    """What the list for each target is like, float [M]; arguments as in `beyond_accuracy`."""
     return {
         "diversity": diversity(lists, categories),
-        "novelty": novelty(lists, clicks, data.num_users),
+        "novelty": novelty(lists, clicks, num_users),
         "popularity_bias": popularity_bias(lists, queries.histories, clicks),
         "miscalibration": miscalibration(lists, queries.histories, categories),
     }

@@ -117,7 +117,7 @@ def validation_guard(run: Run, data: InteractionData, reward: CompositeReward) -
     windows = target_windows(data, sample, run.config)
     places = list(zip(sample.users, sample.positions, strict=True))
     rows = [
-        {"user": user, "prior": w.prior, "items": w.items, "purchased": data.purchases[user][:position]}
+        {"user": user, "prior": w.prior, "items": w.items, "purchased": data.purchases_before(user, position)}
         for w, (user, position) in zip(windows, places, strict=True)
     ]
     judge = EaseJudge.from_pretrained(run.path("reward"), data.items["item_id"])

@@ -1,4 +1,4 @@
-"""Charts as geometry; `templates/charts.html` writes it as SVG, coloured by the page's style sheet."""
+"""Charts as geometry; `templates/macros.html` writes it as SVG, coloured by the page's style sheet."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence

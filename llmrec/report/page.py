@@ -16,7 +16,7 @@ from llmrec.run import STAGES, Run
 
 # Keys of report.json that have a section of their own; what else is there is shown as it is.
 SECTIONS = ("splits", "generation", "reward", "reward_model", "guard", "examples", "data", "environment", "commands")
-SPLIT_SECTIONS = ("models", "comparisons", "slices", "targets", "users")
+SPLIT_SECTIONS = ("models", "comparisons", "slices", "optimum", "targets", "users")
 SUMMED_UP = ("splits", "calibration", "curve", "training", "seconds")  # of the reward model, shown elsewhere or long
 
 
@@ -118,6 +118,7 @@ def _split(split: str, results: Mapping) -> dict:
         "more": more,
         "intervals": charts.interval_chart(f"NDCG@10, {tables.label(split)}", models, "ndcg@10", tables.OURS),
         "comparisons": tables.comparisons_table(split, comparisons) if comparisons else None,
+        "optimum": tables.optimum_table(split, results["optimum"]) if results.get("optimum") else None,
         "slices": tables.slices_tables(split, results.get("slices", {})),
     }
 

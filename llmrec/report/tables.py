@@ -188,6 +188,18 @@ def comparisons_table(split: str, comparisons: Mapping[str, Mapping[str, Mapping
     return Table(f"{label(split)}: comparisons", "pair", ["metric", "difference", "p (Holm)", "verdict"], rows)
 
 
+def optimum_table(split: str, optimum: Mapping) -> Table:
+    """What PPO's item decisions maximise, of SFT, PPO and the exact optimum, and how much of the gap PPO closed."""
+    names = ("sft", "ppo", OPTIMUM)
+    rows = []
+    for measure, closed in optimum["gap_closed"].items():
+        values = optimum["objective"] if measure == "objective" else {}
+        share = Cell("not above SFT" if closed is None else f"{number(100 * closed, 0)} %", raw=closed)
+        rows.append(Row(label(measure), [*(cell(values.get(name), 3) for name in names), share]))
+    caption = f"{label(split)}: E[reward] − β KL(policy, SFT), β = {number(optimum['beta'], 2)}, nats"
+    return Table(caption, "", [*map(label, names), "gap closed"], rows)
+
+
 def slices_tables(split: str, slices: Mapping[str, Mapping[str, Mapping]]) -> list[Table]:
     """One table a metric: a row a slice, a column a model."""
     metrics = list(dict.fromkeys(m for models in slices.values() for values in models.values() for m in values))

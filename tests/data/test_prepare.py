@@ -1,7 +1,7 @@
 """From a raw log to histories, targets and files."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -113,7 +113,9 @@ def test_roundtrip(tmp_path):
         if isinstance(old, pd.DataFrame):
             pd.testing.assert_frame_equal(old, new)
         elif isinstance(old, list):
-            assert all(a.dtype == b.dtype and a.tolist() == b.tolist() for a, b in zip(old, new, strict=True))
+            assert old, field.name
+            for a, b in zip(old, new, strict=True):
+                assert a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
         elif field.name == "train_lengths":
             assert old.tolist() == new.tolist() and old.dtype == new.dtype
         elif field.name == "card":
@@ -264,3 +266,18 @@ def test_models_are_never_chosen_on_events_of_the_temporal_test():
         targets=targets,
     )
     assert data.selection_targets().users.tolist() == [0]  # user 1's validation event lies after the test began
+
+
+def test_a_purchase_is_known_from_its_time_on(tmp_path):
+    """User u clicks a to e at 0, 10, ..., 40 and buys a at once, b at 35, and d, which is held out, at 45."""
+    rows = [(user, item, "click", 10 * number) for user in "uv" for number, item in enumerate("abcde")]
+    rows += [("u", "a", "buy", 0), ("u", "b", "buy", 35), ("u", "d", "buy", 45)]
+    log = raw_log(rows, "user_id item_id event_type timestamp")
+    data = build_data(log, config(click=["click"], purchase=["buy"]), seed=0)
+    save_data(data, tmp_path / "data")
+    for one in (data, load_data(tmp_path / "data")):
+        assert one.purchases[0].tolist() == [True, False, False, True, False]
+        assert one.purchases_before(0, 4).tolist() == [True, True, False, False]
+        assert one.purchases_before(0, 5).tolist() == [True, True, False, True, False]
+    without = replace(data, bought_at=[])
+    assert without.purchases_before(0, 4).tolist() == [True, False, False, True]
