@@ -5,13 +5,6 @@ Heavy imports (torch, transformers) happen inside the verbs, so `--help` and err
 """
 
 import argparse
-import errno
-import os
-import sys
-import traceback
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 import llmrec
+from llmrec.command import ManyValuesCommand, exit_with, let_cpus_talk, stdout_kept_clean
 from llmrec.config import load_config
 from llmrec.console import (
     console_for,
@@ -33,7 +27,7 @@ from llmrec.console import (
     print_reward,
     say_on,
 )
-from llmrec.errors import CatalogueError, LlmrecError, UserError
+from llmrec.errors import CatalogueError, UserError
 from llmrec.files import read_json, write_json
 from llmrec.run import VERBS, Run, is_main_process, run_all
 
@@ -123,7 +117,7 @@ def run_verb(
     """Run all stages that have not finished yet, then show the results."""
     if seeds is not None:
         return _run_seeds(config, seeds, as_json)
-    with _stdout_kept_clean(as_json):
+    with stdout_kept_clean(as_json):
         console = console_for(stderr=as_json)
         run = open_or_create(config)
         run_all(run, say=say_on(console))
@@ -140,7 +134,7 @@ def _run_seeds(path: Path, count: int, as_json: bool) -> None:
     if path.is_dir():
         raise UserError(f"{path} is the run of one seed: give --seeds a YAML config.")
     config = load_config(path)
-    with _stdout_kept_clean(as_json):
+    with stdout_kept_clean(as_json):
         from llmrec.evaluation.seeds import seeded, seeds_report
 
         console = console_for(stderr=as_json)
@@ -158,14 +152,7 @@ def _run_seeds(path: Path, count: int, as_json: bool) -> None:
         print_json(report)
 
 
-class _ManyValuesCommand(typer.core.TyperCommand):
-    """A command whose list options take several values after one flag: `--history A B --top-k 3`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, spread_values(args, ("--history", "--exclude")))
-
-
-@app.command("recommend", cls=_ManyValuesCommand)
+@app.command("recommend", cls=ManyValuesCommand)
 def recommend_verb(
     run: RunOption,
     user: Annotated[str | None, typer.Option(help="a user of the event log")] = None,
@@ -183,7 +170,7 @@ def recommend_verb(
         raise UserError("Give --interactive or --json, not both.")
     if not (user is not None or history or interactive):
         raise UserError('Say for whom: --user ID, --history "TITLE" "TITLE" ..., or --interactive.')
-    with _stdout_kept_clean(as_json):
+    with stdout_kept_clean(as_json):
         console = console_for(stderr=as_json)
         recommender = _load_recommender(Run.open(run), adapter)
         excluded = recommender.resolve_titles(exclude or [])
@@ -221,7 +208,7 @@ def off_policy_verb(
         raise UserError("Say which policy to evaluate: --target-log LOG or --run DIR, one of them.")
     if model is not None and run is None:
         raise UserError("--model names a model of --run DIR: give that as well.")
-    with _stdout_kept_clean(as_json):
+    with stdout_kept_clean(as_json):
         from llmrec.evaluation.logged import off_policy_report, read_exposure_log, target_of_log, target_of_run
 
         exposures = read_exposure_log(log)
@@ -249,7 +236,7 @@ def push_verb(
     as_json: JsonOption = False,
 ) -> None:
     """Upload the adapter, its config, its report and a model card to a hub, in one commit."""
-    with _stdout_kept_clean(as_json):
+    with stdout_kept_clean(as_json):
         from llmrec.push import push
 
         console = console_for(stderr=as_json)
@@ -279,7 +266,7 @@ def run_stage_of(config: Path, stage: str, as_json: bool = False) -> None:
         stage: a name out of `llmrec.run.STAGES`.
         as_json: print the stage's metrics on stdout, and everything else on stderr.
     """
-    with _stdout_kept_clean(as_json):
+    with stdout_kept_clean(as_json):
         run = open_or_create(config)
         run_all(run, stage, say=say_on(console_for(stderr=as_json)))
     if as_json and is_main_process():
@@ -297,123 +284,13 @@ def stage_main(stage: str) -> None:
     parser.add_argument("--config", type=Path, required=True, help="a YAML config, or a run directory")
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON on stdout")
     arguments = parser.parse_args()
-    _let_cpus_talk()
-    _exit_with(lambda: run_stage_of(arguments.config, stage, arguments.json))
-
-
-def _let_cpus_talk() -> None:
-    """Makes accelerate join launched CPU processes over gloo; its launcher does not tell them to."""
-    if "LOCAL_RANK" in os.environ:
-        import torch
-
-        if not torch.accelerator.is_available():
-            os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+    let_cpus_talk()
+    exit_with(lambda: run_stage_of(arguments.config, stage, arguments.json))
 
 
 def main() -> None:
     """The `llmrec` command."""
-    _exit_with(app)
-
-
-def _exit_with(action: Callable[[], Any]) -> None:
-    """Runs `action`; turns exceptions into a message and an exit code."""
-    _silence_libraries()
-    try:
-        action()
-    except SystemExit as stop:
-        if stop.code == 130:  # typer's form of Ctrl-C
-            _fail("Interrupted: run the same command again to go on.", 130)
-        raise
-    except KeyboardInterrupt:
-        _fail("Interrupted: run the same command again to go on.", 130)
-    except LlmrecError as error:
-        if os.environ.get("LLMREC_TRACEBACK") == "1":
-            traceback.print_exc()
-        _fail(str(error), error.exit_code)
-    except Exception as error:
-        if _disk_is_full(error):
-            _fail(
-                "No space left on the disk. What finished earlier is untouched: free some space, or choose "
-                f"another `output_dir`, and run the same command again. ({error})",
-                2,
-            )
-        traceback.print_exc()
-        _fail(f"This is a fault of llmrec, not yours: {type(error).__name__}: {error}", 1)
-
-
-def _fail(message: str, code: int) -> None:
-    text = Text.assemble(("error: ", "bold red"), message)
-    console_for(stderr=True).print(text, soft_wrap=True)
-    sys.exit(code)
-
-
-def _disk_is_full(error: BaseException | None) -> bool:
-    """Whether an error or its cause is a full disk; Rust and C++ libraries only say it in words."""
-    while error is not None:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or "No space left on device" in str(error) or "PytorchStreamWriter failed writing" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _silence_libraries() -> None:
-    """Hides what libraries say to their own developers. Whoever sets one of these variables gets it back."""
-    quiet = {
-        "TRANSFORMERS_VERBOSITY": "error",
-        "TRL_EXPERIMENTAL_SILENCE": "1",
-        "TOKENIZERS_PARALLELISM": "false",  # else a warning at every fork
-    }
-    if not sys.stderr.isatty():
-        quiet["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    for name, value in quiet.items():
-        os.environ.setdefault(name, value)
-    if not sys.warnoptions:
-        for category in (FutureWarning, DeprecationWarning, UserWarning):
-            warnings.simplefilter("ignore", category)
-
-
-@contextmanager
-def _stdout_kept_clean(enabled: bool) -> Iterator[None]:
-    """Sends to stderr whatever is printed inside, by Python code, C libraries or child processes."""
-    if not enabled:
-        yield
-        return
-    sys.stdout.flush()
-    kept = os.dup(1)  # descriptors, because a child process or a C library does not know sys.stdout
-    os.dup2(2, 1)
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-
-
-def spread_values(args: list[str], flags: tuple[str, ...]) -> list[str]:
-    """Gives every value after one of `flags` its own flag, up to the next `--option`.
-
-    `--history A B --top-k 3` becomes `--history=A --history=B --top-k 3`: typer has no options that take many
-    values. Repeating the flag works as well.
-
-    Raises:
-        UserError: a flag has no value.
-    """
-    spread: list[str] = []
-    position = 0
-    while position < len(args):
-        flag = args[position]
-        position += 1
-        if flag not in flags:
-            spread.append(flag)
-            continue
-        first = position
-        while position < len(args) and not args[position].startswith("--"):
-            spread.append(f"{flag}={args[position]}")
-            position += 1
-        if position == first:
-            raise UserError(f'{flag} needs at least one title, for instance {flag} "Toy Story (1995)".')
-    return spread
+    exit_with(app)
 
 
 def _print_version(wanted: bool) -> None:

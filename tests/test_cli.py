@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from llmrec import cli
+from llmrec import cli, command
 from llmrec import run as run_module
-from llmrec.cli import main, spread_values
+from llmrec.cli import main
+from llmrec.command import spread_values
 from llmrec.config import parse_config
 from llmrec.errors import CatalogueError, UserError
 from llmrec.files import write_json
@@ -74,7 +75,7 @@ def recommender(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """`main` sets variables and warning filters that must not outlive a test."""
-    monkeypatch.setattr(cli, "_silence_libraries", lambda: None)
+    monkeypatch.setattr(command, "silence_libraries", lambda: None)
 
 
 def _stub_stage(monkeypatch: pytest.MonkeyPatch, stage: str, function) -> None:

@@ -305,7 +305,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def llmrec(monkeypatch, *arguments: str) -> int:
-    monkeypatch.setattr("llmrec.cli._silence_libraries", lambda: None)
+    monkeypatch.setattr("llmrec.command.silence_libraries", lambda: None)
     monkeypatch.setattr(sys, "argv", ["llmrec", *arguments])
     with pytest.raises(SystemExit) as stopped:
         main()
