@@ -1,7 +1,7 @@
 """Trains the reward model on training events and exposures, calibrates it on validation, measures it on the test.
 
-Launch: `llmrec reward CONFIG`, or `python scripts/train_reward.py CONFIG`. Nothing held out is ever trained on;
-validation chooses the epoch and the calibration numbers, the test is only measured.
+Launch: `llmrec reward CONFIG`, or `accelerate launch scripts/train_reward.py --config CONFIG`. Nothing held out is ever
+trained on; validation chooses the epoch and the calibration numbers, the test is only measured.
 """
 
 import math
@@ -20,8 +20,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from llmrec.config import RewardSection
 from llmrec.data.dataset import InteractionData, load_data
@@ -33,12 +32,12 @@ from reward_models.exposures import Exposures, exposure_logits, exposure_loss, e
 from reward_models.features import profile_words
 from reward_models.held_out import CHUNK, HELD_OUT_LIMIT, HeldOut, calibrate, held_out, ndcg_and_hit, ranking
 from reward_models.judge import EaseJudge, fit_judge
+from reward_models.losses import batch_loss, draw_negatives, is_sampled
 from reward_models.plots import draw
 from reward_models.quality import ItemRates, Measured, exposure_quality, measure_split
 from reward_models.storage import fingerprint
-from reward_models.windows import Batch, TrainingEvents, collate, cut_windows, training_events
+from reward_models.windows import TrainingEvents, collate, cut_windows, training_events
 
-FULL_SOFTMAX_ITEMS = 20_000  # a larger catalogue is trained with sampled negatives
 # Of the purchase head, as a share of the learning rate: it has one label a click and overfits first.
 PURCHASE_LEARNING_RATE = 0.25
 # Of the bias of a position: one number that has to go far, with all exposures to say where.
@@ -46,56 +45,6 @@ POSITION_LEARNING_RATE = 10.0
 EXPOSURE_BATCH = 512  # exposures a step
 
 Advance = Callable[[int, int, str], None]  # (steps done, steps in all, what to show)
-
-
-@dataclass(frozen=True)
-class Negatives:
-    """S items sampled with replacement, in the place of the whole catalogue.
-
-    Attributes:
-        items: item indices, int64 [S].
-        log_count: log of how often each is expected among S draws, float [S].
-    """
-
-    items: Tensor
-    log_count: Tensor
-
-
-def click_loss(model: ClickPurchaseModel, states: Tensor, batch: Batch, negatives: Negatives | None) -> Tensor:
-    """Mean cross-entropy of the next click among the items not yet had, in nats.
-
-    Items that were never clicked in training are no candidates: as negatives they would only learn to be avoided.
-
-    Args:
-        model: the reward model.
-        states: states of the valid targets, [E, D].
-        batch: where they come from.
-        negatives: None: softmax over the whole catalogue. Else sampled softmax: each stands for 1 / expected count
-            items, so that the sum over the catalogue is estimated without bias (Bengio & Senecal, 2008; the logQ
-            correction of Yi et al., RecSys 2019).
-    """
-    rows, targets = batch.mask.nonzero()[:, 0], batch.targets[batch.mask]
-    positions = batch.positions[batch.mask][:, None]
-    if negatives is None:
-        had = ((batch.first[rows] < positions) | ~model.trained).scatter(1, targets[:, None], False)
-        logits = model.click_scores(states).masked_fill(had, float("-inf"))
-        return F.cross_entropy(logits, targets)
-    items = negatives.items
-    others = model.click_scores(states, items) - negatives.log_count
-    taken = (batch.first[:, items][rows] < positions) | (items == targets[:, None]) | ~model.trained[items]
-    target, _ = model.pair_scores(states, targets)
-    logits = torch.cat([target[:, None], others.masked_fill(taken, float("-inf"))], dim=1)
-    return F.cross_entropy(logits, torch.zeros_like(targets))
-
-
-def batch_loss(model: ClickPurchaseModel, batch: Batch, purchase_weight: float, negatives: Negatives | None) -> Tensor:
-    """Click loss + `purchase_weight` x log-loss of purchases of clicked items, in nats."""
-    states = model.states(batch.history, batch.purchased, batch.profiles)[batch.mask]
-    loss = click_loss(model, states, batch, negatives)
-    if not model.config.purchases:
-        return loss
-    _, purchase = model.pair_scores(states, batch.targets[batch.mask])
-    return loss + purchase_weight * F.binary_cross_entropy_with_logits(purchase, batch.bought[batch.mask])
 
 
 def _learning_rate(step: int, total: int, peak: float) -> float:
@@ -173,7 +122,7 @@ def train_epochs(
             loss = torch.zeros((), device=model.device)
             if len(pieces):
                 batch = collate(events, pieces, rng).to(model.device)
-                negatives = _negatives(log_share, config, rng, model.device)
+                negatives = draw_negatives(log_share, config, rng, model.device)
                 loss = loss + batch_loss(model, batch, config.purchase_weight, negatives)
             if len(shown):
                 logits = exposure_logits(model, sources.data, sources.profiles, sources.shown, shown)
@@ -211,26 +160,6 @@ def _batches(
     return [
         (pieces[n * size : (n + 1) * size], shown[n * EXPOSURE_BATCH : (n + 1) * EXPOSURE_BATCH]) for n in range(steps)
     ]
-
-
-def _sampled(num_items: int, config: RewardSection) -> bool:
-    """Whether the click softmax is over sampled items, not over the whole catalogue."""
-    return num_items > FULL_SOFTMAX_ITEMS and config.negatives < num_items
-
-
-def _negatives(
-    log_share: np.ndarray, config: RewardSection, rng: np.random.Generator, device: torch.device
-) -> Negatives | None:
-    """Items sampled for this step by their share of clicks, or None for a softmax over all.
-
-    By share, because the sum over the catalogue is then estimated with the least variance at the start, where every
-    item's score is its log share.
-    """
-    if not _sampled(len(log_share), config):
-        return None
-    drawn = rng.choice(len(log_share), config.negatives, p=np.exp(log_share))
-    log_count = math.log(config.negatives) + log_share[drawn]
-    return Negatives(torch.from_numpy(drawn).to(device), torch.from_numpy(log_count).float().to(device))
 
 
 @torch.no_grad()
@@ -273,7 +202,7 @@ def fit_member(
         model.trained.zero_()
         model.trained[torch.from_numpy(np.concatenate([*events.histories, sources.shown.items]))] = True
         # A sampled item is seldom updated: popularity, once known, need not be learned. But exposures correct it.
-        if _sampled(events.num_items, config) and not len(sources.shown):
+        if is_sampled(events.num_items, config) and not len(sources.shown):
             log_share = torch.from_numpy(ItemRates.of(events).log_share)
             model.click_bias.data.copy_(log_share - log_share.min())
         if 0 < sources.shown.clicked.sum() < len(sources.shown):

@@ -88,7 +88,7 @@ def few_samples(monkeypatch):
 
 def llmrec(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
     """Runs `llmrec off-policy` in this process: its exit code, stdout and stderr."""
-    monkeypatch.setattr(cli, "_silence_libraries", lambda: None)
+    monkeypatch.setattr("llmrec.command.silence_libraries", lambda: None)
     monkeypatch.setattr(sys, "argv", ["llmrec", "off-policy", *map(str, arguments)])
     with pytest.raises(SystemExit) as stopped:
         cli.main()

@@ -13,7 +13,8 @@ from llmrec.errors import DataError, ModelError
 from llmrec.run import Run
 from reward_models import train_reward
 from reward_models.composite import CompositeReward
-from reward_models.text_reward import TextRewardModel, fit_text_reward, preference_pairs, skipped_exposures
+from reward_models.pairs import preference_pairs, skipped_exposures
+from reward_models.text_reward import TextRewardModel, fit_text_reward
 from reward_models.windows import training_events
 from tests.conftest import make_config
 

@@ -14,7 +14,8 @@ from reward_models import ClickPurchaseModel, EaseJudge, fit_click_purchase, fit
 from reward_models import train as training
 from reward_models.click_purchase import ClickPurchaseConfig
 from reward_models.held_out import calibrate, held_out
-from reward_models.train import Negatives, click_loss, judge_split
+from reward_models.losses import Negatives, click_loss, draw_negatives
+from reward_models.train import judge_split
 from reward_models.windows import UNKNOWN, collate, cut_windows, training_events
 
 SMALL = RewardSection(
@@ -115,23 +116,23 @@ def test_sampled_softmax_of_every_item_once_is_the_full_softmax(data):
 
 
 def test_negatives_sampled_by_popularity_estimate_the_sum_over_the_catalogue(monkeypatch):
-    monkeypatch.setattr(training, "FULL_SOFTMAX_ITEMS", 2)
+    monkeypatch.setattr("reward_models.losses.FULL_SOFTMAX_ITEMS", 2)
     rng, share = np.random.default_rng(0), np.log([0.6, 0.2, 0.1, 0.1])
     values, config = torch.tensor([1.0, 5.0, 2.0, 7.0]), SMALL.model_copy(update={"negatives": 3})
-    drawn = [training._negatives(share, config, rng, torch.device("cpu")) for _ in range(4000)]
+    drawn = [draw_negatives(share, config, rng, torch.device("cpu")) for _ in range(4000)]
     sums = torch.stack([(values[d.items] / d.log_count.exp()).sum() for d in drawn])
     assert sums.mean().item() == pytest.approx(15.0, rel=0.05)
     assert np.mean([(d.items == 0).double().mean() for d in drawn]) == pytest.approx(0.6, abs=0.03)
 
 
 def test_large_catalogues_train_with_sampled_negatives(data, monkeypatch):
-    monkeypatch.setattr(training, "FULL_SOFTMAX_ITEMS", 10)
+    monkeypatch.setattr("reward_models.losses.FULL_SOFTMAX_ITEMS", 10)
     _, metrics = fit_click_purchase(data, SMALL.model_copy(update={"negatives": 12}), seed=0)
     assert metrics["ranking"]["click_ndcg@10"] > 0.5
 
 
 def test_large_catalogues_start_from_popularity(data, monkeypatch):
-    monkeypatch.setattr(training, "FULL_SOFTMAX_ITEMS", 10)
+    monkeypatch.setattr("reward_models.losses.FULL_SOFTMAX_ITEMS", 10)
     config = SMALL.model_copy(update={"negatives": 12, "num_train_epochs": 1, "learning_rate": 1e-9})
     model, _ = fit_click_purchase(data, config, seed=0)
     clicks = np.bincount(np.concatenate(data.train_histories), minlength=data.num_items) + 1
