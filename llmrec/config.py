@@ -32,12 +32,13 @@ class TableColumns(Section):
     ranking_id: str | None = None
     position: str | None = None
     propensity: str | None = None
+    split: str | None = None
 
 
 class DataConfig(Section):
     """Where the event log is, which events count as clicks and purchases, and how it is split."""
 
-    format: Literal["movielens", "recbole", "table", "amazon2023", "complete_journey", "open_bandit"]
+    format: Literal["movielens", "recbole", "table", "amazon2023", "complete_journey", "open_bandit", "minionerec"]
     path: str = Field(description="directory or file; `package:NAME/DIR` reads from an installed package")
     items: str | None = Field(None, description="item table (table) or metadata file (amazon2023)")
     users: str | None = Field(None, description="user table (table)")
@@ -52,10 +53,13 @@ class DataConfig(Section):
         description="drop users with fewer clicks; null: such users are errors; below 3 only without leave_one_out",
     )
     seed: int = Field(0, ge=0, description="orders equal timestamps, draws targets; the same for all training seeds")
-    splits: list[Literal["temporal", "leave_one_out"]] = Field(["temporal", "leave_one_out"], min_length=1)
+    splits: list[Literal["temporal", "leave_one_out", "given"]] = Field(["temporal", "leave_one_out"], min_length=1)
     temporal_valid: float = Field(0.05, gt=0, lt=0.5, description="share of events, in time, for validation")
     temporal_test: float = Field(0.05, gt=0, lt=0.5, description="share of events, in time, for the test")
     targets_per_user: int = Field(10, ge=1, description="temporal split: at most so many seeded random targets a user")
+    given_valid: float = Field(
+        1.0, gt=0, le=1, description="given split: share of its validation users; what the others took is training data"
+    )
 
 
 class CatalogueConfig(Section):
@@ -247,6 +251,11 @@ def check_options(config: Config) -> None:
     check_reporters(config)
     section = config.ppo
     least = config.data.min_user_events
+    if "given" in config.data.splits and len(config.data.splits) > 1:
+        raise ConfigError(
+            f"data.splits is {list(config.data.splits)}: the log's own split (`given`) stands alone, since what it "
+            "trains on may be held out by another. Use one run for each."
+        )
     if least is not None and least < 3 and "leave_one_out" in config.data.splits:
         raise ConfigError(
             f"data.min_user_events is {least}, but leave_one_out needs 3 clicks a user, one each for training, "

@@ -58,10 +58,11 @@ def held_out(data: InteractionData, part: str, limit: int, seed: int, split: str
         part: `valid` or `test`.
         limit: seeded random sample of at most so many.
         seed: of that sample.
-        split: which; None: leave-one-out if there is such a split, else the temporal one, and for validation
+        split: which; None: leave-one-out if there is such a split, else the first, and for validation
             without what the temporal split tests on (`InteractionData.selection_targets`).
     """
-    names = [name for name in ("leave_one_out", "temporal") if len(data.targets.get(name, {}).get(part, ()))]
+    names = [name for name, parts in data.targets.items() if len(parts.get(part, ()))]
+    names.sort(key=lambda name: name != "leave_one_out")
     if split not in (None, *names) or not names:
         nothing = np.zeros(0, np.int64)
         return HeldOut([], [], np.zeros((0, 1), np.int64), nothing, nothing, nothing.astype(bool), "")

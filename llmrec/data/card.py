@@ -35,6 +35,7 @@ def dataset_card(
     dropped_users: int,
     config: DataConfig,
     seed: int,
+    timed: bool,
 ) -> dict:
     """Counts, times, ties and splits, as JSON values.
 
@@ -46,12 +47,13 @@ def dataset_card(
         dropped_users: users that `min_user_events` dropped.
         config: the section that the data was built with.
         seed: that broke ties and drew targets.
+        timed: whether the log's timestamps are times.
 
     Returns:
         `clicks` and `purchases` count distinct pairs of user and item, `events`, `click_events` and
         `purchase_events` rows of the log; density is clicks / (users * items); `tied_events` is the share of
-        rows that share their timestamp with another row of the same user; `train_clicks` is what all splits
-        leave for training.
+        rows that share their timestamp with another row of the same user; `time` is empty if the log has an order
+        alone; `train_clicks` is what all splits leave for training.
     """
     lengths = np.array([len(history) for history in data.histories])
     clicks = int(lengths.sum())
@@ -73,7 +75,7 @@ def dataset_card(
         "sparsity": 1 - density,
         "tied_events": float(events.duplicated(["user", "timestamp"], keep=False).mean()),
         "tie_break": {"rule": TIE_RULE, "seed": seed},
-        "time": {"first": _iso(events["timestamp"].min()), "last": _iso(events["timestamp"].max())},
+        "time": {end: _iso(events["timestamp"].agg(f)) for end, f in (("first", "min"), ("last", "max")) if timed},
         "history_length": _quantiles(lengths),
         "train_clicks": int(data.train_lengths.sum()),
         "splits": {name: _split_card(split) for name, split in splits.items()},

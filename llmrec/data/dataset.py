@@ -46,7 +46,7 @@ class InteractionData:
             first held-out click, of the rest ever. What was known at a time: `purchases_before`.
         timestamps: per user, seconds since 1970 of the click, int64 [n_u].
         train_lengths: items of each history that are training data, int64 [U].
-        targets: by split (`temporal`, `leave_one_out`) and part (`valid`, `test`).
+        targets: by split (`temporal`, `leave_one_out`, `given`) and part (`valid`, `test`).
         exposures: rows of `user, item, timestamp, click (bool), position (Int64), propensity (float64)`:
             logged impressions, if any, in time order; the last two may be missing.
         bought_at: per user, seconds since 1970 of the first purchase of the item, NaN without one, float64 [n_u]; empty

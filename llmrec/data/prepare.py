@@ -16,7 +16,7 @@ from llmrec.data.card import dataset_card
 from llmrec.data.dataset import InteractionData, load_data, save_data
 from llmrec.data.feedback import feedback
 from llmrec.data.readers import RawLog, check_log, read_log
-from llmrec.data.splits import Split, leave_one_out, seeded_hash, shared_train_lengths, temporal
+from llmrec.data.splits import PARTS, Split, given, leave_one_out, seeded_hash, shared_train_lengths, temporal
 from llmrec.errors import DataError
 
 __all__ = ["build_data", "load_data", "prepare_stage", "save_data"]
@@ -71,6 +71,8 @@ def build_data(log: RawLog, config: DataConfig, seed: int) -> InteractionData:
         raise DataError(_explain_no_clicks(log, config))
     item_index = pd.Index(log.items["item_id"])
     events = log.events.assign(item=item_index.get_indexer(log.events["item_id"]), click=clicks, purchase=purchases)
+    if "given" in config.splits:
+        check_given(log)
     history = first_clicks(events, seed)
     user_ids, dropped = _choose_users(events["user_id"].unique(), history["user_id"], config.min_user_events)
     user_index = pd.Index(user_ids)
@@ -94,7 +96,7 @@ def build_data(log: RawLog, config: DataConfig, seed: int) -> InteractionData:
         bought_at=np.split(history["bought_at"].to_numpy(), ends),
     )
     _check_splits(data)
-    data.card.update(dataset_card(data, events, splits, dropped, config, seed))
+    data.card.update(dataset_card(data, events, splits, dropped, config, seed, log.timed))
     return data
 
 
@@ -102,12 +104,13 @@ def first_clicks(events: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Each user's first click on each item, in time order; ties in time are in the order of a seeded hash.
 
     Args:
-        events: rows of `user_id, item_id, item, timestamp, click (bool), purchase (bool)`.
+        events: rows of `user_id, item_id, item, timestamp, click (bool), purchase (bool)`, optional `split`.
         seed: of the hash.
 
     Returns:
-        rows of `user_id, item_id, item, timestamp, bought_at`; a user's rows are in order, but users may be
-        mixed. `bought_at` is the time of the user's first purchase of the item, NaN if there is none.
+        rows of `user_id, item_id, item, timestamp, bought_at, part`; a user's rows are in order, but users may be
+        mixed. `bought_at` is the time of the user's first purchase of the item, NaN if there is none; `part` is the
+        place of `split` in `PARTS`, -1 if it is none of them.
     """
     pair = ["user_id", "item"]
     clicks = events[events["click"]].sort_values("timestamp", kind="stable")
@@ -115,8 +118,9 @@ def first_clicks(events: pd.DataFrame, seed: int) -> pd.DataFrame:
     bought = events[events["purchase"]].groupby(pair)["timestamp"].min()
     history["bought_at"] = bought.reindex(pd.MultiIndex.from_frame(history[pair])).to_numpy(dtype=np.float64)
     tie = seeded_hash(seed, "ties", history["user_id"], history["item_id"])
-    order = np.lexsort((tie, history["timestamp"]))
-    return history.iloc[order].reset_index(drop=True)[["user_id", "item_id", "item", "timestamp", "bought_at"]]
+    history["part"] = pd.Index(PARTS).get_indexer(history["split"]) if "split" in history else -1
+    order = np.lexsort((tie, history["part"], history["timestamp"]))
+    return history.iloc[order].reset_index(drop=True)[["user_id", "item_id", "item", "timestamp", "bought_at", "part"]]
 
 
 def known_purchases(history: pd.DataFrame, lengths: np.ndarray, train_lengths: np.ndarray) -> np.ndarray:
@@ -175,15 +179,21 @@ def make_splits(history: pd.DataFrame, lengths: np.ndarray, config: DataConfig, 
     """The configured splits, by name.
 
     Args:
-        history: rows of `user, user_id, item_id, timestamp`, sorted by user and time.
+        history: rows of `user, user_id, item_id, timestamp, part`, sorted by user and time.
         lengths: of each history, int64 [U].
         config: which splits, and their sizes.
         seed: of the draw of targets.
+
+    Raises:
+        DataError: the log's own split does not follow time.
     """
     splits = {}
     for name in config.splits:
         if name == "leave_one_out":
             splits[name] = leave_one_out(lengths)
+            continue
+        if name == "given":
+            splits[name] = _given(history, lengths, config.given_valid, seed)
             continue
         splits[name] = temporal(
             history["user"].to_numpy(),
@@ -197,14 +207,43 @@ def make_splits(history: pd.DataFrame, lengths: np.ndarray, config: DataConfig, 
     return splits
 
 
+def _given(history: pd.DataFrame, lengths: np.ndarray, valid_share: float, seed: int) -> Split:
+    users, parts = history["user"].to_numpy(), history["part"].to_numpy()
+    falls = np.flatnonzero((np.diff(parts) < 0) & (np.diff(users) == 0))
+    if len(falls):
+        raise DataError(
+            f"User {history['user_id'][falls[0]]!r} has a click marked `{PARTS[parts[falls[0]]]}` before one marked "
+            f"`{PARTS[parts[falls[0] + 1]]}`; expected train before valid before test in the time of each user. "
+            "Correct the column `split`, or set `data.splits` to [temporal, leave_one_out]."
+        )
+    draws = seeded_hash(seed, "given", history["user_id"], history["user_id"])
+    return given(users, parts, draws, num_users=len(lengths), valid_share=valid_share)
+
+
+def check_given(log: RawLog) -> None:
+    """Whether a log says which part each event belongs to.
+
+    Raises:
+        DataError: there is no column `split`, or a value in it is none of `PARTS`.
+    """
+    if "split" not in log.events:
+        raise DataError(
+            f"{log.event_source.path}: `data.splits` names `given`, but there is no column `split` with "
+            f"{', '.join(PARTS)} in it. Add it, name it in `data.columns.split`, or choose other splits."
+        )
+    bad = ~log.events["split"].isin(PARTS)
+    if bad.any():
+        raise log.event_source.error(log.events["split"], bad, f"one of {', '.join(PARTS)}", "Correct it.")
+
+
 def _check_splits(data: InteractionData) -> None:
     for name, parts in data.targets.items():
         for part, targets in parts.items():
             if len(targets) == 0:
+                more = f"Mark more clicks as {part}" if name == "given" else f"Raise `data.temporal_{part}`"
                 raise DataError(
                     f"The {name} split has no {part} targets: no user clicked something in that window and "
-                    f"something else before. Raise `data.temporal_{part}`, or take `{name}` out of "
-                    "`data.splits`."
+                    f"something else before. {more}, or take `{name}` out of `data.splits`."
                 )
     if not data.train_lengths.any():
         raise DataError(

@@ -14,6 +14,8 @@ import pandas as pd
 
 from llmrec.data.dataset import Targets
 
+PARTS = ("train", "valid", "test")
+
 
 @dataclass(frozen=True)
 class Split:
@@ -107,6 +109,28 @@ def temporal(
         chosen = np.sort(by_draw[positions_in_user(users[by_draw]) < targets_per_user])
         targets[part] = Targets(users[chosen], positions[chosen])
     return Split(train_lengths, targets, cuts)
+
+
+def given(users: np.ndarray, parts: np.ndarray, draws: np.ndarray, *, num_users: int, valid_share: float) -> Split:
+    """The log's own split: targets are the clicks that it marks as validation or test.
+
+    Args:
+        users: user index of each click, sorted, int64 [E].
+        parts: 0 training, 1 validation, 2 test; never falls within a user, int64 [E].
+        draws: seeded random number of each user, the same on all of the user's clicks, [E].
+        num_users: U.
+        valid_share: share of the users with validation clicks who validate; those of the others are training data.
+    """
+    candidates, first = np.unique(users[parts == 1], return_index=True)
+    kept = max(1, round(valid_share * len(candidates)))
+    chosen = candidates[np.argsort(draws[parts == 1][first], kind="stable")[:kept]]
+    parts = np.where((parts == 1) & ~np.isin(users, chosen), 0, parts)
+    positions = positions_in_user(users)
+    targets = {}
+    for number, part in ((1, "valid"), (2, "test")):
+        rows = np.flatnonzero((parts == number) & (positions > 0))
+        targets[part] = Targets(users[rows], positions[rows])
+    return Split(np.bincount(users[parts == 0], minlength=num_users), targets)
 
 
 def shared_train_lengths(splits: Iterable[Split]) -> np.ndarray:

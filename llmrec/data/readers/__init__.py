@@ -3,6 +3,7 @@
 from llmrec.config import DataConfig
 from llmrec.data.readers.amazon import read_amazon
 from llmrec.data.readers.complete_journey import read_complete_journey
+from llmrec.data.readers.minionerec import read_minionerec
 from llmrec.data.readers.movielens import read_movielens
 from llmrec.data.readers.open_bandit import read_open_bandit
 from llmrec.data.readers.raw import RawLog, check_log
@@ -19,6 +20,7 @@ _READERS = {
     "amazon2023": read_amazon,
     "complete_journey": read_complete_journey,
     "open_bandit": read_open_bandit,
+    "minionerec": read_minionerec,
 }
 
 

@@ -13,7 +13,7 @@ from llmrec.errors import DataError
 
 # Above this a number is milliseconds: as seconds it would be after the year 5138, as milliseconds it is 1973.
 MILLISECONDS_ABOVE = 1e11
-OPTIONAL_COLUMNS = ("event_type", "rating", "session_id", "ranking_id", "position", "propensity")
+OPTIONAL_COLUMNS = ("event_type", "rating", "session_id", "ranking_id", "position", "propensity", "split")
 _NO_CATEGORY = {"", "unknown", "(no genres listed)"}
 
 
@@ -136,7 +136,7 @@ def to_events(table: Table, columns: Mapping[str, str], rating_range: tuple[floa
         expected = "a number" if rating_range is None else f"a number from {low:g} to {high:g}"
         mend = "Correct it, or set `data.rating_range`."
         events["rating"] = to_numbers(table, columns["rating"], low, high, expected, mend)
-    for name in ("session_id", "ranking_id"):
+    for name in ("session_id", "ranking_id", "split"):
         if name in columns:
             events[name] = as_text(table.frame[columns[name]])
     if "position" in columns:

@@ -85,6 +85,7 @@ class RawLog:
         users: rows of `user_id (str)` and attributes as text.
         facts: rows of `head (item id), relation (str), tail (str), named (bool: the tail reads as a name)`.
         event_source, item_source, user_source, fact_source: where each table came from.
+        timed: whether timestamps are times; if not, they only order the events of one user.
     """
 
     events: pd.DataFrame
@@ -95,6 +96,7 @@ class RawLog:
     item_source: Source = Source("the item table")
     user_source: Source = Source("the user table")
     fact_source: Source = Source("the fact table")
+    timed: bool = True
 
 
 def _check_unique(ids: pd.Series, source: Source) -> None:

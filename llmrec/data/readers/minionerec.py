@@ -1,0 +1,109 @@
+"""Prediction rows as MiniOneRec writes them: each a history and the item that came next, in files that fix the split.
+
+A user's rows overlap: the history of one ends with the targets of those before it. They are put together again to one
+sequence a user, and every target keeps the file that it came from as its `split`. Rows carry order and no time, so the
+timestamps here only count within a user.
+"""
+
+import ast
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from llmrec.config import DataConfig
+from llmrec.data.readers.columns import as_text, require_columns, to_categories, to_ids
+from llmrec.data.readers.files import read_delimited, read_text, resolve_path
+from llmrec.data.readers.raw import RawLog, Source, Table
+from llmrec.data.splits import PARTS
+from llmrec.errors import ConfigError, DataError
+
+
+def read_minionerec(config: DataConfig) -> RawLog:
+    """Reads a directory with `items.json`, `valid.csv`, `test.csv` and, where there is one, `train.csv`.
+
+    Every event is a `purchase`. The catalogue is what stands in some row; `brand` becomes a fact.
+
+    Raises:
+        ConfigError: `data.splits` names `temporal`.
+        DataError: a file, column or item is missing, or the rows of a user do not continue each other.
+    """
+    if "temporal" in config.splits:
+        raise ConfigError(
+            "data.splits names `temporal`, but rows of this format have an order and no time: expected `given` (the "
+            "files' own split) or `leave_one_out`."
+        )
+    directory = resolve_path(config.path, "data.path")
+    paths = {part: directory / f"{part}.csv" for part in PARTS}
+    tables = {part: _rows(path) for part, path in paths.items() if part != "train" or path.is_file()}
+    events = _events(tables)
+    items, item_source = _items(directory / "items.json", events)
+    branded = items[items["brand"] != ""]
+    facts = pd.DataFrame({"head": branded["item_id"], "relation": "brand", "tail": branded["brand"], "named": True})
+    sources = {"event_source": tables["valid"].source, "item_source": item_source}
+    return RawLog(events, items, facts=facts, **sources, timed=False)
+
+
+def _rows(path: Path) -> Table:
+    """One file: `user_id, item_id, history (list of item ids)`."""
+    table = read_delimited(path, ",", quoted=True)
+    require_columns(table, {name: name for name in ("user_id", "history_item_id", "item_id")})
+    histories = table.frame["history_item_id"]
+    lists = pd.Series([_list(text) for text in histories], index=histories.index, dtype=object)
+    if lists.isna().any():
+        raise table.source.error(histories, lists.isna(), "a list of item ids such as [3, 17]", "Mend the row.")
+    ids = {"user_id": to_ids(table, "user_id"), "item_id": to_ids(table, "item_id")}
+    return Table(pd.DataFrame({**ids, "history": lists}), table.source)
+
+
+def _list(text: object) -> list[str] | None:
+    try:
+        values = ast.literal_eval(str(text))
+    except (ValueError, SyntaxError):
+        return None
+    return [str(value) for value in values] if isinstance(values, list) else None
+
+
+def _events(tables: dict[str, Table]) -> pd.DataFrame:
+    """Every user's rows put together: events of `user_id, item_id, event_type, timestamp, split`."""
+    sequences: dict[str, list[tuple[str, str]]] = {}
+    for part, table in tables.items():
+        for line, user, item, history in table.frame.itertuples():
+            sequence = sequences.setdefault(user, [(before, "train") for before in history])
+            if history != [before for before, _ in sequence][len(sequence) - len(history) :]:
+                raise DataError(
+                    f"{table.source.at(line)}: the history of user {user!r} does not end as the user's rows before it "
+                    "do; expected rows in time order, in train.csv before valid.csv before test.csv. Sort them."
+                )
+            sequence.append((item, part))
+    rows = [
+        (user, item, "purchase", order, part)
+        for user, sequence in sequences.items()
+        for order, (item, part) in enumerate(sequence)
+    ]
+    frame = pd.DataFrame(rows, columns=["user_id", "item_id", "event_type", "timestamp", "split"])
+    return frame.astype({name: "str" for name in ("user_id", "item_id", "event_type", "split")})
+
+
+def _items(path: Path, events: pd.DataFrame) -> tuple[pd.DataFrame, Source]:
+    """The items that are in some row, in the order of their ids."""
+    try:
+        known = json.loads(read_text(path, "utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is not readable as JSON ({error}); expected item ids with their titles.") from None
+    ids = sorted(events["item_id"].unique(), key=lambda item: (len(item), item))
+    lacking = [item for item in ids if not isinstance(known.get(item), dict)]
+    if lacking:
+        raise DataError(f"{path} lacks item {lacking[0]!r} ({len(lacking)} in all), which is in the rows: add it.")
+    index = range(1, len(ids) + 1)
+    about = pd.DataFrame([known[item] for item in ids], index=index).reindex(columns=["title", "brand", "categories"])
+    frame = pd.DataFrame(
+        {
+            "item_id": pd.Series(ids, index=index, dtype="str"),
+            "title": as_text(about["title"].fillna("")),
+            "categories": to_categories(about["categories"], ","),
+            "year": pd.Series(pd.NA, index=index, dtype="Int64"),
+            "brand": as_text(about["brand"].fillna("")),
+        }
+    )
+    return frame, Source(path, "item")
