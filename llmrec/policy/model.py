@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from llmrec.catalogue.cooccurrence import item_vectors
 from llmrec.catalogue.facts import FactBook
 from llmrec.catalogue.justification import APART, all_texts
 from llmrec.catalogue.prompt import PromptBuilder
@@ -79,12 +80,19 @@ class RecPolicy(nn.Module):
 
     @classmethod
     def create(cls, config: Config, data: InteractionData) -> "RecPolicy":
-        """A fresh policy on the configured base: new item tokens start from the words of title and facts."""
+        """A fresh policy on the configured base.
+
+        New item tokens start from the words of title and facts, and from which items are had together.
+        """
         base, tokenizer = load_base(config.model)
         reserved = {token for text in all_texts() for token in _words(tokenizer, text)}
         facts = FactBook.from_data(data, lambda fact: _words(tokenizer, fact.words)[0] not in reserved)
         vocabulary = ItemVocabulary.build(data, tokenizer, config.catalogue.scheme)
-        _add_item_tokens(base, tokenizer, vocabulary, [facts.description(item) for item in range(data.num_items)])
+        if vocabulary.new_tokens:
+            texts = [f"{title} {facts.description(item)}" for item, title in enumerate(vocabulary.titles)]
+            company = item_vectors(data.train_histories, data.num_items, base.config.hidden_size, config.seed)
+            company *= config.catalogue.cooccurrence_weight
+            _add_item_tokens(base, tokenizer, vocabulary.new_tokens, texts, company)
         model = get_peft_model(base, _lora_config(base, vocabulary, config.model), adapter_name=SFT_ADAPTER)
         return cls(model, tokenizer, vocabulary, config.catalogue, config.model, facts)
 
@@ -326,14 +334,20 @@ def _lora_config(base: PreTrainedModel, vocabulary: ItemVocabulary, config: Mode
 def _add_item_tokens(
     base: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    vocabulary: ItemVocabulary,
-    descriptions: list[str],
+    tokens: list[int],
+    texts: list[str],
+    company: torch.Tensor,
 ) -> None:
-    """Makes room for item tokens; each starts from the mean of the embeddings of its title and description."""
-    if not vocabulary.new_tokens:
-        return
+    """Makes room for item tokens; each starts from the mean of the embeddings of its words, plus `company`.
+
+    Args:
+        base: changed in place.
+        tokenizer: with the item tokens.
+        tokens: ids of the N item tokens.
+        texts: of the items, [N].
+        company: vectors to add, [N, d], in multiples of the mean length of what the words give.
+    """
     base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    texts = [f"{title} {text}" for title, text in zip(vocabulary.titles, descriptions, strict=True)]
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
     words = torch.tensor([token for tokens in encoded for token in tokens])
     starts = torch.tensor([0, *(len(tokens) for tokens in encoded[:-1])]).cumsum(0)
@@ -341,4 +355,5 @@ def _add_item_tokens(
     if not base.config.tie_word_embeddings:
         weights.append(base.get_output_embeddings().weight.data)
     for weight in weights:
-        weight[vocabulary.new_tokens] = F.embedding_bag(words, weight, starts, mode="mean")
+        start = F.embedding_bag(words, weight, starts, mode="mean")
+        weight[tokens] = start + company.to(start) * start.norm(dim=1).mean()
