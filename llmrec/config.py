@@ -98,6 +98,10 @@ class SFTSection(Section):
     weight_decay: float = Field(0.0, ge=0)
     dropout: float = Field(0.0, ge=0, lt=1, description="on the input embeddings and the last hidden states")
     text_weight: float = Field(0.3, ge=0, description="weight of the justification's loss")
+    eval_steps: float = Field(
+        0.2, gt=0, description="steps between two looks at validation, below 1 a share of all; the best adapter is kept"
+    )
+    eval_users: int = Field(1000, ge=1, description="validation users looked at")
     save_steps: int = Field(50, ge=1)
 
 

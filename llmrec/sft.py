@@ -6,26 +6,33 @@ The softmax at item positions runs over the items that were allowed there, and o
 """
 
 import random
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch.utils.data import SequentialSampler
+from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from llmrec.catalogue.justification import write
 from llmrec.catalogue.prompt import profiles
 from llmrec.config import SFTSection
 from llmrec.data.dataset import InteractionData, load_data
-from llmrec.files import read_json
+from llmrec.files import read_json, write_json
 from llmrec.policy.constraint import ITEM
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import PackedBatch, Window, pack, target_log_probs
+from llmrec.policy.validation import Held, mean_ndcg, validation_sample
 from llmrec.precision import mixed_precision
 from llmrec.progress import watch
 from llmrec.run import Run
+
+NDCG = "eval_ndcg@10"
+COLUMNS = {"item_loss": "item loss", "text_loss": "text loss", NDCG: "NDCG@10"}
 
 
 def train_sft(run: Run) -> dict:
@@ -41,12 +48,17 @@ def train_sft(run: Run) -> dict:
     policy = RecPolicy.create(run.config, data)
     windows = training_windows(policy, data, run.config.catalogue.user_attributes, section, run.config.seed)
     trainer = RecSFTTrainer(policy, windows, training_arguments(section, run), section)
-    with watch(trainer, run, "sft", {"item_loss": "item loss", "text_loss": "text loss"}):
+    best = BestAdapter(trainer, Held.of(data, validation_sample(data, section.eval_users, run.config.seed), run.config))
+    with watch(trainer, run, "sft", COLUMNS):
+        trainer.add_callback(best)
         trainer.train(resume_from_checkpoint=newest_checkpoint(run.path("sft", "checkpoints")))
+    best.restore()
     trainer.save_model(str(run.path("sft")))  # in all processes: with FSDP each holds a shard
     losses = [entry for entry in trainer.state.log_history if "item_loss" in entry]
-    metrics = {"windows": len(windows), "steps": trainer.state.global_step, "log": losses}
+    metrics = {"windows": len(windows), "steps": trainer.state.global_step, "validation": best.history, "log": losses}
     run.finish("sft", metrics)
+    if trainer.args.should_save:
+        shutil.rmtree(best.directory, ignore_errors=True)
     return metrics
 
 
@@ -173,6 +185,59 @@ class RecSFTTrainer(SFTTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
         self.policy.load_adapter_weights(f"{resume_from_checkpoint}/adapter")
+
+
+class BestAdapter(TrainerCallback):
+    """Looks at validation NDCG@10 during training and keeps the best adapter: small logs are soon learned by heart.
+
+    Under FSDP no process holds the whole policy between steps; nothing is looked at, and the last adapter stays.
+
+    Args:
+        trainer: whose policy is looked at every `sft.eval_steps`, and after the last step.
+        held: validation targets.
+
+    Attributes:
+        history: what was seen, each `{step, eval_ndcg@10}`.
+    """
+
+    def __init__(self, trainer: RecSFTTrainer, held: Held):
+        self.trainer = trainer
+        self.held = held
+        self.directory = Path(trainer.args.output_dir).parent / "best"
+        self.history: list[dict] = []
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        seen = read_json(self._record) if self._record.is_file() else []
+        self.history = [entry for entry in seen if entry["step"] <= state.global_step]
+
+    def on_step_end(self, args, state, control, **kwargs):
+        steps = self.trainer.section.eval_steps
+        every = max(1, round(steps if steps >= 1 else steps * state.max_steps))
+        due = state.global_step % every == 0 or state.global_step == state.max_steps
+        if due and not self.trainer.is_fsdp_enabled:
+            self._look(state.global_step)
+
+    def _look(self, step: int) -> None:
+        policy = self.trainer.policy
+        value = broadcast_object_list([mean_ndcg(self.held.scores(policy), self.held.targets)])[0]
+        self.trainer.log({NDCG: value})  # before training goes on: TRL counts it as evaluation
+        policy.train()
+        if value > max((entry[NDCG] for entry in self.history), default=-1.0) and self.trainer.args.should_save:
+            policy.save_pretrained(self.directory / f"adapter-{step}")
+        self.history.append({"step": step, NDCG: value})
+        if self.trainer.args.should_save:
+            write_json(self._record, self.history)
+
+    def restore(self) -> None:
+        """Puts the best adapter's weights into the policy, after training."""
+        if self.history:
+            best = max(self.history, key=lambda entry: entry[NDCG])
+            self.trainer.accelerator.wait_for_everyone()
+            self.trainer.policy.load_adapter_weights(self.directory / f"adapter-{best['step']}")
+
+    @property
+    def _record(self) -> Path:
+        return self.directory / "validation.json"
 
 
 def sft_losses(policy: RecPolicy, batch: PackedBatch, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

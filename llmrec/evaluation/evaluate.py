@@ -34,7 +34,7 @@ from llmrec.evaluation.split_report import split_report
 from llmrec.evaluation.tuning import fit_baselines
 from llmrec.files import write_json
 from llmrec.policy.model import RecPolicy
-from llmrec.ppo.stage import target_windows
+from llmrec.policy.validation import target_windows
 from llmrec.run import STAGES, VERBS, Run, library_versions
 from reward_models import EaseJudge, Rewarder, load_reward_model
 from reward_models.composite import CompositeReward

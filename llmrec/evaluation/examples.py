@@ -7,7 +7,7 @@ from llmrec.data.dataset import InteractionData, Targets
 from llmrec.policy.generate import generate, parse
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import pack
-from llmrec.ppo.stage import target_windows
+from llmrec.policy.validation import target_windows
 from reward_models.groundedness import check, marks
 
 USERS = 6

@@ -13,7 +13,7 @@ from llmrec.evaluation.ranking import BATCH, by_length, chunks
 from llmrec.policy.generate import generate, parse
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import pack
-from llmrec.ppo.stage import target_windows
+from llmrec.policy.validation import target_windows
 from reward_models.groundedness import check, faithfulness, sentences
 
 FAITHFULNESS_USERS = 300  # three forward passes each

@@ -12,7 +12,7 @@ from llmrec.evaluation.ranking import by_length, chunks
 from llmrec.policy.generate import generate, parse
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import pack
-from llmrec.ppo.stage import target_windows
+from llmrec.policy.validation import target_windows
 from reward_models import EaseJudge
 from reward_models.composite import CompositeReward
 

@@ -1,6 +1,5 @@
 """Guarded RL: the best adapter by validation is kept, and none is handed over that is worse than the SFT start."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +9,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packed import Window
-from llmrec.policy.ranking import item_scores
+from llmrec.policy.validation import Held, mean_ndcg
 
 NDCG, REWARD, JUDGE = "eval/ndcg@10", "eval/reward", "eval/judge"
 
@@ -21,14 +19,12 @@ class Validation:
     """Validation users and what is known of them.
 
     Attributes:
-        windows: their prompts.
-        targets: the item each took next.
+        held: their prompts, and the item each took next.
         reward: what the trained reward says of every item, nats, float [U, N].
         judge: what a judge of another family, fitted on other users, says, nats, float [U, N].
     """
 
-    windows: Sequence[Window]
-    targets: Sequence[int]
+    held: Held
     reward: torch.Tensor
     judge: torch.Tensor
 
@@ -77,14 +73,10 @@ class Guard:
 
     def measure(self, policy: RecPolicy) -> dict[str, float]:
         """NDCG@10 of the ranking (ties count half), and expected reward and judge of the item that is recommended."""
-        targets = torch.tensor(np.asarray(self.validation.targets))
-        scores = torch.cat([batch.float().cpu() for batch in item_scores(policy, self.validation.windows)])
-        of_target = scores.gather(1, targets[:, None])
-        rank = 1 + (scores > of_target).sum(1) + ((scores == of_target).sum(1) - 1) / 2
-        gain = torch.where((rank <= 10) & of_target[:, 0].isfinite(), 1 / torch.log2(rank + 1), 0.0)
+        scores = self.validation.held.scores(policy)
         probabilities = scores.softmax(1)  # of several tokens an item, over those that the beam reached
         return {
-            NDCG: float(gain.mean()),
+            NDCG: mean_ndcg(scores, self.validation.held.targets),
             REWARD: float((probabilities * self.validation.reward).sum(1).mean()),
             JUDGE: float((probabilities * self.validation.judge).sum(1).mean()),
         }
@@ -109,6 +101,6 @@ class Guard:
             "fell_back_to_sft": self.best_step == 0,
             "sft_ndcg@10": self.history[0][NDCG],
             "best_ndcg@10": self._best[NDCG],
-            "users": len(self.validation.windows),
+            "users": len(self.validation.held.windows),
             "history": self.history,
         }

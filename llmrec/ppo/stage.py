@@ -5,17 +5,16 @@ accelerate launch scripts/train_ppo.py --config configs/quickstart.yaml
 
 import os
 
-import numpy as np
 import torch
 from datasets import Dataset
 from trl.experimental.ppo import PPOConfig
 
 from llmrec.catalogue.prompt import profiles
 from llmrec.config import Config, PPOSection
-from llmrec.data.dataset import InteractionData, Targets, load_data
+from llmrec.data.dataset import InteractionData, load_data
 from llmrec.errors import ConfigError, RewardError
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packed import Window
+from llmrec.policy.validation import Held, validation_sample
 from llmrec.ppo.checkpoint import newest_checkpoint
 from llmrec.ppo.guard import Guard, Validation
 from llmrec.ppo.trainer import RecPPOTrainer
@@ -111,35 +110,21 @@ def training_rows(data: InteractionData, config: Config) -> Dataset:
 
 def validation_guard(run: Run, data: InteractionData, reward: CompositeReward) -> Guard:
     """A guard on a seeded sample of `InteractionData.selection_targets`."""
-    targets = data.selection_targets()
-    order = np.random.default_rng((run.config.seed, 11)).permutation(len(targets))[: run.config.ppo.eval_users]
-    sample = Targets(targets.users[order], targets.positions[order])
-    windows = target_windows(data, sample, run.config)
+    sample = validation_sample(data, run.config.ppo.eval_users, run.config.seed)
+    held = Held.of(data, sample, run.config)
     places = list(zip(sample.users, sample.positions, strict=True))
     rows = [
         {"user": user, "prior": w.prior, "items": w.items, "purchased": data.purchases_before(user, position)}
-        for w, (user, position) in zip(windows, places, strict=True)
+        for w, (user, position) in zip(held.windows, places, strict=True)
     ]
     judge = EaseJudge.from_pretrained(run.path("reward"), data.items["item_id"])
     histories = [data.histories[user][:position] for user, position in places]
     validation = Validation(
-        windows,
-        [data.histories[user][position] for user, position in places],
+        held,
         torch.stack([decisions[-1] for decisions in reward.decisions(rows)]).cpu(),
         reward.judged(judge)(histories),
     )
     return Guard(validation, run.path("ppo", "best"))
-
-
-def target_windows(data: InteractionData, targets: Targets, config: Config) -> list[Window]:
-    """Prompts of prediction targets: everything that the user had before the target."""
-    width = config.catalogue.max_history
-    names = profiles(data.users, config.catalogue.user_attributes)
-    windows = []
-    for user, position in zip(targets.users, targets.positions, strict=True):
-        history = data.histories[user][:position].tolist()
-        windows.append(Window(names[user], history[:-width], history[-width:]))
-    return windows
 
 
 def training_arguments(run: Run) -> PPOConfig:

@@ -10,6 +10,7 @@ from llmrec.errors import ConfigError, TrainingError
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import PackedBatch, Window
 from llmrec.policy.ranking import item_scores
+from llmrec.policy.validation import Held
 from llmrec.ppo.advantages import adapted
 from llmrec.ppo.checkpoint import newest_checkpoint, save_checkpoint
 from llmrec.ppo.guard import JUDGE, NDCG, REWARD, Guard, Validation
@@ -39,7 +40,7 @@ class PreferItem:
 
 def validation(windows, targets) -> Validation:
     reward = torch.arange(10.0).expand(len(windows), 10)
-    return Validation(windows, targets, reward, -reward)
+    return Validation(Held(windows, torch.tensor(targets)), reward, -reward)
 
 
 def trl_arguments(directory, **options) -> PPOConfig:
