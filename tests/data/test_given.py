@@ -113,7 +113,7 @@ def test_rows_become_one_sequence_a_user(tmp_path):
         ["B2", "8", 1, "test"],
     ]
     assert log.items["item_id"].tolist() == ["2", "3", "4", "5", "7", "8", "10"]  # 1, 6, 9 are in no row
-    assert log.facts[["head", "tail"]].to_numpy().tolist() == [["3", "Acme"], ["5", "Acme"], ["7", "Acme"]]
+    assert log.items["categories"].tolist() == [[], ["Acme"], [], ["Acme"], ["Acme"], [], []]
     data = build_data(log, config(click=["purchase"], purchase=[], splits=["given"], min_user_events=2), seed=0)
     assert [data.histories[u][p] for u, p in pairs(data.targets["given"]["test"])] == [3, 5]
     assert data.train_lengths.tolist() == [2, 1]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from llmrec.config import DataConfig
-from llmrec.data.readers.columns import as_text, require_columns, to_categories, to_ids
+from llmrec.data.readers.columns import as_text, clean_categories, require_columns, to_categories, to_ids
 from llmrec.data.readers.files import read_delimited, read_text, resolve_path
 from llmrec.data.readers.raw import RawLog, Source, Table
 from llmrec.data.splits import PARTS
@@ -22,7 +22,8 @@ from llmrec.errors import ConfigError, DataError
 def read_minionerec(config: DataConfig) -> RawLog:
     """Reads a directory with `items.json`, `valid.csv`, `test.csv` and, where there is one, `train.csv`.
 
-    Every event is a `purchase`. The catalogue is what stands in some row; `brand` becomes a fact.
+    Every event is a `purchase`. The catalogue is what stands in some row; an item without categories has its brand as
+    the one category.
 
     Raises:
         ConfigError: `data.splits` names `temporal`.
@@ -38,10 +39,7 @@ def read_minionerec(config: DataConfig) -> RawLog:
     tables = {part: _rows(path) for part, path in paths.items() if part != "train" or path.is_file()}
     events = _events(tables)
     items, item_source = _items(directory / "items.json", events)
-    branded = items[items["brand"] != ""]
-    facts = pd.DataFrame({"head": branded["item_id"], "relation": "brand", "tail": branded["brand"], "named": True})
-    sources = {"event_source": tables["valid"].source, "item_source": item_source}
-    return RawLog(events, items, facts=facts, **sources, timed=False)
+    return RawLog(events, items, event_source=tables["valid"].source, item_source=item_source, timed=False)
 
 
 def _rows(path: Path) -> Table:
@@ -97,13 +95,17 @@ def _items(path: Path, events: pd.DataFrame) -> tuple[pd.DataFrame, Source]:
         raise DataError(f"{path} lacks item {lacking[0]!r} ({len(lacking)} in all), which is in the rows: add it.")
     index = range(1, len(ids) + 1)
     about = pd.DataFrame([known[item] for item in ids], index=index).reindex(columns=["title", "brand", "categories"])
+    brands = as_text(about["brand"].fillna(""))
+    categories = [
+        found or clean_categories([b]) for found, b in zip(to_categories(about["categories"], ","), brands, strict=True)
+    ]
     frame = pd.DataFrame(
         {
             "item_id": pd.Series(ids, index=index, dtype="str"),
             "title": as_text(about["title"].fillna("")),
-            "categories": to_categories(about["categories"], ","),
+            "categories": pd.Series(categories, index=index, dtype=object),
             "year": pd.Series(pd.NA, index=index, dtype="Int64"),
-            "brand": as_text(about["brand"].fillna("")),
+            "brand": brands,
         }
     )
     return frame, Source(path, "item")
