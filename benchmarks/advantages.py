@@ -1,0 +1,135 @@
+"""Exact item decisions beside sampled ones: PPO under each `ppo.advantage`, all given the same time.
+
+    python benchmarks/advantages.py runs/movielens-seed0 [--minutes 5] [--learning-rates 1e-3,1e-4] [--json]
+
+RUN has finished `sft` and `reward`. Every contender starts from that SFT adapter and that reward, runs as `llmrec ppo`
+in a process of its own, one after the other, and hands over what the guard kept. `gae`, `rloo` and `group` sample the
+item too; their KL coefficient is the one that item decisions have. Of several learning rates validation chooses. Run it
+on an otherwise idle machine.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, its own package is not on the path
+
+from llmrec.config import Config, parse_config
+from llmrec.data.dataset import InteractionData, load_data
+from llmrec.evaluation.metrics import ndcg, paired_bootstrap, per_user
+from llmrec.evaluation.ranking import Queries, rank_policy
+from llmrec.policy.model import RecPolicy
+from llmrec.policy.validation import target_windows
+from llmrec.run import Run
+
+ADVANTAGES = ("exact", "gae", "rloo", "group")
+LOOKS = 6  # at validation, after the start
+
+
+def main(
+    run: Annotated[Path, typer.Argument(help="a run that has finished sft and reward")],
+    minutes: Annotated[float, typer.Option(help="of training, for each contender")] = 5.0,
+    learning_rates: Annotated[str, typer.Option(help="tried for each advantage")] = "1e-3,1e-4",
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON on stdout and nothing else")] = False,
+) -> None:
+    """Compares advantages at equal compute."""
+    source, rates = Run.open(run), [float(rate) for rate in learning_rates.split(",")]
+    source.require("data", "sft", "reward")
+    data = load_data(source.path("data"))
+    start = ndcg_of(source.path("sft", "adapter"), data, source.config)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for advantage in ADVANTAGES:
+            tried = [train(source, Path(folder), advantage, rate, minutes * 60) for rate in rates]
+            best = max(tried, key=lambda one: one["valid_ndcg@10"])
+            test = ndcg_of(Path(best.pop("adapter")), data, source.config)
+            difference, low, high, _ = paired_bootstrap(test, start, source.config.evaluation.bootstrap, 0)
+            gain = {"test_ndcg@10": float(test.mean()), "difference": difference, "ci95": [low, high]}
+            rows.append({"advantage": advantage, **best, **gain, "tried": len(tried)})
+            Console(stderr=True).print(rows[-1])
+    report = {"sft_test_ndcg@10": float(start.mean()), "users": len(start), "minutes": minutes, "rows": rows}
+    print(json.dumps(report, indent=2)) if as_json else show(report)
+
+
+def train(source: Run, folder: Path, advantage: str, rate: float, seconds: float) -> dict[str, Any]:
+    """Trains one contender for about `seconds`; how many updates that is, a short run finds out."""
+    section = source.config.ppo
+    batch = section.per_device_train_batch_size * section.gradient_accumulation_steps
+    changes: dict[str, Any] = {
+        "advantage": advantage,
+        "learning_rate": rate,
+        "total_episodes": 3 * batch,
+        "eval_steps": 9,
+    }
+    if advantage != "exact":
+        changes["kl_coef"] = section.item_kl_coef
+    if advantage in ("rloo", "group"):
+        changes["num_generations"] = 4
+    short = {"total_episodes": 3 * batch, "eval_steps": 9}
+    probe = ppo(source, folder / f"{advantage}-{rate:g}-probe", changes | short)
+    updates = max(LOOKS, round(seconds * probe["log"][-1]["eps"] / batch))
+    changes |= {"total_episodes": updates * batch, "eval_steps": max(1, updates // LOOKS)}
+    directory = folder / f"{advantage}-{rate:g}"
+    metrics = ppo(source, directory, changes)
+    return {
+        "learning_rate": rate,
+        "updates": updates,
+        "seconds": json.loads((directory / "ppo" / "metrics.json").read_text())["seconds"],
+        "best_step": metrics["guard"]["best_step"],
+        "sft_valid_ndcg@10": metrics["guard"]["sft_ndcg@10"],
+        "valid_ndcg@10": metrics["guard"]["best_ndcg@10"],
+        "adapter": str(directory / "ppo" / "adapter"),
+    }
+
+
+def ppo(source: Run, directory: Path, changes: dict[str, Any]) -> dict:
+    """`llmrec ppo` on the source's SFT adapter and reward, with some options changed; returns the stage's metrics."""
+    values = source.config.model_dump(mode="json")
+    values |= {"name": directory.name, "output_dir": str(directory.parent), "report_to": []}
+    values["ppo"] |= {"save_steps": 10_000, "sample_steps": 0, **changes}
+    parse_config(values)
+    directory.mkdir(parents=True)
+    (directory / "config.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    for stage in ("data", "sft", "reward"):
+        (directory / stage).symlink_to(source.path(stage).resolve(), target_is_directory=True)
+    subprocess.run([sys.executable, "-m", "llmrec", "ppo", str(directory)], check=True)
+    return Run.open(directory).metrics("ppo")
+
+
+def ndcg_of(adapter: Path, data: InteractionData, config: Config):
+    """NDCG@10 of each user of the first split's test, float [U]."""
+    targets = next(iter(data.targets.values()))["test"]
+    queries, windows = Queries.of(data, targets), target_windows(data, targets, config)
+    ranked, _ = rank_policy(RecPolicy.from_pretrained(adapter), windows, queries, config.seed, lambda: None)
+    return per_user(ndcg(ranked.ranks, 10), targets.users)[1]
+
+
+def show(report: dict) -> None:
+    """Prints the table."""
+    table = Table(title=f"SFT start: test NDCG@10 {report['sft_test_ndcg@10']:.4f}, {report['users']} users")
+    for heading in ("advantage", "learning rate", "updates", "seconds", "valid", "test", "test less SFT [95 %]"):
+        table.add_column(heading, justify="right")
+    for row in report["rows"]:
+        low, high = row["ci95"]
+        table.add_row(
+            row["advantage"],
+            f"{row['learning_rate']:g}",
+            str(row["updates"]),
+            f"{row['seconds']:.0f}",
+            f"{row['valid_ndcg@10']:.4f}",
+            f"{row['test_ndcg@10']:.4f}",
+            f"{row['difference']:+.4f} [{low:+.4f}, {high:+.4f}]",
+        )
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
