@@ -220,6 +220,19 @@ class EvaluationConfig(Section):
     sasrec: SASRecGrid | None = Field(SASRecGrid(), description="null: no SASRec among the baselines")
 
 
+INCLUDABLE = ("reward", "report")  # what a push brings on request
+
+
+class HubSection(Section):
+    """Where the run is pushed when it has ended; no stage depends on it."""
+
+    repo: str = Field(description="OWNER/NAME; made if there is none")
+    private: bool = Field(False, description="make a new repository private, refuse a public one")
+    revision: str | None = Field(None, description="branch, made if there is none; null: the main one")
+    include: list[Literal["reward", "report"]] = Field([], description="the reward models, the report as a page")
+    titles: bool = Field(True, description="false: items go by their ids; not with `catalogue.scheme: title`")
+
+
 class Config(Section):
     """A whole experiment."""
 
@@ -236,6 +249,7 @@ class Config(Section):
     reward: RewardSection = RewardSection()
     ppo: PPOSection = PPOSection()
     evaluation: EvaluationConfig = EvaluationConfig()
+    hub: HubSection | None = Field(None, description="null: nothing is pushed")
 
 
 def check_options(config: Config) -> None:

@@ -122,6 +122,7 @@ def test_folder_holds_what_is_needed_and_nothing_of_the_machine(run: Run, tmp_pa
         "adapter_model.safetensors",
         "config.yaml",
         "facts.json",
+        "generation_config.json",
         "item_vocabulary.json",
         "llmrec.json",
         "report.json",
@@ -172,7 +173,7 @@ def test_the_reward_models_must_have_been_trained(run: Run) -> None:
     for stage in ("reward", "ppo", "evaluate"):
         shutil.rmtree(run.path(stage))
     with pytest.raises(RunError, match="llmrec reward"):
-        push(run, "alice/tiny", reward=True, dry_run=True)
+        push(run, "alice/tiny", include=("reward",), dry_run=True)
 
 
 def test_card_has_hub_metadata_and_intervals(run: Run, tmp_path: Path) -> None:

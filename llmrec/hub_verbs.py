@@ -1,0 +1,43 @@
+"""The verbs of the command line that share runs and compare them: `push`, `list`, `diff`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmrec.command import AdapterOption, JsonOption, stdout_kept_clean
+from llmrec.config import INCLUDABLE
+from llmrec.console import console_for, print_json, say_on
+from llmrec.errors import UserError
+from llmrec.run import Run
+
+hub_app = typer.Typer()
+
+
+@hub_app.command("push")
+def push_verb(
+    run: Annotated[Path, typer.Option("--run", metavar="DIR", help="a run directory")],
+    repo: Annotated[str, typer.Option(metavar="OWNER/NAME", help="the hub repository; made if there is none")],
+    adapter: AdapterOption = None,
+    include: Annotated[
+        str, typer.Option(metavar="reward,report", help="also the reward models, the report as a page, or both")
+    ] = "",
+    revision: Annotated[
+        str | None, typer.Option(metavar="BRANCH", help="the branch; made if there is none; default: main")
+    ] = None,
+    titles: Annotated[bool, typer.Option("--titles/--no-titles", help="without titles, items go by their ids")] = True,
+    private: Annotated[bool, typer.Option("--private", help="make a new repository private")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="check and list the files, upload nothing")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Upload the adapter, its config, its report and a model card to a hub, in one commit."""
+    parts = [part.strip() for part in include.split(",") if part.strip()]
+    if unknown := [part for part in parts if part not in INCLUDABLE]:
+        raise UserError(f"--include {unknown[0]}: expected {' or '.join(INCLUDABLE)}, or both with a comma between.")
+    with stdout_kept_clean(as_json):
+        from llmrec.push import push
+
+        options = {"include": parts, "titles": titles, "private": private, "revision": revision, "dry_run": dry_run}
+        url = push(Run.open(run), repo, adapter=adapter, **options, say=say_on(console_for(stderr=as_json)))
+    if as_json:
+        print_json({"url": url, "dry_run": dry_run})
