@@ -125,6 +125,7 @@ def run_verb(
         print_report(console, report)
         print_examples(console, run)
         print_next_steps(console, run)
+        _push_as_configured(run, console)
     if as_json:
         print_json(report)
 
@@ -147,6 +148,10 @@ def _run_seeds(path: Path, count: int, as_json: bool) -> None:
         write_json(target, report)
         print_report(console, report)
         console.print(Text(f"all numbers: {target}"), soft_wrap=True)
+        if config.hub is not None:
+            console.print(
+                Text(f"not pushed to {config.hub.repo}: with --seeds there are {count} runs; push one of them")
+            )
     if as_json:
         print_json(report)
 
@@ -273,7 +278,20 @@ def stage_main(stage: str) -> None:
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON on stdout")
     arguments = parser.parse_args()
     let_cpus_talk()
-    exit_with(lambda: run_stage_of(arguments.config, stage, arguments.json))
+    exit_with(lambda: _train_and_push(arguments.config, stage, arguments.json))
+
+
+def _train_and_push(config: Path, stage: str, as_json: bool) -> None:
+    run_stage_of(config, stage, as_json)
+    if stage == "ppo" and is_main_process():
+        _push_as_configured(open_or_create(config), console_for(stderr=as_json))
+
+
+def _push_as_configured(run: Run, console: Console) -> None:
+    if run.config.hub is not None:
+        from llmrec.push import push_as_configured
+
+        push_as_configured(run, say_on(console))
 
 
 def main() -> None:
@@ -293,7 +311,9 @@ def _write_page(run: Run) -> Path:
     return write_page(run)
 
 
-def _check_source(run: Path | None, model: str | None, revision: str | None, user: str | None, adapter: str | None):
+def _check_source(
+    run: Path | None, model: str | None, revision: str | None, user: str | None, adapter: str | None
+) -> None:
     if (run is None) == (model is None):
         raise UserError("Say what recommends: --run DIR or --model DIR|OWNER/NAME, one of them.")
     if model is None and revision is not None:

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llmrec.config_errors import describe
-from llmrec.errors import ConfigError
+from llmrec.errors import ConfigError, UserError
 
 
 class Section(BaseModel):
@@ -259,6 +259,7 @@ def check_options(config: Config) -> None:
         ConfigError: names the keys and says what would fit.
     """
     check_reporters(config)
+    check_hub(config)
     section = config.ppo
     least = config.data.min_user_events
     if least is not None and least < 3 and "leave_one_out" in config.data.splits:
@@ -321,6 +322,28 @@ def check_reporters(config: Config) -> None:
         raise ConfigError(
             "report_to names `trackio`, which is not installed: run `pip install 'llmrec[trackio]'`, or take it out "
             "of report_to."
+        )
+
+
+def check_hub(config: Config) -> None:
+    """What would make the push at the end fail, told before anything is trained.
+
+    Raises:
+        ConfigError: see there.
+    """
+    section = config.hub
+    if section is None:
+        return
+    from llmrec.hub import check_name  # here: a config without this section need not wait for huggingface_hub
+
+    try:
+        check_name(section.repo)
+    except UserError as error:
+        raise ConfigError(f"hub.repo: {error}") from None
+    if not section.titles and config.catalogue.scheme == "title":
+        raise ConfigError(
+            "hub.titles is false, but under catalogue.scheme `title` the model spells items by their titles: set "
+            "hub.titles to true, or catalogue.scheme to `atomic`."
         )
 
 

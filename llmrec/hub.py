@@ -216,30 +216,37 @@ def explained(repo: str, revision: str | None = None, writes: bool = False) -> I
     Raises:
         UserError: for every fault of hub and network; the token is in no message.
     """
-    from huggingface_hub import constants, get_token
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub import get_token
 
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        fault = _hub_fault(error)
-        if isinstance(fault, HfHubHTTPError):
-            text = _refusal(fault, repo, revision, writes)
-        elif fault is not None:
-            text = (
-                f"The hub at {constants.ENDPOINT} cannot be reached ({type(fault).__name__}: {fault}). Check the "
-                "network and HF_ENDPOINT."
-            )
-        elif OfflineModeIsEnabled in map(type, (error, error.__cause__)):
-            text = f"HF_HUB_OFFLINE is set, and `{repo}` is not in the cache of this machine: unset it."
-        else:
+        text = _explanation(error, repo, revision, writes)
+        if text is None:
             raise
         if writes:
             text += " The repository holds all of this push or nothing of it, and pushing again is safe."
         token = get_token()
         raise UserError(text.replace(token, "<token>") if token else text) from None
+
+
+def _explanation(error: Exception, repo: str, revision: str | None, writes: bool) -> str | None:
+    """What went wrong and what to do; None for what is no fault of hub or network."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    fault = _hub_fault(error)
+    if isinstance(fault, HfHubHTTPError):
+        return _refusal(fault, repo, revision, writes)
+    start = "" if writes else f"There is no directory `{repo}` here. "
+    if fault is not None:
+        what = f"The hub at {constants.ENDPOINT} cannot be reached ({type(fault).__name__}: {fault})"
+        return f"{start}{what}. Check the network and HF_ENDPOINT."
+    if isinstance(error, OfflineModeIsEnabled) or isinstance(error.__cause__, OfflineModeIsEnabled):
+        return f"{start}HF_HUB_OFFLINE is set{'' if writes else ', and the cache does not have it'}: unset it."
+    return None
 
 
 def _refusal(error: Any, repo: str, revision: str | None, writes: bool) -> str:

@@ -7,7 +7,7 @@ import typer
 
 from llmrec.command import AdapterOption, JsonOption, stdout_kept_clean
 from llmrec.config import INCLUDABLE
-from llmrec.console import console_for, print_json, say_on
+from llmrec.console import console_for, print_difference, print_json, print_runs, say_on
 from llmrec.errors import UserError
 from llmrec.run import Run
 
@@ -41,3 +41,42 @@ def push_verb(
         url = push(Run.open(run), repo, adapter=adapter, **options, say=say_on(console_for(stderr=as_json)))
     if as_json:
         print_json({"url": url, "dry_run": dry_run})
+
+
+@hub_app.command("list")
+def list_verb(
+    directory: Annotated[Path | None, typer.Argument(metavar="DIR", help="default: runs")] = None,
+    repo: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="instead: what a hub has of it")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the runs of a directory, or the revisions of a pushed one, with what they came to."""
+    if directory is not None and repo is not None:
+        raise UserError("Give DIR or --repo, not both.")
+    with stdout_kept_clean(as_json):
+        from llmrec.compare import list_revisions, list_runs
+
+        found = list_runs(directory or Path("runs")) if repo is None else list_revisions(repo)
+    if as_json:
+        print_json(found)
+    elif repo is None:
+        print_runs(console_for(), found, lambda run: (run["name"], ", ".join(run["finished"])), "run", "finished")
+    else:
+        columns = ("branch", "commit", "title")
+        print_runs(console_for(), found, lambda one: (one["branch"], one["commit"][:8], one["title"]), *columns)
+
+
+@hub_app.command("diff")
+def diff_verb(
+    a: Annotated[str, typer.Argument(metavar="A", help="a run directory, or OWNER/NAME[@REVISION] on a hub")],
+    b: Annotated[str, typer.Argument(metavar="B", help="another")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show how the configs of two runs differ, and their metrics side by side."""
+    with stdout_kept_clean(as_json):
+        from llmrec.compare import difference
+
+        found = difference(a, b)
+    if as_json:
+        print_json(found)
+    else:
+        print_difference(console_for(), found)

@@ -93,16 +93,17 @@ def push(
 
 
 def push_as_configured(run: Run, say: Callable[[str], Any]) -> None:
-    """Pushes a run that has ended as its config's `hub` says, if it says anything.
+    """Pushes a run that has ended, as its config's `hub` says.
 
     Raises:
         UserError: it cannot be pushed; the message says how to push it alone.
     """
     section = run.config.hub
-    if section is None:
-        return
+    there = [part for part in section.include if run.finished(_STAGE_OF[part])]
+    for part in set(section.include) - set(there):
+        say(f"pushed without the {part}: `llmrec {_STAGE_OF[part]} {run.directory}` has not run yet")
     try:
-        push(run, say=say, **section.model_dump())
+        push(run, say=say, **{**section.model_dump(), "include": there})
     except UserError as error:
         raise UserError(
             f"{error}\nThe run itself is complete in {run.directory}, and nothing of it is lost. Push it alone:\n"

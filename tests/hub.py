@@ -10,7 +10,6 @@ import json
 import re
 import socket
 import threading
-import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
@@ -124,6 +123,17 @@ class Hub:
         return None
 
 
+def point_at(url: str, monkeypatch, tmp_path, token: str) -> None:
+    """Makes this very process talk to a hub; in a new process HF_ENDPOINT does."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_TOKEN", token)
+
+
 class _Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
@@ -142,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append(request)
         self._fault = self.hub.fault_of(request)
         if self._fault is not None:
-            time.sleep(self._fault.delay)
+            threading.Event().wait(self._fault.delay)  # tests replace time.sleep
             if self._fault.cut == "before":
                 self._hang_up()
                 return
