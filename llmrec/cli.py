@@ -1,4 +1,4 @@
-"""The command line: one verb a stage, `run` for all of them, `recommend` and `push` for what comes out.
+"""The command line: one verb a stage, `run` for all of them, `recommend` for what comes out.
 
 People read stderr and tables; programs pass `--json` and read stdout, where nothing else is then written.
 Heavy imports (torch, transformers) happen inside the verbs, so `--help` and errors in a config are instant.
@@ -14,7 +14,14 @@ from rich.console import Console
 from rich.text import Text
 
 import llmrec
-from llmrec.command import ManyValuesCommand, exit_with, let_cpus_talk, stdout_kept_clean
+from llmrec.command import (
+    AdapterOption,
+    JsonOption,
+    ManyValuesCommand,
+    exit_with,
+    let_cpus_talk,
+    stdout_kept_clean,
+)
 from llmrec.config import load_config
 from llmrec.console import (
     console_for,
@@ -29,6 +36,7 @@ from llmrec.console import (
 )
 from llmrec.errors import CatalogueError, UserError
 from llmrec.files import read_json, write_json
+from llmrec.hub_verbs import hub_app
 from llmrec.run import VERBS, Run, is_main_process, run_all
 
 app = typer.Typer(
@@ -38,15 +46,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # main() formats errors
 )
 ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML config, or a run directory")]
-JsonOption = Annotated[bool, typer.Option("--json", help="print JSON on stdout and everything else on stderr")]
-RunOption = Annotated[Path, typer.Option("--run", metavar="DIR", help="a run directory")]
-AdapterOption = Annotated[
-    Literal["sft", "ppo"] | None,
-    typer.Option(help="which adapter; default: ppo, or sft where there is no ppo"),
-]
-IncludeOption = Annotated[
-    Literal["reward"] | None, typer.Option(help="`reward`: the reward models as well, in `reward/`")
-]
 TitlesOption = Annotated[list[str] | None, typer.Option(metavar="TITLE ...", help="one or more titles")]
 
 
@@ -126,6 +125,7 @@ def run_verb(
         print_report(console, report)
         print_examples(console, run)
         print_next_steps(console, run)
+        _push_as_configured(run, console)
     if as_json:
         print_json(report)
 
@@ -148,13 +148,23 @@ def _run_seeds(path: Path, count: int, as_json: bool) -> None:
         write_json(target, report)
         print_report(console, report)
         console.print(Text(f"all numbers: {target}"), soft_wrap=True)
+        if config.hub is not None:
+            console.print(
+                Text(f"not pushed to {config.hub.repo}: with --seeds there are {count} runs; push one of them")
+            )
     if as_json:
         print_json(report)
 
 
 @app.command("recommend", cls=ManyValuesCommand)
 def recommend_verb(
-    run: RunOption,
+    run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="a run directory")] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="DIR|OWNER/NAME", help="instead of a run: an adapter, here or on a hub")
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(metavar="REV", help="of --model on the hub: branch, tag or commit")
+    ] = None,
     user: Annotated[str | None, typer.Option(help="a user of the event log")] = None,
     history: TitlesOption = None,
     top_k: Annotated[int, typer.Option(min=1)] = 5,
@@ -170,9 +180,10 @@ def recommend_verb(
         raise UserError("Give --interactive or --json, not both.")
     if not (user is not None or history or interactive):
         raise UserError('Say for whom: --user ID, --history "TITLE" "TITLE" ..., or --interactive.')
+    _check_source(run, model, revision, user, adapter)
     with stdout_kept_clean(as_json):
         console = console_for(stderr=as_json)
-        recommender = _load_recommender(Run.open(run), adapter)
+        recommender = _load_recommender(run, adapter, model, revision)
         excluded = recommender.resolve_titles(exclude or [])
         ranked = None
         if user is not None or history:
@@ -182,7 +193,7 @@ def recommend_verb(
         if interactive:
             _interact(console, recommender, top_k, excluded)
     if as_json:
-        asked = {"user": user, "history": history or [], "exclude": exclude or [], "adapter": adapter}
+        asked = {"user": user, "history": history or [], "exclude": exclude or [], "adapter": adapter, "model": model}
         print_json({**asked, "recommendations": [asdict(item) for item in ranked or []]})
 
 
@@ -225,25 +236,7 @@ def off_policy_verb(
         raise UserError(report["diagnostics"]["refusal"])
 
 
-@app.command("push")
-def push_verb(
-    run: RunOption,
-    repo: Annotated[str, typer.Option(metavar="OWNER/NAME", help="the hub repository; made if there is none")],
-    adapter: AdapterOption = None,
-    include: IncludeOption = None,
-    private: Annotated[bool, typer.Option("--private", help="make a new repository private")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="check and list the files, upload nothing")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Upload the adapter, its config, its report and a model card to a hub, in one commit."""
-    with stdout_kept_clean(as_json):
-        from llmrec.push import push
-
-        console = console_for(stderr=as_json)
-        options = {"adapter": adapter, "reward": include == "reward", "private": private, "dry_run": dry_run}
-        url = push(Run.open(run), repo, **options, say=say_on(console))
-    if as_json:
-        print_json({"url": url, "dry_run": dry_run})
+app.add_typer(hub_app)  # push, list, diff
 
 
 @app.callback()
@@ -285,7 +278,20 @@ def stage_main(stage: str) -> None:
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON on stdout")
     arguments = parser.parse_args()
     let_cpus_talk()
-    exit_with(lambda: run_stage_of(arguments.config, stage, arguments.json))
+    exit_with(lambda: _train_and_push(arguments.config, stage, arguments.json))
+
+
+def _train_and_push(config: Path, stage: str, as_json: bool) -> None:
+    run_stage_of(config, stage, as_json)
+    if stage == "ppo" and is_main_process():
+        _push_as_configured(open_or_create(config), console_for(stderr=as_json))
+
+
+def _push_as_configured(run: Run, console: Console) -> None:
+    if run.config.hub is not None:
+        from llmrec.push import push_as_configured
+
+        push_as_configured(run, say_on(console))
 
 
 def main() -> None:
@@ -305,10 +311,24 @@ def _write_page(run: Run) -> Path:
     return write_page(run)
 
 
-def _load_recommender(run: Run, adapter: str | None) -> Any:
+def _check_source(
+    run: Path | None, model: str | None, revision: str | None, user: str | None, adapter: str | None
+) -> None:
+    if (run is None) == (model is None):
+        raise UserError("Say what recommends: --run DIR or --model DIR|OWNER/NAME, one of them.")
+    if model is None and revision is not None:
+        raise UserError("--revision is of --model on a hub; a run directory has none.")
+    if model is not None and (user is not None or adapter is not None):
+        found = "--user" if user is not None else "--adapter"
+        raise UserError(f"{found} needs --run: a model alone is one adapter and knows no users. Give --history.")
+
+
+def _load_recommender(run: Path | None, adapter: str | None, model: str | None, revision: str | None) -> Any:
     from llmrec.recommend import Recommender
 
-    return Recommender.from_run(run, adapter=adapter)
+    if model is not None:
+        return Recommender.from_pretrained(model, revision)
+    return Recommender.from_run(Run.open(run), adapter=adapter)
 
 
 def _interact(console: Console, recommender: Any, top_k: int, excluded: list[int]) -> None:

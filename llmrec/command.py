@@ -7,13 +7,19 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.text import Text
 
 from llmrec.console import console_for
 from llmrec.errors import LlmrecError, UserError
+
+JsonOption = Annotated[bool, typer.Option("--json", help="print JSON on stdout and everything else on stderr")]
+AdapterOption = Annotated[
+    Literal["sft", "ppo"] | None,
+    typer.Option(help="which adapter; default: ppo, or sft where there is no ppo"),
+]
 
 
 def exit_with(action: Callable[[], Any]) -> None:

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llmrec.config_errors import describe
-from llmrec.errors import ConfigError
+from llmrec.errors import ConfigError, UserError
 
 
 class Section(BaseModel):
@@ -231,6 +231,19 @@ class EvaluationConfig(Section):
     sasrec: SASRecGrid | None = Field(SASRecGrid(), description="null: no SASRec among the baselines")
 
 
+INCLUDABLE = ("reward", "report")  # what a push brings on request
+
+
+class HubSection(Section):
+    """Where the run is pushed when it has ended; no stage depends on it."""
+
+    repo: str = Field(description="OWNER/NAME; made if there is none")
+    private: bool = Field(False, description="make a new repository private, refuse a public one")
+    revision: str | None = Field(None, description="branch, made if there is none; null: the main one")
+    include: list[Literal["reward", "report"]] = Field([], description="the reward models, the report as a page")
+    titles: bool = Field(True, description="false: items go by their ids; not with `catalogue.scheme: title`")
+
+
 class Config(Section):
     """A whole experiment."""
 
@@ -247,6 +260,7 @@ class Config(Section):
     reward: RewardSection = RewardSection()
     ppo: PPOSection = PPOSection()
     evaluation: EvaluationConfig = EvaluationConfig()
+    hub: HubSection | None = Field(None, description="null: nothing is pushed")
 
 
 def check_options(config: Config) -> None:
@@ -256,6 +270,7 @@ def check_options(config: Config) -> None:
         ConfigError: names the keys and says what would fit.
     """
     check_reporters(config)
+    check_hub(config)
     section = config.ppo
     least = config.data.min_user_events
     if "given" in config.data.splits and len(config.data.splits) > 1:
@@ -323,6 +338,28 @@ def check_reporters(config: Config) -> None:
         raise ConfigError(
             "report_to names `trackio`, which is not installed: run `pip install 'llmrec[trackio]'`, or take it out "
             "of report_to."
+        )
+
+
+def check_hub(config: Config) -> None:
+    """What would make the push at the end fail, told before anything is trained.
+
+    Raises:
+        ConfigError: see there.
+    """
+    section = config.hub
+    if section is None:
+        return
+    from llmrec.hub import check_name  # here: a config without this section need not wait for huggingface_hub
+
+    try:
+        check_name(section.repo)
+    except UserError as error:
+        raise ConfigError(f"hub.repo: {error}") from None
+    if not section.titles and config.catalogue.scheme == "title":
+        raise ConfigError(
+            "hub.titles is false, but under catalogue.scheme `title` the model spells items by their titles: set "
+            "hub.titles to true, or catalogue.scheme to `atomic`."
         )
 
 

@@ -201,6 +201,49 @@ def _seeds(metric: dict, form: str) -> str:
     return f"\n{' '.join(map(form.format, metric['seeds']))}" if metric.get("seeds") else ""
 
 
+def print_runs(console: Console, entries: list[dict], name: Callable[[dict], tuple[str, ...]], *columns: str) -> None:
+    """Prints a table of `llmrec.compare.list_runs` or `list_revisions`.
+
+    Args:
+        console: where.
+        entries: a row each.
+        name: the first cells of an entry.
+        columns: their headings.
+    """
+    splits = list(dict.fromkeys(split for entry in entries for split in entry["ndcg@10"]))
+    table = Table(title="NDCG@10 [95 % interval]", title_justify="left")
+    for column in (*columns, *(f"{model}, {split}" for split in splits for model in ("sft", "ppo")), "when"):
+        table.add_column(column, overflow="fold")
+    for entry in entries:
+        found = [entry["ndcg@10"].get(split, {}).get(model) for split in splits for model in ("sft", "ppo")]
+        values = (_with_interval(metric).replace(" [", "\n[") for metric in found)
+        table.add_row(*map(Text, name(entry)), *values, (entry["when"] or "-")[:16].replace("T", "\n"))
+    console.print(table)
+
+
+def print_difference(console: Console, difference: dict) -> None:
+    """Prints what `llmrec.compare.difference` found: keys of the configs that differ, and all metrics."""
+    sides = difference["a"], difference["b"]
+    rows = {key: (str(pair["a"]), str(pair["b"])) for key, pair in difference["config"].items()}
+    _print_pairs(console, "config, where it differs", sides, rows)
+    for split, models in difference["metrics"].items():
+        rows = {
+            f"{model} {SHOWN_METRICS[metric]}": (_with_interval(pair["a"]), _with_interval(pair["b"]))
+            for model, metrics in models.items()
+            for metric, pair in metrics.items()
+        }
+        _print_pairs(console, f"{split} split: value [95 % interval]", sides, rows)
+
+
+def _print_pairs(console: Console, title: str, sides: tuple[str, str], rows: dict[str, tuple[str, str]]) -> None:
+    table = Table(title=title, title_justify="left")
+    for column in ("", *sides):
+        table.add_column(Text(column))
+    for name, pair in rows.items():
+        table.add_row(name, *map(Text, pair))
+    console.print(table)
+
+
 def print_examples(console: Console, run: Run, count: int = 3) -> None:
     """Prints what the model recommends to a few users, spread over the user table."""
     from llmrec.data.dataset import load_data

@@ -1,33 +1,29 @@
 """Uploads the adapter of a run to a hub in one commit, with what is needed to load and judge it."""
 
 import json
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 import llmrec
+from llmrec.config import INCLUDABLE, HubSection
 from llmrec.errors import ModelError, UserError
 from llmrec.files import read_json
-from llmrec.model_card import model_card
+from llmrec.hub import ADAPTER_FILES, REWARD_FOLDER, address, check_name, explained, hub_api, upload
+from llmrec.model_card import Pushed, model_card
 from llmrec.run import Run
 
-# Only these leave: a run also holds checkpoints and people's histories. An adapter is one stage's own;
+# Only `ADAPTER_FILES` leave: a run also holds checkpoints and people's histories. An adapter is one stage's own;
 # what is the same in all stages may lie in the folder of the first.
 _OF_STAGE = ("adapter_config.json", "adapter_model.safetensors")
-_SHARED = ("llmrec.json", "item_vocabulary.json", "facts.json")
-_OPTIONAL = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "chat_template*",
-)
+_NEEDED = (*_OF_STAGE, "llmrec.json", "item_vocabulary.json", "facts.json")
+_LICENCES = {"HuggingFaceTB/SmolLM2-135M-Instruct": "apache-2.0"}  # of bundled bases
+_STAGE_OF = dict(zip(INCLUDABLE, ("reward", "evaluate"), strict=True))  # what each part on request needs
 # What the reward models' `from_pretrained` read, and how far they can be trusted.
 _REWARD = (
     "config.json",
@@ -49,8 +45,10 @@ def push(
     repo: str,
     *,
     adapter: str | None = None,
-    reward: bool = False,
+    include: Collection[str] = (),
+    titles: bool = True,
     private: bool = False,
+    revision: str | None = None,
     dry_run: bool = False,
     say: Callable[[str], Any] = lambda line: None,
 ) -> str:
@@ -60,82 +58,214 @@ def push(
         run: the run.
         repo: `OWNER/NAME`, or `NAME` in the account of the token; made if there is none.
         adapter: `ppo` or `sft`; None: `ppo` if it has finished, else `sft`.
-        reward: also upload the reward models, into `reward/`.
+        include: `reward`: also the reward models, into `reward/`; `report`: also `report.html`.
+        titles: whether the items' titles leave; without them, items go by their ids.
         private: make the repository private if it is new; refuse a public one.
+        revision: a branch, made if there is none; None: the main one.
         dry_run: check everything and list the files, but do not touch the network.
         say: where a line for people goes.
 
     Returns:
-        The address of the repository.
+        Where to look at it.
 
     Raises:
-        UserError: the name is not one, the hub refuses, or it cannot be reached.
-        RunError: the adapter, or the reward model, has not been trained.
+        UserError: the name is not one, titles cannot be withheld, the hub refuses, or it cannot be reached.
+        RunError: the adapter, the reward model or the report is not there yet.
         ModelError: the adapter's folder lacks a file.
     """
-    _check_name(repo)
+    check_name(repo)
+    check_branch(revision)
     adapter = adapter or ("ppo" if run.finished("ppo") else "sft")
-    run.require(adapter, *(["reward"] if reward else []))
+    run.require(adapter, *(stage for part, stage in _STAGE_OF.items() if part in include))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        build_folder(run, repo, adapter, folder, reward)
+        build_folder(run, repo, adapter, folder, include=include, titles=titles, revision=revision, ask_hub=not dry_run)
         files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
         for place, file in files.items():
             say(f"{file.stat().st_size:>12,}  {place}")
         if dry_run:
             say(f"dry run: nothing was uploaded to {repo}")
-            return _address(repo)
-        url = _upload(files, repo, private, f"{adapter} adapter of run {run.config.name}")
+            return address(repo, revision)
+        message = f"{adapter} adapter of run {run.config.name}"
+        url = upload(files, repo, private=private, revision=revision, message=message)
     say(f"pushed to {url}")
     return url
 
 
-def build_folder(run: Run, repo: str, adapter: str, folder: Path, reward: bool = False) -> None:
-    """Writes into `folder` what goes to the hub.
+def push_as_configured(run: Run, say: Callable[[str], Any]) -> None:
+    """Pushes a run that has ended, as its config's `hub` says.
 
     Raises:
+        UserError: it cannot be pushed; the message says how to push it alone.
+    """
+    section = run.config.hub
+    there = [part for part in section.include if run.finished(_STAGE_OF[part])]
+    for part in set(section.include) - set(there):
+        say(f"pushed without the {part}: `llmrec {_STAGE_OF[part]} {run.directory}` has not run yet")
+    try:
+        push(run, say=say, **{**section.model_dump(), "include": there})
+    except UserError as error:
+        raise UserError(
+            f"{error}\nThe run itself is complete in {run.directory}, and nothing of it is lost. Push it alone:\n"
+            f"  {push_command(run, section)}"
+        ) from None
+
+
+def push_command(run: Run, section: HubSection) -> str:
+    """The command that pushes a run as a config says."""
+    options = [
+        *(["--include", ",".join(section.include)] if section.include else []),
+        *(["--revision", section.revision] if section.revision else []),
+        *([] if section.titles else ["--no-titles"]),
+        *(["--private"] if section.private else []),
+    ]
+    return " ".join(["llmrec push --run", str(run.directory), "--repo", section.repo, *options])
+
+
+def push_policy(policy: Any, repo: str, *, private: bool, revision: str | None, message: str | None) -> str:
+    """Uploads a policy that belongs to no run; see `RecPolicy.push_to_hub`."""
+    check_name(repo)
+    check_branch(revision)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "policy"
+        policy.save_pretrained(folder)
+        base = make_portable(folder)
+        pushed = Pushed(
+            repo, policy.model_config, policy.catalogue, base=base, licence=licence_of(base), revision=revision
+        )
+        (folder / "README.md").write_text(model_card(pushed), "utf-8")
+        files = {file.name: file for file in sorted(folder.iterdir()) if file.is_file()}
+        return upload(files, repo, private=private, revision=revision, message=message or "Upload policy")
+
+
+def build_folder(
+    run: Run,
+    repo: str,
+    adapter: str,
+    folder: Path,
+    *,
+    include: Collection[str] = (),
+    titles: bool = True,
+    revision: str | None = None,
+    ask_hub: bool = False,
+) -> None:
+    """Writes into `folder` what goes to the hub; `ask_hub`: for the licence of the base.
+
+    Raises:
+        UserError: titles cannot be withheld.
         ModelError: the adapter's folder lacks a file.
     """
     _copy_files(run, adapter, folder)
-    if reward:
-        _copy_reward(run, folder / "reward")
+    if not titles:
+        _withhold_titles(folder)
+    defaults = folder / "generation_config.json"
+    known = read_json(defaults) if defaults.is_file() else {"do_sample": False}
+    _write_json(defaults, {**known, "max_new_tokens": run.config.ppo.response_length})
+    if "reward" in include:
+        _copy_reward(run, folder / REWARD_FOLDER)
+    base = make_portable(folder, {"adapter": adapter, "llmrec_version": llmrec.__version__})
+
+    report = _shared_report(read_json(run.report_path)) if run.report_path.is_file() else {}
+    if report:
+        _write_json(folder / "report.json", report)
+    config = shareable_config(run.config.model_dump(mode="json"))
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), "utf-8")
+    if "report" in include:
+        from llmrec.report.page import page_of
+
+        (folder / "report.html").write_text(page_of(run, report, config), "utf-8")
+    pushed = Pushed(
+        repo,
+        run.config.model,
+        run.config.catalogue,
+        base=base,
+        licence=licence_of(base, ask_hub),
+        revision=revision,
+        config=run.config,
+        adapter=adapter,
+        report=report,
+        data=_data_card(run, report),
+        include=tuple(include),
+        titles=titles,
+    )
+    (folder / "README.md").write_text(model_card(pushed), "utf-8")
+
+
+def make_portable(folder: Path, more: dict[str, str] | None = None) -> str | None:
+    """Takes directories of this machine out of the files of an adapter.
+
+    Args:
+        folder: changed in place.
+        more: what `llmrec.json` is to say beside what it says.
+
+    Returns:
+        The hub id of the base; None if it is a local directory.
+    """
     about = read_json(folder / "llmrec.json")
     base = about["base_model"]
     local = Path(base).is_absolute() or Path(base).exists()
     name = Path(base).name if local else base
-    _write_json(
-        folder / "llmrec.json",
-        {
-            **about,
-            "base_model": name,
-            "model": {**about["model"], "base": name if local else about["model"]["base"]},
-            "adapter": adapter,
-            "llmrec_version": llmrec.__version__,
-        },
-    )
+    model = {**about["model"], "base": name if local else about["model"]["base"]}
+    _write_json(folder / "llmrec.json", {**about, "base_model": name, "model": model, **(more or {})})
     # Locally this is a cache directory of this machine.
     for file in folder.rglob("adapter_config.json"):
         _write_json(file, {**read_json(file), "base_model_name_or_path": name})
+    return None if local else base
 
-    report = read_json(run.report_path) if run.report_path.is_file() else {}
-    if report:
-        _write_json(folder / "report.json", _shared_report(report))
-    shared = _without_local_paths(run.config.model_dump(mode="json"))
-    (folder / "config.yaml").write_text(yaml.safe_dump(shared, sort_keys=False, allow_unicode=True), "utf-8")
-    about_base = None if local else base
-    card = model_card(run.config, repo=repo, adapter=adapter, base=about_base, report=report, reward=reward)
-    (folder / "README.md").write_text(card, "utf-8")
+
+def check_branch(revision: str | None) -> None:
+    """Raises UserError if a push cannot go to `revision`."""
+    if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
+        raise UserError(f"{revision} is a commit, and a push makes a new one: name a branch as the revision.")
+
+
+def licence_of(base: str | None, ask_hub: bool = True) -> str | None:
+    """The licence of a base on the hub as its card names it; None where it cannot be told."""
+    if base is None or base in _LICENCES or not ask_hub:
+        return _LICENCES.get(base)
+    try:
+        with explained(base):
+            card = hub_api().model_info(base).card_data
+    except UserError:
+        return None
+    return card.license if card else None
+
+
+def _withhold_titles(folder: Path) -> None:
+    """Takes the titles out of the vocabulary, and out of the facts what is an item's whole title."""
+    path = folder / "item_vocabulary.json"
+    vocabulary = read_json(path)
+    if vocabulary["scheme"] == "title":
+        raise UserError(
+            "Titles cannot be withheld: under `catalogue.scheme: title` the model spells items by them. Push with "
+            "titles, or train with `catalogue.scheme: atomic`."
+        )
+    titles = {re.sub(r"( \(\d{4}\))?( \[\d+\])?$", "", item.pop("title")).casefold() for item in vocabulary["items"]}
+    _write_json(path, vocabulary)
+    path = folder / "facts.json"
+    book = read_json(path)
+    kept = [number for number, (_, value) in enumerate(book["facts"]) if value.casefold() not in titles]
+    new = {old: number for number, old in enumerate(kept)}
+    book["facts"] = [book["facts"][number] for number in kept]
+    book["of_item"] = [[new[number] for number in one if number in new] for one in book["of_item"]]
+    _write_json(path, book)
+
+
+def _data_card(run: Run, report: dict) -> dict:
+    """Counts of the data, from the report or from what the first stage left."""
+    file = run.path("data", "card.json")
+    return report.get("data") or (read_json(file) if file.is_file() else {})
 
 
 def _copy_files(run: Run, adapter: str, folder: Path) -> None:
     """Copies the files that may leave; of two with one name, the one in the earlier source."""
     own, first = ([run.path(stage, "adapter"), run.path(stage)] for stage in (adapter, "sft"))
-    for sources, patterns in ((own, _OF_STAGE), (own + first, _SHARED + _OPTIONAL)):
-        for pattern in patterns:
-            for file in (file for source in sources for file in sorted(source.glob(pattern))):
-                if file.is_file() and not (folder / file.name).exists():
-                    shutil.copyfile(file, folder / file.name)
-    missing = [name for name in _OF_STAGE + _SHARED if not (folder / name).exists()]
+    for name in ADAPTER_FILES:
+        sources = own if name in _OF_STAGE else own + first
+        file = next((source / name for source in sources if (source / name).is_file()), None)
+        if file is not None:
+            shutil.copyfile(file, folder / name)
+    missing = [name for name in _NEEDED if not (folder / name).exists()]
     if missing:
         raise ModelError(f"{run.path(adapter)} lacks {', '.join(missing)}. Delete that folder and run its stage again.")
 
@@ -165,9 +295,9 @@ def _shared_report(report: dict) -> dict:
     return shared
 
 
-def _without_local_paths(values: dict) -> dict:
+def shareable_config(values: dict) -> dict:
     """The config without directories of this machine: of an absolute path only the last part stays."""
-    values = {**values, "output_dir": "runs"}
+    values = {**values, "output_dir": "runs", "hub": None}
     for section, keys in {"data": ("path", "items", "users", "facts"), "model": ("base",)}.items():
         local = {key: Path(values[section][key]).name for key in keys if Path(values[section][key] or "").is_absolute()}
         values[section] = {**values[section], **local}
@@ -176,68 +306,3 @@ def _without_local_paths(values: dict) -> dict:
 
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _check_name(repo: str) -> None:
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-
-    try:
-        validate_repo_id(repo)
-    except HFValidationError as error:
-        raise UserError(f"`{repo}` cannot be a repository name; expected OWNER/NAME. {error}") from None
-
-
-def _address(repo: str) -> str:
-    from huggingface_hub import constants
-
-    return f"{constants.ENDPOINT}/{repo}"
-
-
-def _upload(files: dict[str, Path], repo: str, private: bool, message: str) -> str:
-    from huggingface_hub import CommitOperationAdd, HfApi
-
-    api = HfApi(library_name="llmrec", library_version=llmrec.__version__)
-    with _explained(repo):
-        created = api.create_repo(repo, private=private or None, exist_ok=True)
-        # `exist_ok` does not change who can see a repository that exists.
-        if private and not api.model_info(created.repo_id).private:
-            raise UserError(f"{created} exists and is public, but --private was asked for. Choose another name.")
-        # Not `upload_folder`: with Xet it may spread the files over several commits.
-        operations = [CommitOperationAdd(path_in_repo=place, path_or_fileobj=file) for place, file in files.items()]
-        api.create_commit(created.repo_id, operations, commit_message=message)
-    return str(created)
-
-
-@contextmanager
-def _explained(repo: str) -> Iterator[None]:
-    """Turns what the hub or the network answers into a message that says what to do."""
-    from huggingface_hub import constants
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
-
-    try:
-        yield
-    except UserError:
-        raise
-    except OfflineModeIsEnabled:
-        raise UserError("HF_HUB_OFFLINE is set: unset it to push.") from None
-    except Exception as error:
-        # A failed upload of a large file comes wrapped in a RuntimeError.
-        causes = [cause for cause in (error, error.__cause__) if isinstance(cause, HTTPError)]
-        if not causes:
-            raise
-        if isinstance(causes[0], HfHubHTTPError):
-            raise UserError(_refusal(causes[0], repo, constants.ENDPOINT)) from error
-        raise UserError(
-            f"The hub at {constants.ENDPOINT} cannot be reached ({type(causes[0]).__name__}: {causes[0]}). "
-            "Check the network and HF_ENDPOINT; nothing was published, and pushing again is safe."
-        ) from error
-
-
-def _refusal(error: Any, repo: str, endpoint: str) -> str:
-    code = error.response.status_code
-    advice = {
-        401: "There is no token, or it is not valid: set HF_TOKEN, or log in with `hf auth login`.",
-        403: f"The token may not write to `{repo}`: use one with write access, or another owner.",
-        404: f"The owner or repository in `{repo}` does not exist for this token. Check the spelling.",
-    }.get(code, error.server_message or str(error).strip().splitlines()[0])
-    return f"The hub at {endpoint} refused the push to `{repo}` (HTTP {code}). {advice}"

@@ -2,14 +2,17 @@
 
 import difflib
 from dataclasses import dataclass
+from pathlib import Path
 
 from llmrec.catalogue.prompt import NEW_USER, profiles
 from llmrec.data.dataset import InteractionData, load_data
 from llmrec.errors import CatalogueError
+from llmrec.hub import find_adapter
 from llmrec.policy.generate import generate, parse
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import Window, pack
 from llmrec.policy.ranking import item_scores
+from llmrec.policy.saved import completion_length
 from llmrec.run import Run
 from reward_models.groundedness import check
 
@@ -34,13 +37,19 @@ class RankedItem:
 
 
 class Recommender:
-    """A policy with the catalogue and the histories that it was trained on."""
+    """A policy, and the log that it was trained on where that is at hand.
 
-    def __init__(self, policy: RecPolicy, data: InteractionData, attributes: list[str], max_new_tokens: int):
+    Args:
+        policy: of any device.
+        max_new_tokens: tokens of item and justification.
+        data: histories of known users; None: only people with a history of their own can be served.
+    """
+
+    def __init__(self, policy: RecPolicy, max_new_tokens: int, data: InteractionData | None = None):
         self.policy = policy.eval()
-        self.data = data
-        self.profiles = profiles(data.users, attributes)
         self.max_new_tokens = max_new_tokens
+        self.data = data
+        self.profiles = profiles(data.users, policy.catalogue.user_attributes) if data else []
 
     @classmethod
     def from_run(cls, run: Run, adapter: str | None = None) -> "Recommender":
@@ -52,11 +61,25 @@ class Recommender:
         adapter = adapter or ("ppo" if run.finished("ppo") else "sft")
         run.require("data", adapter)
         policy = RecPolicy.from_pretrained(run.path(adapter, "adapter"))
-        data = load_data(run.path("data"))
-        return cls(policy, data, run.config.catalogue.user_attributes, run.config.ppo.response_length)
+        return cls(policy, run.config.ppo.response_length, load_data(run.path("data")))
+
+    @classmethod
+    def from_pretrained(cls, model: str | Path, revision: str | None = None) -> "Recommender":
+        """Loads a pushed or saved adapter, which brings its catalogue but no event log.
+
+        Args:
+            model: an adapter's directory, or `OWNER/NAME` on the hub.
+            revision: branch, tag or commit on the hub.
+
+        Raises:
+            UserError, ModelError: see `RecPolicy.from_pretrained`.
+        """
+        directory = find_adapter(model, revision)
+        policy = RecPolicy.from_pretrained(directory)
+        return cls(policy, completion_length(directory) or policy.completion_length)
 
     def resolve_titles(self, titles: list[str]) -> list[int]:
-        """Item indices of titles, whatever their case.
+        """Item indices of titles (item ids where titles are withheld), whatever their case.
 
         Raises:
             CatalogueError: a title is not in the catalogue; the message names the nearest.
@@ -115,6 +138,8 @@ class Recommender:
     def _who(self, history: list[int] | None, user: str | None) -> tuple[str, list[int]]:
         if user is None:
             return NEW_USER, list(history or [])
+        if self.data is None:
+            raise CatalogueError(f"A model without its run knows no users, so not {user}: give a history instead.")
         index = self.data.user_index.get(str(user))
         if index is None:
             near = difflib.get_close_matches(str(user), self.data.user_index, n=3)

@@ -307,7 +307,7 @@ def fingerprint(config: Config, stage: str) -> dict[str, Any]:
     values = config.model_dump(mode="json")
     # The text reward model stands on the policy's base and reads the same profiles.
     text = ("model", "catalogue") if stage == "reward" and config.reward.text else ()
-    flat = _flatten({section: values[section] for section in (*entry.depends_on, *text)})
+    flat = flatten({section: values[section] for section in (*entry.depends_on, *text)})
     return {key: value for key, value in flat.items() if key not in entry.ignores}
 
 
@@ -336,11 +336,12 @@ def _check_stage(stage: str) -> None:
         raise ValueError(f"unknown stage {stage!r}; stages are {', '.join(STAGES)}")
 
 
-def _flatten(values: dict, prefix: str = "") -> dict[str, Any]:
+def flatten(values: dict, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, under dotted keys."""
     flat = {}
     for key, value in values.items():
         if isinstance(value, dict):
-            flat.update(_flatten(value, f"{prefix}{key}."))
+            flat.update(flatten(value, f"{prefix}{key}."))
         else:
             flat[prefix + key] = value
     return flat

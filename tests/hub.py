@@ -1,13 +1,14 @@
 """A model hub on the loopback interface: enough of the hub's HTTP API to push to and download from.
 
-Speaks whoami, repository creation, preupload, LFS batch and PUT, commit (ndjson), model info, tree, resolve.
-Files are stored in memory; every commit is kept.
+Speaks whoami, repository and branch creation, preupload, LFS batch and PUT, commit (ndjson), refs, commits, model info,
+tree, resolve. Files are stored in memory; every commit is kept. `Fault`s make it fail on purpose.
 """
 
 import base64
 import hashlib
 import json
 import re
+import socket
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,16 +16,64 @@ from urllib.parse import unquote, urlsplit
 
 
 @dataclass
-class Repository:
-    """One model repository: its files now, and the paths of every commit."""
+class Commit:
+    """The whole state of a branch after it, the paths that it touched, and what it says."""
 
-    private: bool = False
-    files: dict[str, bytes] = field(default_factory=dict)
-    commits: list[list[str]] = field(default_factory=list)
+    files: dict[str, bytes]
+    touched: list[str]
+    title: str
+    number: int
 
     @property
     def sha(self) -> str:
-        return hashlib.sha1(repr([len(self.commits), sorted(self.files)]).encode()).hexdigest()
+        return hashlib.sha1(repr([self.number, sorted(self.files), self.title]).encode()).hexdigest()
+
+
+@dataclass
+class Repository:
+    """One model repository: commits of each branch, oldest first; the first commit is empty."""
+
+    private: bool = False
+    branches: dict[str, list[Commit]] = field(default_factory=lambda: {"main": [Commit({}, [], "initial commit", 0)]})
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """What the main branch holds."""
+        return self.branches["main"][-1].files
+
+    @property
+    def commits(self) -> list[list[str]]:
+        """The paths of every push to the main branch."""
+        return [commit.touched for commit in self.branches["main"][1:]]
+
+    def find(self, revision: str) -> Commit | None:
+        """The commit that a branch or a sha names."""
+        if revision in self.branches:
+            return self.branches[revision][-1]
+        known = (commit for commits in self.branches.values() for commit in commits)
+        return next((commit for commit in known if commit.sha == revision), None)
+
+
+@dataclass
+class Fault:
+    """What goes wrong with requests whose `METHOD path` matches a pattern.
+
+    Attributes:
+        pattern: a regular expression.
+        status: answer this and do nothing; None: do not.
+        headers: of that answer.
+        cut: break the connection: `before` anything is done, in the middle of the `answer`, whose work is done.
+        delay: seconds before anything else.
+        times: how often.
+    """
+
+    pattern: str
+    status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    cut: str | None = None
+    delay: float = 0.0
+    times: int = 1
+    message: str = "injected"
 
 
 class Hub:
@@ -34,7 +83,8 @@ class Hub:
         token: the only token it accepts.
         owners: accounts that the token may write to.
         repositories: by `owner/name`.
-        requests: every `METHOD path` it has answered.
+        requests: every `METHOD path` it has been asked.
+        faults: what goes wrong; each is used up in turn.
         lfs_suffixes: names with these endings are uploaded by LFS, the rest inside the commit.
     """
 
@@ -44,6 +94,7 @@ class Hub:
         self.repositories: dict[str, Repository] = {}
         self.blobs: dict[str, bytes] = {}
         self.requests: list[str] = []
+        self.faults: list[Fault] = []
         self.lfs_suffixes = (".safetensors",)
 
     def __enter__(self) -> "Hub":
@@ -56,6 +107,31 @@ class Hub:
     def __exit__(self, *exception) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+    def store(self, name: str, folder) -> None:
+        """Commits a folder's files as they are."""
+        files = {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+        repository = self.repositories.setdefault(name, Repository())
+        repository.branches["main"].append(Commit(files, sorted(files), "stored", len(repository.commits) + 1))
+
+    def fault_of(self, request: str) -> Fault | None:
+        """The next fault of a request, which is used up."""
+        for fault in self.faults:
+            if fault.times > 0 and re.search(fault.pattern, request):
+                fault.times -= 1
+                return fault
+        return None
+
+
+def point_at(url: str, monkeypatch, tmp_path, token: str) -> None:
+    """Makes this very process talk to a hub; in a new process HF_ENDPOINT does."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_TOKEN", token)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -72,8 +148,20 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _route(self) -> None:
         path = unquote(urlsplit(self.path).path)
-        self.hub.requests.append(f"{self.command} {path}")
+        request = f"{self.command} {path}"
+        self.hub.requests.append(request)
+        self._fault = self.hub.fault_of(request)
+        if self._fault is not None:
+            threading.Event().wait(self._fault.delay)  # tests replace time.sleep
+            if self._fault.cut == "before":
+                self._hang_up()
+                return
         body = self._body()
+        if self._fault is not None and self._fault.status is not None:
+            error = json.dumps({"error": self._fault.message}).encode()
+            status, headers, self._fault = self._fault.status, self._fault.headers, None
+            self._send(status, error, {"Content-Type": "application/json", **headers})
+            return
         for method, pattern, action in _ROUTES:
             match = re.fullmatch(pattern, path)
             if match and self.command in method.split("|"):
@@ -115,13 +203,29 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command != "HEAD":
+        if self._fault is not None and self._fault.cut == "answer":
+            self.wfile.write(body[: len(body) // 2])
+            self._hang_up()
+        elif self.command != "HEAD":
             self.wfile.write(body)
+
+    def _hang_up(self) -> None:
+        self.close_connection = True
+        self.wfile.flush()
+        self.connection.shutdown(socket.SHUT_RDWR)
 
     def _repository(self, name: str) -> Repository | None:
         if name not in self.hub.repositories:
             self._json(404, {"error": "Repository not found"})
         return self.hub.repositories.get(name)
+
+    def _commit(self, name: str, revision: str) -> Commit | None:
+        repository = self._repository(name)
+        commit = repository.find(revision) if repository else None
+        if repository and commit is None:
+            error = json.dumps({"error": f"Invalid rev id: {revision}"}).encode()
+            self._send(404, error, {"X-Error-Code": "RevisionNotFound", "Content-Type": "application/json"})
+        return commit
 
     # --- uploads
 
@@ -143,13 +247,31 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.repositories.setdefault(name, Repository(private=private))
         self._json(409 if exists else 200, {"url": f"{self.hub.url}/{name}", "name": name})
 
-    def preupload(self, body: bytes, name: str) -> None:
-        if self._repository(name) is None:
+    def branch(self, body: bytes, name: str, branch: str) -> None:
+        repository = self._repository(name)
+        if repository is None:
             return
-        paths = [file["path"] for file in json.loads(body)["files"]]
-        modes = {path: "lfs" if path.endswith(self.hub.lfs_suffixes) else "regular" for path in paths}
-        files = [{"path": path, "uploadMode": modes[path], "shouldIgnore": False} for path in paths]
+        if branch in repository.branches:
+            self._json(409, {"error": "Reference already exists"})
+            return
+        repository.branches[branch] = list(repository.branches["main"])
+        self._json(200, {})
+
+    def preupload(self, body: bytes, name: str, revision: str) -> None:
+        commit = self._commit(name, revision)
+        if commit is None:
+            return
+        files = []
+        for path in (file["path"] for file in json.loads(body)["files"]):
+            mode = "lfs" if path.endswith(self.hub.lfs_suffixes) else "regular"
+            known = {"oid": self._oid(path, commit.files[path])} if path in commit.files else {}
+            files.append({"path": path, "uploadMode": mode, "shouldIgnore": False, **known})
         self._json(200, {"files": files})
+
+    def _oid(self, path: str, content: bytes) -> str:
+        if path.endswith(self.hub.lfs_suffixes):
+            return hashlib.sha256(content).hexdigest()
+        return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
     def lfs_batch(self, body: bytes, name: str) -> None:
         objects = []
@@ -166,36 +288,62 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.blobs[oid] = body
         self._json(200, {})
 
-    def commit(self, body: bytes, name: str) -> None:
-        repository = self._repository(name)
-        if repository is None:
+    def commit(self, body: bytes, name: str, revision: str) -> None:
+        before = self._commit(name, revision)
+        if before is None:
             return
-        changes = {}
+        files, touched, title = dict(before.files), [], ""
         for line in filter(None, body.splitlines()):
             entry = json.loads(line)
             value = entry["value"]
+            if entry["key"] == "header":
+                title = value["summary"]
+                continue
             if entry["key"] == "file":
-                changes[value["path"]] = base64.b64decode(value["content"])
+                files[value["path"]] = base64.b64decode(value["content"])
             elif entry["key"] == "lfsFile":
-                changes[value["path"]] = self.hub.blobs[value["oid"]]
-        repository.files.update(changes)
-        repository.commits.append(sorted(changes))
-        url = f"{self.hub.url}/{name}/commit/{repository.sha}"
-        self._json(200, {"success": True, "commitOid": repository.sha, "commitUrl": url})
+                files[value["path"]] = self.hub.blobs[value["oid"]]
+            elif entry["key"] == "deletedFile":
+                del files[value["path"]]
+            touched.append(value["path"])
+        commits = self.hub.repositories[name].branches[revision]
+        commits.append(Commit(files, sorted(touched), title, len(commits)))
+        url = f"{self.hub.url}/{name}/commit/{commits[-1].sha}"
+        self._json(200, {"success": True, "commitOid": commits[-1].sha, "commitUrl": url})
 
     # --- downloads
 
-    def info(self, body: bytes, name: str) -> None:
+    def refs(self, body: bytes, name: str) -> None:
         repository = self._repository(name)
         if repository is not None:
-            siblings = [{"rfilename": path} for path in repository.files]
-            about = {"id": name, "modelId": name, "sha": repository.sha, "private": repository.private}
+            branches = [
+                {"name": branch, "ref": f"refs/heads/{branch}", "targetCommit": commits[-1].sha}
+                for branch, commits in repository.branches.items()
+            ]
+            self._json(200, {"branches": branches, "tags": [], "converts": []})
+
+    def commits(self, body: bytes, name: str, revision: str) -> None:
+        if self._commit(name, revision) is not None:
+            about = {"authors": [], "message": ""}
+            self._json(
+                200,
+                [
+                    {"id": commit.sha, "title": commit.title, "date": f"2026-01-01T00:00:{number:02}.000Z", **about}
+                    for number, commit in enumerate(self.hub.repositories[name].branches[revision])
+                ][::-1],
+            )
+
+    def info(self, body: bytes, name: str, revision: str | None) -> None:
+        commit = self._commit(name, revision or "main")
+        if commit is not None:
+            siblings = [{"rfilename": path} for path in commit.files]
+            about = {"id": name, "modelId": name, "sha": commit.sha, "private": self.hub.repositories[name].private}
             self._json(200, {**about, "siblings": siblings, "tags": []})
 
-    def tree(self, body: bytes, name: str) -> None:
-        repository = self._repository(name)
-        if repository is not None:
-            self._json(200, [self._entry(path, content) for path, content in repository.files.items()])
+    def tree(self, body: bytes, name: str, revision: str) -> None:
+        commit = self._commit(name, revision)
+        if commit is not None:
+            self._json(200, [self._entry(path, content) for path, content in commit.files.items()])
 
     def _entry(self, path: str, content: bytes) -> dict:
         entry = {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
@@ -205,16 +353,19 @@ class _Handler(BaseHTTPRequestHandler):
         return entry
 
     def resolve(self, body: bytes, name: str, revision: str, path: str) -> None:
-        repository = self._repository(name)
-        if repository is None:
+        commit = self._commit(name, revision)
+        if commit is None:
             return
-        if path not in repository.files:
-            self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": repository.sha})
+        if path not in commit.files:
+            self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit.sha})
             return
-        content = repository.files[path]
-        algorithm = hashlib.sha256 if path.endswith(self.hub.lfs_suffixes) else hashlib.sha1
-        etag = f'"{algorithm(content).hexdigest()}"'
-        self._send(200, content, {"ETag": etag, "X-Repo-Commit": repository.sha, "Accept-Ranges": "none"})
+        content = commit.files[path]
+        start = int(self.headers.get("Range", "bytes=0-")[len("bytes=") :].split("-")[0])
+        etag = f'"{self._oid(path, content)}"'
+        headers = {"ETag": etag, "X-Repo-Commit": commit.sha, "Accept-Ranges": "bytes"}
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        self._send(206 if start else 200, content[start:], headers)
 
 
 _NAME = r"([^/]+/[^/]+)"
@@ -222,11 +373,14 @@ _ROUTES = [
     ("GET", r"/api/whoami-v2", _Handler.whoami),
     ("POST", r"/api/validate-yaml", _Handler.validate_yaml),
     ("POST", r"/api/repos/create", _Handler.create),
-    ("POST", rf"/api/models/{_NAME}/preupload/[^/]+", _Handler.preupload),
+    ("POST", rf"/api/models/{_NAME}/branch/(.+)", _Handler.branch),
+    ("POST", rf"/api/models/{_NAME}/preupload/(.+)", _Handler.preupload),
     ("POST", rf"/{_NAME}\.git/info/lfs/objects/batch", _Handler.lfs_batch),
     ("PUT", r"/lfs/([0-9a-f]+)", _Handler.lfs_put),
-    ("POST", rf"/api/models/{_NAME}/commit/[^/]+", _Handler.commit),
-    ("GET", rf"/api/models/{_NAME}(?:/revision/[^/]+)?", _Handler.info),
-    ("GET", rf"/api/models/{_NAME}/tree/[^/]+", _Handler.tree),
+    ("POST", rf"/api/models/{_NAME}/commit/(.+)", _Handler.commit),
+    ("GET", rf"/api/models/{_NAME}/refs", _Handler.refs),
+    ("GET", rf"/api/models/{_NAME}/commits/(.+)", _Handler.commits),
+    ("GET", rf"/api/models/{_NAME}(?:/revision/(.+))?", _Handler.info),
+    ("GET", rf"/api/models/{_NAME}/tree/(.+)", _Handler.tree),
     ("GET|HEAD", rf"/{_NAME}/resolve/([^/]+)/(.+)", _Handler.resolve),
 ]

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 
-from llmrec.config import parse_config
-from llmrec.errors import ModelError, RunError, UserError
+from llmrec.config import check_options, parse_config
+from llmrec.errors import ConfigError, ModelError, RunError, UserError
 from llmrec.files import write_json, write_text
-from llmrec.push import build_folder, push
+from llmrec.push import build_folder, push, push_as_configured
 from llmrec.run import Run
 from reward_models import (
     ClickPurchaseConfig,
@@ -27,7 +28,7 @@ from reward_models import (
     fingerprint,
     load_reward_model,
 )
-from tests.hub import Hub
+from tests.hub import Hub, point_at
 
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -122,6 +123,7 @@ def test_folder_holds_what_is_needed_and_nothing_of_the_machine(run: Run, tmp_pa
         "adapter_model.safetensors",
         "config.yaml",
         "facts.json",
+        "generation_config.json",
         "item_vocabulary.json",
         "llmrec.json",
         "report.json",
@@ -172,7 +174,7 @@ def test_the_reward_models_must_have_been_trained(run: Run) -> None:
     for stage in ("reward", "ppo", "evaluate"):
         shutil.rmtree(run.path(stage))
     with pytest.raises(RunError, match="llmrec reward"):
-        push(run, "alice/tiny", reward=True, dry_run=True)
+        push(run, "alice/tiny", include=("reward",), dry_run=True)
 
 
 def test_card_has_hub_metadata_and_intervals(run: Run, tmp_path: Path) -> None:
@@ -183,6 +185,93 @@ def test_card_has_hub_metadata_and_intervals(run: Run, tmp_path: Path) -> None:
     metrics = metadata["model-index"][0]["results"][0]["metrics"]
     assert {metric["type"]: metric["value"] for metric in metrics} == {"hr@10": 0.2, "ndcg@10": 0.1}
     assert "0.2000 [0.1900, 0.2100]" in card and "num_hidden_layers=8" in card
+
+
+def test_the_hub_reads_the_card(run: Run, tmp_path: Path) -> None:
+    build_folder(run, "alice/tiny", "ppo", tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.license == "apache-2.0"
+    assert {(result.dataset_config, result.metric_type) for result in card.data.eval_results} == {
+        ("leave_one_out", "hr@10"),
+        ("leave_one_out", "ndcg@10"),
+    }
+    for part in ("## Data", "## Training", "## Intended use", "## Limits", "RecPolicy.from_pretrained", "(movielens)"):
+        assert part in card.text
+    assert json.loads((tmp_path / "generation_config.json").read_text()) == {"do_sample": False, "max_new_tokens": 32}
+
+
+def test_a_licence_that_is_not_known_is_said_to_be(run: Run, tmp_path: Path) -> None:
+    _describe(run, "somebody/base")
+    build_folder(run, "alice/tiny", "ppo", tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "Licence: unknown" in card and "license:" not in card
+
+
+def test_the_report_as_a_page_shows_no_histories_and_no_directories(run: Run, tmp_path: Path) -> None:
+    build_folder(run, "alice/tiny", "ppo", tmp_path, include=("report",), titles=True)
+    page = (tmp_path / "report.html").read_text()
+    assert "NDCG@10" in page and "llmrec report of tiny" in page
+    assert "secret-home" not in page and "histories of people" not in page and str(tmp_path.parent) not in page
+
+
+def test_titles_leave_no_file(run: Run, tmp_path: Path) -> None:
+    items = [{"item_id": "7", "title": "Secret Title (1999)", "tokens": [9]}]
+    write_json(run.path("sft", "adapter", "item_vocabulary.json"), {"scheme": "atomic", "items": items})
+    write_json(run.path("sft", "adapter", "facts.json"), {"facts": [["category", "War"]], "of_item": [[0]]})
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    build_folder(run, "alice/tiny", "ppo", folder, include=("report",), titles=False)
+    assert not [file for file in folder.iterdir() if b"Secret Title" in file.read_bytes()]
+    assert '--history "ITEM_ID"' in (folder / "README.md").read_text()
+
+
+def test_a_branch_of_its_own_and_both_parts_on_request(run: Run) -> None:
+    EaseJudge(JudgeConfig(3, 3)).save_pretrained(run.path("reward"))
+    with Hub() as hub:
+        pushed = _push(run, hub.url, "--repo", "alice/tiny", "--revision", "v2", "--include", "reward,report", "--json")
+        assert pushed.returncode == 0, pushed.stderr
+        assert json.loads(pushed.stdout)["url"] == f"{hub.url}/alice/tiny/tree/v2"
+        repository = hub.repositories["alice/tiny"]
+        assert repository.commits == [] and len(repository.branches["v2"]) == 2
+        assert {"report.html", "reward/judge.json"} <= set(repository.branches["v2"][-1].files)
+        unknown = _push(run, hub.url, "--repo", "alice/tiny", "--include", "reward,rapport")
+        assert unknown.returncode == 2 and "--include rapport" in unknown.stderr
+
+
+def _with_hub(run: Run, **section) -> Run:
+    values = run.config.model_dump(mode="json") | {"hub": {"repo": "alice/tiny", **section}}
+    return Run.create(parse_config(values))
+
+
+def test_where_to_push_changes_no_stage(run: Run) -> None:
+    assert _with_hub(run).finished("ppo")
+
+
+def test_a_run_is_pushed_as_its_config_says_or_says_how_to_do_it_alone(run: Run, monkeypatch, tmp_path: Path) -> None:
+    told: list[str] = []
+    with Hub() as hub:
+        point_at(hub.url, monkeypatch, tmp_path, "dummy")
+        run = _with_hub(run, private=True, revision="v2", include=["report"])
+        run.path("evaluate", "metrics.json").unlink()
+        push_as_configured(run, told.append)
+        assert hub.repositories["alice/tiny"].private and "v2" in hub.repositories["alice/tiny"].branches
+        assert "pushed without the report" in told[0] and told[-1].startswith("pushed to ")
+        monkeypatch.setenv("HF_TOKEN", "wrong")
+        with pytest.raises(UserError, match="set HF_TOKEN") as raised:
+            push_as_configured(run, told.append)
+    command = f"llmrec push --run {run.directory} --repo alice/tiny --include report --revision v2 --private"
+    assert command in str(raised.value) and "nothing of it is lost" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "scheme", "says"),
+    [({"repo": "a/b/c"}, "atomic", "hub.repo"), ({"repo": "a/b", "titles": False}, "title", "hub.titles")],
+)
+def test_a_push_that_cannot_work_is_refused_before_training(run: Run, section: dict, scheme: str, says: str) -> None:
+    values = run.config.model_dump(mode="json")
+    config = parse_config(values | {"hub": section, "catalogue": {"scheme": scheme}, "ppo": {"advantage": "gae"}})
+    with pytest.raises(ConfigError, match=says):
+        check_options(config)
 
 
 def test_dry_run_touches_no_network(run: Run) -> None:

@@ -27,7 +27,7 @@ class ItemVocabulary:
     Attributes:
         scheme: how sequences were made.
         item_ids: [N].
-        titles: what people read, [N].
+        titles: what people read, [N]; the item ids where titles are withheld.
         sequences: token ids of each item, prefix-free, [N].
     """
 
@@ -111,7 +111,7 @@ class ItemVocabulary:
             vocabulary = cls(
                 value["scheme"],
                 tuple(item["item_id"] for item in items),
-                tuple(item["title"] for item in items),
+                tuple(item.get("title", item["item_id"]) for item in items),
                 tuple(tuple(item["tokens"]) for item in items),
             )
         except FileNotFoundError:

@@ -157,8 +157,9 @@ def _from_pretrained(name: str, base: str, **quantization) -> tuple[PreTrainedMo
     try:
         # Not in the dtype of the file, which is often bf16: adapters and item rows are float32, and outside of autocast
         # (in ranking, say) the two do not mix.
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **quantization)
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        safe = {"trust_remote_code": False, "use_safetensors": True}  # an adapter from a hub may name any base
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **safe, **quantization)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(

@@ -27,14 +27,24 @@ from llmrec.catalogue.vocabulary import ItemVocabulary
 from llmrec.config import CatalogueConfig, Config, ModelConfig
 from llmrec.data.dataset import InteractionData
 from llmrec.errors import ModelError
-from llmrec.files import atomic_directory, read_json, write_json
+from llmrec.files import atomic_directory, write_json
+from llmrec.hub import find_adapter
 from llmrec.policy.base import hub_id, load_base
 from llmrec.policy.constraint import MaskedDistribution
+from llmrec.policy.saved import (
+    ADAPTER_WEIGHTS,
+    FILE_NAME,
+    FORMAT,
+    GENERATION_FILE,
+    adapter_shapes,
+    load_tokenizer,
+    read_description,
+    refuse_other_base,
+)
 
-FILE_NAME = "llmrec.json"
-FORMAT = 1
 SFT_ADAPTER = "sft"
 RL_ADAPTER = "rl"
+SENTENCE_LENGTH = 30  # tokens
 
 
 class RecPolicy(nn.Module):
@@ -105,6 +115,11 @@ class RecPolicy(nn.Module):
     @property
     def hidden_size(self) -> int:
         return self.model.config.hidden_size
+
+    @property
+    def completion_length(self) -> int:
+        """Tokens that a completion has room in: two items and a sentence."""
+        return 2 * int(self.vocabulary.lengths.max()) + SENTENCE_LENGTH
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Input embeddings [..., d] of token ids [...].
@@ -239,6 +254,28 @@ class RecPolicy(nn.Module):
             self.vocabulary.save(temporary)
             self.facts.save(temporary)
             write_json(temporary / FILE_NAME, self._description())
+            write_json(temporary / GENERATION_FILE, self._generation_defaults())
+
+    def push_to_hub(
+        self, repo: str, private: bool = False, revision: str | None = None, commit_message: str | None = None
+    ) -> str:
+        """Uploads what `save_pretrained` writes, with a short card, in one commit; `llmrec.push.push` tells of a run.
+
+        Args:
+            repo: `OWNER/NAME` on the hub that `HF_ENDPOINT` names; made if there is none.
+            private: make the repository private if it is new; refuse a public one.
+            revision: a branch, made if there is none; None: the main one.
+            commit_message: None: a plain one.
+
+        Returns:
+            Where to look at it.
+
+        Raises:
+            UserError: the name is not one, the hub refuses, or it cannot be reached.
+        """
+        from llmrec.push import push_policy
+
+        return push_policy(self, repo, private=private, revision=revision, message=commit_message)
 
     def load_adapter_weights(self, directory: str | Path) -> None:
         """Puts the weights of a saved adapter into the active one.
@@ -246,7 +283,7 @@ class RecPolicy(nn.Module):
         Raises:
             ModelError: the file is missing or does not fit.
         """
-        path = Path(directory) / "adapter_model.safetensors"
+        path = Path(directory) / ADAPTER_WEIGHTS
         try:
             outcome = set_peft_model_state_dict(self.model, load_file(path), adapter_name=self.model.active_adapter)
         except (OSError, RuntimeError, SafetensorError) as error:
@@ -263,56 +300,45 @@ class RecPolicy(nn.Module):
             "item_vocabulary": self.vocabulary.fingerprint,
         }
 
+    def _generation_defaults(self) -> dict:
+        tokens = {f"{name}_token_id": getattr(self.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+        return {**tokens, "do_sample": False, "max_new_tokens": self.completion_length}
+
     @classmethod
-    def from_pretrained(cls, directory: str | Path) -> "RecPolicy":
-        """Loads an adapter directory that `save_pretrained` wrote, onto its base.
+    def from_pretrained(cls, model: str | Path, revision: str | None = None) -> "RecPolicy":
+        """Loads what `save_pretrained` or a push wrote, onto its base. Nothing is ever unpickled.
+
+        Args:
+            model: an adapter's directory or, if there is no such directory, `OWNER/NAME` on the hub.
+            revision: branch, tag or commit on the hub.
 
         Raises:
-            ModelError: files are missing, truncated, of a newer format, or do not belong together.
+            ModelError: files are missing, truncated, of a newer format, or do not belong together or to the base.
+            UserError: the hub has no such repository or revision, refuses, or cannot be reached.
         """
-        directory = Path(directory)
-        description = _read_description(directory)
-        model_config = ModelConfig(**description["model"])
+        directory = find_adapter(model, revision)
+        about = read_description(directory)
         vocabulary = ItemVocabulary.load(directory)
-        if vocabulary.fingerprint != description["item_vocabulary"]:
+        if vocabulary.fingerprint != about.item_vocabulary:
             raise ModelError(f"{directory}: the item vocabulary is not the one that the adapter was trained with.")
-        base, _ = load_base(model_config)
-        tokenizer = _load_tokenizer(directory)
+        facts = FactBook.load(directory)
+        if len(facts.entities) != len(vocabulary.item_ids):
+            raise ModelError(f"{directory}: facts.json and item_vocabulary.json are of different catalogues.")
+        shapes = adapter_shapes(directory)
+        base, words = load_base(about.model)
+        tokenizer = load_tokenizer(directory)
+        refuse_other_base(directory, shapes, about.model, base, len(words), vocabulary)
         if vocabulary.new_tokens:
             base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         try:
-            model = PeftModel.from_pretrained(base, directory, adapter_name=SFT_ADAPTER, is_trainable=True)
+            peft_model = PeftModel.from_pretrained(base, directory, adapter_name=SFT_ADAPTER, is_trainable=True)
         except Exception as error:  # safetensors and peft raise many kinds
             raise ModelError(f"{directory}: the adapter cannot be read: {error}. Copy or train it again.") from error
-        catalogue = CatalogueConfig(**description["catalogue"])
-        return cls(model, tokenizer, vocabulary, catalogue, model_config, FactBook.load(directory))
+        return cls(peft_model, tokenizer, vocabulary, about.catalogue, about.model, facts)
 
 
 def _words(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
-def _read_description(directory: Path) -> dict:
-    path = directory / FILE_NAME
-    try:
-        description = read_json(path)
-        newer = description["format"] > FORMAT
-    except FileNotFoundError:
-        raise ModelError(f"{path} is missing: {directory} is not a policy written by llmrec.") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path} is not readable ({error}); copy or train it again.") from None
-    if newer:
-        raise ModelError(f"{path} has format {description['format']}; this llmrec reads up to {FORMAT}: update it.")
-    return description
-
-
-def _load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(directory)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{directory}: the tokenizer cannot be read: {error}") from None
 
 
 def _lora_config(base: PreTrainedModel, vocabulary: ItemVocabulary, config: ModelConfig) -> LoraConfig:

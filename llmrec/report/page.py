@@ -27,18 +27,21 @@ def write_page(run: Run) -> Path:
         RunError: the run has not been evaluated, or was evaluated under another config.
     """
     run.require("evaluate")
-    stages = {stage: _record(run, stage) for stage in STAGES}
+    path = run.directory / "report.html"
+    write_text(path, page_of(run, read_json(run.report_path), run.config.model_dump(mode="json")))
+    return path
+
+
+def page_of(run: Run, report: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """The page of an evaluated run as HTML, with as much of its report and config as is given."""
     reliability = run.path("reward", "reliability.png")
-    page = render(
-        read_json(run.report_path),
+    return render(
+        report,
         name=run.config.name,
-        config=yaml.safe_dump(run.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
-        stages=stages,
+        config=yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True),
+        stages={stage: _record(run, stage) for stage in STAGES},
         reliability=reliability.read_bytes() if reliability.is_file() else None,
     )
-    path = run.directory / "report.html"
-    write_text(path, page)
-    return path
 
 
 def _record(run: Run, stage: str) -> dict:

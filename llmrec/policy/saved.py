@@ -1,0 +1,129 @@
+"""What a saved policy's directory must hold, checked before anything is built from it."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from llmrec.catalogue.vocabulary import ItemVocabulary
+from llmrec.config import CatalogueConfig, ModelConfig
+from llmrec.errors import ModelError
+from llmrec.files import read_json
+
+FILE_NAME = "llmrec.json"
+GENERATION_FILE = "generation_config.json"  # as transformers reads it
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Description:
+    """What `llmrec.json` says of an adapter."""
+
+    model: ModelConfig
+    catalogue: CatalogueConfig
+    item_vocabulary: str
+
+
+def read_description(directory: Path) -> Description:
+    """Reads `llmrec.json`.
+
+    Raises:
+        ModelError: missing, unreadable or of a newer format.
+    """
+    path = directory / FILE_NAME
+    try:
+        values = read_json(path)
+        if values["format"] > FORMAT:
+            raise ModelError(f"{path} has format {values['format']}; this llmrec reads up to {FORMAT}: update it.")
+        return Description(
+            ModelConfig.model_validate(values["model"]),
+            CatalogueConfig.model_validate(values["catalogue"]),
+            values["item_vocabulary"],
+        )
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing: {directory} is not a policy written by llmrec.") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} is not readable ({error}); copy or train it again.") from None
+
+
+def completion_length(directory: Path) -> int | None:
+    """`max_new_tokens` of the generation defaults; None if there are none.
+
+    Raises:
+        ModelError: the file is unreadable.
+    """
+    path = directory / GENERATION_FILE
+    try:
+        return int(read_json(path)["max_new_tokens"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} is not readable ({error}); copy or train it again.") from None
+
+
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer with the item tokens.
+
+    Raises:
+        ModelError: missing or unreadable.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    except Exception as error:  # a truncated file is a bare Exception of the tokenizers library
+        raise ModelError(f"{directory}: the tokenizer cannot be read: {error}") from None
+
+
+def adapter_shapes(directory: Path) -> dict[str, list[int]]:
+    """Shape of every weight of an adapter, by name.
+
+    Raises:
+        ModelError: there are no weights in safetensors (peft would go on to a pickle), or they cannot be read.
+    """
+    path = directory / ADAPTER_WEIGHTS
+    if not path.is_file():
+        raise ModelError(f"{path} is missing: weights are read from safetensors only, never from a pickle (.bin, .pt).")
+    try:
+        with safe_open(path, framework="pt") as weights:
+            return {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path} cannot be read: {error}. Copy or train it again.") from None
+
+
+def refuse_other_base(
+    directory: Path,
+    shapes: dict[str, list[int]],
+    config: ModelConfig,
+    base: PreTrainedModel,
+    words: int,
+    vocabulary: ItemVocabulary,
+) -> None:
+    """Whether an adapter and a base belong together.
+
+    Args:
+        directory, shapes: of the adapter.
+        config: that the base was loaded by.
+        base: the model.
+        words: tokens of the base's own tokenizer.
+        vocabulary: of the adapter.
+
+    Raises:
+        ModelError: they differ in depth, width or vocabulary.
+    """
+    layers = [int(number) for name in shapes for number in re.findall(r"\.layers\.(\d+)\.", name)]
+    hidden = [shape[-1] for name, shape in shapes.items() if name.endswith("q_proj.lora_A.weight")]
+    pairs = {
+        "layers": (max(layers, default=-1) + 1, base.config.num_hidden_layers),
+        "hidden size": (next(iter(hidden), base.config.hidden_size), base.config.hidden_size),
+    }
+    if vocabulary.new_tokens:
+        pairs["tokens before the first item"] = (vocabulary.new_tokens[0], words)
+    wrong = [f"{name} {of_adapter}, but the base {of_base}" for name, (of_adapter, of_base) in pairs.items()
+             if of_adapter != of_base]  # fmt: skip
+    if wrong:
+        raise ModelError(
+            f"{directory} was trained on another base than `{config.base}` ({config.layers or 'all'} layers kept): the "
+            f"adapter has {'; '.join(wrong)}. Correct `model` in {FILE_NAME}, or take the adapter of this base."
+        )

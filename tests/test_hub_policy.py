@@ -1,0 +1,215 @@
+"""Policies that go to a hub and come back, over real HTTP on the loopback interface."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from llmrec import cli, command, hub
+from llmrec.catalogue.prompt import NEW_USER
+from llmrec.errors import ModelError, UserError
+from llmrec.policy.model import RecPolicy
+from llmrec.policy.packed import Window
+from llmrec.policy.ranking import item_scores
+from llmrec.push import _withhold_titles, push_policy
+from llmrec.recommend import Recommender
+from tests.conftest import TITLES, disturb, make_base, make_config, make_data
+from tests.hub import Fault, Hub, point_at
+
+TOKEN = "hf_secretsecret"
+NAME = "alice/tiny"
+HISTORY = [0, 5, 3]
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """A hub, and this process pointed at it; in a process of its own HF_ENDPOINT does."""
+    with Hub(token=TOKEN) as running:
+        point_at(running.url, monkeypatch, tmp_path, TOKEN)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> str:
+    return make_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def trained(base) -> RecPolicy:
+    """A policy with atomic items; tests do not change it."""
+    policy = RecPolicy.create(make_config(base), make_data())
+    disturb(policy)
+    return policy.eval()
+
+
+@pytest.fixture
+def saved(trained, tmp_path) -> Path:
+    trained.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def _scores(policy: RecPolicy) -> torch.Tensor:
+    return next(item_scores(policy, [Window(NEW_USER, [], HISTORY)]))
+
+
+def _edit(path: Path, **values) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+# --- loading
+
+
+def test_pushed_by_one_process_it_is_bit_for_bit_the_same_in_another(server, trained, base, tmp_path):
+    """... for llmrec and for plain peft, whose base is a whole model of the hub; its pickles are not even asked for."""
+    server.store("alice/base", Path(base))
+    own = trained.model_config
+    trained.model_config = own.model_copy(update={"base": "alice/base"})
+    try:
+        url = trained.push_to_hub(NAME, private=True, revision="v2", commit_message="said so")
+    finally:
+        trained.model_config = own
+    assert url == f"{server.url}/{NAME}/tree/v2"
+    commit = server.repositories[NAME].branches["v2"][-1]
+    assert commit.title == "said so" and server.repositories[NAME].commits == []
+    commit.files["adapter_model.bin"] = commit.files["evil.pt"] = b"a pickle"
+    assert not [name for name, content in commit.files.items() if base.encode() in content]
+
+    code = """
+import sys, torch
+from peft import AutoPeftModelForCausalLM
+from llmrec.cli import main
+from tests.test_hub_policy import HISTORY, NAME, RecPolicy, _scores
+scores = _scores(RecPolicy.from_pretrained(NAME, revision="v2").eval())
+plain = AutoPeftModelForCausalLM.from_pretrained(NAME, revision="v2").eval()
+torch.save([scores, plain(torch.tensor([[5, 6, 7]])).logits.detach()], sys.argv[1])
+sys.argv = ["llmrec", "recommend", "--model", NAME, "--revision", "v2", "--history", "Red Sky", "--json"]
+main()
+"""
+    variables = {
+        **os.environ,
+        "HF_ENDPOINT": server.url,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HOME": str(tmp_path / "hf"),
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "out.pt")], env=variables, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    scores, logits = torch.load(tmp_path / "out.pt", weights_only=True)
+    assert torch.equal(scores, _scores(trained))
+    assert torch.equal(logits, trained.model(torch.tensor([[5, 6, 7]])).logits.detach())
+    first = json.loads(done.stdout)["recommendations"][0]
+    expected = Recommender(trained, trained.completion_length).recommend(history=[0])[0]
+    assert (first["title"], first["justification"]) == (expected.title, expected.justification)
+    assert not any(".bin" in request or ".pt" in request for request in server.requests)
+    assert TOKEN not in done.stdout + done.stderr
+
+
+def test_a_directory_brings_what_recommending_needs(saved, trained):
+    recommender = Recommender.from_pretrained(saved)
+    assert recommender.max_new_tokens == trained.completion_length == 32
+    assert GenerationConfig.from_pretrained(saved).eos_token_id == trained.tokenizer.eos_token_id
+    with pytest.raises(UserError, match="knows no users"):
+        recommender.recommend(user="7")
+
+
+def test_without_titles_it_recommends_by_item_id(saved, trained):
+    _withhold_titles(saved)
+    loaded = Recommender.from_pretrained(saved)
+    assert torch.equal(_scores(loaded.policy), _scores(trained))
+    assert loaded.resolve_titles(["i3", "I7"]) == [3, 7]
+    assert loaded.policy.vocabulary.titles == loaded.policy.vocabulary.item_ids
+    for name in ("item_vocabulary.json", "facts.json", "llmrec.json"):
+        assert not [title for title, *_ in TITLES if title in (saved / name).read_text()]
+
+
+def test_a_fact_that_is_a_title_is_withheld_with_it(saved, trained):
+    _edit(saved / "facts.json", facts=[["category", "Quiet"], ["category", "War"]], of_item=[[0, 1], *[[1]] * 9])
+    _withhold_titles(saved)
+    book = json.loads((saved / "facts.json").read_text())
+    assert book["facts"] == [["category", "War"]] and book["of_item"] == [[0]] * 10
+
+
+def test_titles_that_spell_the_items_cannot_be_withheld(tmp_path, base):
+    RecPolicy.create(make_config(base, "title"), make_data()).save_pretrained(tmp_path / "a")
+    with pytest.raises(UserError, match="cannot be withheld"):
+        _withhold_titles(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("hidden_size", "layers", "says"), [(32, 1, "layers 2, but the base 1"), (16, 2, "hidden size 32, but the base 16")]
+)
+def test_another_base_is_refused(saved, trained, tmp_path, hidden_size, layers, says):
+    other = make_base(tmp_path / "other", hidden_size, layers)
+    _edit(saved / "llmrec.json", model=trained.model_config.model_dump() | {"base": other})
+    with pytest.raises(ModelError, match=says):
+        RecPolicy.from_pretrained(saved)
+
+
+def test_weights_are_never_unpickled(saved):
+    (saved / "adapter_model.safetensors").rename(saved / "adapter_model.bin")
+    with pytest.raises(ModelError, match="never from a pickle"):
+        RecPolicy.from_pretrained(saved)
+
+
+def test_a_base_is_never_unpickled(saved, trained, base, tmp_path):
+    other = Path(shutil.copytree(base, tmp_path / "other"))
+    (other / "model.safetensors").rename(other / "pytorch_model.bin")
+    _edit(saved / "llmrec.json", model=trained.model_config.model_dump() | {"base": str(other)})
+    with pytest.raises(ModelError, match="safetensors"):
+        RecPolicy.from_pretrained(saved)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer.json", '{"version":'),
+        ("generation_config.json", "{}"),
+        ("llmrec.json", '{"format": 1, "model": {"layerz": 3}, "catalogue": {}, "item_vocabulary": ""}'),
+    ],
+)
+def test_broken_files_are_named(saved, file, content):
+    (saved / file).write_text(content)
+    with pytest.raises(ModelError, match=file.split("_config")[0]):
+        Recommender.from_pretrained(saved)
+
+
+def test_facts_of_another_catalogue(saved):
+    _edit(saved / "facts.json", of_item=[[]], entities=[{}])
+    with pytest.raises(ModelError, match="different catalogues"):
+        RecPolicy.from_pretrained(saved)
+
+
+def test_the_command_ends_with_2_and_a_message(server, monkeypatch, capsys):
+    monkeypatch.setattr(command, "silence_libraries", lambda: None)
+    for arguments, says in (
+        (["--model", "alice/none", "--history", "x"], "no such repository"),
+        (["--model", NAME, "--user", "7"], "--user needs --run"),
+        (["--model", NAME, "--run", ".", "--history", "x"], "one of them"),
+        (["--run", ".", "--revision", "v2", "--history", "x"], "--revision is of --model"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["llmrec", "recommend", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        assert stopped.value.code == 2
+        assert says in capsys.readouterr().err
+
+
+def test_the_token_is_in_no_message_and_no_file(server, trained, tmp_path, capfd, caplog):
+    with caplog.at_level("DEBUG"):
+        push_policy(trained, NAME, private=False, revision=None, message=None)
+        hub.find_adapter(NAME)
+        server.faults = [Fault("POST .*/preupload/", status=400, message=f"bad header: Bearer {TOKEN}")]
+        with pytest.raises(UserError, match="<token>") as raised:
+            hub.upload({"README.md": Path(__file__)}, NAME, message="push")
+    printed = "".join(capfd.readouterr())
+    assert TOKEN not in str(raised.value) + printed + caplog.text
+    assert not [name for name, content in server.repositories[NAME].files.items() if TOKEN.encode() in content]
+    assert not [f for f in tmp_path.rglob("*") if f.is_file() and TOKEN.encode() in f.read_bytes()]
