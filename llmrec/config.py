@@ -5,7 +5,7 @@ import importlib.util
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -80,6 +80,10 @@ class ModelConfig(Section):
     lora_dropout: float = Field(0.0, ge=0, lt=1)
 
 
+# The name that transformers has for it; the first is what it takes by itself.
+Optimizer = Literal["adamw_torch_fused", "adamw_bnb_8bit"]
+
+
 class SFTSection(Section):
     """Supervised fine-tuning on packed histories that end in a completion."""
 
@@ -89,8 +93,10 @@ class SFTSection(Section):
     gradient_accumulation_steps: int = Field(1, ge=1)
     warmup_ratio: float = Field(0.05, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
+    optim: Optimizer = Field("adamw_torch_fused", description="`adamw_bnb_8bit`: AdamW with its state in 8 bits")
     dropout: float = Field(0.0, ge=0, lt=1, description="on the input embeddings and the last hidden states")
     text_weight: float = Field(0.3, ge=0, description="weight of the justification's loss")
+    gradient_checkpointing: bool = Field(False, description="less memory, a second forward pass")
     save_steps: int = Field(50, ge=1)
 
 
@@ -172,6 +178,7 @@ class PPOSection(Section):
         "`gae`, `rloo`, `group`: from samples everywhere, the last two against the prompt's other generations",
     )
     learning_rate: float = Field(1e-4, gt=0)
+    optim: Optimizer = Field("adamw_torch_fused", description="`adamw_bnb_8bit`: AdamW with its state in 8 bits")
     per_device_train_batch_size: int = Field(8, ge=1, description="episodes a forward pass of the update")
     gradient_accumulation_steps: int = Field(4, ge=1, description="batch = this x per_device_train_batch_size")
     num_generations: int = Field(1, ge=1, description="rollouts of one prompt")
@@ -238,6 +245,16 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
 
 
+def default_of(key: str) -> Any:
+    """The default of a dotted key such as `sft.optim`; None for one that must be given."""
+    section: Any = Config
+    for name in key.split("."):
+        field = section.model_fields[name]
+        kinds = (field.annotation, *get_args(field.annotation))
+        section = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
+    return None if field.is_required() else field.get_default(call_default_factory=True)
+
+
 def check_options(config: Config) -> None:
     """Options whose combination cannot work.
 
@@ -245,6 +262,7 @@ def check_options(config: Config) -> None:
         ConfigError: names the keys and says what would fit.
     """
     check_reporters(config)
+    check_optimizers(config)
     section = config.ppo
     least = config.data.min_user_events
     if least is not None and least < 3 and "leave_one_out" in config.data.splits:
@@ -307,6 +325,20 @@ def check_reporters(config: Config) -> None:
         raise ConfigError(
             "report_to names `trackio`, which is not installed: run `pip install 'llmrec[trackio]'`, or take it out "
             "of report_to."
+        )
+
+
+def check_optimizers(config: Config) -> None:
+    """Whether what `sft.optim` and `ppo.optim` name is installed.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    keys = [key for key, section in (("sft", config.sft), ("ppo", config.ppo)) if section.optim == "adamw_bnb_8bit"]
+    if keys and importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"{keys[0]}.optim is `adamw_bnb_8bit`, which needs bitsandbytes: run `pip install 'llmrec[quantized]'`, or "
+            "leave the key out."
         )
 
 
