@@ -30,6 +30,7 @@ from llmrec.console import (
 from llmrec.errors import CatalogueError, UserError
 from llmrec.files import read_json, write_json
 from llmrec.run import VERBS, Run, is_main_process, run_all
+from llmrec.verbs import export_verb
 
 app = typer.Typer(
     help="Fine-tune a language model to recommend.",
@@ -244,6 +245,9 @@ def push_verb(
         url = push(Run.open(run), repo, **options, say=say_on(console))
     if as_json:
         print_json({"url": url, "dry_run": dry_run})
+
+
+app.command("export")(export_verb)
 
 
 @app.callback()

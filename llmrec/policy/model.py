@@ -230,7 +230,7 @@ class RecPolicy(nn.Module):
             self.tokenizer.save_pretrained(temporary)
             self.vocabulary.save(temporary)
             self.facts.save(temporary)
-            write_json(temporary / FILE_NAME, self._description())
+            write_json(temporary / FILE_NAME, self.description())
 
     def load_adapter_weights(self, directory: str | Path) -> None:
         """Puts the weights of a saved adapter into the active one.
@@ -246,7 +246,8 @@ class RecPolicy(nn.Module):
         if outcome.unexpected_keys:
             raise ModelError(f"{path} has weights that this policy lacks: {outcome.unexpected_keys[:3]}.")
 
-    def _description(self) -> dict:
+    def description(self) -> dict:
+        """What `llmrec.json` says of an adapter."""
         return {
             "format": FORMAT,
             "base_model": hub_id(self.model_config.base),
@@ -256,15 +257,21 @@ class RecPolicy(nn.Module):
         }
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path) -> "RecPolicy":
+    def from_pretrained(cls, directory: str | Path, quantized: bool = True) -> "RecPolicy":
         """Loads an adapter directory that `save_pretrained` wrote, onto its base.
+
+        Args:
+            directory: of the adapter.
+            quantized: False: the base in full precision, even if the adapter was trained on a quantised one.
 
         Raises:
             ModelError: files are missing, truncated, of a newer format, or do not belong together.
         """
         directory = Path(directory)
         description = _read_description(directory)
-        model_config = ModelConfig(**description["model"])
+        if "merged" in description:
+            raise ModelError(f"{directory} holds a merged model, not an adapter: load it with transformers.")
+        model_config = ModelConfig(**description["model"] | ({} if quantized else {"quantization": None}))
         vocabulary = ItemVocabulary.load(directory)
         if vocabulary.fingerprint != description["item_vocabulary"]:
             raise ModelError(f"{directory}: the item vocabulary is not the one that the adapter was trained with.")
