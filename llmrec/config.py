@@ -5,7 +5,7 @@ import importlib.util
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -87,6 +87,10 @@ class ModelConfig(Section):
     lora_dropout: float = Field(0.0, ge=0, lt=1)
 
 
+# The name that transformers has for it; the first is what it takes by itself.
+Optimizer = Literal["adamw_torch_fused", "adamw_bnb_8bit"]
+
+
 class SFTSection(Section):
     """Supervised fine-tuning on packed histories that end in a completion."""
 
@@ -96,12 +100,14 @@ class SFTSection(Section):
     gradient_accumulation_steps: int = Field(1, ge=1)
     warmup_ratio: float = Field(0.05, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
+    optim: Optimizer = Field("adamw_torch_fused", description="`adamw_bnb_8bit`: AdamW with its state in 8 bits")
     dropout: float = Field(0.0, ge=0, lt=1, description="on the input embeddings and the last hidden states")
     text_weight: float = Field(0.3, ge=0, description="weight of the justification's loss")
     eval_steps: float = Field(
         0.2, gt=0, description="steps between two looks at validation, below 1 a share of all; the best adapter is kept"
     )
     eval_users: int = Field(1000, ge=1, description="validation users looked at")
+    gradient_checkpointing: bool = Field(False, description="less memory, a second forward pass")
     save_steps: int = Field(50, ge=1)
 
 
@@ -183,6 +189,7 @@ class PPOSection(Section):
         "`gae`, `rloo`, `group`: from samples everywhere, the last two against the prompt's other generations",
     )
     learning_rate: float = Field(1e-4, gt=0)
+    optim: Optimizer = Field("adamw_torch_fused", description="`adamw_bnb_8bit`: AdamW with its state in 8 bits")
     per_device_train_batch_size: int = Field(8, ge=1, description="episodes a forward pass of the update")
     gradient_accumulation_steps: int = Field(4, ge=1, description="batch = this x per_device_train_batch_size")
     num_generations: int = Field(1, ge=1, description="rollouts of one prompt")
@@ -263,6 +270,16 @@ class Config(Section):
     hub: HubSection | None = Field(None, description="null: nothing is pushed")
 
 
+def default_of(key: str) -> Any:
+    """The default of a dotted key such as `sft.optim`; None for one that must be given."""
+    section: Any = Config
+    for name in key.split("."):
+        field = section.model_fields[name]
+        kinds = (field.annotation, *get_args(field.annotation))
+        section = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
+    return None if field.is_required() else field.get_default(call_default_factory=True)
+
+
 def check_options(config: Config) -> None:
     """Options whose combination cannot work.
 
@@ -271,6 +288,7 @@ def check_options(config: Config) -> None:
     """
     check_reporters(config)
     check_hub(config)
+    check_optimizers(config)
     section = config.ppo
     least = config.data.min_user_events
     if "given" in config.data.splits and len(config.data.splits) > 1:
@@ -360,6 +378,20 @@ def check_hub(config: Config) -> None:
         raise ConfigError(
             "hub.titles is false, but under catalogue.scheme `title` the model spells items by their titles: set "
             "hub.titles to true, or catalogue.scheme to `atomic`."
+        )
+
+
+def check_optimizers(config: Config) -> None:
+    """Whether what `sft.optim` and `ppo.optim` name is installed.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    keys = [key for key, section in (("sft", config.sft), ("ppo", config.ppo)) if section.optim == "adamw_bnb_8bit"]
+    if keys and importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"{keys[0]}.optim is `adamw_bnb_8bit`, which needs bitsandbytes: run `pip install 'llmrec[quantized]'`, or "
+            "leave the key out."
         )
 
 

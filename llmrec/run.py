@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 import llmrec
-from llmrec.config import Config, PenaltySection, check_options, load_config
+from llmrec.config import Config, PenaltySection, check_options, default_of, load_config
 from llmrec.errors import LlmrecError, RunError
 from llmrec.files import read_json, write_json, write_text
 
@@ -75,6 +75,7 @@ STAGES = tuple(STAGE_TABLE)
 # The CLI verb of each stage; only the first differs from the stage's folder.
 VERBS = {stage: "prepare" if stage == "data" else stage for stage in STAGES}
 
+NOT_SET = "(not set)"
 _LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "numpy", "pandas")
 
 
@@ -350,8 +351,20 @@ def flatten(values: dict, prefix: str = "") -> dict[str, Any]:
 def _differences(old: dict, new: dict) -> dict[str, str]:
     """Dotted key to `old -> new`, for every value that differs."""
     keys = list(new) + [key for key in old if key not in new]
-    pairs = {key: (old.get(key, "(not set)"), new.get(key, "(not set)")) for key in keys}
+    pairs = {key: (_value_then(old, key), new.get(key, NOT_SET)) for key in keys}
     return {key: f"{before} -> {after}" for key, (before, after) in pairs.items() if before != after}
+
+
+def _value_then(recorded: dict, key: str) -> Any:
+    """A recorded config value; for a key that is newer than the record its default, which is what held then.
+
+    Inside a section that was off (`reward.text: null`) nothing held.
+    """
+    if key in recorded:
+        return recorded[key]
+    parts = key.split(".")
+    off = any(".".join(parts[:depth]) in recorded for depth in range(1, len(parts)))
+    return NOT_SET if off else _plain(default_of(key))
 
 
 def _plain(value: Any) -> Any:

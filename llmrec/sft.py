@@ -126,6 +126,7 @@ def training_arguments(section: SFTSection, run: Run) -> SFTConfig:
         lr_scheduler_type="cosine",
         warmup_steps=section.warmup_ratio,  # below 1 it is a share of all steps
         weight_decay=section.weight_decay,
+        optim=section.optim,
         per_device_train_batch_size=section.per_device_train_batch_size,
         gradient_accumulation_steps=section.gradient_accumulation_steps,
         gradient_checkpointing=False,
@@ -163,6 +164,8 @@ class RecSFTTrainer(SFTTrainer):
             data_collator=self._collate,
             processing_class=policy.tokenizer,
         )
+        if section.gradient_checkpointing:
+            policy.model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def _collate(self, rows: Sequence[dict]) -> dict:
         return vars(pack(self.policy, [Window(**row) for row in rows]))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llmrec.config import Config, check_options, load_config
+from llmrec.config import Config, check_options, default_of, load_config
 from llmrec.errors import ConfigError
 
 MINIMAL = "name: a\ndata: {format: movielens, path: x}\n"
@@ -92,6 +92,20 @@ def test_parts_of_the_reward_that_cannot_work(tmp_path: Path, reward: str, says:
     with pytest.raises(ConfigError) as caught:
         check_options(_load(tmp_path, MINIMAL + f"reward: {reward}\n"))
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("section", ["sft", "ppo"])
+def test_an_optimiser_that_is_not_installed(tmp_path: Path, section: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = _load(tmp_path, MINIMAL + f"{section}: {{optim: adamw_bnb_8bit}}\n")
+    monkeypatch.setattr("llmrec.config.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=f"{section}.optim is `adamw_bnb_8bit`.*pip install"):
+        check_options(config)
+
+
+def test_defaults_by_dotted_key() -> None:
+    assert default_of("reward.text.pairs") == 2000
+    assert default_of("reward.text") is None and default_of("data.path") is None
+    assert default_of("evaluation.sasrec.dropout") == [0.2, 0.5]
 
 
 def test_every_mistake_is_listed(tmp_path: Path) -> None:

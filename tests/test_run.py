@@ -129,6 +129,23 @@ def test_another_config_is_refused_and_nothing_touched(tmp_path: Path) -> None:
     assert _contents(tmp_path) == before
 
 
+def test_a_run_that_is_older_than_a_key_had_its_default(tmp_path: Path) -> None:
+    run = Run.create(_config(tmp_path))
+    _finish(run, "data", "sft")
+    record = read_json(run.path("sft", "metrics.json"))
+    del record["fingerprint"]["sft.optim"]
+    write_json(run.path("sft", "metrics.json"), record)
+    assert Run.create(_config(tmp_path)).finished("sft")
+    with pytest.raises(RunError, match="sft.optim: adamw_torch_fused -> adamw_bnb_8bit"):
+        Run.create(_config(tmp_path, sft={"optim": "adamw_bnb_8bit"}))
+
+
+def test_a_section_that_was_off_had_no_values(tmp_path: Path) -> None:
+    _finish(Run.create(_config(tmp_path)), "data", "reward")
+    with pytest.raises(RunError, match=r"reward.text.pairs: \(not set\) -> 2000"):
+        Run.create(_config(tmp_path, reward={"text": {}}))
+
+
 def test_what_no_finished_stage_used_may_change(tmp_path: Path) -> None:
     run = Run.create(_config(tmp_path))
     _finish(run, "data", "reward")

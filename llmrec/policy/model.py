@@ -253,7 +253,7 @@ class RecPolicy(nn.Module):
             self.tokenizer.save_pretrained(temporary)
             self.vocabulary.save(temporary)
             self.facts.save(temporary)
-            write_json(temporary / FILE_NAME, self._description())
+            write_json(temporary / FILE_NAME, self.description())
             write_json(temporary / GENERATION_FILE, self._generation_defaults())
 
     def push_to_hub(
@@ -291,7 +291,8 @@ class RecPolicy(nn.Module):
         if outcome.unexpected_keys:
             raise ModelError(f"{path} has weights that this policy lacks: {outcome.unexpected_keys[:3]}.")
 
-    def _description(self) -> dict:
+    def description(self) -> dict:
+        """What `llmrec.json` says of an adapter."""
         return {
             "format": FORMAT,
             "base_model": hub_id(self.model_config.base),
@@ -305,19 +306,20 @@ class RecPolicy(nn.Module):
         return {**tokens, "do_sample": False, "max_new_tokens": self.completion_length}
 
     @classmethod
-    def from_pretrained(cls, model: str | Path, revision: str | None = None) -> "RecPolicy":
+    def from_pretrained(cls, model: str | Path, revision: str | None = None, quantized: bool = True) -> "RecPolicy":
         """Loads what `save_pretrained` or a push wrote, onto its base. Nothing is ever unpickled.
 
         Args:
             model: an adapter's directory or, if there is no such directory, `OWNER/NAME` on the hub.
             revision: branch, tag or commit on the hub.
+            quantized: False: the base in full precision, even if the adapter was trained on a quantised one.
 
         Raises:
             ModelError: files are missing, truncated, of a newer format, or do not belong together or to the base.
             UserError: the hub has no such repository or revision, refuses, or cannot be reached.
         """
         directory = find_adapter(model, revision)
-        about = read_description(directory)
+        about = read_description(directory, quantized)
         vocabulary = ItemVocabulary.load(directory)
         if vocabulary.fingerprint != about.item_vocabulary:
             raise ModelError(f"{directory}: the item vocabulary is not the one that the adapter was trained with.")

@@ -27,19 +27,25 @@ class Description:
     item_vocabulary: str
 
 
-def read_description(directory: Path) -> Description:
+def read_description(directory: Path, quantized: bool = True) -> Description:
     """Reads `llmrec.json`.
 
+    Args:
+        directory: of the adapter.
+        quantized: False: the base in full precision, even if the adapter was trained on a quantised one.
+
     Raises:
-        ModelError: missing, unreadable or of a newer format.
+        ModelError: missing, unreadable, of a newer format, or of a merged model.
     """
     path = directory / FILE_NAME
     try:
         values = read_json(path)
         if values["format"] > FORMAT:
             raise ModelError(f"{path} has format {values['format']}; this llmrec reads up to {FORMAT}: update it.")
+        if "merged" in values:
+            raise ModelError(f"{directory} holds a merged model, not an adapter: load it with transformers.")
         return Description(
-            ModelConfig.model_validate(values["model"]),
+            ModelConfig.model_validate(values["model"] | ({} if quantized else {"quantization": None})),
             CatalogueConfig.model_validate(values["catalogue"]),
             values["item_vocabulary"],
         )

@@ -131,7 +131,7 @@ def training_arguments(run: Run) -> PPOConfig:
     """TRL's arguments for the section of a config."""
     section: PPOSection = run.config.ppo
     same = (
-        "total_episodes learning_rate per_device_train_batch_size gradient_accumulation_steps "
+        "total_episodes learning_rate optim per_device_train_batch_size gradient_accumulation_steps "
         "num_mini_batches num_ppo_epochs response_length missing_eos_penalty kl_coef kl_estimator cliprange "
         "cliprange_value vf_coef gamma lam temperature max_grad_norm save_steps"
     )

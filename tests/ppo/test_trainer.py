@@ -77,7 +77,7 @@ def make_trainer(base, data, directory, scheme="atomic", guard=None, model=None,
     policy = RecPolicy.create(config, data)
     disturb(policy, 0.1)
     policy.add_rl_adapter()
-    names = "total_episodes learning_rate per_device_train_batch_size gradient_accumulation_steps num_ppo_epochs "
+    names = "total_episodes learning_rate optim per_device_train_batch_size gradient_accumulation_steps num_ppo_epochs "
     names += "response_length missing_eos_penalty temperature save_steps max_grad_norm"
     values = {name: getattr(config.ppo, name) for name in names.split()}
     arguments = trl_arguments(directory, num_mini_batches=config.ppo.num_mini_batches, **values)

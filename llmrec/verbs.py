@@ -1,0 +1,38 @@
+"""Verbs about a policy outside of training: what it takes, and taking it elsewhere."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from llmrec.command import stdout_kept_clean
+from llmrec.console import console_for, print_json, say_on
+from llmrec.errors import UserError
+from llmrec.run import Run
+
+JsonOption = Annotated[bool, typer.Option("--json", help="print JSON on stdout and everything else on stderr")]
+
+
+def export_verb(
+    run: Annotated[Path, typer.Option("--run", metavar="DIR", help="a run directory")],
+    adapter: Annotated[
+        Literal["sft", "ppo"] | None,
+        typer.Option(help="which adapter; default: ppo, or sft where there is no ppo"),
+    ] = None,
+    merged: Annotated[
+        Path | None, typer.Option(metavar="OUT", help="directory for a model that transformers loads")
+    ] = None,
+    gguf: Annotated[Path | None, typer.Option(metavar="FILE", help="file for llama.cpp")] = None,
+    gguf_type: Annotated[Literal["f32", "f16", "q8_0"], typer.Option(help="of its matrices")] = "q8_0",
+    as_json: JsonOption = False,
+) -> None:
+    """Merge the adapter into full-precision weights, for transformers or llama.cpp."""
+    if merged is None and gguf is None:
+        raise UserError("Say what to write: --merged OUT, --gguf FILE, or both.")
+    with stdout_kept_clean(as_json):
+        from llmrec.export.merged import export
+
+        console = console_for(stderr=as_json)
+        result = export(Run.open(run), adapter, merged, gguf, gguf_type, say=say_on(console))
+    if as_json:
+        print_json(result)
