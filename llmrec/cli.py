@@ -30,7 +30,7 @@ from llmrec.console import (
 from llmrec.errors import CatalogueError, UserError
 from llmrec.files import read_json, write_json
 from llmrec.run import VERBS, Run, is_main_process, run_all
-from llmrec.verbs import export_verb
+from llmrec.verbs import estimate_verb, export_verb
 
 app = typer.Typer(
     help="Fine-tune a language model to recommend.",
@@ -247,6 +247,7 @@ def push_verb(
         print_json({"url": url, "dry_run": dry_run})
 
 
+app.command("estimate")(estimate_verb)
 app.command("export")(export_verb)
 
 
