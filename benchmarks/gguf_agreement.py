@@ -2,8 +2,9 @@
 
     python benchmarks/gguf_agreement.py --run runs/quickstart --gguf model.gguf [--users 100] [--json]
 
-It needs `pip install xllamacpp`, llama.cpp with its server for Python. Prompts are given as text, so the tokenizer in
-the file is tried as well. Both choose the best item that the user has not had, at the first decision after the prompt.
+It needs `pip install xllamacpp`, which is llama.cpp with its server for Python. Prompts are given as text, so the
+tokenizer in the file is tried as well. Both choose the best item that the user has not had, at the first decision
+after the prompt.
 """
 
 import json

@@ -38,7 +38,7 @@ from llmrec.errors import CatalogueError, UserError
 from llmrec.files import read_json, write_json
 from llmrec.hub_verbs import hub_app
 from llmrec.run import VERBS, Run, is_main_process, run_all
-from llmrec.verbs import export_verb
+from llmrec.verbs import estimate_verb, export_verb
 
 app = typer.Typer(
     help="Fine-tune a language model to recommend.",
@@ -240,6 +240,7 @@ def off_policy_verb(
 app.add_typer(hub_app)  # push, list, diff
 
 
+app.command("estimate")(estimate_verb)
 app.command("export")(export_verb)
 
 

@@ -17,6 +17,19 @@ from llmrec.run import Run, is_main_process
 SHOWN_METRICS = {"hr@10": "HR@10", "ndcg@10": "NDCG@10", "mrr": "MRR", "coverage": "coverage"}
 
 COMPARED = ("hr@10", "ndcg@10")
+# Rows of the memory estimate.
+ESTIMATED = {
+    "base": "base",
+    "adapters": "adapters",
+    "item_rows": "item rows",
+    "gradients": "gradients",
+    "optimizer": "optimiser state",
+    "rewards": "reward models",
+    "update": "update: activations, item decisions",
+    "rollout": "rollout: keys and values, item decisions",
+    "process": "Python and its libraries",
+    "total": "at the peak",
+}
 SHOWN_RATES = ("validity", "unseen", "groundedness", "factual_precision", "repeats", "unique_sentences")
 
 
@@ -185,6 +198,19 @@ def print_off_policy(console: Console, report: dict) -> None:
         if rate:
             low, high = rate["ci95"]
             table.add_row(name, f"{rate['value']:.5f}", f"[{low:.5f}, {high:.5f}]", end_section=name == "switch_dr")
+    console.print(table)
+
+
+def print_estimate(console: Console, found: dict) -> None:
+    """Prints what `llmrec.estimate.estimate` found, in megabytes."""
+    title = f"memory in MB, {found['items']:,} items, windows of {found['window_tokens']} tokens"
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for stage in ("sft", "ppo"):
+        table.add_column(stage, justify="right")
+    for part, label in ESTIMATED.items():
+        table.add_row(label, *(f"{found[s][part] / 1e6:,.0f}" for s in ("sft", "ppo")), end_section=part == "process")
+    table.add_row("numbers trained", *(f"{found['trainable'][stage]:,}" for stage in ("sft", "ppo")))
     console.print(table)
 
 

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 import typer
 
 from llmrec.command import stdout_kept_clean
-from llmrec.console import console_for, print_json, say_on
+from llmrec.config import load_config
+from llmrec.console import console_for, print_estimate, print_json, say_on
 from llmrec.errors import UserError
 from llmrec.run import Run
 
@@ -36,3 +37,22 @@ def export_verb(
         result = export(Run.open(run), adapter, merged, gguf, gguf_type, say=say_on(console))
     if as_json:
         print_json(result)
+
+
+def estimate_verb(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="a YAML config, or a run directory")],
+    items: Annotated[
+        int | None, typer.Option(min=1, help="size of the catalogue; default: that of the prepared data")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Count the memory that SFT and PPO need, without reading weights."""
+    opened = Run.open(config).config if config.is_dir() else load_config(config)
+    with stdout_kept_clean(as_json):
+        from llmrec.estimate import estimate
+
+        found = estimate(opened, items)
+    if as_json:
+        print_json(found)
+    else:
+        print_estimate(console_for(), found)

