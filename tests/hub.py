@@ -340,10 +340,15 @@ class _Handler(BaseHTTPRequestHandler):
             about = {"id": name, "modelId": name, "sha": commit.sha, "private": self.hub.repositories[name].private}
             self._json(200, {**about, "siblings": siblings, "tags": []})
 
-    def tree(self, body: bytes, name: str, revision: str) -> None:
+    def tree(self, body: bytes, name: str, revision: str, folder: str | None) -> None:
         commit = self._commit(name, revision)
-        if commit is not None:
-            self._json(200, [self._entry(path, content) for path, content in commit.files.items()])
+        if commit is None:
+            return
+        files = {path: content for path, content in commit.files.items() if path.startswith(folder or "")}
+        if folder and not files:
+            self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
+            return
+        self._json(200, [self._entry(path, content) for path, content in files.items()])
 
     def _entry(self, path: str, content: bytes) -> dict:
         entry = {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
@@ -381,6 +386,6 @@ _ROUTES = [
     ("GET", rf"/api/models/{_NAME}/refs", _Handler.refs),
     ("GET", rf"/api/models/{_NAME}/commits/(.+)", _Handler.commits),
     ("GET", rf"/api/models/{_NAME}(?:/revision/(.+))?", _Handler.info),
-    ("GET", rf"/api/models/{_NAME}/tree/(.+)", _Handler.tree),
+    ("GET", rf"/api/models/{_NAME}/tree/([^/]+)(?:/(.+))?", _Handler.tree),
     ("GET|HEAD", rf"/{_NAME}/resolve/([^/]+)/(.+)", _Handler.resolve),
 ]
