@@ -344,11 +344,9 @@ class _Handler(BaseHTTPRequestHandler):
         commit = self._commit(name, revision)
         if commit is None:
             return
-        files = {
-            path: content for path, content in commit.files.items() if path.startswith(f"{folder}/" if folder else "")
-        }
+        files = {path: content for path, content in commit.files.items() if path.startswith(folder or "")}
         if folder and not files:
-            self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit.sha})
+            self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
             return
         self._json(200, [self._entry(path, content) for path, content in files.items()])
 
