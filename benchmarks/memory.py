@@ -7,7 +7,6 @@ first run of a config prepares the data and fits the reward model; SFT's few ste
 """
 
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -19,6 +18,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, its own package is not on the path
 
+from benchmarks.piece import run_piece
 from llmrec.config import Config, load_config
 from llmrec.estimate import estimate
 from llmrec.run import Run, run_all
@@ -29,14 +29,6 @@ VARIANTS = (
     ("nf4", "nf4", "adamw_torch_fused"),
     ("8-bit AdamW", None, "adamw_bnb_8bit"),
 )
-# A stage in a fresh process; the peak is told in the last line.
-PIECE = """
-import sys
-from pathlib import Path
-from llmrec.run import Run, run_stage
-run_stage(Run.open(sys.argv[1]), sys.argv[2])
-print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")))
-"""
 
 
 def main(
@@ -66,7 +58,7 @@ def measure(label: str, config: Config, folder: str, steps: int, quantization: s
     run_all(run, "data", say=lambda line: print(line, file=sys.stderr))
     found, rows = estimate(run.config), []
     for stage in ("sft", "reward", "ppo"):
-        peak = peak_bytes(run, stage)
+        peak = run_piece(run, stage)["peak"]
         if stage != "reward":
             rows.append({"variant": label, "stage": stage, "measured": peak, "estimated": found[stage]["total"]})
     return rows
@@ -88,14 +80,6 @@ def shortened(config: Config, name: str, folder: str, steps: int, quantization: 
             "ppo": ppo.model_copy(update={"total_episodes": episodes, "optim": optim}),
         }
     )
-
-
-def peak_bytes(run: Run, stage: str) -> int:
-    """Most memory that a stage's own process ever had."""
-    done = subprocess.run(
-        [sys.executable, "-c", PIECE, str(run.directory), stage], stdout=subprocess.PIPE, text=True, check=True
-    )
-    return int(done.stdout.split()[-1]) * 1024
 
 
 if __name__ == "__main__":

@@ -5,21 +5,16 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmrec.command import stdout_kept_clean
+from llmrec.command import AdapterOption, JsonOption, stdout_kept_clean
 from llmrec.config import load_config
 from llmrec.console import console_for, print_estimate, print_json, say_on
 from llmrec.errors import UserError
 from llmrec.run import Run
 
-JsonOption = Annotated[bool, typer.Option("--json", help="print JSON on stdout and everything else on stderr")]
-
 
 def export_verb(
     run: Annotated[Path, typer.Option("--run", metavar="DIR", help="a run directory")],
-    adapter: Annotated[
-        Literal["sft", "ppo"] | None,
-        typer.Option(help="which adapter; default: ppo, or sft where there is no ppo"),
-    ] = None,
+    adapter: AdapterOption = None,
     merged: Annotated[
         Path | None, typer.Option(metavar="OUT", help="directory for a model that transformers loads")
     ] = None,

@@ -6,8 +6,12 @@ from typer.testing import CliRunner
 
 from benchmarks.contenders import Ours, Workload
 from benchmarks.floor import needed_flops
+from benchmarks.piece import run_piece
 from benchmarks.ppo_throughput import main
-from tests.conftest import make_base
+from benchmarks.quantization import table
+from llmrec.data.dataset import save_data
+from llmrec.run import Run
+from tests.conftest import make_base, make_config
 
 PHASES = {"rollout", "reference", "reward", "advantages", "update forward", "update backward", "optimiser"}
 
@@ -43,3 +47,14 @@ def test_needed_operations_of_one_layer_by_hand(tmp_path):
     lora = 2 * (64 + 48 + 48 + 64 + 3 * 96)
     assert flops["update forward"] == flops["reference"] + 5 * lora
     assert flops["update backward"] == flops["reference"] + 4 * 32 * 14 + 2 * 32 * 10 + 2 * 5 * lora
+
+
+def test_a_piece_tells_what_a_stage_took_and_how_it_ranks(tiny_base, data, tmp_path):
+    run = Run.create(make_config(tiny_base, output_dir=str(tmp_path), report_to=[]))
+    run.begin("data")
+    save_data(data, run.path("data"))
+    run.finish("data", {})
+    row = run_piece(run, "sft", rank=True)
+    assert row["peak"] > 1e8 and row["seconds"] > 0 and 0 <= row["ndcg@10"] <= 1
+    rows = {"full precision": {"peak": 1.5e9, "seconds": 61.2, "ndcg@10": 0.12345}}
+    assert table(rows).splitlines()[-1] == "| full precision | 1,500 | 61 | 0.1235 |"
