@@ -42,7 +42,13 @@ def estimate_verb(
     as_json: JsonOption = False,
 ) -> None:
     """Count the memory that SFT and PPO need, without reading weights."""
-    opened = Run.open(config).config if config.is_dir() else load_config(config)
+    if config.is_dir():
+        run = Run.open(config)
+        opened = run.config
+        if items is None and run.finished("data"):  # it may lie elsewhere than its config says
+            items = run.metrics("data")["items"]
+    else:
+        opened = load_config(config)
     with stdout_kept_clean(as_json):
         from llmrec.estimate import estimate
 
