@@ -20,16 +20,19 @@ def export_verb(
     ] = None,
     gguf: Annotated[Path | None, typer.Option(metavar="FILE", help="file for llama.cpp")] = None,
     gguf_type: Annotated[Literal["f32", "f16", "q8_0"], typer.Option(help="of its matrices")] = "q8_0",
+    onnx: Annotated[
+        Path | None, typer.Option(metavar="OUT", help="directory for an ONNX graph that ranks the items")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Merge the adapter into full-precision weights, for transformers or llama.cpp."""
-    if merged is None and gguf is None:
-        raise UserError("Say what to write: --merged OUT, --gguf FILE, or both.")
+    """Merge the adapter into full-precision weights, for transformers, llama.cpp or onnxruntime."""
+    if merged is gguf is onnx is None:
+        raise UserError("Say what to write: --merged OUT, --gguf FILE, --onnx OUT, or several of them.")
     with stdout_kept_clean(as_json):
         from llmrec.export.merged import export
 
         console = console_for(stderr=as_json)
-        result = export(Run.open(run), adapter, merged, gguf, gguf_type, say=say_on(console))
+        result = export(Run.open(run), adapter, merged, gguf, gguf_type, onnx, say=say_on(console))
     if as_json:
         print_json(result)
 

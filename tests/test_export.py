@@ -15,6 +15,8 @@ from llmrec.export.merged import export, sample_prompts
 from llmrec.files import read_json
 from llmrec.policy.base import load_base
 from llmrec.policy.model import RecPolicy
+from llmrec.policy.packed import Window
+from llmrec.policy.ranking import item_scores
 from llmrec.run import Run
 from tests.conftest import disturb, make_base, make_config
 
@@ -102,11 +104,39 @@ def test_nothing_is_written_if_the_logits_differ(run, tmp_path, monkeypatch):
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]
 
 
+def test_an_onnx_graph_ranks_as_the_policy(run, data, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'llmrec[onnx]'")
+    pytest.importorskip("onnxscript", reason="pip install 'llmrec[onnx]'")
+    result = export(run, onnx=tmp_path / "out")
+    assert result["largest_difference"] <= 1e-3
+    policy = RecPolicy.from_pretrained(run.path("sft", "adapter")).eval()
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])
+    history = [0, 3, 5]
+    prompt = torch.tensor([policy.prompts.prompt("42", history)])
+    inputs = {"input_ids": prompt.numpy(), "attention_mask": torch.ones_like(prompt).numpy()}
+    found = torch.from_numpy(session.run(None, inputs)[0])
+    expected = next(item_scores(policy, [Window("42", [], history)]))
+    found[:, history] = -torch.inf
+    assert torch.allclose(found.log_softmax(1), expected, atol=1e-4)
+    assert ItemVocabulary.load(tmp_path / "out").fingerprint == policy.vocabulary.fingerprint
+    export(run, onnx=tmp_path / "out")
+
+
+def test_onnx_needs_one_token_an_item_and_its_packages(data, tiny_base, tmp_path, monkeypatch):
+    run = finished_run(tiny_base, data, tmp_path / "runs", "title")
+    monkeypatch.setattr("llmrec.export.onnx_model.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=r"onnx, onnxscript, onnxruntime: run `pip install 'llmrec\[onnx\]'"):
+        export(run, onnx=tmp_path / "out")
+    monkeypatch.setattr("llmrec.export.onnx_model.PACKAGES", ())
+    with pytest.raises(ModelError, match="one token an item"):
+        export(run, onnx=tmp_path / "out")
+
+
 def test_only_an_earlier_export_is_replaced(run, tmp_path):
     export(run, merged=tmp_path / "out")
     export(run, merged=tmp_path / "out")
     for place in (run.path("sft", "adapter"), run.directory):
-        with pytest.raises(UserError, match="another place"):
+        with pytest.raises(UserError, match="give --merged another place"):
             export(run, merged=place)
 
 

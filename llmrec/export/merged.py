@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from llmrec.catalogue.prompt import profiles
 from llmrec.data.dataset import InteractionData, load_data
 from llmrec.errors import TrainingError, UserError
 from llmrec.export.gguf_file import GgufType, check_gguf, write_gguf
+from llmrec.export.onnx_model import check_onnx, write_onnx
 from llmrec.files import atomic_directory, read_json, write_json, write_with
 from llmrec.policy.model import FILE_NAME, RecPolicy
 from llmrec.run import Run
@@ -27,9 +28,10 @@ def export(
     merged: Path | None = None,
     gguf: Path | None = None,
     gguf_type: GgufType = "q8_0",
+    onnx: Path | None = None,
     say: Callable[[str], Any] = lambda line: None,
 ) -> dict:
-    """Writes the merged model of a run, a GGUF file of it, or both; all or nothing.
+    """Writes the merged model of a run, a GGUF file of it, an ONNX graph, or several of them; all or nothing.
 
     Args:
         run: the run.
@@ -37,38 +39,52 @@ def export(
         merged: directory for the model as transformers reads it; an earlier export there is replaced.
         gguf: file for llama.cpp.
         gguf_type: type of its matrices.
+        onnx: directory for a graph that ranks the items; an earlier export there is replaced.
         say: where a line for people goes.
 
     Returns:
-        `adapter`, `merged`, `gguf`, and `largest_difference` between logits of merged and adapter model.
+        `adapter`, `merged`, `gguf`, `onnx`, and `largest_difference` between logits of merged weights or graph and those
+        of the adapter.
 
     Raises:
         RunError: the adapter has not been trained.
-        UserError: `merged` is something else's place, or llama.cpp could not run the model.
-        TrainingError: the merged model does not say what the adapter said.
+        UserError: `merged` or `onnx` is something else's place.
+        ModelError: a package is missing, or the model is of a kind that `gguf` or `onnx` cannot be.
+        TrainingError: what was written does not say what the adapter said.
     """
     adapter = adapter or ("ppo" if run.finished("ppo") else "sft")
     run.require("data", adapter)
-    if merged is not None:
-        _check_place(merged)
+    for flag, place in (("--merged", merged), ("--onnx", onnx)):
+        if place is not None:
+            _check_place(place, flag)
     policy = RecPolicy.from_pretrained(run.path(adapter, "adapter"), quantized=False).eval()
     if gguf is not None:
         check_gguf(policy.model.config, policy.tokenizer)
+    if onnx is not None:
+        check_onnx(policy.vocabulary)
     prompts = sample_prompts(policy, load_data(run.path("data")), run.config.catalogue.user_attributes, PROMPTS)
     expected = _logits(policy.model, prompts)
-    with _folder(merged) as folder:
+    with ExitStack() as stack:
+        folder = stack.enter_context(_folder(merged))
         save_merged(policy, adapter, folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         difference = _largest_difference(expected, _logits(model, prompts))
         say(f"merged {adapter}: logits of {len(prompts)} prompts differ from the adapter's by {difference:.1e} at most")
+        if onnx is not None:
+            place = stack.enter_context(atomic_directory(onnx))
+            ranked = write_onnx(place, model, policy.vocabulary, prompts)
+            _save_rest(policy, adapter, place)
+            of_items = [logits[-1, policy.vocabulary.new_tokens] for logits in expected]
+            difference = max(difference, _largest_difference(of_items, ranked))
         if gguf is not None:
             write_with(gguf, lambda path: write_gguf(path, model, policy.tokenizer, run.config.name, gguf_type))
-    for place in filter(None, (merged, gguf)):
-        say(f"written: {place}")
+    for written in filter(None, (merged, gguf, onnx)):
+        say(f"written: {written}")
     return {
         "adapter": adapter,
         "merged": str(merged) if merged else None,
         "gguf": str(gguf) if gguf else None,
+        "onnx": str(onnx) if onnx else None,
         "largest_difference": difference,
     }
 
@@ -81,29 +97,30 @@ def sample_prompts(policy: RecPolicy, data: InteractionData, attributes: list[st
 
 
 def save_merged(policy: RecPolicy, adapter: str, folder: Path) -> None:
-    """Merges the adapter, in place, and writes what `AutoModelForCausalLM` and `AutoTokenizer` read.
-
-    Beside it go the items, the facts, and an `llmrec.json` whose key `merged` names the adapter.
-    """
-    description = policy.description() | {"merged": adapter}
+    """Merges the adapter, in place, and writes what `AutoModelForCausalLM` and `AutoTokenizer` read."""
     policy.model.merge_and_unload().save_pretrained(folder)
+    _save_rest(policy, adapter, folder)
+
+
+def _save_rest(policy: RecPolicy, adapter: str, folder: Path) -> None:
+    """Tokenizer, items and facts, and an `llmrec.json` whose key `merged` names the adapter."""
     policy.tokenizer.save_pretrained(folder)
     policy.vocabulary.save(folder)
     policy.facts.save(folder)
-    write_json(folder / FILE_NAME, description)
+    write_json(folder / FILE_NAME, policy.description() | {"merged": adapter})
 
 
-def _check_place(merged: Path) -> None:
+def _check_place(place: Path, flag: str) -> None:
     """Refuses to replace what is not an earlier export."""
-    if not merged.exists() or (merged.is_dir() and not any(merged.iterdir())):
+    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return
     try:
-        if "merged" in read_json(merged / FILE_NAME):
+        if "merged" in read_json(place / FILE_NAME):
             return
     except (OSError, ValueError):
         pass
     raise UserError(
-        f"{merged} exists and is not a model that `llmrec export` wrote, and would be replaced: give --merged another "
+        f"{place} exists and is not a model that `llmrec export` wrote, and would be replaced: give {flag} another "
         "place."
     )
 
@@ -130,7 +147,7 @@ def _largest_difference(expected: list[torch.Tensor], found: list[torch.Tensor])
     difference = max(float((a - b).abs().max()) for a, b in zip(expected, found, strict=True))
     if not difference <= TOLERANCE:  # NaN is not
         raise TrainingError(
-            f"Logits of the merged model differ from the adapter's by {difference:.2g}, expected {TOLERANCE} at most. "
-            "Nothing was written."
+            f"Logits of the exported model differ from the adapter's by {difference:.2g}, expected {TOLERANCE} at "
+            "most. Nothing was written."
         )
     return difference
