@@ -43,8 +43,8 @@ def export(
         say: where a line for people goes.
 
     Returns:
-        `adapter`, `merged`, `gguf`, `onnx`, and `largest_difference` between logits of merged weights or graph and those
-        of the adapter.
+        `adapter`, `merged`, `gguf`, `onnx`, and `largest_difference`, between logits of the adapter and of what was
+        written.
 
     Raises:
         RunError: the adapter has not been trained.
