@@ -28,16 +28,12 @@ def run_piece(run: Run, stage: str, rank: bool = False) -> dict:
 def validation_ndcg(run: Run, stage: str) -> float:
     """NDCG@10 of a stage's adapter on the validation targets that models are chosen on."""
     from llmrec.data.dataset import load_data
-    from llmrec.evaluation.metrics import ndcg
-    from llmrec.evaluation.ranking import Queries, rank_policy
     from llmrec.policy.model import RecPolicy
-    from llmrec.ppo.stage import target_windows
+    from llmrec.policy.validation import Held, mean_ndcg
 
     data = load_data(run.path("data"))
-    policy, targets = RecPolicy.from_pretrained(run.path(stage, "adapter")), data.selection_targets()
-    windows, queries = target_windows(data, targets, run.config), Queries.of(data, targets)
-    ranked, _ = rank_policy(policy, windows, queries, run.config.seed, lambda: None)
-    return float(ndcg(ranked.ranks, 10).mean())
+    held = Held.of(data, data.selection_targets(), run.config)
+    return mean_ndcg(held.scores(RecPolicy.from_pretrained(run.path(stage, "adapter"))), held.targets)
 
 
 def _peak_bytes() -> int:
