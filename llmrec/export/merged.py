@@ -33,29 +33,24 @@ def export(
 ) -> dict:
     """Writes the merged model of a run, a GGUF file of it, an ONNX graph, or several of them; all or nothing.
 
-        Args:
-            run: the run.
-            adapter: `ppo` or `sft`; None: `ppo` if it has finished, else `sft`.
-            merged: directory for the model as transformers reads it; an earlier export there is replaced.
-            gguf: file for llama.cpp.
-            gguf_type: type of its matrices.
-            onnx: directory for a graph that ranks the items; an earlier export there is replaced.
-            say: where a line for people goes.
+    Args:
+        run: the run.
+        adapter: `ppo` or `sft`; None: `ppo` if it has finished, else `sft`.
+        merged: directory for the model as transformers reads it; an earlier export there is replaced.
+        gguf: file for llama.cpp.
+        gguf_type: type of its matrices.
+        onnx: directory for a graph that ranks the items; an earlier export there is replaced.
+        say: where a line for people goes.
 
-        Returns:
-    <<<<<<< HEAD
-            `adapter`, `merged`, `gguf`, `onnx`, and `largest_difference` between logits of merged weights or graph and
-            the adapter's.
-    =======
-            `adapter`, `merged`, `gguf`, `onnx`, and `largest_difference`, between logits of the adapter and of what was
-            written.
-    >>>>>>> export
+    Returns:
+        `adapter`, `merged`, `gguf`, `onnx`, and `largest_difference`, between logits of the adapter and of what was
+        written.
 
-        Raises:
-            RunError: the adapter has not been trained.
-            UserError: `merged` or `onnx` is something else's place.
-            ModelError: a package is missing, or the model is of a kind that `gguf` or `onnx` cannot be.
-            TrainingError: what was written does not say what the adapter said.
+    Raises:
+        RunError: the adapter has not been trained.
+        UserError: `merged` or `onnx` is something else's place.
+        ModelError: a package is missing, or the model is of a kind that `gguf` or `onnx` cannot be.
+        TrainingError: what was written does not say what the adapter said.
     """
     adapter = adapter or ("ppo" if run.finished("ppo") else "sft")
     run.require("data", adapter)
