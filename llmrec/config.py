@@ -227,7 +227,7 @@ class SASRecGrid(Section):
     num_layers: list[Annotated[int, Field(ge=1)]] = Field([2], min_length=1)
     dropout: list[Annotated[float, Field(ge=0, lt=1)]] = Field([0.2, 0.5], min_length=1)
     learning_rate: list[Annotated[float, Field(gt=0)]] = Field([3e-3], min_length=1)
-    epochs: int = Field(30, ge=1, description="at most; fewer where validation has stopped rising")
+    epochs: int = Field(30, ge=1, description="the one that is best on validation is kept")
 
 
 class EvaluationConfig(Section):

@@ -24,7 +24,7 @@ def fitted(seed: int = 0, **settings) -> SASRec:
 
 @pytest.fixture(scope="module")
 def model() -> SASRec:
-    return fitted(epochs=30, learning_rate=1e-2, patience=30)
+    return fitted(epochs=30, learning_rate=1e-2)
 
 
 def test_it_learns_order(model):
@@ -61,10 +61,16 @@ def test_the_seed_decides_and_nothing_outside_is_touched():
     assert not np.allclose(one, fitted(seed=1, epochs=1).scores(HISTORIES[:3]))
 
 
-def test_training_stops_when_validation_does():
-    answers = iter([0.1, 0.3, 0.2, 0.3, 0.1, 0.9])
-    model = SASRec(lambda scores: next(answers), hidden_size=4, epochs=6, patience=2, window=4).fit(HISTORIES, ITEMS)
-    assert model.validation == [0.1, 0.3, 0.2, 0.3]
+def test_the_best_epoch_is_kept_and_none_is_left_out():
+    answers, seen = iter([0.1, 0.3, 0.2, 0.3, 0.1, 0.9, 0.2]), []
+
+    def validate(scores):
+        seen.append(scores(HISTORIES[:3]))
+        return next(answers)
+
+    model = SASRec(validate, hidden_size=4, epochs=7, window=4).fit(HISTORIES, ITEMS)
+    assert model.validation == [0.1, 0.3, 0.2, 0.3, 0.1, 0.9, 0.2]
+    assert np.array_equal(model.scores(HISTORIES[:3]), seen[5]) and not np.array_equal(seen[5], seen[6])
 
 
 def test_users_with_one_item_teach_nothing():
