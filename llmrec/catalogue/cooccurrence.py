@@ -52,7 +52,7 @@ def cooccurrence(histories: Sequence[np.ndarray], num_items: int, window: int = 
     index = torch.from_numpy(np.concatenate([np.zeros((2, 0), np.int64), *pairs], 1))
     value = torch.from_numpy(np.concatenate([np.zeros(0), *counts]))
     both = torch.cat([index, index.flip(0)], 1)
-    return torch.sparse_coo_tensor(both, value.repeat(2), (num_items, num_items)).coalesce()
+    return _sparse(both, value.repeat(2), num_items)
 
 
 def positive_information(counts: torch.Tensor) -> torch.Tensor:
@@ -60,4 +60,8 @@ def positive_information(counts: torch.Tensor) -> torch.Tensor:
     totals = torch.sparse.sum(counts, 1).to_dense()
     one, other = counts.indices()
     information = (counts.values() * totals.sum() / (totals[one] * totals[other])).log().clamp(min=0)
-    return torch.sparse_coo_tensor(counts.indices(), information, counts.shape).coalesce()
+    return _sparse(counts.indices(), information, len(counts))
+
+
+def _sparse(index: torch.Tensor, value: torch.Tensor, size: int) -> torch.Tensor:
+    return torch.sparse_coo_tensor(index, value, (size, size), check_invariants=True).coalesce()
