@@ -70,7 +70,7 @@ def _nearest(given: str, known: list[str], heading: str) -> str:
     nearest = difflib.get_close_matches(given, known, n=1)
     allowed = ", ".join(f"`{name}`" for name in known)
     if nearest:
-        few = f" ({heading}: {allowed})" if len(known) <= 6 else ""
+        few = f" ({heading}: {allowed})" if len(known) <= 8 else ""
         return f"did you mean `{nearest[0]}`?{few}"
     return f"{heading}: {allowed}."
 
