@@ -70,7 +70,7 @@ def test_the_guard_knows_the_profiles(reward, data, tmp_path):
     judge.save_pretrained(tmp_path)
     run = SimpleNamespace(config=make_config("none", catalogue={"max_history": 50}), path=lambda *names: tmp_path)
     validation = validation_guard(run, data, reward).validation
-    for window, seen in zip(validation.windows, validation.reward, strict=True):
+    for window, seen in zip(validation.held.windows, validation.reward, strict=True):
         user = next(u for u in range(6) if window.items == data.histories[u][: len(window.items)].tolist())
         row = {"user": user, "prior": [], "items": window.items, "purchased": data.purchases[user][: len(window.items)]}
         torch.testing.assert_close(seen, reward.decisions([row])[0][-1])
