@@ -63,12 +63,7 @@ def train(source: Run, folder: Path, advantage: str, rate: float, seconds: float
     """Trains one contender for about `seconds`; how many updates that is, a short run finds out."""
     section = source.config.ppo
     batch = section.per_device_train_batch_size * section.gradient_accumulation_steps
-    changes: dict[str, Any] = {
-        "advantage": advantage,
-        "learning_rate": rate,
-        "total_episodes": 3 * batch,
-        "eval_steps": 9,
-    }
+    changes: dict[str, Any] = {"advantage": advantage, "learning_rate": rate}
     if advantage != "exact":
         changes["kl_coef"] = section.item_kl_coef
     if advantage in ("rloo", "group"):
