@@ -20,7 +20,8 @@ from typing import Any
 import yaml
 
 import llmrec
-from llmrec.config import Config, PenaltySection, check_options, default_of, load_config
+from llmrec.config import Config, PenaltySection, default_of, load_config
+from llmrec.config_checks import check_options
 from llmrec.errors import LlmrecError, RunError
 from llmrec.files import read_json, write_json, write_text
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from llmrec.config import Config, check_options, default_of, load_config
+from llmrec.config import Config, default_of, load_config
+from llmrec.config_checks import check_options
 from llmrec.errors import ConfigError
 
 MINIMAL = "name: a\ndata: {format: movielens, path: x}\n"
@@ -97,7 +98,7 @@ def test_parts_of_the_reward_that_cannot_work(tmp_path: Path, reward: str, says:
 @pytest.mark.parametrize("section", ["sft", "ppo"])
 def test_an_optimiser_that_is_not_installed(tmp_path: Path, section: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = _load(tmp_path, MINIMAL + f"{section}: {{optim: adamw_bnb_8bit}}\n")
-    monkeypatch.setattr("llmrec.config.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("llmrec.config_checks.importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=f"{section}.optim is `adamw_bnb_8bit`.*pip install"):
         check_options(config)
 

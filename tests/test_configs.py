@@ -6,7 +6,8 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
 
-from llmrec.config import check_options, load_config
+from llmrec.config import load_config
+from llmrec.config_checks import check_options
 from llmrec.errors import ConfigError
 from llmrec.ppo.stage import refuse_sharding
 

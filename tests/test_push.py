@@ -14,7 +14,8 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 
-from llmrec.config import check_options, parse_config
+from llmrec.config import parse_config
+from llmrec.config_checks import check_options
 from llmrec.errors import ConfigError, ModelError, RunError, UserError
 from llmrec.files import write_json, write_text
 from llmrec.push import build_folder, push, push_as_configured

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from llmrec.config import check_reporters
+from llmrec.config_checks import check_reporters
 from llmrec.console import console_for
 from llmrec.progress.records import RecordFiles, TensorBoard, Trackio
 from llmrec.progress.table import LiveTable

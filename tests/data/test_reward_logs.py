@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llmrec.config import DataConfig, check_options, parse_config
+from llmrec.config import DataConfig, parse_config
+from llmrec.config_checks import check_options
 from llmrec.data.prepare import build_data
 from llmrec.data.readers import read_log
 from llmrec.errors import ConfigError, DataError

@@ -5,7 +5,7 @@ import pytest
 import torch
 from trl.experimental.ppo import PPOConfig
 
-from llmrec.config import check_options
+from llmrec.config_checks import check_options
 from llmrec.errors import ConfigError, TrainingError
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import PackedBatch, Window
