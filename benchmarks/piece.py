@@ -7,6 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, its own package is not on the path
 
+from llmrec.command import use_huge_pages
 from llmrec.run import Run, run_stage
 
 
@@ -43,6 +44,7 @@ def _peak_bytes() -> int:
 
 if __name__ == "__main__":
     directory, stage, *more = sys.argv[1:]
+    use_huge_pages()  # as the command does
     run = Run.open(directory)
     run_stage(run, stage)
     result = {"peak": _peak_bytes(), "seconds": run.record(stage)["seconds"]}

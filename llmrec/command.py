@@ -25,6 +25,7 @@ AdapterOption = Annotated[
 def exit_with(action: Callable[[], Any]) -> None:
     """Runs `action`; turns exceptions into a message and an exit code."""
     silence_libraries()
+    use_huge_pages()
     try:
         action()
     except SystemExit as stop:
@@ -78,6 +79,13 @@ def silence_libraries() -> None:
     if not sys.warnoptions:
         for category in (FutureWarning, DeprecationWarning, UserWarning):
             warnings.simplefilter("ignore", category)
+
+
+def use_huge_pages() -> None:
+    """Lets torch ask Linux for huge pages, before it makes its first tensor: far less memory is lost in holes between
+    tensors, and a step is no slower. `THP_MEM_ALLOC_ENABLE=0` keeps it from doing so.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def let_cpus_talk() -> None:

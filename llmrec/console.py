@@ -20,6 +20,7 @@ COMPARED = ("hr@10", "ndcg@10")
 # Rows of the memory estimate.
 ESTIMATED = {
     "base": "base",
+    "file": "pages of the base's file",
     "adapters": "adapters",
     "item_rows": "item rows",
     "gradients": "gradients",

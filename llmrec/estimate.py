@@ -4,6 +4,8 @@ No weights are read: the base is built without storage. What a stage holds all t
 larger of what the update and the rollouts need for a while.
 """
 
+import importlib
+import importlib.util
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -44,6 +46,7 @@ class Memory:
 
     Attributes:
         base: frozen weights.
+        file: pages of the base's file that stay in memory although their weights were copied, see `file_bytes`.
         adapters: LoRA factors and, for PPO, the critic.
         item_rows: embeddings of item tokens with their starting values; PPO has those of SFT as well.
         gradients: of all that is trained.
@@ -55,6 +58,7 @@ class Memory:
     """
 
     base: int
+    file: int
     adapters: int
     item_rows: int
     gradients: int
@@ -112,7 +116,7 @@ def estimate(config: Config, items: int | None = None) -> dict:
     """
     items = catalogue_size(config) if items is None else items
     shapes = read_shapes(config, items)
-    process = process_bytes()
+    process = process_bytes(config)
     window = HEADER + config.ppo.response_length
     window += config.catalogue.max_history * (1 if config.catalogue.scheme == "atomic" else TITLE)
     trained = trainable_tensors(shapes, config.model)
@@ -190,10 +194,14 @@ def trainable_tensors(shapes: Shapes, model: ModelConfig) -> list[int]:
     return factors + ([shapes.item_numbers] if shapes.tokens else [])
 
 
-def process_bytes() -> int:
+def process_bytes(config: Config) -> int:
     """Memory of this process once it has imported what both stages import."""
     import llmrec.ppo.stage
     import llmrec.sft  # noqa: F401
+
+    fewer_bits = config.model.quantization or "adamw_bnb_8bit" in (config.sft.optim, config.ppo.optim)
+    if fewer_bits and importlib.util.find_spec("bitsandbytes"):
+        importlib.import_module("bitsandbytes")
 
     return psutil.Process().memory_info().rss
 
@@ -206,6 +214,7 @@ def _sft(config: Config, shapes: Shapes, window: int, trained: list[int], proces
     factors = sum(trained) - shapes.item_numbers
     return Memory(
         base=base_bytes(shapes, config.model.quantization),
+        file=file_bytes(shapes, config.model.quantization),
         adapters=FLOAT * factors,
         item_rows=2 * FLOAT * shapes.item_numbers,
         gradients=FLOAT * sum(trained),
@@ -230,6 +239,7 @@ def _ppo(config: Config, shapes: Shapes, window: int, trained: list[int], proces
     factors = sum(trained) - shapes.item_numbers
     return Memory(
         base=base_bytes(shapes, config.model.quantization),
+        file=file_bytes(shapes, config.model.quantization),
         adapters=2 * FLOAT * factors,
         item_rows=4 * FLOAT * shapes.item_numbers,
         gradients=FLOAT * sum(trained),
@@ -248,6 +258,18 @@ def base_bytes(shapes: Shapes, quantization: str | None) -> int:
     inner = sum(a * b for a, b in shapes.linears) * LINEAR_BYTES[quantization]
     scales = FLOAT * sum(out for _, out in shapes.linears) if quantization == "int8" else 0
     return int(inner) + scales + FLOAT * (shapes.other + shapes.item_numbers)
+
+
+def file_bytes(shapes: Shapes, quantization: str | None) -> int:
+    """Pages of a float32 file on the CPU: its norms are used where they lie, which keeps all of it mapped.
+
+    Embeddings are copied where item rows are added, linear maps where they are quantised. The system can drop these
+    pages when memory is short; until then they count as the process's. Of a file in fewer bits nothing stays.
+    """
+    if torch.cuda.is_available() or shapes.config.dtype not in (None, torch.float32):
+        return 0
+    inner = sum(a * b for a, b in shapes.linears) if quantization else 0
+    return FLOAT * (inner + (shapes.other if shapes.tokens else 0))
 
 
 def optimizer_bytes(tensors: list[int], optim: str) -> int:

@@ -66,6 +66,7 @@ def test_checkpointing_and_fewer_bits_need_less(tiny_base):
         assert total(stage, **{stage: {"optim": "adamw_bnb_8bit"}})["optimizer"] < plain["optimizer"] / 2
         assert total(stage, **{stage: {"gradient_checkpointing": True}})["update"] < plain["update"]
     assert total("sft", model={"base": tiny_base, "quantization": "nf4"})["base"] < total("sft")["base"]
+    assert total("sft", model={"base": tiny_base, "quantization": "nf4"})["file"] > total("sft")["file"] > 0
     more = estimate(make_config(tiny_base), 2000)["sft"]
     assert more["item_rows"] == 2 * total("sft")["item_rows"]
 
@@ -97,7 +98,7 @@ def test_the_7b_config(tmp_path):
     config = load_config(QLORA)
     Qwen2Config(
         vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28,
-        num_attention_heads=28, num_key_value_heads=4, tie_word_embeddings=False,
+        num_attention_heads=28, num_key_value_heads=4, tie_word_embeddings=False, dtype="bfloat16",
     ).save_pretrained(tmp_path)  # fmt: skip
     config = config.model_copy(update={"model": config.model.model_copy(update={"base": str(tmp_path)})})
     shapes = read_shapes(config, 1682)
