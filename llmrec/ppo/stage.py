@@ -24,6 +24,7 @@ from llmrec.run import Run
 from reward_models import EaseJudge
 from reward_models.composite import CompositeReward
 
+GUARD_ROWS = 32  # validation users that the reward model reads at a time
 COLUMNS = {
     "objective/scores": "reward",
     "objective/kl": "KL",
@@ -119,11 +120,10 @@ def validation_guard(run: Run, data: InteractionData, reward: CompositeReward) -
     ]
     judge = EaseJudge.from_pretrained(run.path("reward"), data.items["item_id"])
     histories = [data.histories[user][:position] for user, position in places]
-    validation = Validation(
-        held,
-        torch.stack([decisions[-1] for decisions in reward.decisions(rows)]).cpu(),
-        reward.judged(judge)(histories),
-    )
+    last = []  # a few rows at a time: every decision of every window does not fit into memory
+    for start in range(0, len(rows), GUARD_ROWS):
+        last += [decisions[-1].cpu().clone() for decisions in reward.decisions(rows[start : start + GUARD_ROWS])]
+    validation = Validation(held, torch.stack(last), reward.judged(judge)(histories))
     return Guard(validation, run.path("ppo", "best"))
 
 
