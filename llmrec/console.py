@@ -30,6 +30,7 @@ ESTIMATED = {
     "rollout": "rollout: keys and values, item decisions",
     "process": "Python and its libraries",
     "total": "at the peak",
+    "device": "of it on a GPU",
 }
 SHOWN_RATES = ("validity", "unseen", "groundedness", "factual_precision", "repeats", "unique_sentences")
 

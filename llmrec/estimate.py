@@ -74,6 +74,11 @@ class Memory:
         parts = asdict(self)
         return sum(parts.values()) - min(self.update, self.rollout)
 
+    @property
+    def device(self) -> int:
+        """At the peak on a GPU, which holds neither Python nor pages of a file."""
+        return self.total - self.process - self.file
+
 
 @dataclass(frozen=True)
 class Shapes:
@@ -108,7 +113,7 @@ def estimate(config: Config, items: int | None = None) -> dict:
 
     Returns:
         `items`, `window_tokens`, `trainable` (numbers that a stage trains), and for `sft` and `ppo` bytes by part, with
-        `total`.
+        `total` and, of it on a GPU, `device`.
 
     Raises:
         ModelError: the base's config cannot be read.
@@ -129,7 +134,7 @@ def estimate(config: Config, items: int | None = None) -> dict:
         "items": items,
         "window_tokens": window,
         "trainable": {"sft": sum(trained), "ppo": sum(trained) + sum(critic)},
-        **{name: {**asdict(memory), "total": memory.total} for name, memory in stages.items()},
+        **{name: {**asdict(memory), "total": memory.total, "device": memory.device} for name, memory in stages.items()},
     }
 
 
@@ -244,7 +249,7 @@ def _ppo(config: Config, shapes: Shapes, window: int, trained: list[int], proces
         item_rows=4 * FLOAT * shapes.item_numbers,
         gradients=FLOAT * sum(trained),
         optimizer=optimizer_bytes(trained, section.optim),
-        rewards=reward_bytes(config, shapes.items),
+        rewards=reward_bytes(config, shapes),
         update=update + (PPO_DECISION * micro + EXPERIENCE_DECISION * episodes) * decisions,
         rollout=episodes * window * key_value_bytes(shapes.config)
         + working_bytes(shapes, config.model, episodes // group * prompt)
@@ -315,10 +320,11 @@ def key_value_bytes(config: PretrainedConfig) -> int:
     return 2 * width * config.num_key_value_heads * _head_size(config) * config.num_hidden_layers
 
 
-def reward_bytes(config: Config, items: int) -> int:
-    """The judge's square matrix, and the item embeddings of the click/purchase models."""
-    section = config.reward
-    return FLOAT * items * (items + 2 * section.hidden_size * section.ensemble)
+def reward_bytes(config: Config, shapes: Shapes) -> int:
+    """The judge's square matrix, item embeddings of the click/purchase models, and the text reward's own float32 base."""
+    section, items = config.reward, shapes.items
+    text = sum(a * b for a, b in shapes.linears) + shapes.other if section.text else 0
+    return FLOAT * (items * (items + 2 * section.hidden_size * section.ensemble) + text)
 
 
 def _head_size(config: PretrainedConfig) -> int:

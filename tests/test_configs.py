@@ -55,5 +55,5 @@ def test_every_experiment_is_a_valid_config(path, monkeypatch):
 def test_the_7b_config_says_how_to_launch_it():
     lines = (FOLDER.parent / "qlora_7b.yaml").read_text().splitlines()
     for line, stage in zip(lines, ("sft", "reward", "ppo"), strict=False):
-        launch = f"accelerate launch --config_file configs/accelerate/ddp.yaml scripts/train_{stage}.py"
+        launch = f"accelerate launch --mixed_precision bf16 --num_processes 1 scripts/train_{stage}.py"
         assert line == f"# {launch} --config configs/qlora_7b.yaml"
