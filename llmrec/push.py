@@ -14,7 +14,17 @@ import llmrec
 from llmrec.config import INCLUDABLE, HubSection
 from llmrec.errors import ModelError, UserError
 from llmrec.files import read_json
-from llmrec.hub import ADAPTER_FILES, REWARD_FOLDER, address, check_name, explained, hub_api, upload
+from llmrec.hub import (
+    ADAPTER_FILES,
+    REWARD_FILES,
+    REWARD_FOLDER,
+    address,
+    check_branch,
+    check_name,
+    explained,
+    hub_api,
+    upload,
+)
 from llmrec.model_card import Pushed, model_card
 from llmrec.run import Run
 
@@ -24,20 +34,6 @@ _OF_STAGE = ("adapter_config.json", "adapter_model.safetensors")
 _NEEDED = (*_OF_STAGE, "llmrec.json", "item_vocabulary.json", "facts.json")
 _LICENCES = {"HuggingFaceTB/SmolLM2-135M-Instruct": "apache-2.0"}  # of bundled bases
 _STAGE_OF = dict(zip(INCLUDABLE, ("reward", "evaluate"), strict=True))  # what each part on request needs
-# What the reward models' `from_pretrained` read, and how far they can be trusted.
-_REWARD = (
-    "config.json",
-    "model.safetensors",
-    "member*/config.json",
-    "member*/model.safetensors",
-    "judge.json",
-    "judge.safetensors",
-    "metrics.json",
-    "*.png",
-    "text/text_reward.json",
-    "text/adapter_config.json",
-    "text/adapter_model.safetensors",
-)
 
 
 def push(
@@ -213,12 +209,6 @@ def make_portable(folder: Path, more: dict[str, str] | None = None) -> str | Non
     return None if local else base
 
 
-def check_branch(revision: str | None) -> None:
-    """Raises UserError if a push cannot go to `revision`."""
-    if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
-        raise UserError(f"{revision} is a commit, and a push makes a new one: name a branch as the revision.")
-
-
 def licence_of(base: str | None, ask_hub: bool = True) -> str | None:
     """The licence of a base on the hub as its card names it; None where it cannot be told."""
     if base is None or base in _LICENCES or not ask_hub:
@@ -272,7 +262,7 @@ def _copy_files(run: Run, adapter: str, folder: Path) -> None:
 
 def _copy_reward(run: Run, folder: Path) -> None:
     source = run.path("reward")
-    for file in (file for pattern in _REWARD for file in sorted(source.glob(pattern)) if file.is_file()):
+    for file in (file for pattern in REWARD_FILES for file in sorted(source.glob(pattern)) if file.is_file()):
         target = folder / file.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
