@@ -266,7 +266,11 @@ def test_a_run_is_pushed_as_its_config_says_or_says_how_to_do_it_alone(run: Run,
 
 @pytest.mark.parametrize(
     ("section", "scheme", "says"),
-    [({"repo": "a/b/c"}, "atomic", "hub.repo"), ({"repo": "a/b", "titles": False}, "title", "hub.titles")],
+    [
+        ({"repo": "a/b/c"}, "atomic", "hub.repo"),
+        ({"repo": "a/b", "titles": False}, "title", "hub.titles"),
+        ({"repo": "a/b", "revision": "0" * 40}, "atomic", "hub.revision"),
+    ],
 )
 def test_a_push_that_cannot_work_is_refused_before_training(run: Run, section: dict, scheme: str, says: str) -> None:
     values = run.config.model_dump(mode="json")
