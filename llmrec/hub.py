@@ -123,8 +123,11 @@ def fetch(repo: str, file: str, revision: str | None = None) -> Path | None:
             return None
 
 
-def history(repo: str) -> dict[str, list]:
-    """Commits of every branch, newest first, as `huggingface_hub.GitCommitInfo`.
+def history(repo: str) -> tuple[dict[str, list], dict[str, str]]:
+    """What a repository went through.
+
+    Returns:
+        commits of every branch, newest first, as `huggingface_hub.GitCommitInfo`; the commit that each tag names.
 
     Raises:
         UserError: see `find_adapter`.
@@ -132,8 +135,10 @@ def history(repo: str) -> dict[str, list]:
     check_name(repo)
     api = hub_api()
     with explained(repo):
-        branches = [branch.name for branch in retried(lambda: api.list_repo_refs(repo)).branches]
-        return {name: retried(lambda name=name: api.list_repo_commits(repo, revision=name)) for name in branches}
+        refs = retried(lambda: api.list_repo_refs(repo))
+        branches = [branch.name for branch in refs.branches]
+        commits = {name: retried(lambda name=name: api.list_repo_commits(repo, revision=name)) for name in branches}
+        return commits, {tag.name: tag.target_commit for tag in refs.tags}
 
 
 def upload(

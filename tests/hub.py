@@ -32,10 +32,12 @@ class Commit:
 
 @dataclass
 class Repository:
-    """One model repository: commits of each branch, oldest first; the first commit is empty."""
+    """One model repository: commits of each branch, oldest first; the first commit is empty. Tags name a sha."""
 
     private: bool = False
     branches: dict[str, list[Commit]] = field(default_factory=lambda: {"main": [Commit({}, [], "initial commit", 0)]})
+
+    tags: dict[str, str] = field(default_factory=dict)
 
     @property
     def files(self) -> dict[str, bytes]:
@@ -325,7 +327,10 @@ class _Handler(BaseHTTPRequestHandler):
                 {"name": branch, "ref": f"refs/heads/{branch}", "targetCommit": commits[-1].sha}
                 for branch, commits in repository.branches.items()
             ]
-            self._json(200, {"branches": branches, "tags": [], "converts": []})
+            tags = [
+                {"name": tag, "ref": f"refs/tags/{tag}", "targetCommit": sha} for tag, sha in repository.tags.items()
+            ]
+            self._json(200, {"branches": branches, "tags": tags, "converts": []})
 
     def commits(self, body: bytes, name: str, revision: str) -> None:
         if self._commit(name, revision) is not None:
