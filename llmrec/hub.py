@@ -230,6 +230,18 @@ def check_name(repo: str) -> None:
         raise UserError(f"`{repo}` cannot be a repository name; expected OWNER/NAME. {error}") from None
 
 
+def full_name(repo: str) -> str:
+    """`OWNER/NAME`; a bare `NAME` is in the account of the token.
+
+    Raises:
+        UserError: the hub does not know the token, or cannot be reached.
+    """
+    if "/" in repo:
+        return repo
+    with explained(repo, writes=True):
+        return f"{retried(hub_api().whoami)['name']}/{repo}"
+
+
 def check_branch(revision: str | None) -> None:
     """Raises UserError if a push cannot go to `revision`."""
     if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):

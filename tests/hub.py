@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
+import yaml
+
 
 @dataclass
 class Commit:
@@ -348,7 +350,9 @@ class _Handler(BaseHTTPRequestHandler):
         if commit is not None:
             siblings = [{"rfilename": path} for path in commit.files]
             about = {"id": name, "modelId": name, "sha": commit.sha, "private": self.hub.repositories[name].private}
-            self._json(200, {**about, "siblings": siblings, "tags": []})
+            card = re.match(r"---\n(.*?)---\n", commit.files.get("README.md", b"").decode(), re.DOTALL)
+            metadata = {"cardData": yaml.safe_load(card.group(1))} if card else {}
+            self._json(200, {**about, **metadata, "siblings": siblings, "tags": []})
 
     def tree(self, body: bytes, name: str, revision: str, folder: str | None) -> None:
         commit = self._commit(name, revision)
