@@ -2,10 +2,10 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+
+import yaml
 
 from llmrec import hub
-from llmrec.config import Config, load_config
 from llmrec.errors import RunError, UserError
 from llmrec.files import read_json
 from llmrec.push import shareable_config
@@ -20,8 +20,8 @@ def list_runs(directory: Path) -> list[dict]:
     """The runs of a directory, by name.
 
     Returns:
-        one a run: `name`, `directory`, `finished` (stages), `ndcg@10` (see `headline`) and `when` its last stage ended,
-        null if none has.
+        one a run: `name`, `directory`, `finished` (stages), `ndcg@10` (see `headline`), `report_readable` (true also
+        where there is none yet) and `when` its last stage ended, null if none has.
 
     Raises:
         RunError: there is no such directory.
@@ -36,12 +36,11 @@ def _run_entry(directory: Path) -> dict:
     records = {stage: directory / stage / "metrics.json" for stage in STAGES}
     ended = {stage: file.stat().st_mtime for stage, file in records.items() if file.is_file()}
     newest = datetime.fromtimestamp(max(ended.values()), UTC).isoformat(timespec="seconds") if ended else None
-    results = headline(_json_or_nothing(directory / "report.json"))
     return {
         "name": directory.name,
         "directory": str(directory),
         "finished": list(ended),
-        HEADLINE: results,
+        **_results(directory / "report.json"),
         "when": newest,
     }
 
@@ -50,25 +49,27 @@ def list_revisions(repo: str) -> list[dict]:
     """The commits of every branch of a repository, newest first.
 
     Returns:
-        one a commit: `branch`, `commit`, `title`, `when`, and `ndcg@10` (see `headline`) of the report that it holds.
+        one a commit: `branch`, `commit`, `tags`, `title`, `when`, and of the report that it holds `ndcg@10` (see
+        `headline`) and `report_readable`.
 
     Raises:
         UserError: the hub has no such repository, refuses, or cannot be reached.
     """
     known: dict[str, dict] = {}  # branches share commits
     entries = []
-    for branch, commits in hub.history(repo).items():
+    branches, tags = hub.history(repo)
+    for branch, commits in branches.items():
         for commit in commits:
             if commit.commit_id not in known:
-                file = hub.fetch(repo, "report.json", commit.commit_id)
-                known[commit.commit_id] = headline(_json_or_nothing(file))
+                known[commit.commit_id] = _results(hub.fetch(repo, "report.json", commit.commit_id))
             entries.append(
                 {
                     "branch": branch,
                     "commit": commit.commit_id,
+                    "tags": [tag for tag, target in tags.items() if target == commit.commit_id],
                     "title": commit.title,
                     "when": commit.created_at.isoformat(timespec="seconds"),
-                    HEADLINE: known[commit.commit_id],
+                    **known[commit.commit_id],
                 }
             )
     return entries
@@ -77,9 +78,18 @@ def list_revisions(repo: str) -> list[dict]:
 def headline(report: dict) -> dict:
     """NDCG@10 of the policies: `{split: {sft: {value, ci95, n}, ppo: ...}}`, of what there is."""
     return {
-        split: {name: results["models"][name][HEADLINE] for name in POLICIES if name in results.get("models", {})}
+        split: {name: metrics[HEADLINE] for name, metrics in results.get("models", {}).items()
+                if name in POLICIES and HEADLINE in metrics}
         for split, results in report.get("splits", {}).items()
-    }
+    }  # fmt: skip
+
+
+def _results(file: Path | None) -> dict:
+    """What a list shows of a report: one that is broken must not hide the others."""
+    try:
+        return {HEADLINE: headline(_report(file)), "report_readable": True}
+    except RunError:
+        return {HEADLINE: {}, "report_readable": False}
 
 
 def difference(a: str, b: str) -> dict:
@@ -93,10 +103,10 @@ def difference(a: str, b: str) -> dict:
         `{split: {model: {metric: {a, b}}}}`, null where one has none.
 
     Raises:
-        UserError: one of them is not there, or the hub refuses or cannot be reached.
+        UserError: one of them is not there or not readable, or the hub refuses or cannot be reached.
     """
     (config_a, report_a), (config_b, report_b) = _side(a), _side(b)
-    flat_a, flat_b = (flatten(shareable_config(config.model_dump(mode="json"))) for config in (config_a, config_b))
+    flat_a, flat_b = (flatten(shareable_config(config)) for config in (config_a, config_b))
     keys = list(flat_a) + [key for key in flat_b if key not in flat_a]
     pairs = {key: {"a": flat_a.get(key), "b": flat_b.get(key)} for key in keys}
     return {
@@ -107,19 +117,26 @@ def difference(a: str, b: str) -> dict:
     }
 
 
-def _side(name: str) -> tuple[Config, dict]:
+def _side(name: str) -> tuple[dict, dict]:
+    """Config and report. What was pushed may be of another version, whose config has other keys."""
     if Path(name).is_dir():
         run = Run.open(name)
-        return run.config, _json_or_nothing(run.report_path)
+        return run.config.model_dump(mode="json"), _report(run.report_path)
     repo, _, revision = name.partition("@")
     try:
         hub.check_name(repo)
     except UserError:
         raise RunError(f"There is no run directory {name}, and it cannot be OWNER/NAME[@REVISION] either.") from None
-    config = hub.fetch(repo, "config.yaml", revision or None)
-    if config is None:
-        raise RunError(f"`{name}` has no config.yaml: only what `llmrec push` uploaded from a run can be compared.")
-    return load_config(config), _json_or_nothing(hub.fetch(repo, "report.json", revision or None))
+    file = hub.fetch(repo, "config.yaml", revision or None)
+    try:
+        config = yaml.safe_load(file.read_text("utf-8")) if file is not None else None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        config = None
+    if not isinstance(config, dict):
+        raise RunError(
+            f"`{name}` has no readable config.yaml: only what `llmrec push` uploaded from a run can be compared."
+        )
+    return config, _report(hub.fetch(repo, "report.json", revision or None))
 
 
 def _side_by_side(a: dict, b: dict) -> dict:
@@ -137,5 +154,17 @@ def _side_by_side(a: dict, b: dict) -> dict:
     return result
 
 
-def _json_or_nothing(file: Path | None) -> Any:
-    return read_json(file) if file is not None and file.is_file() else {}
+def _report(file: Path | None) -> dict:
+    """A report; empty if there is none.
+
+    Raises:
+        RunError: it is truncated, or no report.
+    """
+    if file is None or not file.is_file():
+        return {}
+    try:
+        report = read_json(file)
+        headline(report)
+        return report
+    except (ValueError, AttributeError, TypeError):
+        raise RunError(f"{file} cannot be read as a report: `llmrec evaluate` writes it again.") from None

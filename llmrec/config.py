@@ -73,6 +73,9 @@ class CatalogueConfig(Section):
     )
 
 
+LOCAL_BASE = "local:"  # what a push writes before the name of a base that is a directory of the machine it came from
+
+
 class ModelConfig(Section):
     """The base language model and its adapter."""
 

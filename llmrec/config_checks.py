@@ -95,12 +95,16 @@ def check_hub(config: Config) -> None:
     section = config.hub
     if section is None:
         return
-    from llmrec.hub import check_name  # here: a config without this section need not wait for huggingface_hub
+    from llmrec.hub import check_branch, check_name  # here: without this section there is no wait for huggingface_hub
 
     try:
         check_name(section.repo)
     except UserError as error:
         raise ConfigError(f"hub.repo: {error}") from None
+    try:
+        check_branch(section.revision)
+    except UserError as error:
+        raise ConfigError(f"hub.revision: {error}") from None
     if not section.titles and config.catalogue.scheme == "title":
         raise ConfigError(
             "hub.titles is false, but under catalogue.scheme `title` the model spells items by their titles: set "

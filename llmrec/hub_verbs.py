@@ -59,10 +59,21 @@ def list_verb(
     if as_json:
         print_json(found)
     elif repo is None:
-        print_runs(console_for(), found, lambda run: (run["name"], ", ".join(run["finished"])), "run", "finished")
+        print_runs(console_for(), found, _run_cells, "run", "finished")
     else:
-        columns = ("branch", "commit", "title")
-        print_runs(console_for(), found, lambda one: (one["branch"], one["commit"][:8], one["title"]), *columns)
+        print_runs(console_for(), found, _revision_cells, "branch, tags", "commit", "title")
+
+
+def _run_cells(run: dict) -> tuple[str, ...]:
+    return run["name"], ", ".join(run["finished"]) + _broken(run)
+
+
+def _revision_cells(one: dict) -> tuple[str, ...]:
+    return ", ".join([one["branch"], *one["tags"]]), one["commit"][:8], one["title"] + _broken(one)
+
+
+def _broken(entry: dict) -> str:
+    return "" if entry["report_readable"] else " (its report.json cannot be read)"
 
 
 @hub_app.command("diff")

@@ -21,7 +21,8 @@ class Pushed:
         repo: `OWNER/NAME` on the hub.
         model, catalogue: that the adapter was made with.
         base: hub id of the base model; None if it is a local directory.
-        licence: of the base model; None if it is not known.
+        licence: of the base model as its card's metadata has it: `license`, and of one that is `other` `license_name`
+            and `license_link`; empty if it is not known.
         revision: branch that it goes to; None: the main one.
         config: of the run; None for a policy that belongs to none, which then has none of what follows.
         adapter: `sft` or `ppo`.
@@ -35,7 +36,7 @@ class Pushed:
     model: ModelConfig
     catalogue: CatalogueConfig
     base: str | None
-    licence: str | None
+    licence: Mapping[str, str]
     revision: str | None = None
     config: Config | None = None
     adapter: str | None = None
@@ -69,8 +70,7 @@ def _metadata(pushed: Pushed) -> dict:
     metadata: dict = {"library_name": "peft", "pipeline_tag": "text-generation", "tags": tags}
     if pushed.base is not None:
         metadata["base_model"] = pushed.base
-    if pushed.licence is not None:
-        metadata["license"] = pushed.licence
+    metadata |= pushed.licence
     results = [entry for split in pushed.report.get("splits", {}) if (entry := _index_entry(pushed, split))["metrics"]]
     if results:
         metadata["model-index"] = [{"name": _name(pushed), "results": results}]
@@ -115,9 +115,10 @@ def _summary(pushed: Pushed) -> str:
 
 
 def _licence(pushed: Pushed) -> str:
-    if pushed.licence is None:
+    if not pushed.licence:
         return "unknown: that of the base model could not be read. Find it out before you use or share this adapter"
-    return f"the base model's is `{pushed.licence}`; the terms of the data may say more"
+    name = pushed.licence.get("license_name", pushed.licence["license"])
+    return f"the base model's is `{name}`; the terms of the data may say more"
 
 
 def _results(pushed: Pushed) -> str:

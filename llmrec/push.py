@@ -11,33 +11,29 @@ from typing import Any
 import yaml
 
 import llmrec
-from llmrec.config import INCLUDABLE, HubSection
+from llmrec.config import INCLUDABLE, LOCAL_BASE, HubSection
 from llmrec.errors import ModelError, UserError
 from llmrec.files import read_json
-from llmrec.hub import ADAPTER_FILES, REWARD_FOLDER, address, check_name, explained, hub_api, upload
+from llmrec.hub import (
+    ADAPTER_FILES,
+    REWARD_FILES,
+    REWARD_FOLDER,
+    address,
+    check_branch,
+    check_name,
+    explained,
+    full_name,
+    hub_api,
+    retried,
+    upload,
+)
 from llmrec.model_card import Pushed, model_card
 from llmrec.run import Run
 
-# Only `ADAPTER_FILES` leave: a run also holds checkpoints and people's histories. An adapter is one stage's own;
-# what is the same in all stages may lie in the folder of the first.
-_OF_STAGE = ("adapter_config.json", "adapter_model.safetensors")
-_NEEDED = (*_OF_STAGE, "llmrec.json", "item_vocabulary.json", "facts.json")
-_LICENCES = {"HuggingFaceTB/SmolLM2-135M-Instruct": "apache-2.0"}  # of bundled bases
+# Only `ADAPTER_FILES` leave: a run also holds checkpoints and people's histories.
+_NEEDED = ("adapter_config.json", "adapter_model.safetensors", "llmrec.json", "item_vocabulary.json", "facts.json")
+_LICENCES = {"HuggingFaceTB/SmolLM2-135M-Instruct": {"license": "apache-2.0"}}  # of bundled bases
 _STAGE_OF = dict(zip(INCLUDABLE, ("reward", "evaluate"), strict=True))  # what each part on request needs
-# What the reward models' `from_pretrained` read, and how far they can be trusted.
-_REWARD = (
-    "config.json",
-    "model.safetensors",
-    "member*/config.json",
-    "member*/model.safetensors",
-    "judge.json",
-    "judge.safetensors",
-    "metrics.json",
-    "*.png",
-    "text/text_reward.json",
-    "text/adapter_config.json",
-    "text/adapter_model.safetensors",
-)
 
 
 def push(
@@ -71,15 +67,18 @@ def push(
     Raises:
         UserError: the name is not one, titles cannot be withheld, the hub refuses, or it cannot be reached.
         RunError: the adapter, the reward model or the report is not there yet.
-        ModelError: the adapter's folder lacks a file.
+        ModelError: the adapter's folder lacks a file, or one is not readable.
     """
     check_name(repo)
     check_branch(revision)
     adapter = adapter or ("ppo" if run.finished("ppo") else "sft")
     run.require(adapter, *(stage for part, stage in _STAGE_OF.items() if part in include))
+    if not dry_run:
+        repo = full_name(repo)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        build_folder(run, repo, adapter, folder, include=include, titles=titles, revision=revision, ask_hub=not dry_run)
+        options = {"include": include, "titles": titles, "revision": revision, "ask_hub": not dry_run, "say": say}
+        build_folder(run, repo, adapter, folder, **options)
         files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
         for place, file in files.items():
             say(f"{file.stat().st_size:>12,}  {place}")
@@ -126,6 +125,7 @@ def push_policy(policy: Any, repo: str, *, private: bool, revision: str | None, 
     """Uploads a policy that belongs to no run; see `RecPolicy.push_to_hub`."""
     check_name(repo)
     check_branch(revision)
+    repo = full_name(repo)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "policy"
         policy.save_pretrained(folder)
@@ -148,12 +148,13 @@ def build_folder(
     titles: bool = True,
     revision: str | None = None,
     ask_hub: bool = False,
+    say: Callable[[str], Any] = lambda line: None,
 ) -> None:
     """Writes into `folder` what goes to the hub; `ask_hub`: for the licence of the base.
 
     Raises:
         UserError: titles cannot be withheld.
-        ModelError: the adapter's folder lacks a file.
+        ModelError: the adapter's folder lacks a file, or one is not readable.
     """
     _copy_files(run, adapter, folder)
     if not titles:
@@ -164,11 +165,15 @@ def build_folder(
     if "reward" in include:
         _copy_reward(run, folder / REWARD_FOLDER)
     base = make_portable(folder, {"adapter": adapter, "llmrec_version": llmrec.__version__})
+    licence = licence_of(base, ask_hub)
+    if ask_hub and base is not None and not licence:
+        say(f"the licence of {base} could not be read: the card says that it is unknown")
 
     report = _shared_report(read_json(run.report_path)) if run.report_path.is_file() else {}
     if report:
         _write_json(folder / "report.json", report)
     config = shareable_config(run.config.model_dump(mode="json"))
+    config["model"]["base"] = read_json(folder / "llmrec.json")["model"]["base"]
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), "utf-8")
     if "report" in include:
         from llmrec.report.page import page_of
@@ -179,7 +184,7 @@ def build_folder(
         run.config.model,
         run.config.catalogue,
         base=base,
-        licence=licence_of(base, ask_hub),
+        licence=licence,
         revision=revision,
         config=run.config,
         adapter=adapter,
@@ -202,33 +207,46 @@ def make_portable(folder: Path, more: dict[str, str] | None = None) -> str | Non
         The hub id of the base; None if it is a local directory.
     """
     about = read_json(folder / "llmrec.json")
-    base = about["base_model"]
-    local = Path(base).is_absolute() or Path(base).exists()
-    name = Path(base).name if local else base
-    model = {**about["model"], "base": name if local else about["model"]["base"]}
-    _write_json(folder / "llmrec.json", {**about, "base_model": name, "model": model, **(more or {})})
+    trained_on = about["model"]["base"]
+    base = shared_base(about["base_model"])
+    model = {**about["model"], "base": base if base.startswith(LOCAL_BASE) else trained_on}
+    _write_json(folder / "llmrec.json", {**about, "base_model": base, "model": model, **(more or {})})
     # Locally this is a cache directory of this machine.
     for file in folder.rglob("adapter_config.json"):
-        _write_json(file, {**read_json(file), "base_model_name_or_path": name})
-    return None if local else base
+        _write_json(file, {**read_json(file), "base_model_name_or_path": base})
+    for file in folder.rglob("text_reward.json"):
+        values = read_json(file)
+        own = values["base"]["base"]
+        shared = model["base"] if own == trained_on else shared_base(own)
+        _write_json(file, {**values, "base": {**values["base"], "base": shared}})
+    return None if base.startswith(LOCAL_BASE) else base
 
 
-def check_branch(revision: str | None) -> None:
-    """Raises UserError if a push cannot go to `revision`."""
-    if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
-        raise UserError(f"{revision} is a commit, and a push makes a new one: name a branch as the revision.")
+def shared_base(base: str) -> str:
+    """How a base is named on a hub: of a directory of this machine, `local:` and its last part; others as they are.
+
+    `llmrec.json` names directories by their absolute paths, so where a push is made from does not matter.
+    """
+    if base.startswith((LOCAL_BASE, "bundled:")):
+        return base
+    try:
+        check_name(base)
+    except UserError:
+        return LOCAL_BASE + Path(base).name
+    return LOCAL_BASE + Path(base).name if Path(base).is_dir() else base
 
 
-def licence_of(base: str | None, ask_hub: bool = True) -> str | None:
-    """The licence of a base on the hub as its card names it; None where it cannot be told."""
+def licence_of(base: str | None, ask_hub: bool = True) -> dict[str, str]:
+    """The licence of a base on the hub as its card's metadata names it; empty where it cannot be told."""
     if base is None or base in _LICENCES or not ask_hub:
-        return _LICENCES.get(base)
+        return _LICENCES.get(base, {})
     try:
         with explained(base):
-            card = hub_api().model_info(base).card_data
+            card = retried(lambda: hub_api().model_info(base)).card_data
     except UserError:
-        return None
-    return card.license if card else None
+        return {}
+    named = {key: card.get(key) for key in ("license", "license_name", "license_link")} if card else {}
+    return {key: value for key, value in named.items() if value} if named.get("license") else {}
 
 
 def _withhold_titles(folder: Path) -> None:
@@ -240,7 +258,7 @@ def _withhold_titles(folder: Path) -> None:
             "Titles cannot be withheld: under `catalogue.scheme: title` the model spells items by them. Push with "
             "titles, or train with `catalogue.scheme: atomic`."
         )
-    titles = {re.sub(r"( \(\d{4}\))?( \[\d+\])?$", "", item.pop("title")).casefold() for item in vocabulary["items"]}
+    titles = {form.casefold() for item in vocabulary["items"] for form in _forms(item.pop("title"))}
     _write_json(path, vocabulary)
     path = folder / "facts.json"
     book = read_json(path)
@@ -251,6 +269,12 @@ def _withhold_titles(folder: Path) -> None:
     _write_json(path, book)
 
 
+def _forms(title: str) -> tuple[str, str, str]:
+    """A title as it is, without the number that tells it from another, and without its year too."""
+    alone = re.sub(r" \[\d+\]$", "", title)
+    return title, alone, re.sub(r" \(\d{4}\)$", "", alone)
+
+
 def _data_card(run: Run, report: dict) -> dict:
     """Counts of the data, from the report or from what the first stage left."""
     file = run.path("data", "card.json")
@@ -258,32 +282,38 @@ def _data_card(run: Run, report: dict) -> dict:
 
 
 def _copy_files(run: Run, adapter: str, folder: Path) -> None:
-    """Copies the files that may leave; of two with one name, the one in the earlier source."""
-    own, first = ([run.path(stage, "adapter"), run.path(stage)] for stage in (adapter, "sft"))
-    for name in ADAPTER_FILES:
-        sources = own if name in _OF_STAGE else own + first
-        file = next((source / name for source in sources if (source / name).is_file()), None)
-        if file is not None:
-            shutil.copyfile(file, folder / name)
-    missing = [name for name in _NEEDED if not (folder / name).exists()]
+    """Copies the files that may leave, if they can be read: a broken adapter does not leave."""
+    source = run.path(adapter, "adapter")
+    missing = [name for name in _NEEDED if not (source / name).is_file()]
     if missing:
-        raise ModelError(f"{run.path(adapter)} lacks {', '.join(missing)}. Delete that folder and run its stage again.")
+        raise ModelError(f"{source} lacks {', '.join(missing)}. Delete that folder and run its stage again.")
+    _refuse_unreadable(source)
+    for name in ADAPTER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+
+
+def _refuse_unreadable(adapter: Path) -> None:
+    """Raises ModelError if a part of an adapter cannot be read, or if its vocabulary is not its own."""
+    from llmrec.catalogue.facts import FactBook
+    from llmrec.catalogue.vocabulary import ItemVocabulary
+    from llmrec.policy.saved import adapter_shapes, load_tokenizer, read_description
+
+    if ItemVocabulary.load(adapter).fingerprint != read_description(adapter).item_vocabulary:
+        raise ModelError(f"{adapter}: the item vocabulary is not the one that the adapter was trained with.")
+    FactBook.load(adapter)
+    adapter_shapes(adapter)
+    load_tokenizer(adapter)
 
 
 def _copy_reward(run: Run, folder: Path) -> None:
     source = run.path("reward")
-    for file in (file for pattern in _REWARD for file in sorted(source.glob(pattern)) if file.is_file()):
+    for file in (file for pattern in REWARD_FILES for file in sorted(source.glob(pattern)) if file.is_file()):
         target = folder / file.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
     record = folder / "metrics.json"  # the fingerprint names the log's directory
     _write_json(record, {key: value for key, value in read_json(record).items() if key != "fingerprint"})
-    about = folder / "text" / "text_reward.json"
-    if about.is_file():
-        values = read_json(about)
-        base = values["base"]["base"]
-        shared = Path(base).name if Path(base).is_absolute() else base
-        _write_json(about, {**values, "base": {**values["base"], "base": shared}})
 
 
 def _shared_report(report: dict) -> dict:
@@ -296,12 +326,13 @@ def _shared_report(report: dict) -> dict:
 
 
 def shareable_config(values: dict) -> dict:
-    """The config without directories of this machine: of an absolute path only the last part stays."""
+    """The config without directories of this machine: of a path only the last part stays, of any version's config."""
     values = {**values, "output_dir": "runs", "hub": None}
-    for section, keys in {"data": ("path", "items", "users", "facts"), "model": ("base",)}.items():
-        local = {key: Path(values[section][key]).name for key in keys if Path(values[section][key] or "").is_absolute()}
-        values[section] = {**values[section], **local}
-    return values
+    data, model = values.get("data") or {}, values.get("model") or {}
+    paths = {key: data[key] for key in ("path", "items", "users", "facts") if data.get(key)}
+    shared = {key: path if path.startswith("package:") else Path(path).name for key, path in paths.items()}
+    base = {"base": shared_base(model["base"])} if "base" in model else {}
+    return {**values, "data": {**data, **shared}, "model": {**model, **base}}
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -1,7 +1,7 @@
 """A model hub on the loopback interface: enough of the hub's HTTP API to push to and download from.
 
-Speaks whoami, repository and branch creation, preupload, LFS batch and PUT, commit (ndjson), refs, commits, model info,
-tree, resolve. Files are stored in memory; every commit is kept. `Fault`s make it fail on purpose.
+Speaks whoami, repository and branch creation, preupload, LFS batch and PUT, commit (ndjson, on a parent), refs,
+commits, model info, tree, resolve. Files are stored in memory; every commit is kept. `Fault`s make it fail on purpose.
 """
 
 import base64
@@ -10,9 +10,12 @@ import json
 import re
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
+
+import yaml
 
 
 @dataclass
@@ -31,10 +34,12 @@ class Commit:
 
 @dataclass
 class Repository:
-    """One model repository: commits of each branch, oldest first; the first commit is empty."""
+    """One model repository: commits of each branch, oldest first; the first commit is empty. Tags name a sha."""
 
     private: bool = False
     branches: dict[str, list[Commit]] = field(default_factory=lambda: {"main": [Commit({}, [], "initial commit", 0)]})
+
+    tags: dict[str, str] = field(default_factory=dict)
 
     @property
     def files(self) -> dict[str, bytes]:
@@ -64,6 +69,7 @@ class Fault:
         headers: of that answer.
         cut: break the connection: `before` anything is done, in the middle of the `answer`, whose work is done.
         delay: seconds before anything else.
+        first: called before the request is answered as usual.
         times: how often.
     """
 
@@ -72,6 +78,7 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     cut: str | None = None
     delay: float = 0.0
+    first: Callable[[], None] | None = None
     times: int = 1
     message: str = "injected"
 
@@ -147,8 +154,8 @@ class _Handler(BaseHTTPRequestHandler):
     do_POST = do_PUT = do_HEAD = do_GET
 
     def _route(self) -> None:
-        path = unquote(urlsplit(self.path).path)
-        request = f"{self.command} {path}"
+        path = urlsplit(self.path).path
+        request = f"{self.command} {unquote(path)}"
         self.hub.requests.append(request)
         self._fault = self.hub.fault_of(request)
         if self._fault is not None:
@@ -156,6 +163,8 @@ class _Handler(BaseHTTPRequestHandler):
             if self._fault.cut == "before":
                 self._hang_up()
                 return
+            if self._fault.first is not None:
+                self._fault.first()
         body = self._body()
         if self._fault is not None and self._fault.status is not None:
             error = json.dumps({"error": self._fault.message}).encode()
@@ -168,9 +177,9 @@ class _Handler(BaseHTTPRequestHandler):
                 # An upload address is signed on the real hub, so it takes no token.
                 if self.command != "PUT" and not self._allowed(match):
                     return
-                action(self, body, *match.groups())
+                action(self, body, *(part and unquote(part) for part in match.groups()))  # a branch may hold a slash
                 return
-        self._json(404, {"error": f"no route {self.command} {path}"})
+        self._json(404, {"error": f"no route {request}"})
 
     def _allowed(self, match: re.Match) -> bool:
         writes = self.command == "POST" or "whoami" in self.path
@@ -292,13 +301,13 @@ class _Handler(BaseHTTPRequestHandler):
         before = self._commit(name, revision)
         if before is None:
             return
-        files, touched, title = dict(before.files), [], ""
-        for line in filter(None, body.splitlines()):
-            entry = json.loads(line)
+        header, *entries = (json.loads(line) for line in filter(None, body.splitlines()))
+        if header["value"].get("parentCommit", before.sha) != before.sha:
+            self._json(412, {"error": "A commit has happened since. Please refresh and try again."})
+            return
+        files, touched = dict(before.files), []
+        for entry in entries:
             value = entry["value"]
-            if entry["key"] == "header":
-                title = value["summary"]
-                continue
             if entry["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif entry["key"] == "lfsFile":
@@ -307,7 +316,7 @@ class _Handler(BaseHTTPRequestHandler):
                 del files[value["path"]]
             touched.append(value["path"])
         commits = self.hub.repositories[name].branches[revision]
-        commits.append(Commit(files, sorted(touched), title, len(commits)))
+        commits.append(Commit(files, sorted(touched), header["value"]["summary"], len(commits)))
         url = f"{self.hub.url}/{name}/commit/{commits[-1].sha}"
         self._json(200, {"success": True, "commitOid": commits[-1].sha, "commitUrl": url})
 
@@ -320,7 +329,10 @@ class _Handler(BaseHTTPRequestHandler):
                 {"name": branch, "ref": f"refs/heads/{branch}", "targetCommit": commits[-1].sha}
                 for branch, commits in repository.branches.items()
             ]
-            self._json(200, {"branches": branches, "tags": [], "converts": []})
+            tags = [
+                {"name": tag, "ref": f"refs/tags/{tag}", "targetCommit": sha} for tag, sha in repository.tags.items()
+            ]
+            self._json(200, {"branches": branches, "tags": tags, "converts": []})
 
     def commits(self, body: bytes, name: str, revision: str) -> None:
         if self._commit(name, revision) is not None:
@@ -338,7 +350,9 @@ class _Handler(BaseHTTPRequestHandler):
         if commit is not None:
             siblings = [{"rfilename": path} for path in commit.files]
             about = {"id": name, "modelId": name, "sha": commit.sha, "private": self.hub.repositories[name].private}
-            self._json(200, {**about, "siblings": siblings, "tags": []})
+            card = re.match(r"---\n(.*?)---\n", commit.files.get("README.md", b"").decode(), re.DOTALL)
+            metadata = {"cardData": yaml.safe_load(card.group(1))} if card else {}
+            self._json(200, {**about, **metadata, "siblings": siblings, "tags": []})
 
     def tree(self, body: bytes, name: str, revision: str, folder: str | None) -> None:
         commit = self._commit(name, revision)

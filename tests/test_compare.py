@@ -12,7 +12,7 @@ from llmrec.config import parse_config
 from llmrec.errors import UserError
 from llmrec.files import write_json, write_text
 from llmrec.run import Run
-from tests.hub import Hub, point_at
+from tests.hub import Commit, Hub, point_at
 
 
 def _report(value: float) -> dict:
@@ -62,6 +62,26 @@ def test_runs_are_listed_whatever_their_state(tmp_path, monkeypatch, capsys):
     assert json.loads(out) == [a, b, old]
 
 
+def test_a_report_that_is_broken_does_not_hide_the_others(tmp_path, monkeypatch, capsys):
+    broken = {"cut": '{"splits": {', "list": "[]", "null": '{"splits": {"temporal": null}}'}
+    for name, text in broken.items():
+        write_text(_make_run(tmp_path, name, 0.1).report_path, text)
+    five = _report(0.1)
+    for metrics in five["splits"]["temporal"]["models"].values():
+        metrics["ndcg@5"] = metrics.pop("ndcg@10")
+    write_json(_make_run(tmp_path, "five", 0.1).report_path, five)
+    _make_run(tmp_path, "whole", 0.1)
+    found = {entry["name"]: entry for entry in list_runs(tmp_path)}
+    assert {name for name, entry in found.items() if not entry["report_readable"]} == set(broken)
+    assert found["five"]["ndcg@10"] == {"temporal": {}} and found["whole"]["ndcg@10"]["temporal"]["ppo"]["n"] == 9
+    code, out, _ = _llmrec(monkeypatch, capsys, "list", str(tmp_path))
+    assert code == 0 and "cannot be read" in " ".join(out.split())
+    code, out, _ = _llmrec(monkeypatch, capsys, "diff", str(tmp_path / "five"), str(tmp_path / "whole"))
+    assert code == 0 and "0.100" in out
+    code, _, err = _llmrec(monkeypatch, capsys, "diff", str(tmp_path / "cut"), str(tmp_path / "whole"))
+    assert code == 2 and "llmrec evaluate" in err
+
+
 def test_configs_that_differ_and_metrics_side_by_side(tmp_path, monkeypatch, capsys):
     a = _make_run(tmp_path / "x", "a", 0.1)
     b = _make_run(tmp_path / "y", "b", 0.2, ppo={"total_episodes": 64})
@@ -82,6 +102,7 @@ def test_revisions_of_a_hub(server, tmp_path, monkeypatch, capsys):
     server.store("alice/tiny", run.directory)
     repository = server.repositories["alice/tiny"]
     repository.branches["v1"] = list(repository.branches["main"])
+    repository.tags["paper"] = repository.branches["v1"][-1].sha
     write_json(run.report_path, _report(0.3))
     server.store("alice/tiny", run.directory)
     found = list_revisions("alice/tiny")
@@ -94,15 +115,19 @@ def test_revisions_of_a_hub(server, tmp_path, monkeypatch, capsys):
     ]
     values = [one["ndcg@10"].get("temporal", {}).get("ppo", {}).get("value") for one in found]
     assert values == [0.3, 0.1, None, 0.1, None]
+    assert [one["tags"] for one in found] == [[], ["paper"], [], ["paper"], []]
     code, out, _ = _llmrec(monkeypatch, capsys, "list", "--repo", "alice/tiny")
-    assert code == 0 and "initial commit" in out and found[0]["commit"][:8] in out
+    assert code == 0 and "paper" in out and "initial commit" in out and found[0]["commit"][:8] in out
     told = difference("alice/tiny@v1", str(run.directory))
     assert told["config"] == {}  # directories of this machine do not count
     assert told["metrics"]["temporal"]["sft"]["hr@10"]["a"]["value"] == 0.1
+    old = {**repository.files, "config.yaml": repository.files["config.yaml"] + b"of_another_version: 7\n"}
+    repository.branches["old"] = [Commit(old, [], "old", 1)]
+    assert difference("alice/tiny@old", str(run.directory))["config"] == {"of_another_version": {"a": 7, "b": None}}
     with pytest.raises(UserError, match="no revision `v9`"):
         difference("alice/tiny@v9", str(run.directory))
     server.repositories["alice/other"] = type(repository)()
-    with pytest.raises(UserError, match="has no config.yaml"):
+    with pytest.raises(UserError, match="has no readable config.yaml"):
         difference("alice/other", str(run.directory))
 
 

@@ -131,7 +131,11 @@ def test_without_titles_it_recommends_by_item_id(saved, trained):
 
 
 def test_a_fact_that_is_a_title_is_withheld_with_it(saved, trained):
-    _edit(saved / "facts.json", facts=[["category", "Quiet"], ["category", "War"]], of_item=[[0, 1], *[[1]] * 9])
+    vocabulary = json.loads((saved / "item_vocabulary.json").read_text())
+    vocabulary["items"][0]["title"] = "Secret Movie (1999) [2]"
+    (saved / "item_vocabulary.json").write_text(json.dumps(vocabulary))
+    said = ["Quiet", "secret movie", "Secret Movie (1999)", "Secret Movie (1999) [2]", "War"]
+    _edit(saved / "facts.json", facts=[["category", one] for one in said], of_item=[[0, 1, 2, 3, 4], *[[4]] * 9])
     _withhold_titles(saved)
     book = json.loads((saved / "facts.json").read_text())
     assert book["facts"] == [["category", "War"]] and book["of_item"] == [[0]] * 10

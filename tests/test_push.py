@@ -17,8 +17,10 @@ from huggingface_hub import ModelCard
 from llmrec.config import parse_config
 from llmrec.config_checks import check_options
 from llmrec.errors import ConfigError, ModelError, RunError, UserError
-from llmrec.files import write_json, write_text
-from llmrec.push import build_folder, push, push_as_configured
+from llmrec.files import read_json, write_json, write_text
+from llmrec.policy.base import hub_id
+from llmrec.policy.model import RecPolicy
+from llmrec.push import build_folder, push, push_as_configured, shareable_config, shared_base
 from llmrec.run import Run
 from reward_models import (
     ClickPurchaseConfig,
@@ -29,15 +31,36 @@ from reward_models import (
     fingerprint,
     load_reward_model,
 )
-from tests.hub import Hub, point_at
+from tests.conftest import disturb, make_config
+from tests.hub import Fault, Hub, point_at
 
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 def _describe(run: Run, base: str) -> None:
-    model = {"base": base if Path(base).is_absolute() else "bundled:smollm2-135m-instruct", "layers": 8}
-    about = {"format": 1, "base_model": base, "model": model, "catalogue": {"scheme": "atomic"}}
-    write_json(run.path("sft", "adapter", "llmrec.json"), about)
+    """Makes the adapters be of another base."""
+    for stage in ("sft", "ppo"):
+        file = run.path(stage, "adapter", "llmrec.json")
+        about = read_json(file)
+        of_config = "bundled:smollm2-135m-instruct" if base == BASE else base
+        write_json(file, about | {"base_model": base, "model": about["model"] | {"base": of_config, "layers": 8}})
+
+
+@pytest.fixture(scope="module")
+def adapters(tiny_base, data, tmp_path_factory) -> Path:
+    """A folder with the adapters of two stages."""
+    folder = tmp_path_factory.mktemp("adapters")
+    policy = RecPolicy.create(make_config(tiny_base), data)
+    for stage in ("sft", "ppo"):
+        disturb(policy)
+        policy.save_pretrained(folder / stage)
+        config = folder / stage / "adapter_config.json"
+        write_json(config, read_json(config) | {"base_model_name_or_path": "/cache/base"})
+    return folder
+
+
+def _weights(run: Run, stage: str) -> bytes:
+    return run.path(stage, "adapter", "adapter_model.safetensors").read_bytes()
 
 
 def _metric(value: float) -> dict:
@@ -45,8 +68,8 @@ def _metric(value: float) -> dict:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """A run directory with tiny files in place of trained ones, and histories that must not leave it."""
+def run(tmp_path: Path, adapters: Path) -> Run:
+    """A run directory with tiny adapters, and histories that must not leave it."""
     values = {
         "name": "tiny",
         "output_dir": str(tmp_path / "runs"),
@@ -59,13 +82,8 @@ def run(tmp_path: Path) -> Run:
         run.finish(stage, {})
     write_text(run.path("data", "events.parquet"), "histories of people")
     for stage in ("sft", "ppo"):
-        folder = run.path(stage, "adapter")
-        write_json(folder / "adapter_config.json", {"base_model_name_or_path": "/cache/base", "r": 16})
-        (folder / "adapter_model.safetensors").write_bytes(stage.encode() * 1000)
+        shutil.copytree(adapters / stage, run.path(stage, "adapter"))
         write_text(run.path(stage) / "checkpoints" / "checkpoint-1" / "optimizer.pt", "large")
-    write_json(run.path("sft", "adapter", "item_vocabulary.json"), {"scheme": "atomic"})
-    write_json(run.path("sft", "adapter", "facts.json"), {"facts": []})
-    write_json(run.path("sft", "adapter", "tokenizer.json"), {"version": "1.0"})
     _describe(run, BASE)
     models = {name: {"hr@10": _metric(0.2), "ndcg@10": _metric(0.1)} for name in ("popularity", "sft", "ppo")}
     private = {"commands": ["llmrec sft /secret-home/runs/tiny"], "data": {"source": {"path": "/secret-home/log"}}}
@@ -110,7 +128,7 @@ def test_what_was_pushed_downloads_byte_for_byte(run: Run, tmp_path: Path) -> No
     build_folder(run, "alice/tiny", "ppo", expected)
     got = {file.name: file.read_bytes() for file in target.iterdir() if file.is_file()}
     assert got == {file.name: file.read_bytes() for file in expected.iterdir()}
-    assert got["adapter_model.safetensors"] == b"ppo" * 1000
+    assert got["adapter_model.safetensors"] == _weights(run, "ppo")
     assert any(request.startswith("PUT /lfs/") for request in hub.requests)
 
 
@@ -122,6 +140,7 @@ def test_folder_holds_what_is_needed_and_nothing_of_the_machine(run: Run, tmp_pa
         "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
+        "chat_template.jinja",
         "config.yaml",
         "facts.json",
         "generation_config.json",
@@ -129,15 +148,14 @@ def test_folder_holds_what_is_needed_and_nothing_of_the_machine(run: Run, tmp_pa
         "llmrec.json",
         "report.json",
         "tokenizer.json",
+        "tokenizer_config.json",
     }
-    assert json.loads((folder / "adapter_config.json").read_text()) == {
-        "base_model_name_or_path": BASE,
-        "r": 16,
-    }
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["r"]) == (BASE, 4)
     about = json.loads((folder / "llmrec.json").read_text())
     assert (about["format"], about["adapter"], about["base_model"]) == (1, "ppo", BASE)
-    assert about["model"] == {"base": "bundled:smollm2-135m-instruct", "layers": 8}
-    assert about["catalogue"] == {"scheme": "atomic"}
+    assert (about["model"]["base"], about["model"]["layers"]) == ("bundled:smollm2-135m-instruct", 8)
+    assert about["catalogue"]["scheme"] == "atomic"
     for file in folder.iterdir():
         content = file.read_bytes()
         assert b"secret-home" not in content and b"histories of people" not in content and b"/cache" not in content
@@ -149,7 +167,7 @@ def test_the_reward_models_are_pushed_when_asked_for_and_load(run: Run, tmp_path
     ensemble.save_pretrained(run.path("reward"))
     EaseJudge(JudgeConfig(3, 3)).save_pretrained(run.path("reward"))
     text = run.path("reward", "text")
-    write_json(text / "text_reward.json", {"scale": 2.0, "base": {"base": "/secret-home/base", "layers": 2}})
+    write_json(text / "text_reward.json", {"scale": 2.0, "base": {"base": "/secret-home/my-base", "layers": 2}})
     write_json(text / "adapter_config.json", {"base_model_name_or_path": "/cache/base"})
     write_text(text / "README.md", "base_model: /secret-home/base")
     with Hub() as hub:
@@ -164,7 +182,7 @@ def test_the_reward_models_are_pushed_when_asked_for_and_load(run: Run, tmp_path
     assert EaseJudge.from_pretrained(got / "reward").config.num_items == 3
     assert json.loads((got / "reward" / "text" / "text_reward.json").read_text()) == {
         "scale": 2.0,
-        "base": {"base": "base", "layers": 2},
+        "base": {"base": "local:my-base", "layers": 2},
     }
     assert "load_reward_model(" in (got / "README.md").read_text()
     for file in (file for file in got.rglob("*") if file.is_file() and ".cache" not in file.parts):
@@ -198,14 +216,35 @@ def test_the_hub_reads_the_card(run: Run, tmp_path: Path) -> None:
     }
     for part in ("## Data", "## Training", "## Intended use", "## Limits", "RecPolicy.from_pretrained", "(movielens)"):
         assert part in card.text
-    assert json.loads((tmp_path / "generation_config.json").read_text()) == {"do_sample": False, "max_new_tokens": 32}
+    assert json.loads((tmp_path / "generation_config.json").read_text()) == read_json(
+        run.path("ppo", "adapter", "generation_config.json")
+    )
 
 
-def test_a_licence_that_is_not_known_is_said_to_be(run: Run, tmp_path: Path) -> None:
+def test_a_licence_that_is_not_known_is_said_to_be(run: Run, tmp_path: Path, monkeypatch) -> None:
     _describe(run, "somebody/base")
-    build_folder(run, "alice/tiny", "ppo", tmp_path)
+    told: list[str] = []
+    with Hub() as hub:
+        point_at(hub.url, monkeypatch, tmp_path, "dummy")
+        build_folder(run, "alice/tiny", "ppo", tmp_path, ask_hub=True, say=told.append)
     card = (tmp_path / "README.md").read_text()
     assert "Licence: unknown" in card and "license:" not in card
+    assert told == ["the licence of somebody/base could not be read: the card says that it is unknown"]
+
+
+def test_the_licence_of_the_base_is_the_hubs(run: Run, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    named = {"license": "other", "license_name": "gem", "license_link": "https://x.org/gem"}
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "README.md").write_text(f"---\n{yaml.safe_dump(named)}---\n")
+    _describe(run, "somebody/base")
+    with Hub() as hub:
+        point_at(hub.url, monkeypatch, tmp_path, "dummy")
+        hub.store("somebody/base", tmp_path / "base")
+        hub.faults = [Fault("GET /api/models/somebody/base", status=503)]
+        build_folder(run, "alice/tiny", "ppo", tmp_path, ask_hub=True)
+    card = (tmp_path / "README.md").read_text()
+    assert named.items() <= yaml.safe_load(card.split("---\n")[1]).items() and "is `gem`" in card
 
 
 def test_the_report_as_a_page_shows_no_histories_and_no_directories(run: Run, tmp_path: Path) -> None:
@@ -216,9 +255,11 @@ def test_the_report_as_a_page_shows_no_histories_and_no_directories(run: Run, tm
 
 
 def test_titles_leave_no_file(run: Run, tmp_path: Path) -> None:
-    items = [{"item_id": "7", "title": "Secret Title (1999)", "tokens": [9]}]
-    write_json(run.path("sft", "adapter", "item_vocabulary.json"), {"scheme": "atomic", "items": items})
-    write_json(run.path("sft", "adapter", "facts.json"), {"facts": [["category", "War"]], "of_item": [[0]]})
+    file = run.path("ppo", "adapter", "item_vocabulary.json")
+    vocabulary = read_json(file)
+    for number, item in enumerate(vocabulary["items"]):
+        item["title"] = f"Secret Title (199{number})"
+    write_json(file, vocabulary)
     folder = tmp_path / "folder"
     folder.mkdir()
     build_folder(run, "alice/tiny", "ppo", folder, include=("report",), titles=False)
@@ -266,7 +307,11 @@ def test_a_run_is_pushed_as_its_config_says_or_says_how_to_do_it_alone(run: Run,
 
 @pytest.mark.parametrize(
     ("section", "scheme", "says"),
-    [({"repo": "a/b/c"}, "atomic", "hub.repo"), ({"repo": "a/b", "titles": False}, "title", "hub.titles")],
+    [
+        ({"repo": "a/b/c"}, "atomic", "hub.repo"),
+        ({"repo": "a/b", "titles": False}, "title", "hub.titles"),
+        ({"repo": "a/b", "revision": "0" * 40}, "atomic", "hub.revision"),
+    ],
 )
 def test_a_push_that_cannot_work_is_refused_before_training(run: Run, section: dict, scheme: str, says: str) -> None:
     values = run.config.model_dump(mode="json")
@@ -286,7 +331,7 @@ def test_falls_back_to_sft_until_ppo_has_finished(run: Run, tmp_path: Path) -> N
     run.path("ppo", "metrics.json").unlink()
     with Hub() as hub:
         assert _push(run, hub.url, "--repo", "alice/tiny").returncode == 0
-        assert hub.repositories["alice/tiny"].files["adapter_model.safetensors"] == b"sft" * 1000
+        assert hub.repositories["alice/tiny"].files["adapter_model.safetensors"] == _weights(run, "sft")
     with pytest.raises(UserError, match="llmrec ppo"):
         push(run, "alice/tiny", adapter="ppo", dry_run=True)
 
@@ -330,22 +375,78 @@ def test_no_network(run: Run) -> None:
     assert "cannot be reached" in pushed.stderr and "Traceback" not in pushed.stderr
 
 
-@pytest.mark.parametrize(
-    ("stage", "name"),
-    [("sft", "item_vocabulary.json"), ("ppo", "adapter_model.safetensors"), ("sft", "llmrec.json")],
-)
-def test_a_missing_file_is_named(run: Run, stage: str, name: str) -> None:
-    run.path(stage, "adapter", name).unlink()
+@pytest.mark.parametrize("name", ["item_vocabulary.json", "adapter_model.safetensors", "llmrec.json"])
+def test_a_missing_file_is_named(run: Run, name: str) -> None:
+    run.path("ppo", "adapter", name).unlink()
     with pytest.raises(ModelError, match=f"lacks {name}"):
         push(run, "alice/tiny", dry_run=True)
 
 
-def test_a_local_base_is_named_without_its_directory(run: Run, tmp_path: Path) -> None:
-    _describe(run, str(tmp_path / "secret-home" / "my-base"))
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("adapter_model.safetensors", b"ppo" * 1000, "adapter_model.safetensors cannot be read"),
+        ("item_vocabulary.json", b"{}", "item_vocabulary.json is not readable"),
+        ("facts.json", b"[", "facts.json"),
+        ("llmrec.json", b'{"format": 1}', "llmrec.json is not readable"),
+        ("tokenizer.json", b"{", "tokenizer cannot be read"),
+    ],
+)
+def test_what_cannot_be_read_is_not_pushed(run: Run, name: str, content: bytes, says: str) -> None:
+    run.path("ppo", "adapter", name).write_bytes(content)
+    with pytest.raises(ModelError, match=says):
+        push(run, "alice/tiny", dry_run=True)
+
+
+def test_a_bare_name_is_of_the_account(run: Run, tmp_path: Path, monkeypatch) -> None:
+    with Hub() as hub:
+        point_at(hub.url, monkeypatch, tmp_path, "dummy")
+        assert push(run, "tiny").endswith("/alice/tiny")
+        assert 'from_pretrained("alice/tiny")' in hub.repositories["alice/tiny"].files["README.md"].decode()
+        assert push(run, "tiny", dry_run=True).endswith("/tiny")
+        monkeypatch.setenv("HF_TOKEN", "")
+        with pytest.raises(UserError, match="There is no token"):
+            push(run, "tiny")
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_local_base_is_named_without_its_directory(run: Run, tmp_path: Path, monkeypatch, elsewhere: bool) -> None:
+    (tmp_path / "secret-home" / "gpt2").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    _describe(run, "secret-home/gpt2")
+    for stage in ("sft", "ppo"):
+        file = run.path(stage, "adapter", "llmrec.json")
+        write_json(file, read_json(file) | {"base_model": hub_id("secret-home/gpt2")})
+    monkeypatch.chdir("/" if elsewhere else tmp_path)
     folder = tmp_path / "folder"
     folder.mkdir()
     build_folder(run, "alice/tiny", "ppo", folder)
-    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "my-base"
-    assert json.loads((folder / "llmrec.json").read_text())["model"]["base"] == "my-base"
+    assert read_json(folder / "adapter_config.json")["base_model_name_or_path"] == "local:gpt2"
+    assert read_json(folder / "llmrec.json")["model"]["base"] == "local:gpt2"
+    assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["base"] == "local:gpt2"
     assert "base_model:" not in (folder / "README.md").read_text()
     assert all(b"secret-home" not in file.read_bytes() for file in folder.iterdir())
+    with pytest.raises(ModelError, match="`local:gpt2`: a directory of the machine that pushed it.*model.base"):
+        RecPolicy.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("base", "shared"),
+    [
+        ("somebody/base", "somebody/base"),
+        ("bundled:smollm2-135m-instruct", "bundled:smollm2-135m-instruct"),
+        ("../acme/base", "local:base"),
+        ("~/base", "local:base"),
+        ("/x/gpt2", "local:gpt2"),
+        ("local:gpt2", "local:gpt2"),
+    ],
+)
+def test_bases_are_shared_by_a_name_that_cannot_be_mistaken(base: str, shared: str) -> None:
+    assert shared_base(base) == shared
+
+
+def test_paths_of_the_config_lose_their_directories() -> None:
+    data = {"path": "../clients/acme/log.csv", "items": "package:acme/data/items.csv", "users": "/x/users.csv"}
+    shared = shareable_config({"data": data, "model": {"base": "./acme/base"}})
+    assert shared["data"] == {"path": "log.csv", "items": "package:acme/data/items.csv", "users": "users.csv"}
+    assert shared["model"] == {"base": "local:base"}

@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from llmrec.config import ModelConfig
+from llmrec.config import LOCAL_BASE, ModelConfig
 from llmrec.errors import ModelError
 from llmrec.files import atomic_directory
 
@@ -31,8 +31,10 @@ BUNDLED = {
 
 
 def hub_id(base: str) -> str:
-    """The name under which a hub knows a base: of a bundled one, that of the same model there."""
-    return BUNDLED[base][2] if base in BUNDLED else base
+    """The name under which a hub knows a base: of a bundled one, that of the same model there; a directory's path."""
+    if base in BUNDLED:
+        return BUNDLED[base][2]
+    return str(Path(base).resolve()) if Path(base).is_dir() else base
 
 
 def cache_directory() -> Path:
@@ -49,6 +51,11 @@ def resolve_base(config: ModelConfig) -> str:
     Raises:
         ModelError: the base cannot be found, or has fewer layers than asked for.
     """
+    if config.base.startswith(LOCAL_BASE):
+        raise ModelError(
+            f"The base is `{config.base}`: a directory of the machine that pushed it, and on no hub. Set `model.base` "
+            "(an adapter's is in its llmrec.json) to a directory here that holds the same model."
+        )
     if config.base not in BUNDLED and config.layers is None:
         return config.base
     name = _cache_name(config.base)
