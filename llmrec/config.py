@@ -236,7 +236,7 @@ class EvaluationConfig(Section):
     """What is measured, and with how many bootstrap samples."""
 
     ks: list[Annotated[int, Field(ge=1)]] = Field([1, 5, 10, 20], min_length=1)
-    bootstrap: int = Field(1000, ge=100)
+    bootstrap: int = Field(1000, ge=100, description="resamples behind an interval; ten times as many behind a p")
     sasrec: SASRecGrid | None = Field(SASRecGrid(), description="null: no SASRec among the baselines")
 
 

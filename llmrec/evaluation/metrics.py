@@ -127,9 +127,11 @@ def _resampled_means(values: np.ndarray, samples: int, seed: int) -> np.ndarray:
         raise ValueError(f"A bootstrap needs at least one value in one dimension, found shape {values.shape}.")
     if not np.isfinite(values).all():
         raise ValueError("A bootstrap needs finite values, found NaN or infinity.")
-    rng = np.random.default_rng(seed)
-    # One resample at a time: [samples, U] indices of a large test set would not fit in memory.
-    return np.array([values[rng.integers(0, len(values), len(values))].mean() for _ in range(samples)])
+    rng, users = np.random.default_rng(seed), len(values)
+    # Some resamples at a time: [samples, U] indices of a large test set would not fit in memory.
+    block = max(1, 1_000_000 // users)
+    counts = [min(block, samples - start) for start in range(0, samples, block)]
+    return np.concatenate([values[rng.integers(0, users, (count, users))].mean(1) for count in counts])
 
 
 def bootstrap_ci(
