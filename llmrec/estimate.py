@@ -321,7 +321,7 @@ def key_value_bytes(config: PretrainedConfig) -> int:
 
 
 def reward_bytes(config: Config, shapes: Shapes) -> int:
-    """The judge's square matrix, item embeddings of the click/purchase models, and the text reward's own float32 base."""
+    """The judge's square matrix, items of the click/purchase models, the float32 base of the text reward."""
     section, items = config.reward, shapes.items
     text = sum(a * b for a, b in shapes.linears) + shapes.other if section.text else 0
     return FLOAT * (items * (items + 2 * section.hidden_size * section.ensemble) + text)

@@ -25,7 +25,7 @@ def test_comparisons_pair_users_and_correct_over_metrics():
     two = accuracy_columns(np.tile([2, 40], 30), [10])
     found = comparison(one, two, users, **SETTINGS)
     assert [found[m]["verdict"] for m in ("hr@10", "ndcg@10", "mrr")] == ["no difference", "better", "better"]
-    assert found["ndcg@10"]["p_holm"] == pytest.approx(3 * 2 / 201)
+    assert found["ndcg@10"]["p_holm"] == pytest.approx(3 * 2 / 2001)
     back = comparison(two, one, users, **SETTINGS)
     assert back["mrr"]["verdict"] == "worse" and back["mrr"]["difference"] == pytest.approx(-0.25)
     assert verdict(0.1, 0.05) == "no difference"
