@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig
 
 from llmrec import cli, command, hub
 from llmrec.catalogue.prompt import NEW_USER
 from llmrec.errors import ModelError, UserError
+from llmrec.policy.base import load_base
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import Window
 from llmrec.policy.ranking import item_scores
@@ -153,6 +155,63 @@ def test_another_base_is_refused(saved, trained, tmp_path, hidden_size, layers, 
         RecPolicy.from_pretrained(saved)
 
 
+@pytest.mark.parametrize("change", ["embeddings", "norm"])
+def test_other_weights_of_the_same_shape_are_refused(saved, trained, base, tmp_path, change):
+    model, tokenizer = load_base(make_config(base).model)
+    weight = model.get_input_embeddings().weight if change == "embeddings" else model.model.norm.weight
+    weight.data *= 1.01
+    model.save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    other = trained.model_config.model_dump() | {"base": str(tmp_path / "other")}
+    _edit(saved / "llmrec.json", model=other)
+    with pytest.raises(ModelError, match="another base.*base fingerprint"):
+        RecPolicy.from_pretrained(saved)
+    _edit(saved / "llmrec.json", base_fingerprint=None)  # as of an early adapter
+    assert RecPolicy.from_pretrained(saved).base_fingerprint != trained.base_fingerprint
+
+
+def test_a_base_of_other_words_is_refused_under_the_title_scheme(tmp_path, base):
+    RecPolicy.create(make_config(base, "title"), make_data()).save_pretrained(tmp_path / "a")
+    model, tokenizer = load_base(make_config(base).model)
+    tokenizer.add_tokens(["<|more|>"])
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    _edit(tmp_path / "a" / "llmrec.json", model=make_config(str(tmp_path / "other")).model.model_dump())
+    with pytest.raises(ModelError, match=r"another base.*words \d+, but the base \d+"):
+        RecPolicy.from_pretrained(tmp_path / "a")
+
+
+@pytest.mark.parametrize("change", ["lacks", "has more"])
+def test_weights_that_are_not_exactly_the_adapter_are_refused(saved, change):
+    path = saved / "adapter_model.safetensors"
+    weights = load_file(path)
+    name = next(name for name in weights if "layers.1" in name)
+    changed = {"x": weights[name].clone(), **weights}
+    if change == "lacks":
+        changed = {other: weight for other, weight in weights.items() if other != name}
+    save_file(changed, path)
+    with pytest.raises(ModelError, match=f"1 are missing or unknown, such as {name if change == 'lacks' else 'x'}"):
+        RecPolicy.from_pretrained(saved)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"peft_type": "IA3"},
+        {"r": 8},
+        {"lora_alpha": 16},
+        {"use_rslora": True},
+        {"target_modules": ["q_proj"]},
+        {"trainable_token_indices": {"embed_tokens": [1, 2]}},
+    ],
+)
+def test_settings_of_another_adapter_are_refused(saved, change):
+    _edit(saved / "adapter_config.json", **change)
+    with pytest.raises(ModelError, match=f"adapter_config.json is of another adapter.*{next(iter(change))} differ"):
+        RecPolicy.from_pretrained(saved)
+
+
 def test_weights_are_never_unpickled(saved):
     (saved / "adapter_model.safetensors").rename(saved / "adapter_model.bin")
     with pytest.raises(ModelError, match="never from a pickle"):
@@ -172,6 +231,7 @@ def test_a_base_is_never_unpickled(saved, trained, base, tmp_path):
     [
         ("tokenizer.json", '{"version":'),
         ("generation_config.json", "{}"),
+        ("adapter_config.json", "{}"),
         ("llmrec.json", '{"format": 1, "model": {"layerz": 3}, "catalogue": {}, "item_vocabulary": ""}'),
     ],
 )

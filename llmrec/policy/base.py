@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import logging
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -70,6 +71,25 @@ def _cache_name(base: str) -> str:
         return base.replace(":", "--").replace("/", "--")
     files = sorted((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in folder.iterdir() if f.is_file())
     return f"{folder.name}-{hashlib.sha256(repr((str(folder.resolve()), files)).encode()).hexdigest()[:12]}"
+
+
+def base_fingerprint(model: PreTrainedModel, words: int) -> str:
+    """Tells a base from others of its shape; the same in every precision, quantised or not, and for all `layers`.
+
+    It is taken of what is never quantised, in bf16: the embedding of every hundredth word, the last norm and the norms
+    of the first layer.
+
+    Args:
+        model: as `load_base` gives it.
+        words: tokens of its tokenizer.
+    """
+    norms = [(name, weight) for name, weight in model.base_model.named_parameters()
+             if "norm" in name and not re.search(r"layers\.[1-9]", name)]  # fmt: skip
+    weights = [model.get_input_embeddings().weight[:words:100], *(weight for _, weight in sorted(norms))]
+    digest = hashlib.sha256(f"{model.config.model_type} {words}".encode())
+    for weight in weights:
+        digest.update(weight.detach().bfloat16().cpu().view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def load_base(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
