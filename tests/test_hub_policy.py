@@ -14,7 +14,10 @@ from transformers import GenerationConfig
 
 from llmrec import cli, command, hub
 from llmrec.catalogue.prompt import NEW_USER
+from llmrec.config import ModelConfig
 from llmrec.errors import ModelError, UserError
+from llmrec.estimate import _base_config
+from llmrec.policy import base as base_module
 from llmrec.policy.base import load_base
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import Window
@@ -224,6 +227,52 @@ def test_a_base_is_never_unpickled(saved, trained, base, tmp_path):
     _edit(saved / "llmrec.json", model=trained.model_config.model_dump() | {"base": str(other)})
     with pytest.raises(ModelError, match="safetensors"):
         RecPolicy.from_pretrained(saved)
+
+
+@pytest.mark.parametrize("load", [load_base, _base_config])
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (Fault("config.json", cut="before", times=99), "cannot be reached"),
+        (Fault("config.json", status=500, times=99), r"refused to give `alice/base` \(HTTP 500\)"),
+        (Fault("config.json", status=401, times=99), "set HF_TOKEN"),
+        (Fault("config.json", status=503, times=1), None),
+    ],
+)
+def test_faults_in_fetching_a_base_are_explained_and_passing_ones_retried(server, base, monkeypatch, load, fault, says):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    server.store("alice/base", Path(base))
+    server.faults = [Fault(**vars(fault))]
+    if says is None:
+        load(ModelConfig(base="alice/base"))
+    else:
+        with pytest.raises(UserError, match=says):
+            load(ModelConfig(base="alice/base"))
+
+
+def test_nobody_is_told_to_edit_the_cache_of_the_hub(server, saved, tmp_path):
+    _edit(saved / "llmrec.json", model=make_config("somewhere else").model.model_dump())
+    with pytest.raises(ModelError, match="Correct `model.base`.$"):
+        RecPolicy.from_pretrained(saved)
+    server.store(NAME, saved)
+    for load in (RecPolicy.from_pretrained, Recommender.from_pretrained):
+        with pytest.raises(ModelError, match="not to be edited: .*`hf download OWNER/NAME --local-dir DIR`"):
+            load(NAME)
+
+
+def test_full_precision_needs_no_bitsandbytes(saved, trained, monkeypatch, capsys):
+    _edit(saved / "llmrec.json", model=trained.model_config.model_dump() | {"quantization": "nf4"})
+    monkeypatch.setattr(base_module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(command, "silence_libraries", lambda: None)
+    asked = ["llmrec", "recommend", "--model", str(saved), "--history", "Red Sky", "--json"]
+    monkeypatch.setattr(sys, "argv", asked)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2 and "--full-precision" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", [*asked, "--full-precision"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 0 and json.loads(capsys.readouterr().out)["recommendations"]
 
 
 @pytest.mark.parametrize(

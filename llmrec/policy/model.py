@@ -37,6 +37,7 @@ from llmrec.policy.saved import (
     FORMAT,
     GENERATION_FILE,
     adapter_shapes,
+    advising_a_copy,
     load_tokenizer,
     read_description,
     refuse_other_base,
@@ -342,11 +343,13 @@ class RecPolicy(nn.Module):
         if len(facts.entities) != len(vocabulary.item_ids):
             raise ModelError(f"{directory}: facts.json and item_vocabulary.json are of different catalogues.")
         shapes = adapter_shapes(directory)
-        base, words = load_base(about.model)
+        with advising_a_copy(directory):
+            base, words = load_base(about.model)
         fingerprint = base_fingerprint(base, len(words))
         tokenizer = load_tokenizer(directory)
         own_words = vocabulary.new_tokens[0] if vocabulary.new_tokens else len(tokenizer)
-        refuse_other_base(directory, about, shapes, own_words, base, len(words), fingerprint)
+        with advising_a_copy(directory):
+            refuse_other_base(directory, about, shapes, own_words, base, len(words), fingerprint)
         if vocabulary.new_tokens:
             base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         model = get_peft_model(base, _lora_config(base, vocabulary, about.model), adapter_name=SFT_ADAPTER)

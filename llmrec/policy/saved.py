@@ -1,6 +1,8 @@
 """What a saved policy's directory must hold, checked before anything is built from it."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +58,22 @@ def read_description(directory: Path, quantized: bool = True) -> Description:
         raise ModelError(f"{path} is missing: {directory} is not a policy written by llmrec.") from None
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} is not readable ({error}); copy or train it again.") from None
+
+
+@contextmanager
+def advising_a_copy(directory: Path) -> Iterator[None]:
+    """Adds to errors that ask to correct a file of an adapter what to do if the file lies in the hub's cache."""
+    from huggingface_hub import constants
+
+    try:
+        yield
+    except ModelError as error:
+        if not directory.resolve().is_relative_to(Path(constants.HF_HUB_CACHE).resolve()):
+            raise
+        raise ModelError(
+            f"{error}\nThe adapter came from a hub, and its {FILE_NAME} lies in a cache that is not to be edited: to "
+            "correct it, take a copy (`hf download OWNER/NAME --local-dir DIR`) and load DIR."
+        ) from None
 
 
 def completion_length(directory: Path) -> int | None:

@@ -112,7 +112,7 @@ def test_a_base_has_one_fingerprint_in_every_precision_and_depth(quantized, wide
 
 def test_a_missing_bitsandbytes_is_explained(wide_base, monkeypatch):
     monkeypatch.setattr(base_module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModelError, match="pip install 'bitsandbytes>=0.50'"):
+    with pytest.raises(ModelError, match="pip install 'bitsandbytes>=0.50'.*--full-precision"):
         load_base(ModelConfig(base=wide_base, quantization="nf4"))
 
 
