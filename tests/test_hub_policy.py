@@ -63,6 +63,18 @@ def _scores(policy: RecPolicy) -> torch.Tensor:
     return next(item_scores(policy, [Window(NEW_USER, [], HISTORY)]))
 
 
+def _python(server: Hub, tmp_path: Path, code: str, *arguments: str) -> subprocess.CompletedProcess:
+    """Runs code in a process of its own, pointed at the hub, with an empty cache."""
+    variables = {
+        "HF_ENDPOINT": server.url,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HOME": str(tmp_path / "hf"),
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+    }
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
+
+
 def _edit(path: Path, **values) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
@@ -96,16 +108,7 @@ torch.save([scores, plain(torch.tensor([[5, 6, 7]])).logits.detach()], sys.argv[
 sys.argv = ["llmrec", "recommend", "--model", NAME, "--revision", "v2", "--history", "Red Sky", "--json"]
 main()
 """
-    variables = {
-        **os.environ,
-        "HF_ENDPOINT": server.url,
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HOME": str(tmp_path / "hf"),
-        "PYTHONPATH": str(Path(__file__).parent.parent),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "out.pt")], env=variables, capture_output=True, text=True
-    )
+    done = _python(server, tmp_path, code, str(tmp_path / "out.pt"))
     assert done.returncode == 0, done.stderr
     scores, logits = torch.load(tmp_path / "out.pt", weights_only=True)
     assert torch.equal(scores, _scores(trained))
@@ -115,6 +118,31 @@ main()
     assert (first["title"], first["justification"]) == (expected.title, expected.justification)
     assert not any(".bin" in request or ".pt" in request for request in server.requests)
     assert TOKEN not in done.stdout + done.stderr
+
+
+def test_plain_peft_loads_an_adapter_of_a_cut_base_as_its_card_says(server, monkeypatch, tmp_path):
+    """... and without the depth, another model."""
+    base = make_base(tmp_path / "whole", layers=4)
+    server.store("alice/base", Path(base))
+    monkeypatch.setenv("LLMREC_CACHE", str(tmp_path / "llmrec"))
+    policy = RecPolicy.create(make_config(base, model={"base": base, "layers": 3, "lora_r": 4}), make_data())
+    disturb(policy)
+    policy.eval().model_config = policy.model_config.model_copy(update={"base": "alice/base"})
+    policy.push_to_hub(NAME)
+    card = server.repositories[NAME].files["README.md"].decode()
+    code = next(block for block in card.split("```python\n") if block.startswith("from peft")).split("```")[0]
+    assert code.splitlines()[2:] == [f'model = AutoPeftModelForCausalLM.from_pretrained("{NAME}", num_hidden_layers=3)']
+    tokens = [[5, 6, policy.vocabulary.new_tokens[3]]]
+    code += f"""
+import sys, torch
+whole = AutoPeftModelForCausalLM.from_pretrained("{NAME}")
+torch.save([plain.eval()(torch.tensor({tokens})).logits.detach() for plain in (model, whole)], sys.argv[1])
+"""
+    done = _python(server, tmp_path, code, str(tmp_path / "out.pt"))
+    assert done.returncode == 0, done.stderr
+    cut, whole = torch.load(tmp_path / "out.pt", weights_only=True)
+    expected = policy.model(torch.tensor(tokens)).logits.detach()
+    assert torch.equal(cut, expected) and not torch.allclose(whole, expected, atol=1e-3)
 
 
 def test_a_directory_brings_what_recommending_needs(saved, trained):
