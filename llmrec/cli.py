@@ -170,6 +170,9 @@ def recommend_verb(
     history: TitlesOption = None,
     top_k: Annotated[int, typer.Option(min=1)] = 5,
     exclude: TitlesOption = None,
+    full_precision: Annotated[
+        bool, typer.Option("--full-precision", help="the base as it is, even if training quantised it")
+    ] = False,
     interactive: Annotated[bool, typer.Option("--interactive", help="ask for titles in a loop")] = False,
     adapter: AdapterOption = None,
     as_json: JsonOption = False,
@@ -184,7 +187,7 @@ def recommend_verb(
     _check_source(run, model, revision, user, adapter)
     with stdout_kept_clean(as_json):
         console = console_for(stderr=as_json)
-        recommender = _load_recommender(run, adapter, model, revision)
+        recommender = _load_recommender(run, adapter, model, revision, quantized=not full_precision)
         excluded = recommender.resolve_titles(exclude or [])
         ranked = None
         if user is not None or history:
@@ -328,12 +331,14 @@ def _check_source(
         raise UserError(f"{found} needs --run: a model alone is one adapter and knows no users. Give --history.")
 
 
-def _load_recommender(run: Path | None, adapter: str | None, model: str | None, revision: str | None) -> Any:
+def _load_recommender(
+    run: Path | None, adapter: str | None, model: str | None, revision: str | None, quantized: bool
+) -> Any:
     from llmrec.recommend import Recommender
 
     if model is not None:
-        return Recommender.from_pretrained(model, revision)
-    return Recommender.from_run(Run.open(run), adapter=adapter)
+        return Recommender.from_pretrained(model, revision, quantized)
+    return Recommender.from_run(Run.open(run), adapter, quantized)
 
 
 def _interact(console: Console, recommender: Any, top_k: int, excluded: list[int]) -> None:

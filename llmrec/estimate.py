@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from llmrec.config import Config, ModelConfig
 from llmrec.errors import ModelError, RunError
-from llmrec.policy.base import BUNDLED, bundled_file
+from llmrec.policy.base import BUNDLED, bundled_file, from_hub
 from llmrec.precision import mixed_precision
 from llmrec.run import Run
 
@@ -185,7 +185,7 @@ def _base_config(model: ModelConfig) -> PretrainedConfig:
         if model.base in BUNDLED:
             folder, file = bundled_file(model.base)
             return AutoConfig.from_pretrained(folder, gguf_file=file)
-        return AutoConfig.from_pretrained(model.base)
+        return from_hub(model.base, lambda: AutoConfig.from_pretrained(model.base, trust_remote_code=False))
     except (OSError, ValueError) as error:
         raise ModelError(
             f"The config of the base model `{model.base}` cannot be read: {str(error).strip().splitlines()[0]}\n"

@@ -251,16 +251,16 @@ With plain peft, without that mask:
 
 
 def _plain_peft(pushed: Pushed, revision: str) -> str:
-    if pushed.base and not pushed.model.layers:
+    cut = f", num_hidden_layers={pushed.model.layers}" if pushed.model.layers else ""
+    if pushed.base:
         return f"""from peft import AutoPeftModelForCausalLM
 
-model = AutoPeftModelForCausalLM.from_pretrained("{pushed.repo}"{revision})"""
-    cut = f", num_hidden_layers={pushed.model.layers}" if pushed.model.layers else ""
+model = AutoPeftModelForCausalLM.from_pretrained("{pushed.repo}"{revision}{cut})"""
     return f"""from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("{pushed.repo}"{revision})
-base = AutoModelForCausalLM.from_pretrained("{pushed.base or "PATH/TO/BASE"}"{cut})
+base = AutoModelForCausalLM.from_pretrained("PATH/TO/BASE"{cut})
 base.resize_token_embeddings(len(tokenizer))  # the items' tokens
 model = PeftModel.from_pretrained(base, "{pushed.repo}"{revision})"""
 
@@ -268,7 +268,10 @@ model = PeftModel.from_pretrained(base, "{pushed.repo}"{revision})"""
 def _base_note(pushed: Pushed) -> str:
     notes = ["\n`llmrec.json` records the base, the layers kept and the item scheme."]
     if pushed.model.layers:
-        notes.append("The base must be cut to the same layers: an adapter on another depth is garbage.")
+        notes.append(
+            f"Without `num_hidden_layers={pushed.model.layers}` plain peft puts the adapter on the whole base, with "
+            "a warning at most: that is another model."
+        )
     if pushed.base is None:
         notes.append("The base is on no hub: set `model.base` there to the directory that holds it.")
     return " ".join(notes) + "\n"

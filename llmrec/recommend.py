@@ -52,30 +52,36 @@ class Recommender:
         self.profiles = profiles(data.users, policy.catalogue.user_attributes) if data else []
 
     @classmethod
-    def from_run(cls, run: Run, adapter: str | None = None) -> "Recommender":
+    def from_run(cls, run: Run, adapter: str | None = None, quantized: bool = True) -> "Recommender":
         """Loads the policy of a run: of PPO if that stage has finished, else of SFT.
+
+        Args:
+            run: the run.
+            adapter: `ppo` or `sft`, instead.
+            quantized: False: the base in full precision, even if the adapter was trained on a quantised one.
 
         Raises:
             RunError: the stage has not finished.
         """
         adapter = adapter or ("ppo" if run.finished("ppo") else "sft")
         run.require("data", adapter)
-        policy = RecPolicy.from_pretrained(run.path(adapter, "adapter"))
+        policy = RecPolicy.from_pretrained(run.path(adapter, "adapter"), quantized=quantized)
         return cls(policy, run.config.ppo.response_length, load_data(run.path("data")))
 
     @classmethod
-    def from_pretrained(cls, model: str | Path, revision: str | None = None) -> "Recommender":
+    def from_pretrained(cls, model: str | Path, revision: str | None = None, quantized: bool = True) -> "Recommender":
         """Loads a pushed or saved adapter, which brings its catalogue but no event log.
 
         Args:
             model: an adapter's directory, or `OWNER/NAME` on the hub.
             revision: branch, tag or commit on the hub.
+            quantized: see `from_run`.
 
         Raises:
             UserError, ModelError: see `RecPolicy.from_pretrained`.
         """
         directory = find_adapter(model, revision)
-        policy = RecPolicy.from_pretrained(directory)
+        policy = RecPolicy.from_pretrained(directory, quantized=quantized)
         return cls(policy, completion_length(directory) or policy.completion_length)
 
     def resolve_titles(self, titles: list[str]) -> list[int]:

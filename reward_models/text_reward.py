@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,8 @@ from llmrec.config import Config, ModelConfig
 from llmrec.data.dataset import InteractionData
 from llmrec.errors import DataError, ModelError
 from llmrec.files import atomic_directory, write_json
-from llmrec.policy.base import resolve_base
+from llmrec.policy.base import from_hub, resolve_base
+from llmrec.policy.saved import adapter_shapes
 from llmrec.progress import watch
 from llmrec.run import Run, is_main_process
 from reward_models.calibration import fit_platt
@@ -160,6 +162,7 @@ class TextRewardModel:
         except (TypeError, ValueError) as error:
             raise ModelError(f"{directory / FILE_NAME} does not describe this model ({error}). {MEND}") from None
         check_catalogue(directory, config.num_items, config.items_sha256, items["item_id"])
+        adapter_shapes(directory)  # it refuses pickles, to which peft would go on
         classifier, tokenizer = _load_classifier(base)
         try:
             model = PeftModel.from_pretrained(classifier, directory)
@@ -174,8 +177,10 @@ def _load_classifier(config: ModelConfig) -> tuple[torch.nn.Module, PreTrainedTo
     """The base with one output, whose last layer is random, and its tokenizer."""
     path = resolve_base(config)
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1)
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        safe = {"trust_remote_code": False, "use_safetensors": True}
+        load = partial(AutoModelForSequenceClassification.from_pretrained, path, num_labels=1, **safe)
+        model = from_hub(config.base, load)
+        tokenizer = from_hub(config.base, lambda: AutoTokenizer.from_pretrained(path, trust_remote_code=False))
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(

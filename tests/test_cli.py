@@ -39,7 +39,7 @@ class FakeRecommender:
     """Recommends what is left of a catalogue of four films."""
 
     @classmethod
-    def from_run(cls, run: Run, adapter: str | None = None) -> "FakeRecommender":
+    def from_run(cls, run: Run, adapter: str | None = None, quantized: bool = True) -> "FakeRecommender":
         return cls()
 
     def resolve_titles(self, titles: list[str]) -> list[int]:

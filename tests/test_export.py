@@ -140,6 +140,27 @@ def test_only_an_earlier_export_is_replaced(run, tmp_path):
             export(run, merged=place)
 
 
+@pytest.mark.parametrize(
+    ("merged", "gguf", "onnx"),
+    [("out", "out/model.gguf", None), ("out", None, "out"), ("out/merged", None, "out"), (None, "out", "runs/../out")],
+)
+def test_no_place_may_hold_another(run, tmp_path, merged, gguf, onnx):
+    places = [name and tmp_path / name for name in (merged, gguf, onnx)]
+    with pytest.raises(UserError, match="is or lies in"):
+        export(run, None, places[0], places[1], onnx=places[2])
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_a_gguf_file_is_replaced_by_one(run, tmp_path):
+    weights = run.path("sft", "adapter") / "adapter_model.safetensors"
+    for place in (weights, tmp_path):
+        with pytest.raises(UserError, match="is not a GGUF file.*give --gguf another place"):
+            export(run, gguf=place)
+    (tmp_path / "model.gguf").write_bytes(b"GGUF, of old")
+    export(run, gguf=tmp_path / "model.gguf")
+    assert (tmp_path / "model.gguf").stat().st_size > 100
+
+
 @pytest.mark.parametrize("kind, tolerance", [("f32", 1e-3), ("q8_0", None)])
 def test_a_gguf_file_read_back_is_the_same_model(run, data, tmp_path, kind, tolerance):
     """transformers' reader of GGUF files undoes the order of queries and keys by itself."""

@@ -9,11 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig
 
 from llmrec import cli, command, hub
 from llmrec.catalogue.prompt import NEW_USER
+from llmrec.config import ModelConfig
 from llmrec.errors import ModelError, UserError
+from llmrec.estimate import _base_config
+from llmrec.policy import base as base_module
+from llmrec.policy.base import load_base
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import Window
 from llmrec.policy.ranking import item_scores
@@ -58,6 +63,18 @@ def _scores(policy: RecPolicy) -> torch.Tensor:
     return next(item_scores(policy, [Window(NEW_USER, [], HISTORY)]))
 
 
+def _python(server: Hub, tmp_path: Path, code: str, *arguments: str) -> subprocess.CompletedProcess:
+    """Runs code in a process of its own, pointed at the hub, with an empty cache."""
+    variables = {
+        "HF_ENDPOINT": server.url,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HOME": str(tmp_path / "hf"),
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+    }
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
+
+
 def _edit(path: Path, **values) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
@@ -91,16 +108,7 @@ torch.save([scores, plain(torch.tensor([[5, 6, 7]])).logits.detach()], sys.argv[
 sys.argv = ["llmrec", "recommend", "--model", NAME, "--revision", "v2", "--history", "Red Sky", "--json"]
 main()
 """
-    variables = {
-        **os.environ,
-        "HF_ENDPOINT": server.url,
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HOME": str(tmp_path / "hf"),
-        "PYTHONPATH": str(Path(__file__).parent.parent),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "out.pt")], env=variables, capture_output=True, text=True
-    )
+    done = _python(server, tmp_path, code, str(tmp_path / "out.pt"))
     assert done.returncode == 0, done.stderr
     scores, logits = torch.load(tmp_path / "out.pt", weights_only=True)
     assert torch.equal(scores, _scores(trained))
@@ -110,6 +118,31 @@ main()
     assert (first["title"], first["justification"]) == (expected.title, expected.justification)
     assert not any(".bin" in request or ".pt" in request for request in server.requests)
     assert TOKEN not in done.stdout + done.stderr
+
+
+def test_plain_peft_loads_an_adapter_of_a_cut_base_as_its_card_says(server, monkeypatch, tmp_path):
+    """... and without the depth, another model."""
+    base = make_base(tmp_path / "whole", layers=4)
+    server.store("alice/base", Path(base))
+    monkeypatch.setenv("LLMREC_CACHE", str(tmp_path / "llmrec"))
+    policy = RecPolicy.create(make_config(base, model={"base": base, "layers": 3, "lora_r": 4}), make_data())
+    disturb(policy)
+    policy.eval().model_config = policy.model_config.model_copy(update={"base": "alice/base"})
+    policy.push_to_hub(NAME)
+    card = server.repositories[NAME].files["README.md"].decode()
+    code = next(block for block in card.split("```python\n") if block.startswith("from peft")).split("```")[0]
+    assert code.splitlines()[2:] == [f'model = AutoPeftModelForCausalLM.from_pretrained("{NAME}", num_hidden_layers=3)']
+    tokens = [[5, 6, policy.vocabulary.new_tokens[3]]]
+    code += f"""
+import sys, torch
+whole = AutoPeftModelForCausalLM.from_pretrained("{NAME}")
+torch.save([plain.eval()(torch.tensor({tokens})).logits.detach() for plain in (model, whole)], sys.argv[1])
+"""
+    done = _python(server, tmp_path, code, str(tmp_path / "out.pt"))
+    assert done.returncode == 0, done.stderr
+    cut, whole = torch.load(tmp_path / "out.pt", weights_only=True)
+    expected = policy.model(torch.tensor(tokens)).logits.detach()
+    assert torch.equal(cut, expected) and not torch.allclose(whole, expected, atol=1e-3)
 
 
 def test_a_directory_brings_what_recommending_needs(saved, trained):
@@ -157,6 +190,63 @@ def test_another_base_is_refused(saved, trained, tmp_path, hidden_size, layers, 
         RecPolicy.from_pretrained(saved)
 
 
+@pytest.mark.parametrize("change", ["embeddings", "norm"])
+def test_other_weights_of_the_same_shape_are_refused(saved, trained, base, tmp_path, change):
+    model, tokenizer = load_base(make_config(base).model)
+    weight = model.get_input_embeddings().weight if change == "embeddings" else model.model.norm.weight
+    weight.data *= 1.01
+    model.save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    other = trained.model_config.model_dump() | {"base": str(tmp_path / "other")}
+    _edit(saved / "llmrec.json", model=other)
+    with pytest.raises(ModelError, match="another base.*base fingerprint"):
+        RecPolicy.from_pretrained(saved)
+    _edit(saved / "llmrec.json", base_fingerprint=None)  # as of an early adapter
+    assert RecPolicy.from_pretrained(saved).base_fingerprint != trained.base_fingerprint
+
+
+def test_a_base_of_other_words_is_refused_under_the_title_scheme(tmp_path, base):
+    RecPolicy.create(make_config(base, "title"), make_data()).save_pretrained(tmp_path / "a")
+    model, tokenizer = load_base(make_config(base).model)
+    tokenizer.add_tokens(["<|more|>"])
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    _edit(tmp_path / "a" / "llmrec.json", model=make_config(str(tmp_path / "other")).model.model_dump())
+    with pytest.raises(ModelError, match=r"another base.*words \d+, but the base \d+"):
+        RecPolicy.from_pretrained(tmp_path / "a")
+
+
+@pytest.mark.parametrize("change", ["lacks", "has more"])
+def test_weights_that_are_not_exactly_the_adapter_are_refused(saved, change):
+    path = saved / "adapter_model.safetensors"
+    weights = load_file(path)
+    name = next(name for name in weights if "layers.1" in name)
+    changed = {"x": weights[name].clone(), **weights}
+    if change == "lacks":
+        changed = {other: weight for other, weight in weights.items() if other != name}
+    save_file(changed, path)
+    with pytest.raises(ModelError, match=f"1 are missing or unknown, such as {name if change == 'lacks' else 'x'}"):
+        RecPolicy.from_pretrained(saved)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"peft_type": "IA3"},
+        {"r": 8},
+        {"lora_alpha": 16},
+        {"use_rslora": True},
+        {"target_modules": ["q_proj"]},
+        {"trainable_token_indices": {"embed_tokens": [1, 2]}},
+    ],
+)
+def test_settings_of_another_adapter_are_refused(saved, change):
+    _edit(saved / "adapter_config.json", **change)
+    with pytest.raises(ModelError, match=f"adapter_config.json is of another adapter.*{next(iter(change))} differ"):
+        RecPolicy.from_pretrained(saved)
+
+
 def test_weights_are_never_unpickled(saved):
     (saved / "adapter_model.safetensors").rename(saved / "adapter_model.bin")
     with pytest.raises(ModelError, match="never from a pickle"):
@@ -171,11 +261,58 @@ def test_a_base_is_never_unpickled(saved, trained, base, tmp_path):
         RecPolicy.from_pretrained(saved)
 
 
+@pytest.mark.parametrize("load", [load_base, _base_config])
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (Fault("config.json", cut="before", times=99), "cannot be reached"),
+        (Fault("config.json", status=500, times=99), r"refused to give `alice/base` \(HTTP 500\)"),
+        (Fault("config.json", status=401, times=99), "set HF_TOKEN"),
+        (Fault("config.json", status=503, times=1), None),
+    ],
+)
+def test_faults_in_fetching_a_base_are_explained_and_passing_ones_retried(server, base, monkeypatch, load, fault, says):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    server.store("alice/base", Path(base))
+    server.faults = [Fault(**vars(fault))]
+    if says is None:
+        load(ModelConfig(base="alice/base"))
+    else:
+        with pytest.raises(UserError, match=says):
+            load(ModelConfig(base="alice/base"))
+
+
+def test_nobody_is_told_to_edit_the_cache_of_the_hub(server, saved, tmp_path):
+    _edit(saved / "llmrec.json", model=make_config("somewhere else").model.model_dump())
+    with pytest.raises(ModelError, match="Correct `model.base`.$"):
+        RecPolicy.from_pretrained(saved)
+    server.store(NAME, saved)
+    for load in (RecPolicy.from_pretrained, Recommender.from_pretrained):
+        with pytest.raises(ModelError, match="not to be edited: .*`hf download OWNER/NAME --local-dir DIR`"):
+            load(NAME)
+
+
+def test_full_precision_needs_no_bitsandbytes(saved, trained, monkeypatch, capsys):
+    _edit(saved / "llmrec.json", model=trained.model_config.model_dump() | {"quantization": "nf4"})
+    monkeypatch.setattr(base_module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(command, "silence_libraries", lambda: None)
+    asked = ["llmrec", "recommend", "--model", str(saved), "--history", "Red Sky", "--json"]
+    monkeypatch.setattr(sys, "argv", asked)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2 and "--full-precision" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", [*asked, "--full-precision"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 0 and json.loads(capsys.readouterr().out)["recommendations"]
+
+
 @pytest.mark.parametrize(
     ("file", "content"),
     [
         ("tokenizer.json", '{"version":'),
         ("generation_config.json", "{}"),
+        ("adapter_config.json", "{}"),
         ("llmrec.json", '{"format": 1, "model": {"layerz": 3}, "catalogue": {}, "item_vocabulary": ""}'),
     ],
 )

@@ -107,7 +107,7 @@ class ItemVocabulary:
             value = read_json(path)
             if value["format"] > FORMAT:
                 raise ModelError(f"{path} has format {value['format']}; this llmrec reads up to {FORMAT}: update it.")
-            items = value["items"]
+            items, fingerprint = value["items"], value["fingerprint"]
             vocabulary = cls(
                 value["scheme"],
                 tuple(item["item_id"] for item in items),
@@ -118,7 +118,7 @@ class ItemVocabulary:
             raise ModelError(f"{path} is missing: {directory} is not an adapter written by llmrec.") from None
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError(f"{path} is not readable ({error}); copy or write the adapter again.") from None
-        if vocabulary.fingerprint != value["fingerprint"]:
+        if vocabulary.fingerprint != fingerprint:
             raise ModelError(f"{path} was changed after it was written: its items no longer match its fingerprint.")
         return vocabulary
 

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from llmrec.data.dataset import InteractionData, load_data
 from llmrec.errors import TrainingError, UserError
 from llmrec.export.gguf_file import GgufType, check_gguf, write_gguf
 from llmrec.export.onnx_model import check_onnx, write_onnx
-from llmrec.files import atomic_directory, read_json, write_json, write_with
+from llmrec.files import atomic_directory, atomic_path, read_json, write_json
 from llmrec.policy.model import FILE_NAME, RecPolicy
 from llmrec.run import Run
 
@@ -37,7 +38,7 @@ def export(
         run: the run.
         adapter: `ppo` or `sft`; None: `ppo` if it has finished, else `sft`.
         merged: directory for the model as transformers reads it; an earlier export there is replaced.
-        gguf: file for llama.cpp.
+        gguf: file for llama.cpp; an earlier GGUF file there is replaced.
         gguf_type: type of its matrices.
         onnx: directory for a graph that ranks the items; an earlier export there is replaced.
         say: where a line for people goes.
@@ -48,15 +49,13 @@ def export(
 
     Raises:
         RunError: the adapter has not been trained.
-        UserError: `merged` or `onnx` is something else's place.
+        UserError: a place is something else's, or two of them are one or lie in one another.
         ModelError: a package is missing, or the model is of a kind that `gguf` or `onnx` cannot be.
         TrainingError: what was written does not say what the adapter said.
     """
     adapter = adapter or ("ppo" if run.finished("ppo") else "sft")
     run.require("data", adapter)
-    for flag, place in (("--merged", merged), ("--onnx", onnx)):
-        if place is not None:
-            _check_place(place, flag)
+    _check_places(merged, gguf, onnx)
     policy = RecPolicy.from_pretrained(run.path(adapter, "adapter"), quantized=False).eval()
     if gguf is not None:
         check_gguf(policy.model.config, policy.tokenizer)
@@ -77,7 +76,8 @@ def export(
             of_items = [logits[-1, policy.vocabulary.new_tokens] for logits in expected]
             difference = max(difference, _largest_difference(of_items, ranked))
         if gguf is not None:
-            write_with(gguf, lambda path: write_gguf(path, model, policy.tokenizer, run.config.name, gguf_type))
+            file = stack.enter_context(atomic_path(gguf))
+            write_gguf(file, model, policy.tokenizer, run.config.name, gguf_type)
     for written in filter(None, (merged, gguf, onnx)):
         say(f"written: {written}")
     return {
@@ -110,19 +110,37 @@ def _save_rest(policy: RecPolicy, adapter: str, folder: Path) -> None:
     write_json(folder / FILE_NAME, policy.description() | {"merged": adapter})
 
 
-def _check_place(place: Path, flag: str) -> None:
-    """Refuses to replace what is not an earlier export."""
-    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
-        return
+def _check_places(merged: Path | None, gguf: Path | None, onnx: Path | None) -> None:
+    """Refuses to replace what is not an earlier export, and places of which one would replace another."""
+    named = {"--merged": merged, "--gguf": gguf, "--onnx": onnx}
+    places = {flag: place for flag, place in named.items() if place is not None}
+    for flag, place in places.items():
+        if place.exists() and not (_is_gguf(place) if flag == "--gguf" else _is_export(place)):
+            kind = "GGUF file" if flag == "--gguf" else "model that `llmrec export` wrote"
+            raise UserError(f"{place} exists and is not a {kind}, and would be replaced: give {flag} another place.")
+    for (outer, folder), (inner, place) in permutations(places.items(), 2):
+        if place.resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                f"{inner} {place} is or lies in {outer} {folder}, which is replaced as a whole: give {inner} a place "
+                "of its own."
+            )
+
+
+def _is_gguf(place: Path) -> bool:
+    if not place.is_file():
+        return False
+    with place.open("rb") as file:
+        return file.read(4) == b"GGUF"
+
+
+def _is_export(place: Path) -> bool:
+    """Whether a place is an empty directory, or holds a merged model or a graph."""
+    if place.is_dir() and not any(place.iterdir()):
+        return True
     try:
-        if "merged" in read_json(place / FILE_NAME):
-            return
+        return "merged" in read_json(place / FILE_NAME)
     except (OSError, ValueError):
-        pass
-    raise UserError(
-        f"{place} exists and is not a model that `llmrec export` wrote, and would be replaced: give {flag} another "
-        "place."
-    )
+        return False
 
 
 @contextmanager

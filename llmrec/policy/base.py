@@ -4,7 +4,10 @@ import hashlib
 import importlib.util
 import logging
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -19,6 +22,9 @@ from transformers import (
 from llmrec.config import LOCAL_BASE, ModelConfig
 from llmrec.errors import ModelError
 from llmrec.files import atomic_directory
+from llmrec.hub import explained, retried
+
+T = TypeVar("T")
 
 # Weights that a Python package carries: name -> (package, file, hub id of the same model).
 BUNDLED = {
@@ -79,11 +85,31 @@ def _cache_name(base: str) -> str:
     return f"{folder.name}-{hashlib.sha256(repr((str(folder.resolve()), files)).encode()).hexdigest()[:12]}"
 
 
+def base_fingerprint(model: PreTrainedModel, words: int) -> str:
+    """Tells a base from others of its shape; the same in every precision, quantised or not, and for all `layers`.
+
+    It is taken of what is never quantised, in bf16: the embedding of every hundredth word, the last norm and the norms
+    of the first layer.
+
+    Args:
+        model: as `load_base` gives it.
+        words: tokens of its tokenizer.
+    """
+    norms = [(name, weight) for name, weight in model.base_model.named_parameters()
+             if "norm" in name and not re.search(r"layers\.[1-9]", name)]  # fmt: skip
+    weights = [model.get_input_embeddings().weight[:words:100], *(weight for _, weight in sorted(norms))]
+    digest = hashlib.sha256(f"{model.config.model_type} {words}".encode())
+    for weight in weights:
+        digest.update(weight.detach().bfloat16().cpu().view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def load_base(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The base model and its tokenizer; linear layers are quantised if the config says so, embeddings and head never.
 
     Raises:
         ModelError: see `resolve_base`; or bitsandbytes is not installed.
+        UserError: the hub refuses, or cannot be reached.
     """
     quantization = quantization_options(config.quantization)  # first: it may refuse, and resolving can take long
     return _from_pretrained(resolve_base(config), config.base, **quantization)
@@ -100,7 +126,9 @@ def quantization_options(quantization: str | None) -> dict:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError(
             f"`model.quantization: {quantization}` needs bitsandbytes, which is not installed: run "
-            "`pip install 'bitsandbytes>=0.50'` (or install llmrec with its extra `quantized`), or leave it out."
+            "`pip install 'bitsandbytes>=0.50'` (or install llmrec with its extra `quantized`). Without it, train with "
+            "`quantization: null`, and ask a trained adapter with `llmrec recommend --full-precision` "
+            "(`quantized=False` in Python)."
         )
     cuda = torch.cuda.is_available()
     settings = BitsAndBytesConfig(
@@ -152,6 +180,34 @@ def _without_quantization(model: PreTrainedModel) -> PreTrainedModel:
     return clean
 
 
+def from_hub(base: str, load: Callable[[], T]) -> T:
+    """What `load` reads of a base; faults of the hub are explained, and passing ones tried again.
+
+    Raises:
+        UserError: the hub refuses, or cannot be reached; all else is raised as it comes.
+    """
+
+    def call() -> T:
+        try:
+            return load()
+        except Exception as error:
+            raise _hub_fault(error) or error  # noqa: B904
+
+    with explained(base):
+        return retried(call)
+
+
+def _hub_fault(error: BaseException | None) -> Exception | None:
+    """What the hub answered or how the network failed, out of what transformers made of it."""
+    from huggingface_hub.errors import EntryNotFoundError, HTTPError, OfflineModeIsEnabled
+
+    while error is not None:
+        if isinstance(error, (HTTPError, OfflineModeIsEnabled)) and not isinstance(error, EntryNotFoundError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def cut_layers(model: PreTrainedModel, layers: int) -> PreTrainedModel:
     """Keeps the first `layers` decoder layers, in place.
 
@@ -174,8 +230,10 @@ def _from_pretrained(name: str, base: str, **quantization) -> tuple[PreTrainedMo
         # Not in the dtype of the file, which is often bf16: adapters and item rows are float32, and outside of autocast
         # (in ranking, say) the two do not mix.
         safe = {"trust_remote_code": False, "use_safetensors": True}  # an adapter from a hub may name any base
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **safe, **quantization)
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        model = from_hub(
+            name, lambda: AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **safe, **quantization)
+        )
+        tokenizer = from_hub(name, lambda: AutoTokenizer.from_pretrained(name, trust_remote_code=False))
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from peft.utils import set_peft_model_state_dict
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils.other import TrainableTokensWrapper
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -29,7 +29,7 @@ from llmrec.data.dataset import InteractionData
 from llmrec.errors import ModelError
 from llmrec.files import atomic_directory, write_json
 from llmrec.hub import find_adapter
-from llmrec.policy.base import hub_id, load_base
+from llmrec.policy.base import base_fingerprint, hub_id, load_base
 from llmrec.policy.constraint import MaskedDistribution
 from llmrec.policy.saved import (
     ADAPTER_WEIGHTS,
@@ -37,9 +37,11 @@ from llmrec.policy.saved import (
     FORMAT,
     GENERATION_FILE,
     adapter_shapes,
+    advising_a_copy,
     load_tokenizer,
     read_description,
     refuse_other_base,
+    refuse_other_settings,
 )
 
 SFT_ADAPTER = "sft"
@@ -56,6 +58,7 @@ class RecPolicy(nn.Module):
         vocabulary: items as tokens.
         prompts: renders prompts, parses completions.
         facts: what is true of the items.
+        base_fingerprint: see `llmrec.policy.base`.
         distribution: the one place where its logits become probabilities.
     """
 
@@ -67,6 +70,7 @@ class RecPolicy(nn.Module):
         catalogue: CatalogueConfig,
         model_config: ModelConfig,
         facts: FactBook,
+        base_fingerprint: str,
     ):
         super().__init__()
         self.model = model
@@ -75,6 +79,7 @@ class RecPolicy(nn.Module):
         self.catalogue = catalogue
         self.model_config = model_config
         self.facts = facts
+        self.base_fingerprint = base_fingerprint
         self.prompts = PromptBuilder(tokenizer, vocabulary, catalogue)
         self.distribution = MaskedDistribution(
             vocabulary.trie.to(self.device),
@@ -95,6 +100,7 @@ class RecPolicy(nn.Module):
         New item tokens start from the words of title and facts, and from which items are had together.
         """
         base, tokenizer = load_base(config.model)
+        fingerprint = base_fingerprint(base, len(tokenizer))
         reserved = {token for text in all_texts() for token in _words(tokenizer, text)}
         facts = FactBook.from_data(data, lambda fact: _words(tokenizer, fact.words)[0] not in reserved)
         vocabulary = ItemVocabulary.build(data, tokenizer, config.catalogue.scheme)
@@ -104,7 +110,7 @@ class RecPolicy(nn.Module):
             company *= config.catalogue.cooccurrence_weight
             _add_item_tokens(base, tokenizer, vocabulary.new_tokens, texts, company)
         model = get_peft_model(base, _lora_config(base, vocabulary, config.model), adapter_name=SFT_ADAPTER)
-        return cls(model, tokenizer, vocabulary, config.catalogue, config.model, facts)
+        return cls(model, tokenizer, vocabulary, config.catalogue, config.model, facts, fingerprint)
 
     # -- the network --
 
@@ -281,15 +287,24 @@ class RecPolicy(nn.Module):
         """Puts the weights of a saved adapter into the active one.
 
         Raises:
-            ModelError: the file is missing or does not fit.
+            ModelError: the file is missing, or does not hold exactly the adapter's weights.
         """
         path = Path(directory) / ADAPTER_WEIGHTS
+        adapter = self.model.active_adapter
         try:
-            outcome = set_peft_model_state_dict(self.model, load_file(path), adapter_name=self.model.active_adapter)
+            weights = load_file(path)
+            differ = weights.keys() ^ get_peft_model_state_dict(
+                self.model, adapter_name=adapter, save_embedding_layers=False
+            )
+            if not differ:
+                set_peft_model_state_dict(self.model, weights, adapter_name=adapter)
         except (OSError, RuntimeError, SafetensorError) as error:
-            raise ModelError(f"{path} cannot be read: {error}") from error
-        if outcome.unexpected_keys:
-            raise ModelError(f"{path} has weights that this policy lacks: {outcome.unexpected_keys[:3]}.")
+            raise ModelError(f"{path} cannot be read: {error}. Copy or train the adapter again.") from error
+        if differ:
+            raise ModelError(
+                f"{path} does not hold the weights of this adapter: {len(differ)} are missing or unknown, such as "
+                f"{min(differ)}. Copy or train the adapter again."
+            )
 
     def description(self) -> dict:
         """What `llmrec.json` says of an adapter."""
@@ -299,6 +314,7 @@ class RecPolicy(nn.Module):
             "model": self.model_config.model_dump(),
             "catalogue": self.catalogue.model_dump(),
             "item_vocabulary": self.vocabulary.fingerprint,
+            "base_fingerprint": self.base_fingerprint,
         }
 
     def _generation_defaults(self) -> dict:
@@ -327,16 +343,20 @@ class RecPolicy(nn.Module):
         if len(facts.entities) != len(vocabulary.item_ids):
             raise ModelError(f"{directory}: facts.json and item_vocabulary.json are of different catalogues.")
         shapes = adapter_shapes(directory)
-        base, words = load_base(about.model)
+        with advising_a_copy(directory):
+            base, words = load_base(about.model)
+        fingerprint = base_fingerprint(base, len(words))
         tokenizer = load_tokenizer(directory)
-        refuse_other_base(directory, shapes, about.model, base, len(words), vocabulary)
+        own_words = vocabulary.new_tokens[0] if vocabulary.new_tokens else len(tokenizer)
+        with advising_a_copy(directory):
+            refuse_other_base(directory, about, shapes, own_words, base, len(words), fingerprint)
         if vocabulary.new_tokens:
             base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        try:
-            peft_model = PeftModel.from_pretrained(base, directory, adapter_name=SFT_ADAPTER, is_trainable=True)
-        except Exception as error:  # safetensors and peft raise many kinds
-            raise ModelError(f"{directory}: the adapter cannot be read: {error}. Copy or train it again.") from error
-        return cls(peft_model, tokenizer, vocabulary, about.catalogue, about.model, facts)
+        model = get_peft_model(base, _lora_config(base, vocabulary, about.model), adapter_name=SFT_ADAPTER)
+        refuse_other_settings(directory, model.peft_config[SFT_ADAPTER])
+        policy = cls(model, tokenizer, vocabulary, about.catalogue, about.model, facts, fingerprint)
+        policy.load_adapter_weights(directory)
+        return policy
 
 
 def _words(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

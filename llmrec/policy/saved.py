@@ -1,30 +1,34 @@
 """What a saved policy's directory must hold, checked before anything is built from it."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from peft import LoraConfig
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from llmrec.catalogue.vocabulary import ItemVocabulary
 from llmrec.config import CatalogueConfig, ModelConfig
 from llmrec.errors import ModelError
 from llmrec.files import read_json
 
 FILE_NAME = "llmrec.json"
 GENERATION_FILE = "generation_config.json"  # as transformers reads it
+ADAPTER_CONFIG = "adapter_config.json"  # as peft reads it
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Description:
-    """What `llmrec.json` says of an adapter."""
+    """What `llmrec.json` says of an adapter; early ones say nothing of `base_fingerprint`."""
 
     model: ModelConfig
     catalogue: CatalogueConfig
     item_vocabulary: str
+    base_fingerprint: str | None
 
 
 def read_description(directory: Path, quantized: bool = True) -> Description:
@@ -48,11 +52,28 @@ def read_description(directory: Path, quantized: bool = True) -> Description:
             ModelConfig.model_validate(values["model"] | ({} if quantized else {"quantization": None})),
             CatalogueConfig.model_validate(values["catalogue"]),
             values["item_vocabulary"],
+            values.get("base_fingerprint"),
         )
     except FileNotFoundError:
         raise ModelError(f"{path} is missing: {directory} is not a policy written by llmrec.") from None
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} is not readable ({error}); copy or train it again.") from None
+
+
+@contextmanager
+def advising_a_copy(directory: Path) -> Iterator[None]:
+    """Adds to errors that ask to correct a file of an adapter what to do if the file lies in the hub's cache."""
+    from huggingface_hub import constants
+
+    try:
+        yield
+    except ModelError as error:
+        if not directory.resolve().is_relative_to(Path(constants.HF_HUB_CACHE).resolve()):
+            raise
+        raise ModelError(
+            f"{error}\nThe adapter came from a hub, and its {FILE_NAME} lies in a cache that is not to be edited: to "
+            "correct it, take a copy (`hf download OWNER/NAME --local-dir DIR`) and load DIR."
+        ) from None
 
 
 def completion_length(directory: Path) -> int | None:
@@ -98,38 +119,66 @@ def adapter_shapes(directory: Path) -> dict[str, list[int]]:
         raise ModelError(f"{path} cannot be read: {error}. Copy or train it again.") from None
 
 
+def refuse_other_settings(directory: Path, expected: LoraConfig) -> None:
+    """Whether peft's config of an adapter is what `llmrec.json` and the vocabulary make of it.
+
+    Raises:
+        ModelError: it is missing, unreadable or of another adapter.
+    """
+    path = directory / ADAPTER_CONFIG
+    keys = ("peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "trainable_token_indices")
+    try:
+        found = read_json(path)
+        pairs = {key: (found.get(key), getattr(expected, key)) for key in keys}
+        # Whether names are written in full depends on how many there are.
+        modules = [sorted({name.split(".")[-1] for name in names}) for names in
+                   (found["target_modules"], expected.target_modules)]  # fmt: skip
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing: copy or train the adapter again.") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path} is not readable ({error}); copy or train the adapter again.") from None
+    wrong = [name for name, (of_file, wanted) in (pairs | {"target_modules": modules}).items() if of_file != wanted]
+    if wrong:
+        raise ModelError(
+            f"{path} is of another adapter than {FILE_NAME} and the item vocabulary beside it describe: "
+            f"{', '.join(wrong)} differ. Copy or train the adapter again."
+        )
+
+
 def refuse_other_base(
     directory: Path,
+    about: Description,
     shapes: dict[str, list[int]],
-    config: ModelConfig,
+    own_words: int,
     base: PreTrainedModel,
     words: int,
-    vocabulary: ItemVocabulary,
+    fingerprint: str,
 ) -> None:
     """Whether an adapter and a base belong together.
 
     Args:
-        directory, shapes: of the adapter.
-        config: that the base was loaded by.
-        base: the model.
+        directory, about, shapes: of the adapter.
+        own_words: tokens of its tokenizer, without those of items.
+        base: the model that `about` names.
         words: tokens of the base's own tokenizer.
-        vocabulary: of the adapter.
+        fingerprint: of the base.
 
     Raises:
-        ModelError: they differ in depth, width or vocabulary.
+        ModelError: they differ in depth, width or vocabulary, or the base has other weights.
     """
     layers = [int(number) for name in shapes for number in re.findall(r"\.layers\.(\d+)\.", name)]
     hidden = [shape[-1] for name, shape in shapes.items() if name.endswith("q_proj.lora_A.weight")]
     pairs = {
         "layers": (max(layers, default=-1) + 1, base.config.num_hidden_layers),
         "hidden size": (next(iter(hidden), base.config.hidden_size), base.config.hidden_size),
+        "words": (own_words, words),
+        "base fingerprint": (about.base_fingerprint or fingerprint, fingerprint),
     }
-    if vocabulary.new_tokens:
-        pairs["tokens before the first item"] = (vocabulary.new_tokens[0], words)
     wrong = [f"{name} {of_adapter}, but the base {of_base}" for name, (of_adapter, of_base) in pairs.items()
              if of_adapter != of_base]  # fmt: skip
     if wrong:
         raise ModelError(
-            f"{directory} was trained on another base than `{config.base}` ({config.layers or 'all'} layers kept): the "
-            f"adapter has {'; '.join(wrong)}. Correct `model` in {FILE_NAME}, or take the adapter of this base."
+            f"{directory} was trained on another base than `{about.model.base}` ({about.model.layers or 'all'} layers "
+            f"kept): the adapter has {'; '.join(wrong)}. Correct `model` in {directory / FILE_NAME}, or take the "
+            "adapter of this base."
         )

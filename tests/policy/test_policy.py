@@ -67,6 +67,16 @@ def test_a_newer_format_is_refused(policy, tmp_path):
         RecPolicy.from_pretrained(tmp_path / "a")
 
 
+def test_a_missing_key_is_named(policy, tmp_path):
+    policy.save_pretrained(tmp_path / "a")
+    path = tmp_path / "a" / "item_vocabulary.json"
+    values = json.loads(path.read_text())
+    del values["fingerprint"]
+    path.write_text(json.dumps(values))
+    with pytest.raises(ModelError, match="item_vocabulary.json is not readable .*fingerprint"):
+        RecPolicy.from_pretrained(tmp_path / "a")
+
+
 def test_the_reference_is_the_sft_adapter(policy):
     tokens, positions, mask = plain_inputs(policy)
     with torch.no_grad():

@@ -9,7 +9,7 @@ from peft import AutoPeftModelForCausalLM
 from llmrec.config import ModelConfig
 from llmrec.errors import ModelError
 from llmrec.policy import base as base_module
-from llmrec.policy.base import load_base
+from llmrec.policy.base import base_fingerprint, load_base
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import Window
 from llmrec.policy.ranking import item_scores
@@ -100,9 +100,19 @@ def test_a_saved_adapter_gives_the_same_scores_and_loads_on_the_full_base(quanti
         assert torch.equal(found[name.replace("sft", "default")], value), name
 
 
+def test_a_base_has_one_fingerprint_in_every_precision_and_depth(quantized, wide_base, tmp_path):
+    model, tokenizer = load_base(ModelConfig(base=wide_base))
+    expected = base_fingerprint(model, len(tokenizer))
+    for config in (quantized().model, ModelConfig(base=wide_base, layers=1)):
+        assert base_fingerprint(load_base(config)[0], len(tokenizer)) == expected
+    model.bfloat16().save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert base_fingerprint(load_base(ModelConfig(base=str(tmp_path)))[0], len(tokenizer)) == expected
+
+
 def test_a_missing_bitsandbytes_is_explained(wide_base, monkeypatch):
     monkeypatch.setattr(base_module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModelError, match="pip install 'bitsandbytes>=0.50'"):
+    with pytest.raises(ModelError, match="pip install 'bitsandbytes>=0.50'.*--full-precision"):
         load_base(ModelConfig(base=wide_base, quantization="nf4"))
 
 

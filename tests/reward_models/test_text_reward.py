@@ -1,9 +1,13 @@
 """The text reward model: its pairs, that it learns, that it reloads, and what it says of broken files."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification
 
 from llmrec.catalogue.facts import FactBook
 from llmrec.catalogue.prompt import Recommendation
@@ -14,7 +18,7 @@ from llmrec.run import Run
 from reward_models import train_reward
 from reward_models.composite import CompositeReward
 from reward_models.pairs import preference_pairs, skipped_exposures
-from reward_models.text_reward import TextRewardModel, fit_text_reward
+from reward_models.text_reward import TextRewardModel, fit_text_reward, new_model
 from reward_models.windows import training_events
 from tests.conftest import make_config
 
@@ -98,11 +102,23 @@ def test_broken_files_are_explained(fitted, log, tmp_path):
         TextRewardModel.from_pretrained(tmp_path, log.items[::-1])
     weights = tmp_path / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(ModelError, match="adapter cannot be read"):
+    with pytest.raises(ModelError, match="adapter_model.safetensors cannot be read"):
+        TextRewardModel.from_pretrained(tmp_path, log.items)
+    weights.rename(tmp_path / "adapter_model.bin")
+    with pytest.raises(ModelError, match="never from a pickle"):
         TextRewardModel.from_pretrained(tmp_path, log.items)
     (tmp_path / "text_reward.json").unlink()
     with pytest.raises(ModelError, match="There is no"):
         TextRewardModel.from_pretrained(tmp_path, log.items)
+
+
+def test_a_base_is_never_unpickled(tiny_base, log, tmp_path):
+    other = Path(shutil.copytree(tiny_base, tmp_path / "other"))
+    (other / "model.safetensors").unlink()
+    weights = AutoModelForSequenceClassification.from_pretrained(tiny_base, num_labels=1).state_dict()
+    torch.save(weights, other / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="safetensors"):
+        new_model(log, settings(str(other)))
 
 
 def test_pairs_come_from_training_events_alone(log):
