@@ -21,8 +21,8 @@ from llmrec.errors import DataError
 
 __all__ = ["build_data", "load_data", "prepare_stage", "save_data"]
 
-# Leave-one-out needs one click each for training, validation and test.
-MIN_CLICKS = 3
+# The clicks that a user needs by default, and for what; True: if a split is leave-one-out.
+MIN_CLICKS = {True: (3, "for training, validation and test"), False: (2, "to learn from and to predict")}
 
 
 def prepare_stage(run: Any) -> None:
@@ -74,7 +74,7 @@ def build_data(log: RawLog, config: DataConfig, seed: int) -> InteractionData:
     if "given" in config.splits:
         check_given(log)
     history = first_clicks(events, seed)
-    user_ids, dropped = _choose_users(events["user_id"].unique(), history["user_id"], config.min_user_events)
+    user_ids, dropped = _choose_users(events["user_id"].unique(), history["user_id"], config)
     user_index = pd.Index(user_ids)
     events, history = _number_users(events, user_index), _number_users(history, user_index)
     history = history.sort_values("user", kind="stable", ignore_index=True)
@@ -149,21 +149,23 @@ def natural_key(user_id: str) -> tuple:
     return tuple((1, part) if n % 2 == 0 else (0, int(part)) for n, part in enumerate(parts) if part), user_id
 
 
-def _choose_users(all_users: np.ndarray, of_clicks: pd.Series, min_events: int | None) -> tuple[list[str], int]:
+def _choose_users(all_users: np.ndarray, of_clicks: pd.Series, config: DataConfig) -> tuple[list[str], int]:
     """Ids of the users with enough clicks, sorted, and how many were dropped."""
     counts = of_clicks.value_counts().reindex(all_users, fill_value=0)
-    short = counts[counts < (MIN_CLICKS if min_events is None else min_events)]
-    if len(short) and min_events is None:
+    default, purpose = MIN_CLICKS["leave_one_out" in config.splits]
+    least = default if config.min_user_events is None else config.min_user_events
+    short = counts[counts < least]
+    if len(short) and config.min_user_events is None:
         first = sorted(short.index, key=natural_key)[:5]
         named = ", ".join(f"{user!r} ({short[user]})" for user in first) + (", ..." if len(short) > 5 else "")
         raise DataError(
-            f"{len(short)} of {len(counts)} users clicked fewer than {MIN_CLICKS} different items: {named}; "
-            "expected one item each for training, validation and test. Set "
-            f"`data.min_user_events: {MIN_CLICKS}` to drop such users, or loosen the rules of `data.click`."
+            f"{len(short)} of {len(counts)} users clicked fewer than {least} different items: {named}; "
+            f"expected one item each {purpose}. Set `data.min_user_events: {least}` to drop such users, or loosen the "
+            "rules of `data.click`."
         )
     if len(short) == len(counts):
         raise DataError(
-            f"No user clicked {min_events} different items; expected at least one who did. The most is "
+            f"No user clicked {least} different items; expected at least one who did. The most is "
             f"{counts.max()}: lower `data.min_user_events`, or loosen the rules of `data.click`."
         )
     return sorted(counts.index.difference(short.index), key=natural_key), len(short)
