@@ -10,11 +10,15 @@ import numpy as np
 import pandas as pd
 
 from llmrec.config import Config
+from llmrec.errors import RunError
 from llmrec.evaluation.metrics import per_user
+from llmrec.evaluation.optimum import NAMES, gap_closed
 from llmrec.evaluation.ranking import RANKS
 from llmrec.evaluation.split_report import COMPARED_METRICS, COMPARISONS, accuracy_columns, comparison, interval
 from llmrec.files import read_json
 from llmrec.run import Run
+
+ASKED = ["split", "user", "position"]  # columns of the ranks that say which target a row is
 
 
 def seeded(config: Config, count: int) -> list[Config]:
@@ -30,20 +34,30 @@ def seeds_report(runs: Sequence[Run]) -> dict:
         runs: their evaluate stage has finished; they ask the same targets.
 
     Returns:
-        `splits` as in `report.json`, each metric also with `seeds`, its value by run, and a comparison whose seeds
-        differ in sign has the verdict `no difference`; `reward` and `generation`, by metric, the mean `value` or
+        `splits` as in `report.json` but for slices, each metric also with `seeds`, its value by run (what is of lists,
+        such as coverage, has no interval), and a comparison whose seeds differ in sign has the verdict `no difference`;
+        `gap_closed` is of the means; `reward` and `generation`, by metric, the mean `value` or
         `rate` and `seeds`; `runs`, the directories; `fell_back_to_sft`, by run.
 
     Raises:
-        RunError: one has not been evaluated.
+        RunError: one has not been evaluated, or was asked other targets.
     """
     for run in runs:
         run.require("evaluate")
     reports = [read_json(run.report_path) for run in runs]
     ranks = [pd.read_parquet(run.path("evaluate", RANKS)) for run in runs]
     config = runs[0].config
+    for run, table in zip(runs, ranks, strict=True):
+        if not table[ASKED].equals(ranks[0][ASKED]):
+            raise RunError(
+                f"{run.directory} was asked other targets than {runs[0].directory}: give all the same data and "
+                "`data.seed`, and evaluate them again."
+            )
     splits = {
-        split: _split([table[table["split"] == split] for table in ranks], config) for split in reports[0]["splits"]
+        split: _split(
+            [table[table["split"] == split] for table in ranks], [report["splits"][split] for report in reports], config
+        )
+        for split in reports[0]["splits"]
     }
     return {
         "splits": splits,
@@ -56,9 +70,9 @@ def seeds_report(runs: Sequence[Run]) -> dict:
     }
 
 
-def _split(ranks: Sequence[pd.DataFrame], config: Config) -> dict:
+def _split(ranks: Sequence[pd.DataFrame], reports: Sequence[dict], config: Config) -> dict:
     users, settings = ranks[0]["user"].to_numpy(), {"samples": config.evaluation.bootstrap, "seed": config.seed}
-    names = [name for name in ranks[0].columns if name not in ("split", "user", "position")]
+    names = [name for name in ranks[0].columns if name not in ASKED]
     columns = {
         name: [accuracy_columns(table[name].to_numpy(), config.evaluation.ks) for table in ranks] for name in names
     }
@@ -71,7 +85,8 @@ def _split(ranks: Sequence[pd.DataFrame], config: Config) -> dict:
         for name, of_seeds in columns.items()
     }
     models = {
-        name: {
+        name: _means([report["models"][name] for report in reports], "value")
+        | {
             metric: interval(column, users, **settings) | {"seeds": [one[metric] for one in values[name]]}
             for metric, column in means[name].items()
         }
@@ -88,7 +103,15 @@ def _split(ranks: Sequence[pd.DataFrame], config: Config) -> dict:
                 if min(seeds) * max(seeds) <= 0:  # users agree, seeds do not
                     found[metric]["verdict"] = "no difference"
             comparisons[f"{one}_vs_{two}"] = found
-    return {"models": models, "comparisons": comparisons}
+    optima = [report.get("optimum") for report in reports]
+    return {"models": models, "comparisons": comparisons} | (_optimum(optima, models) if all(optima) else {})
+
+
+def _optimum(optima: Sequence[dict], models: dict) -> dict:
+    objective = _means([one["objective"] for one in optima], "value")
+    pairs = {"objective": objective, "ndcg@10": {name: models[name]["ndcg@10"] for name in NAMES}}
+    closed = {metric: gap_closed(*(found[name]["value"] for name in NAMES)) for metric, found in pairs.items()}
+    return {"optimum": {"beta": optima[0]["beta"], "objective": objective, "gap_closed": closed}}
 
 
 def _means(reports: Sequence[dict], key: str) -> dict:

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from llmrec import cli
@@ -21,7 +22,7 @@ SFT, PPO = 3, (1, 2, 30)  # ranks of every target, and PPO's by seed
 
 def finish(run: Run) -> None:
     """What the evaluate stage leaves, with made-up ranks."""
-    ranks = {"sft": np.full(USERS, SFT), "ppo": np.full(USERS, PPO[run.config.seed])}
+    ranks = {"sft": np.full(USERS, SFT), "ppo": np.full(USERS, PPO[run.config.seed]), "optimum": np.full(USERS, 1)}
     ranked = {name: Ranked(values, np.zeros((USERS, 10))) for name, values in ranks.items()}
     targets = Targets(np.arange(USERS), np.zeros(USERS, dtype=int))
     for stage in STAGES:
@@ -29,8 +30,12 @@ def finish(run: Run) -> None:
         if stage == "evaluate":
             save_ranks(run.path("evaluate", RANKS), targets, {"temporal": np.arange(USERS)}, ranked)
             rate = {"validity": {"rate": 1.0 - run.config.seed / 10, "n": 4}, "faithfulness": {"share": {"rate": 1.0}}}
+            models = {name: {"coverage": {"value": 0.5 + run.config.seed / 10, "n": 9}} for name in ranks}
+            objective = {
+                name: {"value": value, "n": 4} for name, value in (("sft", -4.0), ("ppo", -3.0), ("optimum", -2.0))
+            }
             report = {
-                "splits": {"temporal": {}},
+                "splits": {"temporal": {"models": models, "optimum": {"beta": 0.5, "objective": objective}}},
                 "reward": {"difference": {"value": float(run.config.seed)}},
                 "generation": {"sft": rate, "ppo": rate},
                 "guard": {"fell_back_to_sft": run.config.seed == 2},
@@ -61,6 +66,9 @@ def test_means_and_spread(runs):
     assert difference["difference"] == pytest.approx(np.mean(seeds) - 0.5)
     assert difference["seeds"] == pytest.approx([seed - 0.5 for seed in seeds])
     assert difference["verdict"] == "no difference"  # in every user, but not in every seed
+    assert split["models"]["sft"]["coverage"] == {"value": pytest.approx(0.6), "seeds": [0.5, 0.6, 0.7]}
+    closed = split["optimum"]["gap_closed"]
+    assert closed == {"objective": 0.5, "ndcg@10": pytest.approx((np.mean(seeds) - 0.5) / 0.5)}
     assert found["reward"]["difference"] == {"value": 1.0, "seeds": [0.0, 1.0, 2.0]}
     assert found["generation"]["ppo"] == {"validity": {"rate": pytest.approx(0.9), "seeds": [1.0, 0.9, 0.8]}}
     assert found["fell_back_to_sft"] == [False, False, True]
@@ -71,6 +79,15 @@ def test_seeds_that_agree(runs):
         finish(run)
     found = seeds_report(runs[:2])["splits"]["temporal"]["comparisons"]["ppo_vs_sft"]["ndcg@10"]
     assert found["verdict"] == "better"
+
+
+def test_other_targets_are_refused(runs):
+    for run in runs[:2]:
+        finish(run)
+    file = runs[1].path("evaluate", RANKS)
+    pd.read_parquet(file).iloc[::-1].reset_index(drop=True).to_parquet(file)
+    with pytest.raises(RunError, match="tiny-seed1 was asked other targets"):
+        seeds_report(runs[:2])
 
 
 def test_a_run_that_was_not_evaluated(runs):
