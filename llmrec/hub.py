@@ -77,7 +77,7 @@ def find_adapter(model: str | Path, revision: str | None = None) -> Path:
 
     Raises:
         ModelError: neither a directory nor a name that a hub could know, or a directory with a revision.
-        UserError: the hub has no such repository or revision, refuses, or cannot be reached.
+        UserError: the hub has no such repository or revision, no adapter in it, refuses, or cannot be reached.
     """
     if Path(model).is_dir():
         if revision is not None:
@@ -104,7 +104,13 @@ def find_adapter(model: str | Path, revision: str | None = None) -> Path:
                 raise error from None
             _log.warning(f"{repo}: the hub could not be asked ({_first_line(error)}); using {cached.name} of the cache")
             return cached
-        return Path(retried(lambda: snapshot_download(repo, **options)))
+        directory = Path(retried(lambda: snapshot_download(repo, **options)))
+    if not (directory / "llmrec.json").is_file():
+        raise UserError(
+            f"`{repo}` holds no adapter of llmrec at `{revision or constants.DEFAULT_REVISION}` (no llmrec.json): "
+            f"`llmrec list --repo {repo}` shows its branches; give the one that was pushed to as the revision."
+        )
+    return directory
 
 
 def fetch(repo: str, file: str, revision: str | None = None) -> Path | None:

@@ -354,3 +354,17 @@ def test_the_token_is_in_no_message_and_no_file(server, trained, tmp_path, capfd
     assert TOKEN not in str(raised.value) + printed + caplog.text
     assert not [name for name, content in server.repositories[NAME].files.items() if TOKEN.encode() in content]
     assert not [f for f in tmp_path.rglob("*") if f.is_file() and TOKEN.encode() in f.read_bytes()]
+
+
+def test_a_repository_whose_main_branch_is_empty(trained, server):
+    push_policy(trained, NAME, private=False, revision="v2", message=None)
+    with pytest.raises(UserError, match=f"no adapter of llmrec at `main`.*llmrec list --repo {NAME}"):
+        RecPolicy.from_pretrained(NAME)
+
+
+def test_another_scheme_than_the_vocabulary_s_is_refused(saved):
+    about = json.loads((saved / "llmrec.json").read_text())
+    about["catalogue"]["scheme"] = "title"
+    (saved / "llmrec.json").write_text(json.dumps(about))
+    with pytest.raises(ModelError, match="vocabulary is not the one"):
+        RecPolicy.from_pretrained(saved)

@@ -337,7 +337,7 @@ class RecPolicy(nn.Module):
         directory = find_adapter(model, revision)
         about = read_description(directory, quantized)
         vocabulary = ItemVocabulary.load(directory)
-        if vocabulary.fingerprint != about.item_vocabulary:
+        if (vocabulary.fingerprint, vocabulary.scheme) != (about.item_vocabulary, about.catalogue.scheme):
             raise ModelError(f"{directory}: the item vocabulary is not the one that the adapter was trained with.")
         facts = FactBook.load(directory)
         if len(facts.entities) != len(vocabulary.item_ids):
