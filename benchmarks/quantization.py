@@ -46,7 +46,8 @@ def train(config: Config, name: str, folder: Path, layers: int, epochs: float) -
     """SFT of one variant: `peak` in bytes, `seconds` and `ndcg@10`."""
     quantization, optim = VARIANTS[name]
     model = config.model.model_copy(update={"layers": layers, "quantization": quantization})
-    sft = config.sft.model_copy(update={"num_train_epochs": epochs, "optim": optim, "eval_steps": 0.999})
+    looks = {"eval_steps": 0.999}  # one, at the end; 1.0 would be every step
+    sft = config.sft.model_copy(update={"num_train_epochs": epochs, "optim": optim, **looks})
     named = {"name": name.replace(" ", "-"), "output_dir": str(folder), "report_to": [], "model": model, "sft": sft}
     run = Run.create(config.model_copy(update=named))
     run_all(run, "data", say=lambda line: print(f"{name}: {line}", file=sys.stderr))
