@@ -201,6 +201,12 @@ class PPOSection(Section):
     missing_eos_penalty: float = Field(1.0, ge=0)
     kl_coef: float = Field(0.1, ge=0, description="of the text, and of sampled items")
     item_kl_coef: float = Field(0.6, ge=0, description="of item decisions under `advantage: exact`")
+    item_entropy_coef: float = Field(
+        0.0,
+        ge=0,
+        description="entropy bonus of item decisions under `advantage: exact`: 1 keeps the policy about as spread as "
+        "its SFT start, so that all of what it learns is whom to prefer",
+    )
     item_loss_weight: float = Field(10.0, ge=0, description="of item decisions against the sampled text")
     ptx_coef: float = Field(0.5, ge=0, description="of the log-likelihood of what users took, at item decisions")
     kl_estimator: Literal["k1", "k3"] = "k1"

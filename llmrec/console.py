@@ -120,7 +120,8 @@ def _gap_closed(optimum: dict) -> str:
         for name, share in optimum["gap_closed"].items()
     )
     values = ", ".join(f"{name} {_with_interval(value)}" for name, value in optimum["objective"].items())
-    return f"E[reward] - {optimum['beta']} KL: {values}; gap from sft to the optimum closed by ppo: {shares}"
+    spread = f" + {optimum['alpha']} H" if optimum.get("alpha") else ""
+    return f"E[reward] - {optimum['beta']} KL{spread}: {values}; gap from sft to the optimum closed by ppo: {shares}"
 
 
 def print_reward(console: Console, metrics: dict, directory: Path) -> None:

@@ -98,7 +98,7 @@ def test_the_report_has_what_the_readme_says(run):
                               "faithfulness"}  # fmt: skip
         faithful = rates["faithfulness"]
         assert 0 < faithful["share"]["n"] == faithful["fall"]["n"] <= USERS
-    assert {"before", "after", "difference", "judge_before", "judge_after"} <= set(report["reward"])
+    assert {"before", "after", "difference", "list_reward_difference", "list_judge_after"} <= set(report["reward"])
     assert report["guard"]["users"] == 20
     assert len(report["examples"]) == 6
     assert {"user", "history", "took", "sft", "ppo"} == set(report["examples"][0])

@@ -29,7 +29,7 @@ from llmrec.evaluation.ranking import (
     rank_policy,
     save_ranks,
 )
-from llmrec.evaluation.reward_change import reward_report, sampled_rewards
+from llmrec.evaluation.reward_change import list_rewards, reward_report, sampled_rewards
 from llmrec.evaluation.split_report import split_report
 from llmrec.evaluation.tuning import fit_baselines
 from llmrec.files import write_json
@@ -53,9 +53,10 @@ def evaluate(run: Run) -> dict:
     targets, rows = distinct_targets({split: parts["test"] for split, parts in data.targets.items()})
     queries, windows = Queries.of(data, targets), target_windows(data, targets, config)
     valid = data.selection_targets()
+    valid_windows, valid_queries = target_windows(data, valid, config), Queries.of(data, valid)
     model = load_reward_model(run.path("reward"), data.items["item_id"])
     judge = EaseJudge.from_pretrained(run.path("reward"), data.items["item_id"])
-    generation, written, rewards, log_probs, objective = {}, {}, {}, {}, {}
+    generation, written, rewards, lists, log_probs, objective = {}, {}, {}, {}, {}, {}
     with _progress() as advance:
         fitted = fit_baselines(data, config, advance)
         ranked = {name: rank(baseline.scores, queries, config.seed) for name, baseline in fitted.items()}
@@ -72,9 +73,12 @@ def evaluate(run: Run) -> dict:
             advance(f"{name}: writing for every user", -(-data.num_users // BATCH))
             generation[name] = generation_rates(policy, data, config, advance)
             written[name] = answers(policy, data, config)
-            advance(f"{name}: reward on validation", -(-len(valid) // BATCH))
+            advance(f"{name}: reward on validation", 2 * -(-len(valid) // BATCH))
+            lists[name] = rank_policy(policy, valid_windows, valid_queries, config.seed, advance)[0].lists
             reward = CompositeReward.from_pretrained(run.path("reward"), data, policy.facts, config.reward)
-            rewards[name] = sampled_rewards(policy, data, valid, reward, judge, config, advance)
+            rewards[name] = sampled_rewards(policy, data, valid, reward, config, advance)
+        for name, columns in list_rewards(lists, data, valid, reward, judge, config).items():
+            rewards[name] = columns | rewards[name]
         if has_optimum(config.ppo):
             scores, objective = optimum(log_probs, item_rewards(reward, data, targets, windows), config.ppo)
             ranked["optimum"] = rank_batches(scores, queries, config.seed)
@@ -124,7 +128,7 @@ def _of_split(
     report = split_report(data, asked, models, config.evaluation, config.seed)
     if objective:
         values = {name: column[rows] for name, column in objective.items()}
-        settings = {"beta": config.ppo.item_kl_coef, "samples": config.evaluation.bootstrap, "seed": config.seed}
+        settings = {"section": config.ppo, "samples": config.evaluation.bootstrap, "seed": config.seed}
         report["optimum"] = optimum_report(values, report["models"], asked.users, **settings)
     return report
 

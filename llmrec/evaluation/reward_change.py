@@ -1,4 +1,4 @@
-"""What RL did to the reward: completions sampled with the same random numbers before (SFT) and after (PPO)."""
+"""What RL did to the reward: of the ten best items and of sampled completions, before (SFT) and after (PPO)."""
 
 from collections.abc import Callable
 
@@ -8,11 +8,12 @@ import torch
 from llmrec.config import Config
 from llmrec.data.dataset import InteractionData, Targets
 from llmrec.evaluation.metrics import bootstrap_ci, paired_bootstrap, per_user
+from llmrec.evaluation.optimum import item_rewards
 from llmrec.evaluation.ranking import by_length, chunks
 from llmrec.policy.generate import generate, parse
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import pack
-from llmrec.policy.validation import target_windows
+from llmrec.policy.validation import of_lists, target_windows
 from reward_models import EaseJudge
 from reward_models.composite import CompositeReward
 
@@ -22,20 +23,18 @@ def sampled_rewards(
     data: InteractionData,
     targets: Targets,
     reward: CompositeReward,
-    judge: EaseJudge,
     config: Config,
     advance: Callable[..., None],
 ) -> dict[str, np.ndarray]:
     """Rewards of completions sampled as in training, the same random numbers for every policy.
 
     Returns:
-        `reward` (what PPO maximises), its parts, and `judge` (the item's reward with the judge in the place of the
-        click/purchase model), each [M].
+        `reward` (what PPO maximises) and its parts, each [M].
     """
     windows = target_windows(data, targets, config)
     uniforms = np.random.default_rng((config.seed, 13)).random((len(windows), config.ppo.response_length))
     columns: dict[str, list[np.ndarray]] = {}
-    order, judge_rewards = by_length(windows), reward.judged(judge)
+    order = by_length(windows)
     for rows in chunks(len(windows)):
         places = order[rows]
         part = [windows[m] for m in places]
@@ -54,17 +53,43 @@ def sampled_rewards(
             for m, w in zip(places, part, strict=True)
         ]
         scored = reward(recommendations, asked)
-        histories = [np.array([*w.prior, *w.items]) for w in part]
-        judged = judge_rewards(histories)
-        items = torch.tensor([r.item for r in recommendations])
-        picked = judged.gather(1, items.clamp(min=0)[:, None])[:, 0]
-        judged = torch.where(items >= 0, picked, -reward.CLIP * config.reward.item_weight)
-        values = {"reward": scored.item + scored.text, **scored.parts, "judge": judged}
+        values = {"reward": scored.item + scored.text, **scored.parts}
         for name, value in values.items():
             columns.setdefault(name, []).append(value.numpy())
         advance()
     back = np.argsort(order)
     return {name: np.concatenate(parts)[back] for name, parts in columns.items()}
+
+
+def list_rewards(
+    lists: dict[str, np.ndarray],
+    data: InteractionData,
+    targets: Targets,
+    reward: CompositeReward,
+    judge: EaseJudge,
+    config: Config,
+) -> dict[str, dict[str, np.ndarray]]:
+    """Mean item rewards of lists: unlike those of samples, they stay as they are where a policy is merely surer of the
+    same list.
+
+    Args:
+        lists: by policy the best items of M targets, -1 where there are fewer, [M, 10].
+
+    Returns:
+        by policy `list_reward` (by the reward that PPO maximises) and `list_judge` (the judge in the place of the
+        click/purchase model), each [M].
+    """
+    windows, judged = target_windows(data, targets, config), reward.judged(judge)
+    columns = {name: {"list_reward": [], "list_judge": []} for name in lists}
+    for rows in chunks(len(windows)):
+        part = windows[rows.start : rows.stop]
+        by_reward = item_rewards(reward, data, Targets(targets.users[rows], targets.positions[rows]), part)
+        by_judge = judged([np.array([*w.prior, *w.items]) for w in part])
+        for name, found in columns.items():
+            listed = torch.from_numpy(lists[name][rows])
+            found["list_reward"].append(of_lists(listed, by_reward))
+            found["list_judge"].append(of_lists(listed, by_judge))
+    return {name: {key: torch.cat(values).numpy() for key, values in found.items()} for name, found in columns.items()}
 
 
 def reward_report(
@@ -73,7 +98,7 @@ def reward_report(
     """Mean rewards before (SFT) and after (PPO) and their paired differences, with intervals over users.
 
     Args:
-        before, after: by part, of M targets, [M]; see `sampled_rewards`.
+        before, after: by part, of M targets, [M]; see `list_rewards` and `sampled_rewards`.
         users: of each target, [M].
         config: of the bootstrap.
     """

@@ -111,7 +111,8 @@ def _optimum(optima: Sequence[dict], models: dict) -> dict:
     objective = _means([one["objective"] for one in optima], "value")
     pairs = {"objective": objective, "ndcg@10": {name: models[name]["ndcg@10"] for name in NAMES}}
     closed = {metric: gap_closed(*(found[name]["value"] for name in NAMES)) for metric, found in pairs.items()}
-    return {"optimum": {"beta": optima[0]["beta"], "objective": objective, "gap_closed": closed}}
+    weights = {name: optima[0][name] for name in ("beta", "alpha")}
+    return {"optimum": {**weights, "objective": objective, "gap_closed": closed}}
 
 
 def _means(reports: Sequence[dict], key: str) -> dict:

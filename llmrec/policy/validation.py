@@ -44,6 +44,27 @@ def mean_ndcg(scores: torch.Tensor, targets: torch.Tensor, k: int = 10) -> float
     return float(gain.mean())
 
 
+def best_items(scores: torch.Tensor, k: int = 10) -> torch.Tensor:
+    """Each user's k best items, best first, int64 [U, k]; -1 where fewer may be recommended.
+
+    Args:
+        scores: of all items, [U, N]; an item at -inf is in no list.
+    """
+    best = scores.topk(min(k, scores.shape[1]))
+    return best.indices.masked_fill(best.values.isneginf(), -1)
+
+
+def of_lists(lists: torch.Tensor, rewards: torch.Tensor) -> torch.Tensor:
+    """Mean reward of each user's list, [U]: what it is worth, however sure the policy is of it.
+
+    Args:
+        lists: items, -1 where there is none, int64 [U, k].
+        rewards: of all items, [U, N].
+    """
+    listed = lists >= 0
+    return (rewards.gather(1, lists.clamp(min=0)) * listed).sum(1) / listed.sum(1).clamp(min=1)
+
+
 @dataclass(frozen=True)
 class Held:
     """Validation targets, ready to be asked.

@@ -123,12 +123,17 @@ def whiten(
 
 
 def exact_item_advantages(
-    rewards: torch.Tensor, log_probs: torch.Tensor, ref_log_probs: torch.Tensor, kl_coef: float
+    rewards: torch.Tensor,
+    log_probs: torch.Tensor,
+    ref_log_probs: torch.Tensor,
+    kl_coef: float,
+    entropy_coef: float = 0.0,
 ) -> torch.Tensor:
     """Advantage of every item of the catalogue at a decision, without sampling.
 
-    The KL-regularised reward of choosing `a` is `r(s,a) - kl_coef * (log pi(a|s) - log pi_ref(a|s))`; its expectation
-    under the policy is the exact baseline.
+    The regularised reward of choosing `a` is
+    `r(s,a) - kl_coef * (log pi(a|s) - log pi_ref(a|s)) - entropy_coef * log pi(a|s)`; its expectation under the policy
+    is the exact baseline.
 
     Args:
         rewards: reward of each item, nats, [R, C].
@@ -140,7 +145,7 @@ def exact_item_advantages(
     """
     blocked = log_probs.isneginf()
     penalty = (log_probs - ref_log_probs).masked_fill(blocked, 0)
-    shaped = (rewards - kl_coef * penalty).masked_fill(blocked, 0)
+    shaped = (rewards - kl_coef * penalty - entropy_coef * log_probs).masked_fill(blocked, 0)
     return (shaped - (log_probs.exp() * shaped).sum(1, keepdim=True)).masked_fill(blocked, 0)
 
 

@@ -9,7 +9,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.validation import Held, mean_ndcg
+from llmrec.policy.validation import Held, best_items, mean_ndcg, of_lists
 
 NDCG, REWARD, JUDGE = "eval/ndcg@10", "eval/reward", "eval/judge"
 
@@ -32,8 +32,9 @@ class Validation:
 class Guard:
     """Measures NDCG@10, the reward and an independent judge on validation during training.
 
-    An adapter is kept if its NDCG@10 is the best so far and the judge does not like it less than the SFT start: a
-    reward that rises while the judge's falls is being hacked.
+    An adapter is kept if its NDCG@10 is the best so far and the judge does not like its lists less than the SFT
+    start's: a reward that rises while the judge's falls is being hacked. Both are means over the ten best items, not
+    expectations under the policy: those also rise where a policy is merely surer of the same list.
 
     Args:
         validation: who is looked at.
@@ -72,13 +73,13 @@ class Guard:
         return metrics, f"guard: NDCG@10 {seen[NDCG]:.4f}, the adapter of step {self.best_step} stays the best"
 
     def measure(self, policy: RecPolicy) -> dict[str, float]:
-        """NDCG@10 of the ranking (ties count half), and expected reward and judge of the item that is recommended."""
+        """NDCG@10 of the ranking (ties count half), and mean reward and judge of the ten best items."""
         scores = self.validation.held.scores(policy)
-        probabilities = scores.softmax(1)  # of several tokens an item, over those that the beam reached
+        lists = best_items(scores)
         return {
             NDCG: mean_ndcg(scores, self.validation.held.targets),
-            REWARD: float((probabilities * self.validation.reward).sum(1).mean()),
-            JUDGE: float((probabilities * self.validation.judge).sum(1).mean()),
+            REWARD: float(of_lists(lists, self.validation.reward).mean()),
+            JUDGE: float(of_lists(lists, self.validation.judge).mean()),
         }
 
     def restore_best(self, policy: RecPolicy) -> None:

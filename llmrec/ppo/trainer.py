@@ -275,7 +275,8 @@ class RecPPOTrainer(PPOTrainer):
         ):
             rewards = rewards.to(new.device)[:, columns]
             taken = len(taken_log_probs(self.policy, new, prompts.items[b]))
-            experience.append(ItemExperience(new, exact_item_advantages(rewards, new, ref, coefficient), taken))
+            advantages = exact_item_advantages(rewards, new, ref, coefficient, self.section.item_entropy_coef)
+            experience.append(ItemExperience(new, advantages, taken))
             kl.append(row_kl(new, ref).mean())
             expected.append((new.exp() * rewards).sum(1).mean())
         metrics = {"objective/item_kl": torch.stack(kl).mean(), "objective/item_reward": torch.stack(expected).mean()}

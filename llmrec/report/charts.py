@@ -152,7 +152,7 @@ def sft_charts(log: Sequence[Mapping]) -> list[LineChart]:
 
 
 def guard_charts(history: Sequence[Mapping]) -> list[LineChart]:
-    """What the guard saw on validation: NDCG@10, and reward and judge as change since the SFT start."""
+    """What the guard saw on validation: NDCG@10, and reward and judge of the ten best items as change since SFT."""
     start = history[0] if history else {}
     changes = [
         line_of(name, _shifted(history, key, start.get(key)), key)
@@ -160,7 +160,7 @@ def guard_charts(history: Sequence[Mapping]) -> list[LineChart]:
     ]
     ndcg = line_of("NDCG@10", history, "eval/ndcg@10", kept="kept")
     note = "Ringed: an adapter that the guard kept. Step 0 is the SFT start."
-    gap = "Learned reward up while the judge stays or falls would be reward hacking."
+    gap = "Means over the ten best items. Learned reward up while the judge stays or falls would be reward hacking."
     return _charts(
         ("NDCG@10 on validation", "PPO update", "NDCG@10", [ndcg], note, False),
         ("Reward and judge on validation", "PPO update", "change since SFT, nats", changes, gap, False),

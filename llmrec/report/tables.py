@@ -196,7 +196,10 @@ def optimum_table(split: str, optimum: Mapping) -> Table:
         values = optimum["objective"] if measure == "objective" else {}
         share = Cell("not above SFT" if closed is None else f"{number(100 * closed, 0)} %", raw=closed)
         rows.append(Row(label(measure), [*(cell(values.get(name), 3) for name in names), share]))
-    caption = f"{label(split)}: E[reward] − β KL(policy, SFT), β = {number(optimum['beta'], 2)}, nats"
+    alpha = optimum.get("alpha", 0)
+    spread = (" + α H(policy)", f", α = {number(alpha, 2)}") if alpha else ("", "")
+    weights = f"β = {number(optimum['beta'], 2)}{spread[1]}"
+    caption = f"{label(split)}: E[reward] − β KL(policy, SFT){spread[0]}, {weights}, nats"
     return Table(caption, "", [*map(label, names), "gap closed"], rows)
 
 
@@ -231,7 +234,7 @@ def reward_table(reward: Mapping[str, Mapping]) -> Table:
         for part, entries in parts.items()
     ]
     return Table(
-        "Reward of sampled completions, nats; shares of faults and of what is grounded",
+        "Reward of the ten best items (list) and of sampled completions, nats; shares of faults and of the grounded",
         "part",
         ["SFT", "PPO", "difference"],
         rows,

@@ -30,11 +30,12 @@ def remarks(report: Mapping) -> list[str]:
     reward = report.get("reward") or {}
     changes = [
         f"{name} by {number(number_of(reward[key]), 3, sign=True)} {interval(reward[key], 3, sign=True)}".rstrip()
-        for name, key in (("the learned reward", "difference"), ("an independent judge's", "judge_difference"))
+        for name, part in (("the learned reward", "reward"), ("an independent judge's", "judge"))
+        for key in [f"list_{part}_difference"]
         if key in reward
     ]
     if changes:
-        result.append(f"On validation, PPO changed {' and '.join(changes)} nats.")
+        result.append(f"Of the ten best items on validation, PPO changed {' and '.join(changes)} nats.")
     return result
 
 

@@ -16,47 +16,57 @@ from llmrec.evaluation.optimum import (
     optimum_report,
 )
 
-BETA = 0.7
+BETA, ALPHA = 0.7, 0.4
 REWARDS = torch.tensor([[1.0, -0.5, 0.3, 9.0], [0.0, 2.0, -1.0, 0.5]])
 # The first prompt may not be answered by item 3, whatever its reward.
 SFT = torch.tensor([[0.2, 0.5, 0.3, 0.0], [0.1, 0.2, 0.3, 0.4]]).log()
 
 
 def test_the_optimum_is_the_closed_form():
-    found = optimum_log_probs(SFT, REWARDS, BETA)
+    found = optimum_log_probs(SFT, REWARDS, BETA, 0.0)
     weights = SFT.exp() * (REWARDS / BETA).exp()
     assert found.exp() == pytest.approx(weights / weights.sum(1, keepdim=True))
-    assert objective(found, SFT, REWARDS, BETA) == pytest.approx(BETA * weights.sum(1).log(), abs=1e-6)
+    assert objective(found, SFT, REWARDS, BETA, 0.0) == pytest.approx(BETA * weights.sum(1).log(), abs=1e-6)
+
+
+def test_an_entropy_bonus_flattens_the_optimum_and_leaves_its_ranking():
+    sharp, flat = (optimum_log_probs(SFT, REWARDS, BETA, alpha) for alpha in (0.0, ALPHA))
+    assert flat[1].numpy() == pytest.approx((sharp[1] * BETA / (BETA + ALPHA)).log_softmax(-1).numpy(), abs=1e-6)
+    assert torch.equal(sharp.argsort(1), flat.argsort(1)) and flat[0, 3] == -torch.inf
+    support = SFT.exp() > 0
+    total = ((REWARDS + BETA * SFT) / (BETA + ALPHA)).masked_fill(~support, -torch.inf).logsumexp(1)
+    assert objective(flat, SFT, REWARDS, BETA, ALPHA) == pytest.approx((BETA + ALPHA) * total, abs=1e-6)
 
 
 def test_the_start_has_no_kl():
-    assert objective(SFT, SFT, REWARDS, BETA) == pytest.approx((SFT.exp() * REWARDS).sum(1))
+    assert objective(SFT, SFT, REWARDS, BETA, 0.0) == pytest.approx((SFT.exp() * REWARDS).sum(1))
 
 
-def test_gradient_ascent_ends_at_the_optimum():
+@pytest.mark.parametrize("alpha", [0.0, ALPHA])
+def test_gradient_ascent_ends_at_the_optimum(alpha):
     start = SFT[1:].clone()
     logits = start.clone().requires_grad_()
     adam = torch.optim.Adam([logits], lr=0.05)
     for _ in range(400):
-        loss = -objective(logits.log_softmax(-1), start, REWARDS[1:], BETA).sum()
+        loss = -objective(logits.log_softmax(-1), start, REWARDS[1:], BETA, alpha).sum()
         adam.zero_grad()
         loss.backward()
         adam.step()
-    best = objective(optimum_log_probs(start, REWARDS[1:], BETA), start, REWARDS[1:], BETA)
+    best = objective(optimum_log_probs(start, REWARDS[1:], BETA, alpha), start, REWARDS[1:], BETA, alpha)
     assert -loss.item() == pytest.approx(best.item(), abs=1e-4) and -loss.item() <= best.item() + 1e-6
 
 
 def test_the_objective_of_a_policy_is_reward_minus_kl():
     policy = torch.tensor([[0.6, 0.1, 0.3, 0.0]]).log()
     kl = 0.6 * np.log(3) + 0.1 * np.log(0.2)
-    assert objective(policy, SFT[:1], REWARDS[:1], BETA).item() == pytest.approx(0.6 - 0.05 + 0.09 - BETA * kl)
+    assert objective(policy, SFT[:1], REWARDS[:1], BETA, 0.0).item() == pytest.approx(0.6 - 0.05 + 0.09 - BETA * kl)
 
 
 def test_the_temperature_of_training_is_the_one_of_the_optimum():
     section = PPOSection(item_kl_coef=BETA, temperature=2.0)
     scores, values = optimum({"sft": SFT, "ppo": SFT}, REWARDS, section)
     flat = (SFT / 2).log_softmax(-1)
-    assert np.concatenate(list(scores)) == pytest.approx(optimum_log_probs(flat, REWARDS, BETA).numpy())
+    assert np.concatenate(list(scores)) == pytest.approx(optimum_log_probs(flat, REWARDS, BETA, 0.0).numpy())
     assert values["ppo"] == pytest.approx(values["sft"]) and (values["optimum"] > values["sft"]).all()
 
 
@@ -66,7 +76,7 @@ def test_gaps():
     assert gap_closed(1.0, 1.5, 1.0) is None
     models = {name: {"ndcg@10": {"value": value}} for name, value in (("sft", 0.1), ("ppo", 0.4), ("optimum", 0.5))}
     values = {"sft": np.array([0.0, 2.0]), "ppo": np.array([2.0, 2.0]), "optimum": np.array([4.0, 6.0])}
-    report = optimum_report(values, models, np.array([3, 4]), BETA, samples=100, seed=0)
+    report = optimum_report(values, models, np.array([3, 4]), PPOSection(item_kl_coef=BETA), samples=100, seed=0)
     assert report["gap_closed"] == {"objective": pytest.approx(1 / 4), "ndcg@10": pytest.approx(3 / 4)}
     assert report["objective"]["optimum"]["value"] == 5.0 and report["objective"]["ppo"]["n"] == 2
 

@@ -151,17 +151,18 @@ def test_exact_gradient_is_the_mean_of_sampled_gradients():
     assert torch.allclose(sampled / items.shape[1], exact, atol=5e-3)
 
 
-def test_repeated_exact_steps_reach_the_regularised_optimum():
+@pytest.mark.parametrize("entropy_coef", [0.0, 0.5])
+def test_repeated_exact_steps_reach_the_regularised_optimum(entropy_coef):
     reference = torch.randn(1, 6, generator=torch.Generator().manual_seed(2)).log_softmax(1)
     rewards = torch.randn(1, 6, generator=torch.Generator().manual_seed(3))
     logits = reference.clone().requires_grad_()
     optimizer = torch.optim.Adam([logits], lr=0.05)
     for _ in range(400):
         old = logits.detach().log_softmax(1)
-        advantages = exact_item_advantages(rewards, old, reference, kl_coef=0.7)
+        advantages = exact_item_advantages(rewards, old, reference, 0.7, entropy_coef)
         loss, _ = exact_item_loss(logits.log_softmax(1), old, advantages, 0.2)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    optimum = (reference + rewards / 0.7).softmax(1)  # pi_ref * exp(r / beta)
+    optimum = ((0.7 * reference + rewards) / (0.7 + entropy_coef)).softmax(1)
     assert torch.allclose(logits.softmax(1), optimum, atol=0.02)

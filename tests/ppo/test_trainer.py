@@ -10,7 +10,7 @@ from llmrec.errors import ConfigError, TrainingError
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import PackedBatch, Window
 from llmrec.policy.ranking import item_scores
-from llmrec.policy.validation import Held
+from llmrec.policy.validation import Held, best_items, of_lists
 from llmrec.ppo.advantages import adapted
 from llmrec.ppo.checkpoint import newest_checkpoint, save_checkpoint
 from llmrec.ppo.guard import JUDGE, NDCG, REWARD, Guard, Validation
@@ -374,8 +374,15 @@ def test_the_guard_measures_ndcg(tiny_base, data, tmp_path):
     best, second = int(scores[0].argmax()), int(scores[1].topk(2).indices[1])
     seen = Guard(validation(windows, [best, second]), tmp_path).measure(policy)
     assert seen[NDCG] == pytest.approx((1 + 1 / np.log2(3)) / 2)
-    expected = (scores.exp() * torch.arange(10.0)).sum(1).mean()
-    assert seen[REWARD] == pytest.approx(expected.item(), abs=1e-5) and seen[JUDGE] == -seen[REWARD]
+    unseen = [sum(set(range(10)) - {0, 1}) / 8, sum(set(range(10)) - {2}) / 9]  # ten items: all are listed
+    assert seen[REWARD] == pytest.approx(np.mean(unseen), abs=1e-5) and seen[JUDGE] == -seen[REWARD]
+
+
+def test_a_surer_policy_is_worth_no_more_to_the_guard():
+    scores = torch.tensor([[0.0, 1.0, 2.0, 3.0], [3.0, 2.0, -torch.inf, -torch.inf]])
+    lists = best_items(scores, 3)
+    assert lists.tolist() == [[3, 2, 1], [0, 1, -1]] and torch.equal(best_items(9 * scores, 3), lists)
+    assert of_lists(lists, torch.tensor([[9.0, 1.0, 2.0, 6.0], [5.0, 8.0, 9.0, 9.0]])).tolist() == [3.0, 6.5]
 
 
 @pytest.mark.parametrize(

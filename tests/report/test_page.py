@@ -72,8 +72,8 @@ def make_report() -> dict:
         "generation": {name: {"validity": {"rate": 0.9987, "n": 943}, "distinct_wordings": {"count": 417, "n": 943},
                               "faithfulness": {"share": {"rate": 0.6173, "n": 300}}} for name in ("sft", "ppo")},
         "reward": {"before": measured(-5.565), "after": measured(-4.615), "difference": measured(0.951),
-                   "judge_before": measured(-7.887), "judge_after": measured(-7.062),
-                   "judge_difference": measured(0.823)},
+                   "list_judge_before": measured(-7.887), "list_judge_after": measured(-7.062),
+                   "list_judge_difference": measured(0.823)},
         "reward_model": {"splits": {"temporal": {
             "click": quality(0.9196, reliability=bins, baselines={"constant": quality(0.5)},
                              slices={"user_activity <=46": quality(0.9552)}),
