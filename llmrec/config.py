@@ -197,7 +197,7 @@ class PPOSection(Section):
     num_generations: int = Field(1, ge=1, description="rollouts of one prompt")
     num_mini_batches: int = Field(1, ge=1)
     num_ppo_epochs: int = Field(2, ge=1)
-    response_length: int = Field(32, ge=2, description="tokens of item and justification")
+    response_length: int = Field(32, ge=2, description="tokens of item and justification, which may cite a title")
     missing_eos_penalty: float = Field(1.0, ge=0)
     kl_coef: float = Field(0.1, ge=0, description="of the text, and of sampled items")
     item_kl_coef: float = Field(0.6, ge=0, description="of item decisions under `advantage: exact`")

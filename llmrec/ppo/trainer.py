@@ -25,7 +25,7 @@ from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import PackedBatch, Window, decision_log_probs, pack, taken_log_probs
 from llmrec.ppo.advantages import ESTIMATORS, Rewarded, adapted, exact_item_advantages, place_rewards
 from llmrec.ppo.checkpoint import load_checkpoint, save_checkpoint
-from llmrec.ppo.checks import check_finite, check_first_step, check_start, drift
+from llmrec.ppo.checks import check_finite, check_first_step, check_start, cut_off, drift
 from llmrec.ppo.experience import Experience, ItemExperience
 from llmrec.ppo.guard import Guard
 from llmrec.ppo.losses import exact_item_loss, kl_estimate, policy_loss, row_kl, value_loss
@@ -353,7 +353,12 @@ class RecPPOTrainer(PPOTrainer):
         if checkpoint is not None:
             load_checkpoint(self, checkpoint)
         self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
-        if checkpoint is None and self.guard is not None:
+        if checkpoint is not None:
+            return
+        titles = self.policy.tokenizer(list(self.policy.vocabulary.titles), add_special_tokens=False)["input_ids"]
+        if warning := cut_off([len(tokens) for tokens in titles], self.args.response_length):
+            self._event(0, warning)
+        if self.guard is not None:
             self._event(0, self.guard.look(self.policy, step=0)[1])
 
     def _end_update(self, update: int, metrics: dict[str, float], seconds: float) -> None:

@@ -35,7 +35,9 @@ def finish(run: Run) -> None:
                 name: {"value": value, "n": 4} for name, value in (("sft", -4.0), ("ppo", -3.0), ("optimum", -2.0))
             }
             report = {
-                "splits": {"temporal": {"models": models, "optimum": {"beta": 0.5, "alpha": 1.0, "objective": objective}}},
+                "splits": {
+                    "temporal": {"models": models, "optimum": {"beta": 0.5, "alpha": 1.0, "objective": objective}}
+                },
                 "reward": {"difference": {"value": float(run.config.seed)}},
                 "generation": {"sft": rate, "ppo": rate},
                 "guard": {"fell_back_to_sft": run.config.seed == 2},
