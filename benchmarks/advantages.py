@@ -4,8 +4,9 @@
 
 RUN has finished `sft` and `reward`. Every contender starts from that SFT adapter and that reward, runs as `llmrec ppo`
 in a process of its own, one after the other, and hands over what the guard kept. `gae`, `rloo` and `group` sample the
-item too; their KL coefficient is the one that item decisions have. Of several learning rates validation chooses. Run it
-on an otherwise idle machine.
+item too; their one KL coefficient, of item and text, is the one that item decisions have, and they know no entropy bonus.
+Of several learning rates validation chooses. Tests of `exact` against the others are paired over users, with Holm's
+correction. Run it on an otherwise idle machine.
 """
 
 import json
@@ -24,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, its own pac
 
 from llmrec.config import Config, parse_config
 from llmrec.data.dataset import InteractionData, load_data
-from llmrec.evaluation.metrics import ndcg, paired_bootstrap, per_user
+from llmrec.evaluation.metrics import holm, ndcg, paired_bootstrap, per_user
 from llmrec.evaluation.ranking import Queries, rank_policy
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.validation import target_windows
@@ -43,18 +44,23 @@ def main(
     """Compares advantages at equal compute."""
     source, rates = Run.open(run), [float(rate) for rate in learning_rates.split(",")]
     source.require("data", "sft", "reward")
-    data = load_data(source.path("data"))
+    data, samples = load_data(source.path("data")), source.config.evaluation.bootstrap
     start = ndcg_of(source.path("sft", "adapter"), data, source.config)
-    rows = []
+    rows, gains = [], {}
     with tempfile.TemporaryDirectory() as folder:
         for advantage in ADVANTAGES:
             tried = [train(source, Path(folder), advantage, rate, minutes * 60) for rate in rates]
             best = max(tried, key=lambda one: one["valid_ndcg@10"])
-            test = ndcg_of(Path(best.pop("adapter")), data, source.config)
-            difference, low, high, _ = paired_bootstrap(test, start, source.config.evaluation.bootstrap, 0)
+            test = gains[advantage] = ndcg_of(Path(best.pop("adapter")), data, source.config)
+            difference, low, high, _ = paired_bootstrap(test, start, samples, 0)
             gain = {"test_ndcg@10": float(test.mean()), "difference": difference, "ci95": [low, high]}
             rows.append({"advantage": advantage, **best, **gain, "tried": len(tried)})
             Console(stderr=True).print(rows[-1])
+    exact, *sampled = gains.values()
+    tests = [paired_bootstrap(exact, other, samples, 0) for other in sampled]
+    adjusted = holm([p for *_, p in tests])
+    for row, (difference, low, high, _), p in zip(rows[1:], tests, adjusted, strict=True):
+        row["exact_less_this"] = {"difference": difference, "ci95": [low, high], "p_holm": p}
     report = {"sft_test_ndcg@10": float(start.mean()), "users": len(start), "minutes": minutes, "rows": rows}
     print(json.dumps(report, indent=2)) if as_json else show(report)
 
@@ -110,10 +116,20 @@ def ndcg_of(adapter: Path, data: InteractionData, config: Config):
 def show(report: dict) -> None:
     """Prints the table."""
     table = Table(title=f"SFT start: test NDCG@10 {report['sft_test_ndcg@10']:.4f}, {report['users']} users")
-    for heading in ("advantage", "learning rate", "updates", "seconds", "valid", "test", "test less SFT [95 %]"):
+    for heading in (
+        "advantage",
+        "learning rate",
+        "updates",
+        "seconds",
+        "valid",
+        "test",
+        "test less SFT [95 %]",
+        "exact less this",
+    ):
         table.add_column(heading, justify="right")
     for row in report["rows"]:
         low, high = row["ci95"]
+        against = row.get("exact_less_this")
         table.add_row(
             row["advantage"],
             f"{row['learning_rate']:g}",
@@ -122,8 +138,9 @@ def show(report: dict) -> None:
             f"{row['valid_ndcg@10']:.4f}",
             f"{row['test_ndcg@10']:.4f}",
             f"{row['difference']:+.4f} [{low:+.4f}, {high:+.4f}]",
+            f"{against['difference']:+.4f}, p {against['p_holm']:.3f}" if against else "",
         )
-    Console(width=120).print(table)
+    Console(width=140).print(table)
 
 
 if __name__ == "__main__":
