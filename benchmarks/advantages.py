@@ -4,8 +4,8 @@
 
 RUN has finished `sft` and `reward`. Every contender starts from that SFT adapter and that reward, runs as `llmrec ppo`
 in a process of its own, one after the other, and hands over what the guard kept. `gae`, `rloo` and `group` sample the
-item too; their one KL coefficient, of item and text, is the one that item decisions have, and they know no entropy bonus.
-Of several learning rates validation chooses. Tests of `exact` against the others are paired over users, with Holm's
+item too; their one KL coefficient, of item and text, is that of item decisions, and they know no entropy bonus. Of
+several learning rates validation chooses. Tests of `exact` against the others are paired over users, with Holm's
 correction. Run it on an otherwise idle machine.
 """
 
