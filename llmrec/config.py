@@ -219,6 +219,12 @@ class PPOSection(Section):
     gamma: float = Field(1.0, ge=0, le=1)
     lam: float = Field(0.95, ge=0, le=1)
     temperature: float = Field(1.0, gt=0)
+    ema_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="of the average of the RL adapter, which the guard looks at and keeps; 0: none",
+    )
     max_grad_norm: float = Field(1.0, gt=0)
     eval_steps: int = Field(10, ge=1, description="updates between two looks at validation")
     eval_users: int = Field(300, ge=1, description="validation users looked at")

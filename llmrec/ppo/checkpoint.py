@@ -1,4 +1,4 @@
-"""Checkpoints of PPO: adapter, critic, optimiser, scheduler, KL coefficient, and what was logged.
+"""Checkpoints of PPO: adapter, its average, critic, optimiser, scheduler, KL coefficient, and what was logged.
 
 Prompts and randomness need no state: both are functions of the number of the update, see `RecPPOTrainer.rows_of`.
 """
@@ -32,6 +32,8 @@ def save_checkpoint(trainer: "RecPPOTrainer") -> None:
     with atomic_directory(root / f"checkpoint-{trainer.state.global_step}") as folder:
         trainer.policy.save_pretrained(folder / "adapter")
         save_file(trainer.value_model.state_dict(), folder / "critic.safetensors")
+        if trainer.average is not None:
+            trainer.average.save(folder)
         for name, part in (("optimizer.pt", trainer.optimizer), ("scheduler.pt", trainer.lr_scheduler)):
             with open(folder / name, "wb") as file:  # an open file, so that a full disk is an OSError
                 torch.save(part.state_dict(), file)
@@ -49,6 +51,8 @@ def load_checkpoint(trainer: "RecPPOTrainer", folder: str | Path) -> None:
     folder = Path(folder)
     trainer.policy.load_adapter_weights(folder / "adapter")
     trainer.value_model.load_state_dict(load_file(folder / "critic.safetensors"))
+    if trainer.average is not None:
+        trainer.average.load(folder)
     trainer.optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
     trainer.lr_scheduler.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))
     progress = read_json(folder / PROGRESS)

@@ -7,7 +7,7 @@ adapter, exact item decisions, resumable state. Names of options and metrics are
 
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from llmrec.policy.generate import Completions, generate, parse
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import PackedBatch, Window, decision_log_probs, pack, taken_log_probs
 from llmrec.ppo.advantages import ESTIMATORS, Rewarded, adapted, exact_item_advantages, place_rewards
+from llmrec.ppo.averaging import WeightAverage
 from llmrec.ppo.checkpoint import load_checkpoint, save_checkpoint
 from llmrec.ppo.checks import check_finite, check_first_step, check_start, cut_off, drift
 from llmrec.ppo.experience import Experience, ItemExperience
@@ -50,6 +51,7 @@ class RecPPOTrainer(PPOTrainer):
     Attributes:
         events: what the guard and the KL stop did, each `{step, event}`.
         record: hears of events, and of samples of what the policy writes.
+        average: of the policy's weights, which the guard looks at and which is handed over; None: the weights are.
         kl_scale: factor of both KL coefficients, which `adaptive_kl_target` moves.
     """
 
@@ -83,6 +85,7 @@ class RecPPOTrainer(PPOTrainer):
         )
         disable_dropout_in_model(policy)  # sampling and scoring are one distribution
         policy.eval()
+        self.average = WeightAverage(policy, section.ema_decay) if section.ema_decay else None
         if section.gradient_checkpointing:
             policy.model.gradient_checkpointing_enable({"use_reentrant": False})
         # TRL steps once a batch whatever the number of mini-batches; here each mini-batch is a step.
@@ -103,6 +106,8 @@ class RecPPOTrainer(PPOTrainer):
             set_seed(self._seed(update))  # ours needs none, but a reward may
             experience, metrics = self.collect(update)
             metrics |= self.update(experience, update)
+            if self.average is not None:
+                self.average.update(update)
             self._end_update(update, metrics, time.monotonic() - started)
         self._end()
 
@@ -370,7 +375,8 @@ class RecPPOTrainer(PPOTrainer):
         metrics["eps"] = self.args.batch_size / seconds
         self._adapt_kl(metrics)
         if self.guard is not None and (update % self.section.eval_steps == 0 or update == self.state.max_steps):
-            seen, event = self.guard.look(self.policy, update)
+            with self._averaged():
+                seen, event = self.guard.look(self.policy, update)
             metrics |= seen
             self._event(update, event)
         self.log(metrics)
@@ -391,6 +397,12 @@ class RecPPOTrainer(PPOTrainer):
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
         if self.guard is not None:
             self.guard.restore_best(self.policy)
+        elif self.average is not None:
+            self.average.apply()
+
+    def _averaged(self) -> AbstractContextManager:
+        """Within, the policy is the one to be handed over."""
+        return self.average.applied() if self.average is not None else nullcontext()
 
     def _event(self, step: int, event: str) -> None:
         self.events.append({"step": step, "event": event})

@@ -33,7 +33,7 @@ UPDATES = 12
 KILLS = 12
 RUNS = {
     "exact": {"save_steps": 1, "ptx_coef": 0.5, "adaptive_kl_target": 0.02, "adaptive_kl_horizon": 100,
-              "eval_steps": 1, "sample_steps": 1, "learning_rate": 3e-3},
+              "eval_steps": 1, "sample_steps": 1, "learning_rate": 3e-3, "ema_decay": 0.5},
     "gae": {"save_steps": 2, "advantage": "gae", "num_generations": 2, "num_mini_batches": 2, "target_kl": 1e-3,
             "num_ppo_epochs": 2,
             "adaptive_kl_target": 0.02, "adaptive_kl_horizon": 100, "eval_steps": 2, "save_total_limit": 1},

@@ -302,12 +302,13 @@ def weights(trainer):
     return {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
 
 
-def test_a_resumed_run_is_bit_identical(tiny_base, data, tmp_path):
-    whole = make_trainer(tiny_base, data, tmp_path / "a")
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_a_resumed_run_is_bit_identical(tiny_base, data, tmp_path, ema_decay):
+    whole = make_trainer(tiny_base, data, tmp_path / "a", ema_decay=ema_decay)
     whole.train()
-    half = make_trainer(tiny_base, data, tmp_path / "b", save_steps=2)
+    half = make_trainer(tiny_base, data, tmp_path / "b", save_steps=2, ema_decay=ema_decay)
     half.train()
-    resumed = make_trainer(tiny_base, data, tmp_path / "b", save_steps=2)
+    resumed = make_trainer(tiny_base, data, tmp_path / "b", save_steps=2, ema_decay=ema_decay)
     assert newest_checkpoint(tmp_path / "b").name == "checkpoint-2"
     resumed.train(resume_from_checkpoint=newest_checkpoint(tmp_path / "b"))
     expected = weights(whole)
@@ -316,6 +317,37 @@ def test_a_resumed_run_is_bit_identical(tiny_base, data, tmp_path):
     timeless = [{k: v for k, v in entry.items() if k != "eps"} for entry in whole.state.log_history]
     again = [{k: v for k, v in entry.items() if k != "eps"} for entry in resumed.state.log_history]
     assert again == timeless
+
+
+def test_the_average_is_what_the_guard_sees_and_what_is_handed_over(tiny_base, data, tmp_path, monkeypatch):
+    guard = Guard(validation([Window("20", [], [0, 1])], [5]), tmp_path / "best")
+    trainer = make_trainer(tiny_base, data, tmp_path / "c", guard=guard, eval_steps=1, ema_decay=0.25)
+    start, own, seen, better = trained(trainer), [], [], iter(range(9))
+
+    def measure(_):
+        seen.append(trained(trainer))
+        return {NDCG: next(better), REWARD: 0.0, JUDGE: 0.0}
+
+    def remember(update, metrics, seconds, end=trainer._end_update):
+        own.append(trained(trainer))
+        end(update, metrics, seconds)
+        assert all(torch.equal(weight, own[-1][name]) for name, weight in trained(trainer).items())
+
+    monkeypatch.setattr(guard, "measure", measure)
+    monkeypatch.setattr(trainer, "_end_update", remember)
+    trainer.train()
+    assert len(own) == len(seen) - 1 == 3
+    for name, weight in trained(trainer).items():
+        # 2/11, then 3/12, then 4/13 held down to 1/4
+        first = start[name] * 2 / 11 + own[0][name] * 9 / 11
+        last = ((first + 3 * own[1][name]) / 4 + 3 * own[2][name]) / 4
+        assert torch.allclose(weight, last, atol=1e-6) and torch.equal(weight, seen[-1][name])
+    assert any(not torch.allclose(weight, own[-1][name], atol=1e-5) for name, weight in seen[-1].items())
+
+
+def trained(trainer):
+    """The policy's weights that train."""
+    return {name: p.detach().clone() for name, p in trainer.policy.named_parameters() if p.requires_grad}
 
 
 def test_half_written_checkpoints_are_not_seen(tiny_base, data, tmp_path, monkeypatch):
