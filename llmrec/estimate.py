@@ -47,8 +47,8 @@ class Memory:
     Attributes:
         base: frozen weights.
         file: pages of the base's file that stay in memory although their weights were copied, see `file_bytes`.
-        adapters: LoRA factors and, for PPO, the critic.
-        item_rows: embeddings of item tokens with their starting values; PPO has those of SFT as well.
+        adapters: LoRA factors; PPO has those of SFT and of RL, and maybe their average.
+        item_rows: embeddings of item tokens with their starting values; PPO has those of SFT as well, and maybe their average.
         gradients: of all that is trained.
         optimizer: state of all that is trained.
         rewards: reward models.
@@ -242,11 +242,12 @@ def _ppo(config: Config, shapes: Shapes, window: int, trained: list[int], proces
     decisions = (width + 1) * shapes.items // group if exact else 0  # an episode's share of its prompt's
     update = activations(shapes, config.model, tokens, section.gradient_checkpointing)
     factors = sum(trained) - shapes.item_numbers
+    average = section.ema_decay > 0  # of what trains, once more
     return Memory(
         base=base_bytes(shapes, config.model.quantization),
         file=file_bytes(shapes, config.model.quantization),
-        adapters=2 * FLOAT * factors,
-        item_rows=4 * FLOAT * shapes.item_numbers,
+        adapters=(2 + average) * FLOAT * factors,
+        item_rows=(4 + average) * FLOAT * shapes.item_numbers,
         gradients=FLOAT * sum(trained),
         optimizer=optimizer_bytes(trained, section.optim),
         rewards=reward_bytes(config, shapes),

@@ -71,6 +71,8 @@ def test_checkpointing_and_fewer_bits_need_less(tiny_base):
     assert text == total("ppo")["base"] - 4 * read_shapes(make_config(tiny_base), 1000).item_numbers
     more = estimate(make_config(tiny_base), 2000)["sft"]
     assert more["item_rows"] == 2 * total("sft")["item_rows"]
+    averaged = total("ppo", ppo={"ema_decay": 0.9})
+    assert all(averaged[part] > total("ppo")[part] for part in ("adapters", "item_rows"))
 
 
 def test_layers_are_cut_and_too_many_refused(tiny_base):
