@@ -48,7 +48,7 @@ class Memory:
         base: frozen weights.
         file: pages of the base's file that stay in memory although their weights were copied, see `file_bytes`.
         adapters: LoRA factors; PPO has those of SFT and of RL, and maybe their average.
-        item_rows: embeddings of item tokens with their starting values; PPO has those of SFT as well, and maybe their average.
+        item_rows: embeddings of item tokens with their starting values; PPO has SFT's as well, and maybe an average.
         gradients: of all that is trained.
         optimizer: state of all that is trained.
         rewards: reward models.
