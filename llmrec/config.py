@@ -166,6 +166,7 @@ class RewardSection(Section):
     uncertainty_penalty: float = Field(
         1.0, ge=0, description="standard deviations between the ensemble's members that the reward is lowered by"
     )
+    linear: bool = Field(False, description="pool the ensemble with a linear next-item model, fitted in closed form")
     judge_users: float = Field(0.1, gt=0, lt=1, description="share of users kept for the judge alone")
     item_weight: float = Field(1.0, ge=0, description="weight of the log-odds of click and purchase")
     conversion_weight: float = Field(

@@ -103,6 +103,28 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> float:
     return float(log_t.exp().clamp(0.1, 10.0))
 
 
+def fit_powers(scores: Tensor, impossible: Tensor, targets: Tensor) -> tuple[Tensor, float]:
+    """Powers w of least cross-entropy of softmax(sum of w_k scores_k): a logarithmic opinion pool.
+
+    Args:
+        scores: of K models, float [K, M, N]; the first is what the powers are drawn to, weakly.
+        impossible: items that cannot be the target, bool [M, N].
+        targets: int64 [M].
+
+    Returns:
+        w [K], and the cross-entropy that it reaches, nats.
+    """
+    start = torch.zeros(len(scores), device=scores.device)
+    start[0] = 1.0
+
+    def entropy(powers: Tensor) -> Tensor:
+        pooled = torch.einsum("k,kmn->mn", powers, scores).masked_fill(impossible, float("-inf"))
+        return F.cross_entropy(pooled, targets)
+
+    powers = _minimise(start, lambda w: entropy(w) + 1e-3 * (w - start).square().sum())
+    return powers, float(entropy(powers))
+
+
 def fit_platt(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     """Scale a > 0 and offset b of least log-loss of sigmoid(a logit + b) (Platt, 1999), near (1, 0).
 

@@ -282,7 +282,7 @@ class ClickPurchaseModel(Rewarder):
 
     def last_states(self, histories, purchases=None, profiles=None) -> tuple[Tensor, Tensor]:
         """State after the last item [B, D], and which items each history holds, bool [B, N]."""
-        history, purchased, lengths, had = self._pack(histories, purchases)
+        history, purchased, lengths, had = self.pack(histories, purchases)
         states = self.states(history, purchased, self._profiles(profiles))
         return states[torch.arange(len(lengths), device=self.device), lengths], had
 
@@ -326,7 +326,7 @@ class ClickPurchaseModel(Rewarder):
                 "Was it trained on another catalogue? Run the reward stage on this data."
             )
 
-    def _pack(self, histories, purchases) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def pack(self, histories, purchases) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """history [B, L], purchased [B, L], lengths [B], had [B, N]; L is the longest, cut to the window."""
         window, batch = self.config.window, len(histories)
         lengths = torch.tensor([min(len(history), window) for history in histories], dtype=torch.long)

@@ -1,14 +1,16 @@
-"""Several reward models that differ in their seed: the mean of what they say, less their disagreement."""
+"""Several models of the next click as one: what they say together, less their disagreement."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from llmrec.errors import ModelError
 from llmrec.files import write_json
 from reward_models.click_purchase import ClickPurchaseModel
+from reward_models.linear import LinearNextItem
 from reward_models.rewarder import Prediction, Rewarder
 from reward_models.storage import MEND, load_config, load_state, save_tensors
 
@@ -16,20 +18,24 @@ FAMILY = "click_purchase_ensemble"
 
 
 class RewardEnsemble(Rewarder):
-    """K click/purchase models as one.
+    """K click/purchase models as one and, possibly, a linear model beside them.
 
-    P(click) is the renormalised geometric mean of the members', the purchase logit their mean, each calibrated once
-    more. The reward is a lower bound: its value less `penalty` standard deviations of the members' own rewards, so
-    that a policy gains nothing where the members disagree.
+    P(click) is a logarithmic opinion pool (Genest & Zidek, Statistical Science 1986): the renormalised product of powers of
+    the members' geometric mean, of the linear model's votes and of popularity. Without a linear model it is the members'
+    alone. The powers are fitted on validation (`held_out.fit_pool`), and the purchase logit, the members' mean, is
+    calibrated once more. The reward is a lower bound: its value less `penalty` standard deviations of the members' own
+    rewards, so that a policy gains nothing where the members disagree.
 
     Attributes:
         members: K models of the same catalogue.
         penalty: standard deviations that are subtracted (config `reward.uncertainty_penalty`).
+        linear: the linear model, which also holds the powers, or None.
     """
 
-    def __init__(self, members: Sequence[ClickPurchaseModel], penalty: float):
+    def __init__(self, members: Sequence[ClickPurchaseModel], penalty: float, linear: LinearNextItem | None = None):
         super().__init__()
         self.members = nn.ModuleList(members)
+        self.linear = linear
         self.penalty, self.config = penalty, members[0].config
         self.register_buffer("click_temperature", torch.tensor(1.0))
         self.register_buffer("purchase_scale", torch.tensor(1.0))
@@ -39,31 +45,64 @@ class RewardEnsemble(Rewarder):
     def device(self) -> torch.device:
         return self.members[0].device
 
-    def predict(self, *arguments) -> Prediction:
+    def predict(self, histories, purchases=None, profiles=None) -> Prediction:
         """As `ClickPurchaseModel.predict`."""
-        return self._combine([member.predict(*arguments) for member in self.members])
+        return self._combine(*self._said(histories, purchases, profiles))
 
-    def predict_packed(self, *arguments) -> Prediction:
+    def predict_packed(self, history, purchased, mask, had=None, profiles=None) -> Prediction:
         """As `ClickPurchaseModel.predict_packed`."""
-        return self._combine([member.predict_packed(*arguments) for member in self.members])
+        parts = [member.predict_packed(history, purchased, mask, had, profiles) for member in self.members]
+        if self.linear is None:
+            return self._combine(parts)
+        history, mask = history.to(self.device), mask.to(self.device)
+        prior = torch.zeros_like(parts[0].had[:, 0]) if had is None else had.to(self.device)
+        return self._combine(parts, self.linear.log_scores(history.masked_fill(~mask, 0), mask, prior)[:, 1:])
 
-    def _combine(self, parts: list[Prediction]) -> Prediction:
-        click = torch.stack([part.log_click for part in parts]).mean(0) / self.click_temperature
+    def pooled(self, histories, purchases=None, profiles=None) -> tuple[Tensor, Tensor]:
+        """What the powers weigh, float [3, B, N]: log P(click) of the members, log-votes and log-popularity, 0 where
+        had; and which items each history holds, bool [B, N]. Arguments as in `log_rewards`.
+        """
+        parts, votes = self._said(histories, purchases, profiles)
+        return self._scores(parts, votes), parts[0].had
+
+    def _said(self, histories, purchases, profiles) -> tuple[list[Prediction], Tensor | None]:
+        """What the members and the linear model, if there is one, make of the end of each history."""
+        parts = [member.predict(histories, purchases, profiles) for member in self.members]
+        if self.linear is None:
+            return parts, None
+        newest, _, lengths, had = self.members[0].pack(histories, None)
+        mask = torch.arange(newest.shape[1], device=self.device) < lengths[:, None]
+        in_window = torch.zeros(had.shape, device=self.device).scatter_add(1, newest, mask.float()) > 0
+        votes = self.linear.log_scores(newest, mask, had & ~in_window)
+        return parts, votes[torch.arange(len(lengths), device=self.device), lengths]
+
+    def _scores(self, parts: Sequence[Prediction], votes: Tensor | None) -> Tensor:
+        scores = [torch.stack([part.log_click for part in parts]).mean(0)]
+        if votes is not None:
+            scores += [votes, self.linear.share.log().expand_as(votes)]
+        return torch.stack(scores).masked_fill(parts[0].had, 0.0)
+
+    def _combine(self, parts: Sequence[Prediction], votes: Tensor | None = None) -> Prediction:
+        scores, had = self._scores(parts, votes), parts[0].had
+        powers = torch.ones(1, device=self.device) if self.linear is None else self.linear.powers
+        click = torch.einsum("k,k...->...", powers, scores) / self.click_temperature
         purchase = torch.stack([part.purchase for part in parts]).mean(0)
         purchase = self.purchase_scale * purchase + self.purchase_offset
-        return Prediction(click.log_softmax(-1), purchase, parts[0].had, parts, self.penalty)
+        log_click = click.masked_fill(had, float("-inf")).log_softmax(-1)
+        return Prediction(log_click, purchase, had, parts, self.penalty * float(powers[0]))
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Writes `config.json`, `model.safetensors` (the calibration) and one folder a member."""
+        """Writes `config.json`, `model.safetensors` (the calibration), `linear.safetensors` and one folder a member."""
         directory = Path(directory)
         for number, member in enumerate(self.members):
             member.save_pretrained(directory / f"member{number}")
-        calibration = {name: value for name, value in self.state_dict().items() if not name.startswith("members.")}
+        calibration = {name: value for name, value in self.state_dict().items() if "." not in name}
         save_tensors(directory / "model.safetensors", calibration)
-        write_json(
-            directory / "config.json",
-            {"model_type": FAMILY, "members": len(self.members), "penalty": self.penalty},
-        )
+        values = {"model_type": FAMILY, "members": len(self.members), "penalty": self.penalty}
+        if self.linear is not None:
+            save_tensors(directory / "linear.safetensors", self.linear.state_dict())
+            values["linear_items"] = len(self.linear.covered)
+        write_json(directory / "config.json", values)
 
 
 class _Calibration(nn.Module):
@@ -96,7 +135,11 @@ def load_reward_model(directory: str | Path, item_ids: Iterable[str] | None = No
         ClickPurchaseModel.from_pretrained(directory / f"member{number}", item_ids)
         for number in range(values["members"])
     ]
-    ensemble, calibration = RewardEnsemble(members, float(values["penalty"])), _Calibration()
+    linear = None
+    if "linear_items" in values:
+        linear = LinearNextItem(members[0].config.num_items, int(values["linear_items"]))
+        load_state(linear, directory / "linear.safetensors")
+    ensemble, calibration = RewardEnsemble(members, float(values["penalty"]), linear), _Calibration()
     load_state(calibration, directory / "model.safetensors")
     ensemble.load_state_dict(calibration.state_dict(), strict=False)
     return ensemble.eval()

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from llmrec.data.dataset import InteractionData
 from llmrec.errors import ModelError
-from reward_models.calibration import fit_platt, fit_temperature
+from reward_models.calibration import fit_platt, fit_powers, fit_temperature
+from reward_models.ensemble import RewardEnsemble
 from reward_models.features import profile_words
 from reward_models.rewarder import Prediction, Rewarder
 
@@ -113,6 +114,30 @@ def ranking(model: Rewarder, events: HeldOut) -> dict[str, float]:
 
 
 @torch.no_grad()
+def fit_pool(model: RewardEnsemble, events: HeldOut) -> float:
+    """Sets the powers of an ensemble that has a linear model, by maximum likelihood on `events`.
+
+    Returns:
+        cross-entropy of the pool, nats an event.
+    """
+    events = _at_most(events, CALIBRATION_SCORES // (3 * model.config.num_items))
+    parts = []
+    for start in range(0, len(events), CHUNK):
+        rows = slice(start, start + CHUNK)
+        parts.append(model.pooled(events.histories[rows], events.purchases[rows], events.profiles[rows]))
+    scores, had = torch.cat([s for s, _ in parts], 1), torch.cat([h for _, h in parts])
+    with torch.enable_grad():
+        powers, entropy = fit_powers(scores, had, torch.from_numpy(events.targets).to(model.device))
+    model.linear.powers.copy_(powers)
+    return entropy
+
+
+def _at_most(events: HeldOut, count: int) -> HeldOut:
+    """A seeded sample of `count` events, one at least, in order."""
+    return events.take(np.sort(np.random.default_rng(0).permutation(len(events))[: max(1, count)]))
+
+
+@torch.no_grad()
 def calibrate(model: Rewarder, events: HeldOut) -> None:
     """Sets the model's click temperature and purchase scale and offset by maximum likelihood on `events`.
 
@@ -121,8 +146,7 @@ def calibrate(model: Rewarder, events: HeldOut) -> None:
     """
     if not len(events):
         return
-    count = min(len(events), max(1, CALIBRATION_SCORES // model.config.num_items))
-    events = events.take(np.sort(np.random.default_rng(0).permutation(len(events))[:count]))
+    events = _at_most(events, CALIBRATION_SCORES // model.config.num_items)
     model.click_temperature.fill_(1.0)
     model.purchase_scale.fill_(1.0)
     model.purchase_offset.fill_(0.0)

@@ -30,8 +30,9 @@ from reward_models.click_purchase import ClickPurchaseConfig, ClickPurchaseModel
 from reward_models.ensemble import RewardEnsemble
 from reward_models.exposures import Exposures, exposure_logits, exposure_loss, exposures_of
 from reward_models.features import profile_words
-from reward_models.held_out import CHUNK, HELD_OUT_LIMIT, HeldOut, calibrate, held_out, ndcg_and_hit, ranking
+from reward_models.held_out import CHUNK, HELD_OUT_LIMIT, HeldOut, calibrate, fit_pool, held_out, ndcg_and_hit, ranking
 from reward_models.judge import EaseJudge, fit_judge
+from reward_models.linear import LinearFit
 from reward_models.losses import batch_loss, draw_negatives, is_sampled
 from reward_models.plots import draw
 from reward_models.quality import ItemRates, Measured, exposure_quality, measure_split
@@ -43,6 +44,7 @@ PURCHASE_LEARNING_RATE = 0.25
 # Of the bias of a position: one number that has to go far, with all exposures to say where.
 POSITION_LEARNING_RATE = 10.0
 EXPOSURE_BATCH = 512  # exposures a step
+LINEAR_STRENGTHS = (30.0, 100.0, 300.0, 1000.0)  # l2 of the linear model, in events
 
 Advance = Callable[[int, int, str], None]  # (steps done, steps in all, what to show)
 
@@ -245,14 +247,42 @@ def fit_click_purchase(
         member, curve = fit_member(sources, config, seed + number, progress)
         members.append(member)
         curves.append(curve)
-    model = members[0]
-    if len(members) > 1:
+    model, tried = members[0], []
+    if len(members) > 1 or config.linear:
         model = RewardEnsemble(members, config.uncertainty_penalty).eval()
+        if config.linear:
+            tried = pool_linear(model, sources)
         calibrate(model, sources.valid)
     metrics = measure(model, sources, seed)
+    if config.linear:
+        metrics["linear"] = {"powers": model.linear.powers.tolist(), "tried": tried}
     metrics["curve"] = curves[0] if len(curves) == 1 else curves
     metrics["seconds"] = round(time.monotonic() - started, 1)
     return model.cpu(), metrics
+
+
+def pool_linear(model: RewardEnsemble, sources: Sources) -> list[dict[str, float]]:
+    """Gives an ensemble the linear model that pools best with it on validation.
+
+    Returns:
+        what was tried: `l2` and the pool's `cross_entropy` on validation, nats; the lowest was kept.
+
+    Raises:
+        DataError: no validation clicks to weigh it on.
+    """
+    if not len(sources.valid):
+        raise DataError(
+            "`reward.linear` is weighed against the other models on validation clicks, and there are none: set it to "
+            "false, or use a split that holds some out."
+        )
+    fit, tried, best = LinearFit(sources.events.histories, sources.events.num_items), [], None
+    for l2 in LINEAR_STRENGTHS:
+        model.linear = fit.solve(l2).to(model.device)
+        tried.append({"l2": l2, "cross_entropy": fit_pool(model, sources.valid)})
+        if best is None or tried[-1]["cross_entropy"] < best[0]:
+            best = tried[-1]["cross_entropy"], model.linear
+    model.linear = best[1]
+    return tried
 
 
 def measure(model: ClickPurchaseModel | RewardEnsemble, sources: Sources, seed: int) -> dict[str, Any]:

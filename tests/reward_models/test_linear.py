@@ -1,0 +1,121 @@
+"""The linear next-item model: its votes by hand, its solution, and its place in the pool."""
+
+import numpy as np
+import pytest
+import torch
+
+from reward_models import ClickPurchaseConfig, ClickPurchaseModel, RewardEnsemble, fingerprint, load_reward_model
+from reward_models.calibration import fit_powers
+from reward_models.linear import DECAY, LinearFit, LinearNextItem
+
+ITEMS = 12
+IDS = [f"i{n}" for n in range(ITEMS)]
+
+
+def histories(count: int = 60, seed: int = 0) -> list[np.ndarray]:
+    """Item i is mostly followed by i + 1."""
+    rng = np.random.default_rng(seed)
+    starts = rng.integers(0, ITEMS, count)
+    return [(start + np.arange(rng.integers(2, 9)) + (rng.random() < 0.1)) % ITEMS for start in starts]
+
+
+def bags(history: np.ndarray) -> np.ndarray:
+    """Both bags after a history, [2N], from their definition."""
+    newest, whole = np.zeros(ITEMS), np.zeros(ITEMS)
+    for lag, item in enumerate(history[::-1]):
+        newest[item] += DECAY**lag
+        whole[item] += 1 / np.sqrt(len(history))
+    return np.concatenate([newest, whole])
+
+
+def scores_after(model: LinearNextItem, history: np.ndarray, prior: list[int] | None = None) -> np.ndarray:
+    packed = torch.from_numpy(history)[None]
+    had = torch.zeros(1, ITEMS, dtype=torch.bool)
+    had[0, prior or []] = True
+    return model.log_scores(packed, torch.ones_like(packed, dtype=torch.bool), had)[0].numpy()
+
+
+def test_it_is_the_ridge_regression_of_the_next_item_on_both_bags():
+    logs, l2 = histories(), 5.0
+    model = LinearFit(logs, ITEMS).solve(l2)
+    before = np.array([bags(history[:place]) for history in logs for place in range(1, len(history))])
+    after = np.eye(ITEMS)[np.concatenate([history[1:] for history in logs])]
+    weights = np.linalg.solve(before.T @ before + l2 * np.eye(2 * ITEMS), before.T @ after)
+    clicks = np.bincount(np.concatenate(logs), minlength=ITEMS) + 0.5
+    history = np.array([3, 4, 5, 9])
+    said = scores_after(model, history)
+    for place in range(len(history) + 1):
+        votes = bags(history[:place]) @ weights if place else np.zeros(ITEMS)
+        assert np.allclose(np.exp(said[place]), np.maximum(votes, 0) + clicks / clicks.sum(), atol=1e-5)
+    assert said[3].argmax() == 6
+
+
+def test_what_was_had_before_the_window_votes_in_the_whole_alone():
+    model = LinearFit(histories(), ITEMS).solve(5.0)
+    whole = torch.zeros_like(model.newest)
+    alone = LinearFit(histories(), ITEMS).solve(5.0)
+    alone.newest.copy_(whole)
+    history = np.array([1, 7, 2, 8])
+    assert np.allclose(scores_after(alone, history[2:], [1, 7])[2], scores_after(alone, history)[4], atol=1e-6)
+    assert not np.allclose(scores_after(model, history[2:], [1, 7])[2], scores_after(model, history)[4], atol=1e-3)
+
+
+def test_rare_items_have_their_popularity(monkeypatch):
+    monkeypatch.setattr("reward_models.linear.MAX_ITEMS", 3)
+    logs = [np.array([0, 1, 2, 5])] * 3 + [np.array([0, 1, 2])] * 9
+    model = LinearFit(logs, ITEMS).solve(1.0)
+    assert model.covered.tolist() == [0, 1, 2]
+    said = np.exp(scores_after(model, np.array([0, 5, 1])))[3]
+    assert np.allclose(np.delete(said, [0, 1, 2]), np.delete(model.share, [0, 1, 2]))
+    assert said[2] == pytest.approx(said.max()) and said[2] > 2 * model.share[2]
+
+
+def test_powers_find_the_model_that_is_right():
+    rng = torch.Generator().manual_seed(0)
+    truth, noise = torch.randn(2, 4000, 8, generator=rng)
+    targets = torch.distributions.Categorical(logits=0.7 * truth).sample()
+    powers, entropy = fit_powers(torch.stack([noise, truth]), torch.zeros(4000, 8, dtype=torch.bool), targets)
+    assert powers.tolist() == pytest.approx([0.0, 0.7], abs=0.08)
+    assert entropy < torch.nn.functional.cross_entropy(truth, targets)
+
+
+@pytest.fixture
+def pool() -> RewardEnsemble:
+    members = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model = ClickPurchaseModel(ClickPurchaseConfig(ITEMS, fingerprint(IDS), hidden_size=8, window=4))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.5)
+        members.append(model.eval())
+    linear = LinearFit(histories(), ITEMS).solve(5.0)
+    linear.powers.copy_(torch.tensor([0.8, 0.6, -0.1]))
+    return RewardEnsemble(members, 1.0, linear).eval()
+
+
+def test_the_pool_is_the_product_of_powers(pool):
+    history = np.array([2, 3, 4])
+    members = torch.stack([member.predict([history]).log_click[0] for member in pool.members]).mean(0)
+    votes = torch.from_numpy(scores_after(pool.linear, history)[3])
+    product = 0.8 * members + 0.6 * votes - 0.1 * pool.linear.share.log()
+    product[[2, 3, 4]] = -torch.inf
+    assert torch.allclose(pool.predict([history]).log_click[0], product.log_softmax(0), atol=1e-5)
+
+
+def test_packed_and_single_agree(pool):
+    long = np.array([0, 9, 5, 1, 7, 2, 8])  # three before the window of four
+    had = torch.zeros(1, ITEMS, dtype=torch.bool)
+    had[0, long[:3]] = True
+    packed = pool.log_rewards_packed(torch.from_numpy(long[None, 3:]), had=had)
+    assert torch.allclose(packed[0, -1], pool.log_rewards([long])[0], atol=1e-5)
+    both = pool.log_rewards([long, np.array([4])])  # padding changes nothing
+    assert torch.allclose(both[1], pool.log_rewards([np.array([4])])[0], atol=1e-5)
+    assert pool.log_rewards([np.array([], dtype=np.int64)]).isfinite().all()
+
+
+def test_save_and_load(pool, tmp_path):
+    pool.save_pretrained(tmp_path)
+    again = load_reward_model(tmp_path, IDS)
+    assert torch.equal(again.linear.powers, pool.linear.powers)
+    assert torch.equal(again.log_rewards([np.array([1, 5])]), pool.log_rewards([np.array([1, 5])]))
