@@ -44,7 +44,7 @@ PURCHASE_LEARNING_RATE = 0.25
 # Of the bias of a position: one number that has to go far, with all exposures to say where.
 POSITION_LEARNING_RATE = 10.0
 EXPOSURE_BATCH = 512  # exposures a step
-LINEAR_STRENGTHS = (30.0, 100.0, 300.0, 1000.0)  # l2 of the linear model, in events
+LINEAR_STRENGTHS = (100.0, 300.0, 1000.0, 3000.0)  # l2 of the linear model, in events
 
 Advance = Callable[[int, int, str], None]  # (steps done, steps in all, what to show)
 
