@@ -1,11 +1,11 @@
-"""S-DPO, the offline alternative to RL: preferences of what a user took over items that were not, without a reward model.
+"""S-DPO, the offline alternative to RL: what a user took is preferred to items that were not; no reward model.
 
     python benchmarks/sdpo.py runs/movielens-seed0 [--minutes 10] [--beta 1] [--negatives 15] [--json]
 
 RUN has finished `sft`. Softmax DPO (Chen et al., On Softmax Direct Preference Optimization for Recommendation, NeurIPS
-2024) at every decision of packed training histories, with negatives drawn uniformly from what was allowed, on the masked
-distribution that PPO learns on (TRL's DPOTrainer knows neither the mask nor several negatives). The adapter that is best on
-validation is kept, the SFT start among them, and compared with the start on the test, paired over users.
+2024) at every decision of packed training histories, with negatives drawn uniformly from what was allowed, on the
+masked distribution that PPO learns on (TRL's DPOTrainer knows neither the mask nor several negatives). The adapter that
+is best on validation is kept, the SFT start among them, and compared with the start on the test, paired over users.
 """
 
 import json

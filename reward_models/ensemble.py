@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,11 +19,12 @@ FAMILY = "click_purchase_ensemble"
 class RewardEnsemble(Rewarder):
     """K click/purchase models as one and, possibly, a linear model beside them.
 
-    P(click) is a logarithmic opinion pool (Genest & Zidek, Statistical Science 1986): the renormalised product of powers of
-    the members' geometric mean, of the linear model's votes and of popularity. Without a linear model it is the members'
-    alone. The powers are fitted on validation (`held_out.fit_pool`), and the purchase logit, the members' mean, is
-    calibrated once more. The reward is a lower bound: its value less `penalty` standard deviations of the members' own
-    rewards, so that a policy gains nothing where the members disagree.
+    P(click) is a logarithmic opinion pool (Genest & Zidek, Statistical Science 1986): the renormalised product of
+    powers of the members' geometric mean, of the linear model's votes and of popularity. Without a linear model it is
+    the members' alone. The powers are fitted on validation (`held_out.fit_pool`), and the purchase logit, the
+    members' mean, is calibrated once more. The reward is a lower bound: its value less `penalty` standard deviations
+    of the members' own rewards (at their power in the pool), so that a policy gains nothing where the members
+    disagree.
 
     Attributes:
         members: K models of the same catalogue.

@@ -5,8 +5,8 @@ The event after each prefix of each training history is regressed on two bags of
 
     W = argmin |Y - X W|^2 + l2 |W|^2 = (X'X + l2 I)^-1 X'Y,        X [E, 2K], Y one-hot [E, K]
 
-It is the autoregressive sibling of EASE (Steck, WWW 2019) and of SLIT (Choi et al., Session-aware Linear Item-Item Models
-for Session-based Recommendation, WWW 2021): no item of a history can be the next one, so the diagonal needs no
+It is the autoregressive sibling of EASE (Steck, WWW 2019) and of SLIT (Choi et al., Session-aware Linear Item-Item
+Models for Session-based Recommendation, WWW 2021): no item of a history can be the next one, so the diagonal needs no
 constraint. It errs in other places than a transformer over the newest items: it reads the whole history, has no latent
 dimension and is fitted to its optimum. That makes it worth pooling (`ensemble`).
 """
