@@ -19,6 +19,8 @@ from llmrec.errors import ModelError, RunError
 from llmrec.policy.base import BUNDLED, bundled_file, from_hub
 from llmrec.precision import mixed_precision
 from llmrec.run import Run
+from reward_models.judge import MAX_EASE_ITEMS
+from reward_models.linear import MAX_ITEMS
 
 HEADER = 20  # tokens of the chat template around a short profile
 TITLE = 8  # tokens of an item that is spelt by its title
@@ -322,10 +324,13 @@ def key_value_bytes(config: PretrainedConfig) -> int:
 
 
 def reward_bytes(config: Config, shapes: Shapes) -> int:
-    """The judge's square matrix, items of the click/purchase models, the float32 base of the text reward."""
+    """Square matrices of the judge and of the linear model, items of the click/purchase models, the float32 base of the
+    text reward.
+    """
     section, items = config.reward, shapes.items
+    square = min(items, MAX_EASE_ITEMS) ** 2 + (2 * min(items, MAX_ITEMS) ** 2 if section.linear else 0)
     text = sum(a * b for a, b in shapes.linears) + shapes.other if section.text else 0
-    return FLOAT * (items * (items + 2 * section.hidden_size * section.ensemble) + text)
+    return FLOAT * (square + 2 * items * section.hidden_size * section.ensemble + text)
 
 
 def _head_size(config: PretrainedConfig) -> int:

@@ -69,6 +69,7 @@ def test_checkpointing_and_fewer_bits_need_less(tiny_base):
     assert total("sft", model={"base": tiny_base, "quantization": "nf4"})["file"] > total("sft")["file"] > 0
     text = total("ppo", reward={"text": {}})["rewards"] - total("ppo")["rewards"]
     assert text == total("ppo")["base"] - 4 * read_shapes(make_config(tiny_base), 1000).item_numbers
+    assert total("ppo", reward={"linear": True})["rewards"] - total("ppo")["rewards"] == 4 * 2 * 1000**2
     more = estimate(make_config(tiny_base), 2000)["sft"]
     assert more["item_rows"] == 2 * total("sft")["item_rows"]
     averaged = total("ppo", ppo={"ema_decay": 0.9})
