@@ -37,6 +37,7 @@ ADAPTER_FILES = (
 REWARD_FILES = (
     "config.json",
     "model.safetensors",
+    "linear.safetensors",
     "member*/config.json",
     "member*/model.safetensors",
     "judge.json",

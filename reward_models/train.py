@@ -238,10 +238,16 @@ def fit_click_purchase(
         (see `measure`); `measured` in them holds what is drawn, and is no JSON.
 
     Raises:
-        DataError: no training events, one class only, or indices that are impossible.
+        DataError: no training events, one class only, indices that are impossible, or a linear model without validation
+            clicks to weigh it on.
         ModelError: training diverged.
     """
     started, sources = time.monotonic(), Sources.of(data, users, seed)
+    if config.linear and not len(sources.valid):
+        raise DataError(
+            "`reward.linear` is weighed against the other models on validation clicks, and there are none: set it to "
+            "false, or use a split that holds some out."
+        )
     members, curves = [], []
     for number in range(config.ensemble):
         member, curve = fit_member(sources, config, seed + number, progress)
@@ -266,15 +272,7 @@ def pool_linear(model: RewardEnsemble, sources: Sources) -> list[dict[str, float
 
     Returns:
         what was tried: `l2` and the pool's `cross_entropy` on validation, nats; the lowest was kept.
-
-    Raises:
-        DataError: no validation clicks to weigh it on.
     """
-    if not len(sources.valid):
-        raise DataError(
-            "`reward.linear` is weighed against the other models on validation clicks, and there are none: set it to "
-            "false, or use a split that holds some out."
-        )
     fit, tried, best = LinearFit(sources.events.histories, sources.events.num_items), [], None
     for l2 in LINEAR_STRENGTHS:
         model.linear = fit.solve(l2).to(model.device)

@@ -31,6 +31,7 @@ from reward_models import (
     fingerprint,
     load_reward_model,
 )
+from reward_models.linear import LinearFit
 from tests.conftest import disturb, make_config
 from tests.hub import Fault, Hub, point_at
 
@@ -163,7 +164,8 @@ def test_folder_holds_what_is_needed_and_nothing_of_the_machine(run: Run, tmp_pa
 
 def test_the_reward_models_are_pushed_when_asked_for_and_load(run: Run, tmp_path: Path) -> None:
     config = ClickPurchaseConfig(3, fingerprint(["a", "b", "c"]), hidden_size=8)
-    ensemble = RewardEnsemble([ClickPurchaseModel(config).eval() for _ in range(2)], penalty=1.0)
+    linear = LinearFit([np.array([0, 1, 2]), np.array([1, 0])], 3).solve(1.0)
+    ensemble = RewardEnsemble([ClickPurchaseModel(config).eval() for _ in range(2)], penalty=1.0, linear=linear)
     ensemble.save_pretrained(run.path("reward"))
     EaseJudge(JudgeConfig(3, 3)).save_pretrained(run.path("reward"))
     text = run.path("reward", "text")

@@ -288,3 +288,28 @@ def test_items_never_trained_on_are_scored_by_their_words(data):
     scores = model.log_clicks([warm[0][:5], warm[1][:5]])
     assert scores[0, [5, 11]].min() > scores[0, [17, 23]].max() + 1
     assert scores[1, [17, 23]].min() > scores[1, [5, 11]].max() + 1
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_a_linear_model_is_pooled_where_it_helps(data, members):
+    config = SMALL.model_copy(update={"linear": True, "ensemble": members, "num_train_epochs": 2})
+    model, metrics = fit_click_purchase(data, config, seed=0)
+    alone, before = fit_click_purchase(data, config.model_copy(update={"linear": False}), seed=0)
+    found = metrics["linear"]
+    assert len(metrics["linear"]["tried"]) > 1 and len(model.members) == members
+    events = held_out(data, "valid", 100, 0)
+    rows = torch.arange(len(events))
+    targets = torch.from_numpy(events.targets)
+    entropies = [
+        -one.predict(events.histories, events.purchases, events.profiles).log_click[rows, targets].mean().item()
+        for one in (model, alone)
+    ]
+    assert entropies[0] == pytest.approx(min(one["cross_entropy"] for one in found["tried"]), abs=0.01)
+    assert entropies[0] < entropies[1] - 0.1  # two epochs are too few for the other
+    assert found["powers"][1] > 0.2
+
+
+def test_a_linear_model_needs_clicks_to_be_weighed_on(data):
+    config = SMALL.model_copy(update={"linear": True, "num_train_epochs": 1})
+    with pytest.raises(DataError, match="set it to false"):
+        fit_click_purchase(replace(data, targets={}), config, seed=0)
