@@ -71,7 +71,7 @@ def train(source: Run, folder: Path, advantage: str, rate: float, seconds: float
     batch = section.per_device_train_batch_size * section.gradient_accumulation_steps
     changes: dict[str, Any] = {"advantage": advantage, "learning_rate": rate}
     if advantage != "exact":
-        changes["kl_coef"] = section.item_kl_coef
+        changes |= {"kl_coef": section.item_kl_coef, "item_entropy_coef": 0.0}
     if advantage in ("rloo", "group"):
         changes["num_generations"] = 4
     short = {"total_episodes": 3 * batch, "eval_steps": 9}

@@ -10,6 +10,7 @@ is best on validation is kept, the SFT start among them, and compared with the s
 
 import json
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, its own pac
 
 from benchmarks.advantages import LOOKS, ndcg_of
 from llmrec.data.dataset import load_data
+from llmrec.errors import ConfigError
 from llmrec.evaluation.metrics import paired_bootstrap
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packed import PackedBatch, Window, item_log_probs, pack
@@ -32,6 +34,7 @@ from llmrec.ppo.stage import training_rows
 from llmrec.run import Run
 
 BATCH = 8  # windows a step, as PPO's mini-batches have
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def main(
@@ -44,21 +47,25 @@ def main(
 ) -> None:
     """Trains with S-DPO from the SFT adapter and measures what it gains."""
     source = Run.open(run)
+    source.require("data", "sft")
     data, samples = load_data(source.path("data")), source.config.evaluation.bootstrap
     policy = RecPolicy.from_pretrained(source.path("sft", "adapter"))
+    if len(policy.vocabulary.trie.order) != len(policy.vocabulary.sequences):
+        raise ConfigError(f"S-DPO here needs one token an item (catalogue.scheme: atomic), as {run} does not have.")
     policy.add_rl_adapter()
+    policy.to(DEVICE)
     held = Held.of(data, data.selection_targets(), source.config)
-    best = directory = source.path("sft", "adapter")
+    best = source.path("sft", "adapter")
+    start = ndcg_of(best, data, source.config)
     seen = [mean_ndcg(held.scores(policy), held.targets)]
-    folder = source.directory / "sdpo"
-    for share in train(policy, source, data, minutes * 60, beta, negatives, learning_rate):
-        seen.append(mean_ndcg(held.scores(policy), held.targets))
-        Console(stderr=True).print(f"{share:.0%} of the time: validation NDCG@10 {seen[-1]:.4f}, SFT {seen[0]:.4f}")
-        if seen[-1] == max(seen):
-            best = folder / f"adapter-{len(seen)}"
-            policy.save_pretrained(best)
-    start = ndcg_of(directory, data, source.config)
-    after = ndcg_of(best, data, source.config)
+    with tempfile.TemporaryDirectory() as folder:
+        for share in train(policy, source, data, minutes * 60, beta, negatives, learning_rate):
+            seen.append(mean_ndcg(held.scores(policy), held.targets))
+            Console(stderr=True).print(f"{share:.0%} of the time: validation NDCG@10 {seen[-1]:.4f}, SFT {seen[0]:.4f}")
+            if seen[-1] == max(seen):
+                best = Path(folder) / f"adapter-{len(seen)}"
+                policy.save_pretrained(best)
+        after = ndcg_of(best, data, source.config)
     difference, low, high, _ = paired_bootstrap(after, start, samples, 0)
     report: dict[str, Any] = {"validation_ndcg@10": seen, "sft_test_ndcg@10": float(start.mean())}
     report |= {"test_ndcg@10": float(after.mean()), "difference": difference, "ci95": [low, high], "users": len(start)}
@@ -70,7 +77,8 @@ def train(policy: RecPolicy, source: Run, data, seconds: float, beta: float, neg
     rows = training_rows(data, source.config)
     parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, learning_rate, weight_decay=0.0)
-    rng, generator = np.random.default_rng(source.config.seed), torch.Generator().manual_seed(source.config.seed)
+    rng = np.random.default_rng(source.config.seed)
+    generator = torch.Generator(DEVICE).manual_seed(source.config.seed)
     spent, looks = 0.0, 0
     policy.eval()  # as in PPO: no dropout
     while looks < LOOKS:
@@ -79,7 +87,7 @@ def train(policy: RecPolicy, source: Run, data, seconds: float, beta: float, neg
             windows = [Window(r["profile"], r["prior"], r["items"]) for r in (rows[int(i)] for i in chosen)]
             optimizer.param_groups[0]["lr"] = learning_rate * max(0.0, 1 - spent / seconds)
             optimizer.zero_grad()
-            sdpo_loss(policy, pack(policy, windows), beta, negatives, generator).backward()
+            sdpo_loss(policy, pack(policy, windows).to(DEVICE), beta, negatives, generator).backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             spent += time.monotonic() - started

@@ -198,15 +198,15 @@ class PPOSection(Section):
     num_generations: int = Field(1, ge=1, description="rollouts of one prompt")
     num_mini_batches: int = Field(1, ge=1)
     num_ppo_epochs: int = Field(2, ge=1)
-    response_length: int = Field(32, ge=2, description="tokens of item and justification, which may cite a title")
+    response_length: int = Field(32, ge=2, description="tokens of item and justification")
     missing_eos_penalty: float = Field(1.0, ge=0)
     kl_coef: float = Field(0.1, ge=0, description="of the text, and of sampled items")
     item_kl_coef: float = Field(0.6, ge=0, description="of item decisions under `advantage: exact`")
     item_entropy_coef: float = Field(
         0.0,
         ge=0,
-        description="entropy bonus of item decisions under `advantage: exact`: 1 keeps the policy about as spread as "
-        "its SFT start, so that all of what it learns is whom to prefer",
+        description="entropy bonus of item decisions, `advantage: exact` alone; where the reward is log P(click), 1 "
+        "keeps the policy about as spread as its SFT start, so that all of what it learns is whom to prefer",
     )
     item_loss_weight: float = Field(10.0, ge=0, description="of item decisions against the sampled text")
     ptx_coef: float = Field(0.5, ge=0, description="of the log-likelihood of what users took, at item decisions")
@@ -224,7 +224,8 @@ class PPOSection(Section):
         0.0,
         ge=0,
         lt=1,
-        description="of the average of the RL adapter, which the guard looks at and keeps; 0: none",
+        description="of the average of the RL adapter over updates, which the guard looks at and keeps; after n "
+        "updates at most (1 + n) / (10 + n), .9 from 80 on; 0: none",
     )
     max_grad_norm: float = Field(1.0, gt=0)
     eval_steps: int = Field(10, ge=1, description="updates between two looks at validation")

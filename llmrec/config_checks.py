@@ -33,6 +33,11 @@ def check_options(config: Config) -> None:
             f"ppo.advantage `exact` needs one token an item (catalogue.scheme: atomic), found "
             f"`{config.catalogue.scheme}`: set ppo.advantage to `gae`."
         )
+    if section.item_entropy_coef and section.advantage != "exact":
+        raise ConfigError(
+            f"ppo.item_entropy_coef is {section.item_entropy_coef:g}, but only ppo.advantage `exact` knows an entropy "
+            f"bonus, found `{section.advantage}`: set it to 0."
+        )
     if section.per_device_train_batch_size % section.num_generations:
         raise ConfigError(
             f"ppo.num_generations is {section.num_generations}, which does not divide "

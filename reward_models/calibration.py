@@ -107,22 +107,28 @@ def fit_powers(scores: Tensor, impossible: Tensor, targets: Tensor) -> tuple[Ten
     """Powers w of least cross-entropy of softmax(sum of w_k scores_k): a logarithmic opinion pool.
 
     Args:
-        scores: of K models, float [K, M, N]; the first is what the powers are drawn to, weakly.
+        scores: of K models and, last, of what corrects them, float [K + 1, M, N]. The powers of the models are not
+            below 0, and those of all are drawn, weakly, to the first alone.
         impossible: items that cannot be the target, bool [M, N].
         targets: int64 [M].
 
     Returns:
-        w [K], and the cross-entropy that it reaches, nats.
+        w [K + 1], and the cross-entropy that it reaches, nats.
     """
-    start = torch.zeros(len(scores), device=scores.device)
-    start[0] = 1.0
+    scores = scores.masked_fill(impossible, 0.0)
+    alone = torch.zeros(len(scores), device=scores.device)
+    alone[0] = 1.0
 
-    def entropy(powers: Tensor) -> Tensor:
-        pooled = torch.einsum("k,kmn->mn", powers, scores).masked_fill(impossible, float("-inf"))
+    def powers(parameters: Tensor) -> Tensor:
+        return torch.cat([parameters[:-1].square(), parameters[-1:]])
+
+    def entropy(weights: Tensor) -> Tensor:
+        pooled = torch.einsum("k,kmn->mn", weights, scores).masked_fill(impossible, float("-inf"))
         return F.cross_entropy(pooled, targets)
 
-    powers = _minimise(start, lambda w: entropy(w) + 1e-3 * (w - start).square().sum())
-    return powers, float(entropy(powers))
+    start = torch.where(alone > 0, alone, 0.3)
+    fitted = powers(_minimise(start, lambda w: entropy(powers(w)) + 1e-3 * (powers(w) - alone).square().sum()))
+    return fitted, float(entropy(fitted))
 
 
 def fit_platt(logits: Tensor, labels: Tensor) -> tuple[float, float]:

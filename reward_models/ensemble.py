@@ -1,6 +1,7 @@
 """Several models of the next click as one: what they say together, less their disagreement."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ class RewardEnsemble(Rewarder):
 
     P(click) is a logarithmic opinion pool (Genest & Zidek, Statistical Science 1986): the renormalised product of
     powers of the members' geometric mean, of the linear model's votes and of popularity. Without a linear model it is
-    the members' alone. The powers are fitted on validation (`held_out.fit_pool`), and the purchase logit, the
+    the members' alone. The powers are fitted on validation (`held_out.best_pool`), and the purchase logit, the
     members' mean, is calibrated once more. The reward is a lower bound: its value less `penalty` standard deviations
     of the members' own rewards (at their power in the pool), so that a policy gains nothing where the members
     disagree.
@@ -47,7 +48,8 @@ class RewardEnsemble(Rewarder):
 
     def predict(self, histories, purchases=None, profiles=None) -> Prediction:
         """As `ClickPurchaseModel.predict`."""
-        return self._combine(*self._said(histories, purchases, profiles))
+        parts = [member.predict(histories, purchases, profiles) for member in self.members]
+        return self._combine(parts, None if self.linear is None else self.votes(histories))
 
     def predict_packed(self, history, purchased, mask, had=None, profiles=None) -> Prediction:
         """As `ClickPurchaseModel.predict_packed`."""
@@ -58,38 +60,24 @@ class RewardEnsemble(Rewarder):
         prior = torch.zeros_like(parts[0].had[:, 0]) if had is None else had.to(self.device)
         return self._combine(parts, self.linear.log_scores(history.masked_fill(~mask, 0), mask, prior)[:, 1:])
 
-    def pooled(self, histories, purchases=None, profiles=None) -> tuple[Tensor, Tensor]:
-        """What the powers weigh, float [3, B, N]: log P(click) of the members, log-votes and log-popularity, 0 where
-        had; and which items each history holds, bool [B, N]. Arguments as in `log_rewards`.
-        """
-        parts, votes = self._said(histories, purchases, profiles)
-        return self._scores(parts, votes), parts[0].had
-
-    def _said(self, histories, purchases, profiles) -> tuple[list[Prediction], Tensor | None]:
-        """What the members and the linear model, if there is one, make of the end of each history."""
-        parts = [member.predict(histories, purchases, profiles) for member in self.members]
-        if self.linear is None:
-            return parts, None
+    def votes(self, histories: Sequence) -> Tensor:
+        """The linear model's log-scores after the last item of each history, [B, N]."""
         newest, _, lengths, had = self.members[0].pack(histories, None)
         mask = torch.arange(newest.shape[1], device=self.device) < lengths[:, None]
         in_window = torch.zeros(had.shape, device=self.device).scatter_add(1, newest, mask.float()) > 0
-        votes = self.linear.log_scores(newest, mask, had & ~in_window)
-        return parts, votes[torch.arange(len(lengths), device=self.device), lengths]
+        return self.linear.log_scores_at_end(newest, mask, had & ~in_window)
 
-    def _scores(self, parts: Sequence[Prediction], votes: Tensor | None) -> Tensor:
-        scores = [torch.stack([part.log_click for part in parts]).mean(0)]
+    def _combine(self, parts: list[Prediction], votes: Tensor | None = None) -> Prediction:
+        had = parts[0].had
+        click = torch.stack([part.log_click for part in parts]).mean(0)
         if votes is not None:
-            scores += [votes, self.linear.share.log().expand_as(votes)]
-        return torch.stack(scores).masked_fill(parts[0].had, 0.0)
-
-    def _combine(self, parts: Sequence[Prediction], votes: Tensor | None = None) -> Prediction:
-        scores, had = self._scores(parts, votes), parts[0].had
-        powers = torch.ones(1, device=self.device) if self.linear is None else self.linear.powers
-        click = torch.einsum("k,k...->...", powers, scores) / self.click_temperature
+            members, linear, popularity = self.linear.powers
+            click = members * click + linear * votes + popularity * self.linear.share.log()
+            parts = [replace(part, log_click=members * part.log_click) for part in parts]
+        click = (click / self.click_temperature).masked_fill(had, float("-inf"))
         purchase = torch.stack([part.purchase for part in parts]).mean(0)
         purchase = self.purchase_scale * purchase + self.purchase_offset
-        log_click = click.masked_fill(had, float("-inf")).log_softmax(-1)
-        return Prediction(log_click, purchase, had, parts, self.penalty * float(powers[0]))
+        return Prediction(click.log_softmax(-1), purchase, had, parts, self.penalty)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Writes `config.json`, `model.safetensors` (the calibration), `linear.safetensors` and one folder a member."""
@@ -128,7 +116,8 @@ def load_reward_model(directory: str | Path, item_ids: Iterable[str] | None = No
     if not (directory / "member0").is_dir():
         return ClickPurchaseModel.from_pretrained(directory, item_ids)
     values = load_config(directory / "config.json", FAMILY)
-    if not isinstance(values.get("members"), int) or not isinstance(values.get("penalty"), int | float):
+    kinds = (values.get("members"), int), (values.get("penalty"), int | float), (values.get("linear_items", 0), int)
+    if not all(isinstance(value, kind) for value, kind in kinds):
         raise ModelError(f"{directory / 'config.json'} does not describe an ensemble: {values}. {MEND}")
     item_ids = None if item_ids is None else list(item_ids)
     members = [
@@ -137,7 +126,7 @@ def load_reward_model(directory: str | Path, item_ids: Iterable[str] | None = No
     ]
     linear = None
     if "linear_items" in values:
-        linear = LinearNextItem(members[0].config.num_items, int(values["linear_items"]))
+        linear = LinearNextItem(members[0].config.num_items, values["linear_items"])
         load_state(linear, directory / "linear.safetensors")
     ensemble, calibration = RewardEnsemble(members, float(values["penalty"]), linear), _Calibration()
     load_state(calibration, directory / "model.safetensors")

@@ -1,6 +1,6 @@
 """Held-out events, what a model says of them, and the few numbers that are fitted on them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from llmrec.errors import ModelError
 from reward_models.calibration import fit_platt, fit_powers, fit_temperature
 from reward_models.ensemble import RewardEnsemble
 from reward_models.features import profile_words
+from reward_models.linear import LinearNextItem
 from reward_models.rewarder import Prediction, Rewarder
 
 CHUNK = 128  # events scored at once
@@ -114,22 +115,35 @@ def ranking(model: Rewarder, events: HeldOut) -> dict[str, float]:
 
 
 @torch.no_grad()
-def fit_pool(model: RewardEnsemble, events: HeldOut) -> float:
-    """Sets the powers of an ensemble that has a linear model, by maximum likelihood on `events`.
+def best_pool(model: RewardEnsemble, candidates: Iterable[LinearNextItem], events: HeldOut) -> list[float]:
+    """Gives an ensemble the linear model that pools best with it, its powers of maximum likelihood on `events`.
+
+    Args:
+        model: without a linear model.
+        candidates: linear models of different regularisation.
+        events: validation clicks.
 
     Returns:
-        cross-entropy of the pool, nats an event.
+        cross-entropy of the pool with each candidate, nats an event; the lowest was kept.
     """
     events = _at_most(events, CALIBRATION_SCORES // (3 * model.config.num_items))
-    parts = []
-    for start in range(0, len(events), CHUNK):
-        rows = slice(start, start + CHUNK)
-        parts.append(model.pooled(events.histories[rows], events.purchases[rows], events.profiles[rows]))
-    scores, had = torch.cat([s for s, _ in parts], 1), torch.cat([h for _, h in parts])
-    with torch.enable_grad():
-        powers, entropy = fit_powers(scores, had, torch.from_numpy(events.targets).to(model.device))
-    model.linear.powers.copy_(powers)
-    return entropy
+    members = torch.cat([prediction.log_click for _, prediction, _ in predictions(model, events)])
+    impossible, targets = members.isneginf(), torch.from_numpy(events.targets).to(model.device)
+    entropies: list[float] = []
+    best = None
+    for candidate in candidates:
+        model.linear = candidate
+        parts = range(0, len(events), CHUNK)
+        votes = torch.cat([model.votes(events.histories[start : start + CHUNK]) for start in parts])
+        scores = torch.stack([members, votes, candidate.share.log().expand_as(votes)])
+        with torch.enable_grad():
+            powers, entropy = fit_powers(scores, impossible, targets)
+        candidate.powers.copy_(powers)
+        if entropy < min(entropies, default=np.inf):
+            best = candidate
+        entropies.append(entropy)
+    model.linear = best
+    return entropies
 
 
 def _at_most(events: HeldOut, count: int) -> HeldOut:

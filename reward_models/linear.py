@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 DECAY = 0.7  # of an item's vote with every newer item
-MAX_ITEMS = 5_000  # that vote and are voted for: 2K x 2K numbers are inverted; rarer items are popularity alone
-EVENTS = 4_096  # rows of X held at once
+# Items that vote and are voted for: 2K x 2K numbers are inverted. Rarer ones neither vote nor age what does.
+MAX_ITEMS = 5_000
 
 
 class LinearNextItem(nn.Module):
@@ -29,7 +29,7 @@ class LinearNextItem(nn.Module):
         covered: catalogue indices of the K items that vote and are voted for, int64 [K].
         newest, whole: each item's votes for all items in the two bags, float [K, K].
         share: smoothed share of training clicks of every item, float [N].
-        powers: in the pool, of the other models, of these scores and of `share`, float [3].
+        powers: in the pool, of the other models, of these scores (neither below 0) and of `share`, float [3].
     """
 
     def __init__(self, num_items: int, covered_items: int):
@@ -41,32 +41,52 @@ class LinearNextItem(nn.Module):
         self.register_buffer("powers", torch.tensor([1.0, 0.0, 0.0]))
 
     def log_scores(self, history: Tensor, mask: Tensor, prior: Tensor) -> Tensor:
-        """log(votes + share), where votes below 0 are none, before the first item and after each: float [B, L + 1, N].
+        """log(votes + share), where votes below 0 are none, before the first item and after each: float
+        [B, L + 1, N].
 
         Args:
             history: the newest items, int64 [B, L], left-aligned.
             mask: bool [B, L], False at padding.
             prior: items had before them, bool [B, N]: the second bag alone knows them.
         """
-        place = torch.full_like(self.share, -1, dtype=torch.long)
-        place[self.covered] = torch.arange(len(self.covered), device=place.device)
-        rows = place[history].masked_fill(~mask, -1)
-        votes = (rows >= 0)[..., None]
-        newest, whole = (weights[rows.clamp(min=0)] * votes for weights in (self.newest, self.whole))  # [B, L, K]
-        recent, total = torch.zeros_like(prior[:, self.covered], dtype=newest.dtype), prior[:, self.covered].float()
-        total, count = total @ self.whole, prior.sum(1)
+        place, votes = self._places(history, mask)
+        newest, whole = (weights[place] * votes[..., None] for weights in (self.newest, self.whole))  # [B, L, K]
+        known = prior[:, self.covered].float()
+        recent, total, count = torch.zeros_like(known), known @ self.whole, known.sum(1)
         scores = self.share.repeat(len(history), history.shape[1] + 1, 1)
         for t in range(history.shape[1] + 1):
             if t:
-                recent, total = DECAY * recent + newest[:, t - 1], total + whole[:, t - 1]
-                count = count + mask[:, t - 1]
+                votes_now = votes[:, t - 1, None]
+                recent = torch.where(votes_now, DECAY * recent + newest[:, t - 1], recent)
+                total, count = total + whole[:, t - 1], count + votes[:, t - 1]
             said = recent + total / count.clamp(min=1).sqrt()[:, None]
             scores[:, t, self.covered] += said.clamp(min=0)
-        return scores.log()
+        return scores.log_()
+
+    def log_scores_at_end(self, history: Tensor, mask: Tensor, prior: Tensor) -> Tensor:
+        """`log_scores` after the last item alone, by two products of bags and votes: float [B, N]."""
+        place, votes = self._places(history, mask)
+        newer = votes.sum(1, keepdim=True) - votes.cumsum(1)
+        known = prior[:, self.covered].float()
+        recent = torch.zeros_like(known).scatter_add_(1, place, DECAY**newer * votes)
+        whole = known.scatter_add(1, place, votes.float())
+        said = recent @ self.newest + whole @ self.whole / whole.sum(1, keepdim=True).clamp(min=1).sqrt()
+        scores = self.share.repeat(len(history), 1)
+        scores[:, self.covered] += said.clamp(min=0)
+        return scores.log_()
+
+    def _places(self, history: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Row of each item in the votes, 0 for one without, int64 [B, L], and which items have one, bool [B, L]."""
+        place = torch.full((len(self.share),), -1, device=history.device)
+        place[self.covered] = torch.arange(len(self.covered), device=history.device)
+        rows = place[history].masked_fill(~mask, -1)
+        return rows.clamp(min=0), rows >= 0
 
 
 class LinearFit:
-    """X'X and X'Y of training histories: seconds to minutes, once; a solution for one l2 is quick beside it.
+    """X'X and X'Y of training histories, once; a solution for one l2 is quick beside it.
+
+    A history of n items touches its own rows and columns alone, so its cost is n^3, not K^2.
 
     Args:
         histories: item indices of each user in time order.
@@ -77,25 +97,18 @@ class LinearFit:
         clicks = np.bincount(np.concatenate([np.zeros(0, np.int64), *histories]), minlength=num_items)
         self.share = torch.from_numpy((clicks + 0.5) / (clicks.sum() + 0.5 * num_items)).float()
         self.covered = torch.from_numpy(np.sort(np.argsort(-clicks, kind="stable")[:MAX_ITEMS]))
-        place, count = np.full(num_items, -1), len(self.covered)
-        place[self.covered] = np.arange(count)
+        place, count = torch.full((num_items,), -1), len(self.covered)
+        place[self.covered] = torch.arange(count)
         self.gram, self.cross = torch.zeros(2 * count, 2 * count), torch.zeros(2 * count, count)
-        rows, targets, held = [], [], 0
         for history in histories:
-            inside = torch.from_numpy(place[history])
-            inside = inside[inside >= 0]
-            rows.append(_bags(inside, count)[1:])
-            targets.append(inside[1:])
-            held += len(targets[-1])
-            if held >= EVENTS:
-                self._add(torch.cat(rows), torch.cat(targets))
-                rows, targets, held = [], [], 0
-        if held:
-            self._add(torch.cat(rows), torch.cat(targets))
-
-    def _add(self, bags: Tensor, targets: Tensor) -> None:
-        self.gram.addmm_(bags.T, bags)
-        self.cross.index_add_(1, targets, bags.T.contiguous())
+            inside = place[torch.tensor(history)]
+            items, column = inside[inside >= 0].unique(return_inverse=True)
+            if len(column) < 2:
+                continue
+            bags = _bags(column, len(items))[1:]
+            both = torch.cat([items, count + items])
+            self.gram[both[:, None], both] += bags.T @ bags
+            self.cross[both[:, None], items] += bags.T @ nn.functional.one_hot(column[1:], len(items)).float()
 
     def solve(self, l2: float) -> LinearNextItem:
         """The model of one strength of regularisation, in events."""
@@ -111,12 +124,13 @@ class LinearFit:
 
 
 def _bags(history: Tensor, num_items: int) -> Tensor:
-    """Both bags before each event of a history, int64 [n] -> float [n, 2K]; both are empty before the first."""
+    """Both bags before each event of a history, int64 [n] -> float [n, 2 num_items]; empty before the first."""
     length = len(history)
     lag = torch.arange(length)[:, None] - torch.arange(length) - 1  # of the event in a row, to the item in a column
     before = lag >= 0
-    weights = torch.where(before, DECAY ** lag.clamp(min=0).float(), 0.0)
+    newest = torch.where(before, DECAY ** lag.clamp(min=0).float(), 0.0)
+    whole = before / torch.arange(length).clamp(min=1).sqrt()[:, None]
     bags = torch.zeros(2, length, num_items)
-    bags[0].index_add_(1, history, weights)
-    bags[1].index_add_(1, history, before.float() / torch.arange(length).clamp(min=1).sqrt()[:, None])
+    bags[0].index_add_(1, history, newest)
+    bags[1].index_add_(1, history, whole)
     return torch.cat([bags[0], bags[1]], 1)

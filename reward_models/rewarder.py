@@ -44,7 +44,7 @@ class Prediction:
         An item had can be no next click; see `lowest_for_had`.
         """
         value = self.log_click + conversion_weight * F.logsigmoid(self.purchase)
-        if self.members:
+        if self.members and self.penalty:
             said = torch.stack([member.rewards(conversion_weight) for member in self.members])
             value = value - self.penalty * said.std(0, correction=0)
         return lowest_for_had(value, self.had)

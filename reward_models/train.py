@@ -30,7 +30,7 @@ from reward_models.click_purchase import ClickPurchaseConfig, ClickPurchaseModel
 from reward_models.ensemble import RewardEnsemble
 from reward_models.exposures import Exposures, exposure_logits, exposure_loss, exposures_of
 from reward_models.features import profile_words
-from reward_models.held_out import CHUNK, HELD_OUT_LIMIT, HeldOut, calibrate, fit_pool, held_out, ndcg_and_hit, ranking
+from reward_models.held_out import CHUNK, HELD_OUT_LIMIT, HeldOut, best_pool, calibrate, held_out, ndcg_and_hit, ranking
 from reward_models.judge import EaseJudge, fit_judge
 from reward_models.linear import LinearFit
 from reward_models.losses import batch_loss, draw_negatives, is_sampled
@@ -239,7 +239,7 @@ def fit_click_purchase(
 
     Raises:
         DataError: no training events, one class only, indices that are impossible, or a linear model without validation
-            clicks to weigh it on.
+            clicks to weigh it on, or with exposures.
         ModelError: training diverged.
     """
     started, sources = time.monotonic(), Sources.of(data, users, seed)
@@ -248,39 +248,40 @@ def fit_click_purchase(
             "`reward.linear` is weighed against the other models on validation clicks, and there are none: set it to "
             "false, or use a split that holds some out."
         )
+    if config.linear and len(sources.shown):
+        raise DataError(
+            "`reward.linear` counts clicks and knows nothing of what was shown at which propensity, and this log has "
+            "exposures: set it to false."
+        )
     members, curves = [], []
     for number in range(config.ensemble):
         member, curve = fit_member(sources, config, seed + number, progress)
         members.append(member)
         curves.append(curve)
-    model, tried = members[0], []
+    model, linear = members[0], {}
     if len(members) > 1 or config.linear:
         model = RewardEnsemble(members, config.uncertainty_penalty).eval()
         if config.linear:
-            tried = pool_linear(model, sources)
+            linear = {"linear": pool_linear(model, sources)}
         calibrate(model, sources.valid)
-    metrics = measure(model, sources, seed)
-    if config.linear:
-        metrics["linear"] = {"powers": model.linear.powers.tolist(), "tried": tried}
+    metrics = measure(model, sources, seed) | linear
     metrics["curve"] = curves[0] if len(curves) == 1 else curves
     metrics["seconds"] = round(time.monotonic() - started, 1)
     return model.cpu(), metrics
 
 
-def pool_linear(model: RewardEnsemble, sources: Sources) -> list[dict[str, float]]:
-    """Gives an ensemble the linear model that pools best with it on validation.
+def pool_linear(model: RewardEnsemble, sources: Sources) -> dict[str, Any]:
+    """Pools an ensemble with a linear model of the same training events.
 
     Returns:
-        what was tried: `l2` and the pool's `cross_entropy` on validation, nats; the lowest was kept.
+        `l2` that was kept, `powers` in the pool of `members`, `linear` and `popularity`, and `cross_entropy` on
+        validation of the pool by l2, nats.
     """
-    fit, tried, best = LinearFit(sources.events.histories, sources.events.num_items), [], None
-    for l2 in LINEAR_STRENGTHS:
-        model.linear = fit.solve(l2).to(model.device)
-        tried.append({"l2": l2, "cross_entropy": fit_pool(model, sources.valid)})
-        if best is None or tried[-1]["cross_entropy"] < best[0]:
-            best = tried[-1]["cross_entropy"], model.linear
-    model.linear = best[1]
-    return tried
+    fit = LinearFit(sources.events.histories, sources.events.num_items)
+    candidates = (fit.solve(l2).to(model.device) for l2 in LINEAR_STRENGTHS)
+    entropies = dict(zip(LINEAR_STRENGTHS, best_pool(model, candidates, sources.valid), strict=True))
+    powers = dict(zip(("members", "linear", "popularity"), model.linear.powers.tolist(), strict=True))
+    return {"l2": min(entropies, key=entropies.get), "powers": powers, "cross_entropy": entropies}
 
 
 def measure(model: ClickPurchaseModel | RewardEnsemble, sources: Sources, seed: int) -> dict[str, Any]:

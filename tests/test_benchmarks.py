@@ -1,5 +1,8 @@
 import json
+import math
 
+import pytest
+import torch
 import typer
 from transformers import AutoConfig
 from typer.testing import CliRunner
@@ -9,7 +12,9 @@ from benchmarks.floor import needed_flops
 from benchmarks.piece import run_piece
 from benchmarks.ppo_throughput import main
 from benchmarks.quantization import table
+from benchmarks.sdpo import sdpo_loss
 from llmrec.data.dataset import save_data
+from llmrec.policy.packed import Window, pack, target_log_probs
 from llmrec.run import Run
 from tests.conftest import make_base, make_config
 
@@ -58,3 +63,23 @@ def test_a_piece_tells_what_a_stage_took_and_how_it_ranks(tiny_base, data, tmp_p
     assert row["peak"] > 1e8 and row["seconds"] > 0 and 0 <= row["ndcg@10"] <= 1
     rows = {"full precision": {"peak": 1.5e9, "seconds": 61.2, "ndcg@10": 0.12345}}
     assert table(rows).splitlines()[-1] == "| full precision | 1,500 | 61 | 0.1235 |"
+
+
+@pytest.mark.parametrize("scheme", ["atomic"])
+def test_the_loss_of_softmax_dpo(policy):
+    """Against what was taken, a policy that is its reference loses log(1 + negatives), and less the surer it gets."""
+    policy.add_rl_adapter()
+    batch = pack(policy, [Window("", [], [1, 4, 6]), Window("", [2], [0, 5])])
+    generator = torch.Generator().manual_seed(0)
+    start = sdpo_loss(policy, batch, 1.0, 3, generator)
+    assert start.item() == pytest.approx(math.log(4), abs=1e-4)
+    optimizer = torch.optim.Adam([p for p in policy.parameters() if p.requires_grad], 1e-2)
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = sdpo_loss(policy, batch, 1.0, 3, generator)
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < start.item() / 2
+    taken = target_log_probs(policy, batch, policy(*batch.inputs()))
+    with policy.reference():
+        assert (taken > target_log_probs(policy, batch, policy(*batch.inputs()))).all()

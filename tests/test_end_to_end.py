@@ -48,8 +48,9 @@ def config(slice_of_movielens, tmp_path_factory) -> Path:
         "catalogue": {"max_history": 12, "user_attributes": ["age", "occupation"]},
         "model": {"base": make_base(folder / "base"), "lora_r": 4},
         "sft": {"num_train_epochs": 0.5, "save_steps": 10, "learning_rate": 2.0e-3},
-        "reward": {"num_train_epochs": 2},
-        "ppo": {"total_episodes": 64, "eval_users": 20, "eval_steps": 1, "response_length": 24},
+        "reward": {"num_train_epochs": 2, "ensemble": 2, "linear": True},
+        "ppo": {"total_episodes": 64, "eval_users": 20, "eval_steps": 1, "response_length": 24,
+                "item_entropy_coef": 1.0, "ema_decay": 0.9},
         "evaluation": {"bootstrap": 200, "sasrec": {"dropout": [0.2], "epochs": 3}},
     }  # fmt: skip
     path = folder / "tiny.yaml"

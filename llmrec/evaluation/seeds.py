@@ -111,7 +111,7 @@ def _optimum(optima: Sequence[dict], models: dict) -> dict:
     objective = _means([one["objective"] for one in optima], "value")
     pairs = {"objective": objective, "ndcg@10": {name: models[name]["ndcg@10"] for name in NAMES}}
     closed = {metric: gap_closed(*(found[name]["value"] for name in NAMES)) for metric, found in pairs.items()}
-    weights = {name: optima[0][name] for name in ("beta", "alpha")}
+    weights = {name: optima[0].get(name, 0.0) for name in ("beta", "alpha")}  # older reports know no alpha
     return {"optimum": {**weights, "objective": objective, "gap_closed": closed}}
 
 
@@ -119,7 +119,8 @@ def _means(reports: Sequence[dict], key: str) -> dict:
     """Of metrics `{key: number, ...}` that all reports have: their mean, and `seeds`."""
     result = {}
     for name, entry in reports[0].items():
-        seeds = [report[name].get(key) for report in reports] if isinstance(entry, dict) else [None]
+        shared = isinstance(entry, dict) and all(name in report for report in reports)
+        seeds = [report[name].get(key) for report in reports] if shared else [None]
         if None not in seeds:
             result[name] = {key: float(np.mean(seeds)), "seeds": seeds}
     return result

@@ -1,28 +1,8 @@
 """Numbers that cannot be right stop training: before they are learned from, and in words that say where to look."""
 
 import math
-from collections.abc import Sequence
 
 from llmrec.errors import TrainingError
-
-WORDING = 12  # tokens of a completion beside the title that it cites: the item, the words around, a fact or two
-
-
-def cut_off(titles: Sequence[int], response_length: int) -> str:
-    """A warning where many citations cannot be finished, which makes completions invalid; else nothing.
-
-    Args:
-        titles: tokens of each title.
-        response_length: tokens of a completion at most.
-    """
-    long = sum(tokens + WORDING > response_length for tokens in titles)
-    if long <= len(titles) / 20:
-        return ""
-    needed = sorted(titles)[int(0.99 * (len(titles) - 1))] + WORDING
-    return (
-        f"warning: {long:,} of {len(titles):,} titles are too long to be cited within ppo.response_length = "
-        f"{response_length} tokens, and what is cut off is no valid recommendation: set it to {needed} or more"
-    )
 
 
 def check_start(metrics: dict[str, float], tolerance: float) -> None:

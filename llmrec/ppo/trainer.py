@@ -26,7 +26,7 @@ from llmrec.policy.packed import PackedBatch, Window, decision_log_probs, pack, 
 from llmrec.ppo.advantages import ESTIMATORS, Rewarded, adapted, exact_item_advantages, place_rewards
 from llmrec.ppo.averaging import WeightAverage
 from llmrec.ppo.checkpoint import load_checkpoint, save_checkpoint
-from llmrec.ppo.checks import check_finite, check_first_step, check_start, cut_off, drift
+from llmrec.ppo.checks import check_finite, check_first_step, check_start, drift
 from llmrec.ppo.experience import Experience, ItemExperience
 from llmrec.ppo.guard import Guard
 from llmrec.ppo.losses import exact_item_loss, kl_estimate, policy_loss, row_kl, value_loss
@@ -360,9 +360,6 @@ class RecPPOTrainer(PPOTrainer):
         self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
         if checkpoint is not None:
             return
-        titles = self.policy.tokenizer(list(self.policy.vocabulary.titles), add_special_tokens=False)["input_ids"]
-        if warning := cut_off([len(tokens) for tokens in titles], self.args.response_length):
-            self._event(0, warning)
         if self.guard is not None:
             self._event(0, self.guard.look(self.policy, step=0)[1])
 

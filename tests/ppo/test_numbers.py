@@ -16,7 +16,6 @@ from llmrec.ppo.advantages import (
     rloo_advantages,
     whiten,
 )
-from llmrec.ppo.checks import cut_off
 from llmrec.ppo.losses import exact_item_loss, kl_estimate, policy_loss, value_loss
 
 
@@ -167,9 +166,3 @@ def test_repeated_exact_steps_reach_the_regularised_optimum(entropy_coef):
         optimizer.step()
     optimum = ((0.7 * reference + rewards) / (0.7 + entropy_coef)).softmax(1)
     assert torch.allclose(logits.softmax(1), optimum, atol=0.02)
-
-
-def test_titles_that_do_not_fit_are_told_with_what_would():
-    assert cut_off([10] * 99 + [60], 32) == ""
-    said = cut_off([10] * 80 + [30] * 20, 32)
-    assert "20 of 100 titles" in said and "set it to 42 or more" in said

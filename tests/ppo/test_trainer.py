@@ -424,6 +424,7 @@ def test_a_surer_policy_is_worth_no_more_to_the_guard():
         ("atomic", {"num_generations": 5}, "ppo.num_generations is 5"),
         ("atomic", {"num_mini_batches": 3}, "ppo.num_mini_batches is 3"),
         ("atomic", {"advantage": "rloo"}, "set it to 2 or more"),
+        ("atomic", {"advantage": "gae", "item_entropy_coef": 1.0}, "entropy bonus, found `gae`"),
     ],
 )
 def test_options_that_do_not_fit(scheme, section, words):

@@ -28,6 +28,10 @@ def bags(history: np.ndarray) -> np.ndarray:
     return np.concatenate([newest, whole])
 
 
+def bags_of(log: np.ndarray) -> list[np.ndarray]:
+    return [bags(log[:place]) for place in range(1, len(log))]
+
+
 def scores_after(model: LinearNextItem, history: np.ndarray, prior: list[int] | None = None) -> np.ndarray:
     packed = torch.from_numpy(history)[None]
     had = torch.zeros(1, ITEMS, dtype=torch.bool)
@@ -38,7 +42,7 @@ def scores_after(model: LinearNextItem, history: np.ndarray, prior: list[int] | 
 def test_it_is_the_ridge_regression_of_the_next_item_on_both_bags():
     logs, l2 = histories(), 5.0
     model = LinearFit(logs, ITEMS).solve(l2)
-    before = np.array([bags(history[:place]) for history in logs for place in range(1, len(history))])
+    before = np.array([row for history in logs for row in bags_of(history)])
     after = np.eye(ITEMS)[np.concatenate([history[1:] for history in logs])]
     weights = np.linalg.solve(before.T @ before + l2 * np.eye(2 * ITEMS), before.T @ after)
     clicks = np.bincount(np.concatenate(logs), minlength=ITEMS) + 0.5
@@ -60,22 +64,37 @@ def test_what_was_had_before_the_window_votes_in_the_whole_alone():
     assert not np.allclose(scores_after(model, history[2:], [1, 7])[2], scores_after(model, history)[4], atol=1e-3)
 
 
-def test_rare_items_have_their_popularity(monkeypatch):
-    monkeypatch.setattr("reward_models.linear.MAX_ITEMS", 3)
+def test_rare_items_neither_vote_nor_age_what_does(monkeypatch):
     logs = [np.array([0, 1, 2, 5])] * 3 + [np.array([0, 1, 2])] * 9
+    whole = LinearFit([history[:3] for history in logs], ITEMS).solve(1.0)
+    monkeypatch.setattr("reward_models.linear.MAX_ITEMS", 3)
     model = LinearFit(logs, ITEMS).solve(1.0)
     assert model.covered.tolist() == [0, 1, 2]
-    said = np.exp(scores_after(model, np.array([0, 5, 1])))[3]
-    assert np.allclose(np.delete(said, [0, 1, 2]), np.delete(model.share, [0, 1, 2]))
-    assert said[2] == pytest.approx(said.max()) and said[2] > 2 * model.share[2]
+    said = np.exp(scores_after(model, np.array([0, 5, 1]), [9]))[3] - model.share.numpy()
+    without = np.exp(scores_after(whole, np.array([0, 1])))[2] - whole.share.numpy()
+    assert np.allclose(said[:3], without[:3], atol=1e-5) and said[2] > 0.5
+    assert np.allclose(said[3:], 0)
+
+
+def test_the_end_alone_is_the_last_of_all_prefixes():
+    model = LinearFit(histories(), ITEMS).solve(5.0)
+    packed = torch.tensor([[3, 4, 9], [8, 0, 0], [1, 7, 0]])
+    lengths = torch.tensor([3, 0, 2])
+    mask = torch.arange(3) < lengths[:, None]
+    prior = torch.zeros(3, ITEMS, dtype=torch.bool)
+    prior[2, [5, 6]] = True
+    every = model.log_scores(packed, mask, prior)
+    assert torch.allclose(model.log_scores_at_end(packed, mask, prior), every[torch.arange(3), lengths], atol=1e-5)
 
 
 def test_powers_find_the_model_that_is_right():
     rng = torch.Generator().manual_seed(0)
     truth, noise = torch.randn(2, 4000, 8, generator=rng)
     targets = torch.distributions.Categorical(logits=0.7 * truth).sample()
-    powers, entropy = fit_powers(torch.stack([noise, truth]), torch.zeros(4000, 8, dtype=torch.bool), targets)
-    assert powers.tolist() == pytest.approx([0.0, 0.7], abs=0.08)
+    scores, impossible = torch.stack([noise, truth, torch.zeros_like(noise)]), torch.zeros(4000, 8, dtype=torch.bool)
+    powers, entropy = fit_powers(scores, impossible, targets)
+    assert powers.tolist() == pytest.approx([0.0, 0.7, 0.0], abs=0.08)
+    assert fit_powers(torch.stack([-truth, truth, noise]), impossible, targets)[0][0] >= 0
     assert entropy < torch.nn.functional.cross_entropy(truth, targets)
 
 
@@ -101,6 +120,16 @@ def test_the_pool_is_the_product_of_powers(pool):
     product = 0.8 * members + 0.6 * votes - 0.1 * pool.linear.share.log()
     product[[2, 3, 4]] = -torch.inf
     assert torch.allclose(pool.predict([history]).log_click[0], product.log_softmax(0), atol=1e-5)
+
+
+def test_the_lower_bound_is_of_the_members_at_their_power(pool):
+    history = [np.array([2, 3, 4])]
+    pooled = pool.predict(history)
+    said = [0.8 * m.predict(history).log_click + m.predict(history).purchase.sigmoid().log() for m in pool.members]
+    plain = pooled.log_click + pooled.purchase.sigmoid().log()
+    expected = plain - torch.stack(said).std(0, correction=0)
+    free = ~pooled.had
+    assert torch.allclose(pool.log_rewards(history)[free], expected[free], atol=1e-5)
 
 
 def test_packed_and_single_agree(pool):
