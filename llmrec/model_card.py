@@ -176,7 +176,8 @@ def _training(pushed: Pushed) -> str:
         ppo = config.ppo
         rows["ppo"] = (
             f"{ppo.total_episodes:,} episodes, learning rate {ppo.learning_rate:g}, `advantage: {ppo.advantage}`, "
-            f"item KL {ppo.item_kl_coef:g}, text KL {ppo.kl_coef:g}, ptx {ppo.ptx_coef:g}"
+            f"item KL {ppo.item_kl_coef:g}, item entropy {ppo.item_entropy_coef:g}, text KL {ppo.kl_coef:g}, "
+            f"ptx {ppo.ptx_coef:g}, average {ppo.ema_decay:g}"
         )
     rows["seed"] = str(config.seed)
     if seconds := pushed.report.get("seconds"):
