@@ -21,7 +21,7 @@ class Validation:
     Attributes:
         held: their prompts, and the item each took next.
         reward: what the trained reward says of every item, nats, float [U, N].
-        judge: what a judge of another family, fitted on other users, says, nats, float [U, N].
+        judge: what a judge that was fitted on other users says, nats, float [U, N].
     """
 
     held: Held
