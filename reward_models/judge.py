@@ -1,9 +1,10 @@
-"""A judge of another family, fitted on other users: a second opinion that a policy was not trained on.
+"""A judge fitted on other users: a second opinion that a policy was not trained on.
 
-If the reward a policy is trained on rises and the judge's does not, the policy has learned the reward model's
-errors. The judge shares nothing with `ClickPurchaseModel`: no gradients, no order of events, and users of its
-own; with `LinearNextItem`, where it is pooled, users and order alone are not shared. Clicks come from EASE (Steck, WWW 2019) and item popularity, purchases from each item's smoothed purchase
-rate. Its reward has the same unit, log P(click) + log P(purchase | click) in nats.
+If the reward a policy is trained on rises and the judge's does not, the policy has learned the reward model's errors.
+The judge shares nothing with `ClickPurchaseModel`: no gradients, no order of events, and users of its own; with
+`LinearNextItem`, where it is pooled, users and order alone are not shared. Clicks come from EASE (Steck, WWW 2019)
+and item popularity, purchases from each item's smoothed purchase rate. Its reward has the same unit, log P(click) +
+log P(purchase | click) in nats.
 """
 
 from collections.abc import Iterable, Sequence
