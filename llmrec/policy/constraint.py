@@ -2,14 +2,15 @@
 
 A completion is `item span -> justification -> end`. Inside the item span only the trie's continuations are allowed,
 minus items the user has had. The justification is free text with two kinds of span inside: a citation is an item of
-the user's history, and a fact is one that is true, of the recommended item and of whatever its sentence cites.
+the user's history, and a fact is one that is true, of the recommended item and of whatever its sentence cites. It ends
+with a full stop, and not before it has cited and stated something, where there is anything to cite and to state.
 Sampling, old, new and reference log-probabilities, entropy, the SFT loss and ranking all come through
 `MaskedDistribution`: there is no other place where logits become probabilities.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -35,7 +36,9 @@ class DecodingState:
         citable: places in the history that may be cited now, bool [B, H].
         apart: the item has facts, but no category in common with the history, bool [B].
         sentence: sentences that ended so far, int64 [B].
+        opening: nothing of the sentence is there yet, bool [B].
         cited: something was cited, bool [B].
+        stated: a fact was stated, bool [B].
     """
 
     region: torch.Tensor
@@ -48,7 +51,19 @@ class DecodingState:
     citable: torch.Tensor
     apart: torch.Tensor
     sentence: torch.Tensor
+    opening: torch.Tensor
     cited: torch.Tensor
+    stated: torch.Tensor
+
+    @property
+    def uncited(self) -> torch.Tensor:
+        """There is a history to cite, and nothing of it was cited, bool [B]."""
+        return ~self.cited & (self.history >= 0).any(1)
+
+    @property
+    def unstated(self) -> torch.Tensor:
+        """There are facts to state, and none was stated, bool [B]."""
+        return ~self.stated & self.own.any(1)
 
     def select(self, rows: torch.Tensor) -> "DecodingState":
         """The states of some rows (or, with repeated rows, copies of them)."""
@@ -124,6 +139,7 @@ class MaskedDistribution:
         fact_tokens: token ids that say each fact, [F] sequences; the first token of each means a fact wherever it
             stands in a justification.
         text_tokens: token ids that free text may use.
+        naming_tokens: of them, those that would read as a name or a number, were they not to begin a sentence.
         apart_tokens: of them, those that begin the two sentences that are left where nothing is in common.
         opener: token id that opens a citation.
         end: token id that ends a completion.
@@ -137,6 +153,7 @@ class MaskedDistribution:
         facts: FactBook,
         fact_tokens: list[tuple[int, ...]],
         text_tokens: list[int],
+        naming_tokens: list[int],
         apart_tokens: tuple[list[int], list[int]],
         opener: int,
         end: int,
@@ -151,6 +168,7 @@ class MaskedDistribution:
         self.tokens = torch.tensor(sorted({*text_tokens, *spoken, opener, end, stop}), device=device)
         free = torch.tensor(sorted({*text_tokens, opener, end, stop} - {s[0] for s in fact_tokens}), device=device)
         self._free = torch.isin(self.tokens, free)
+        self._naming = self._free & torch.isin(self.tokens, torch.tensor(naming_tokens, device=device))
         first, second = {*apart_tokens[0]}, {*apart_tokens[1], opener}
         phases = [torch.tensor(sorted(some), device=device) for some in (first, second, {stop}, {end})]
         self._apart = torch.stack([self._free & torch.isin(self.tokens, phase) for phase in phases])
@@ -179,7 +197,9 @@ class MaskedDistribution:
         own = torch.zeros(len(available), len(self.facts.facts), dtype=torch.bool, device=available.device)
         common = own[:, :, None].expand(-1, -1, history.shape[1])
         no = zeros.bool()
-        return DecodingState(zeros, zeros, available, history, own, common, own, history >= 0, no, zeros, no)
+        return DecodingState(
+            zeros, zeros, available, history, own, common, own, history >= 0, no, zeros, ~no, no, no
+        )  # fmt: skip
 
     def advance(self, state: DecodingState, tokens: torch.Tensor) -> DecodingState:
         """States after one more token a row, int64 [B]; rows that are DONE stay so."""
@@ -192,8 +212,9 @@ class MaskedDistribution:
         new["region"][in_text & (tokens == self.end)] = DONE
         stops = in_text & (tokens == self.stop)
         new["sentence"] = state.sentence + stops
+        new["opening"] = stops | (state.region == ITEM)
         self._begin_sentence(stops, new)
-        return DecodingState(**new)
+        return self._leave_both(DecodingState(**new))
 
     def _advance_item(self, state: DecodingState, tokens: torch.Tensor, new: dict[str, torch.Tensor]) -> None:
         inside = (state.region == ITEM) | (state.region == CITE)
@@ -232,6 +253,7 @@ class MaskedDistribution:
         new["node"] = torch.where(node >= 0, torch.where(fact >= 0, 0, node), new["node"])
         new["region"][node >= 0] = FACT
         new["region"][fact >= 0] = TEXT
+        new["stated"] = state.stated | (fact >= 0)
         stated = (fact >= 0)[:, None]
         index = fact.clamp(min=0)
         said = torch.zeros_like(new["facts"]).scatter_(1, index[:, None], stated)
@@ -253,6 +275,18 @@ class MaskedDistribution:
         facts = torch.where(new["apart"][:, None], new["own"] & (new["sentence"] == 0)[:, None], facts)
         new["facts"] = torch.where(rows[:, None], facts, new["facts"])
         new["citable"] = torch.where(rows[:, None], citable, new["citable"])
+
+    def _leave_both(self, state: DecodingState) -> DecodingState:
+        """Without the facts that would leave nothing to cite, and the citations that would leave nothing to state."""
+        agreeing = (state.uncited | state.unstated) & ~state.apart & state.own.any(1) & (state.history >= 0).any(1)
+        rows = (agreeing & (state.region == TEXT)).nonzero()[:, 0]
+        if not len(rows):
+            return state
+        facts, citable = state.facts.clone(), state.citable.clone()
+        both = state.common[rows] & facts[rows, :, None] & citable[rows, None]
+        facts[rows] &= both.any(2) | state.cited[rows, None]
+        citable[rows] &= both.any(1) | state.stated[rows, None]
+        return replace(state, facts=facts, citable=citable)
 
     def groups(self, hidden: torch.Tensor, state: DecodingState, temperature: float = 1.0) -> Iterator[Group]:
         """Distributions of all rows that are not DONE, by kind.
@@ -297,14 +331,22 @@ class MaskedDistribution:
     def _text(self, state: DecodingState, rows: torch.Tensor) -> torch.Tensor:
         """Columns of `tokens` that rows in TEXT or FACT may continue with, bool [r, K]."""
         in_text = (state.region[rows] == TEXT)[:, None]
+        free = torch.where(state.apart[rows, None], self._apart_text(state, rows), self._joint_text(state, rows))
         nothing_to_cite = ~state.citable[rows].any(1, keepdim=True)
-        free = torch.where(state.apart[rows, None], self._apart_text(state, rows), self._free)
-        allowed = in_text & free & ~(nothing_to_cite & (self.tokens == self.opener))
+        free = free & ~(nothing_to_cite & (self.tokens == self.opener)) & (state.opening[rows, None] | ~self._naming)
+        allowed = in_text & free
         if self.fact_trie is not None:
             node = torch.where(in_text[:, 0], 0, state.node[rows])
             columns = torch.searchsorted(self.tokens, self.fact_trie.tokens)
             allowed[:, columns] |= self.fact_trie.allowed(node, state.facts[rows])
         return allowed
+
+    def _joint_text(self, state: DecodingState, rows: torch.Tensor) -> torch.Tensor:
+        """Text where facts and citations may share a sentence; which ends, as the completion does, when both are there."""
+        whole, opening = ~(state.uncited | state.unstated)[rows], state.opening[rows]
+        may_stop, may_end = whole & ~opening, whole & opening & (state.sentence[rows] > 0)
+        stops, ends = self.tokens == self.stop, self.tokens == self.end
+        return self._free & (may_stop[:, None] | ~stops) & (may_end[:, None] | ~ends)
 
     def _apart_text(self, state: DecodingState, rows: torch.Tensor) -> torch.Tensor:
         """Text where nothing is in common: facts of the item alone, then a citation in a sentence of its own.

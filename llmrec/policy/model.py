@@ -81,11 +81,13 @@ class RecPolicy(nn.Module):
         self.facts = facts
         self.base_fingerprint = base_fingerprint
         self.prompts = PromptBuilder(tokenizer, vocabulary, catalogue)
+        text_tokens = sorted({token for text in all_texts() for token in self.prompts.words(text)})
         self.distribution = MaskedDistribution(
             vocabulary.trie.to(self.device),
             facts,
             [tuple(self.prompts.words(fact.words)) for fact in facts.facts],
-            sorted({token for text in all_texts() for token in self.prompts.words(text)}),
+            text_tokens,
+            [t for t in text_tokens if any(c.isupper() or c.isdigit() for c in tokenizer.decode([t]))],
             (self.prompts.words(APART[0]), self.prompts.words(APART[1])),
             self.prompts.opener,
             self.prompts.end,

@@ -35,6 +35,16 @@ def gae_advantages(
     return whiten(advantages, episodes.learned, total=total), returns
 
 
+def text_advantages(
+    episodes: Rewarded, num_generations: int, gamma: float, lam: float, total: Sum
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """GAE as `gae_advantages`, but scaled down alone: where all texts earn the same there is nothing to learn, and
+    whitening would make a lesson of the critic's errors.
+    """
+    advantages, returns = gae(episodes.rewards, episodes.values, episodes.mask, gamma, lam)
+    return whiten(advantages, episodes.learned, amplify=False, total=total), returns
+
+
 def rloo_advantages(
     episodes: Rewarded, num_generations: int, gamma: float, lam: float, total: Sum
 ) -> tuple[torch.Tensor, None]:
@@ -55,8 +65,8 @@ def group_advantages(
     return _to_tokens(scaled.flatten(0, 1), episodes), None
 
 
-# Under `exact` the item span learns by `exact_item_advantages`; what follows it, by GAE.
-ESTIMATORS = {"gae": gae_advantages, "exact": gae_advantages, "rloo": rloo_advantages, "group": group_advantages}
+# Under `exact` the item span learns by `exact_item_advantages`; what follows it, from samples.
+ESTIMATORS = {"gae": gae_advantages, "exact": text_advantages, "rloo": rloo_advantages, "group": group_advantages}
 
 
 def span_returns(episodes: Rewarded) -> torch.Tensor:
@@ -101,13 +111,18 @@ def gae(
 
 
 def whiten(
-    values: torch.Tensor, mask: torch.Tensor, shift_mean: bool = True, total: Sum = lambda tensor: tensor
+    values: torch.Tensor,
+    mask: torch.Tensor,
+    shift_mean: bool = True,
+    amplify: bool = True,
+    total: Sum = lambda tensor: tensor,
 ) -> torch.Tensor:
     """Scales masked values to variance 1 (Bessel-corrected, as TRL does) and, with `shift_mean`, to mean 0.
 
     Args:
         values: any shape.
         mask: true where a value counts, same shape.
+        amplify: also where the variance is below 1.
         total: sums over processes, so that all scale alike; by default there is one.
 
     Returns:
@@ -118,7 +133,8 @@ def whiten(
         return values * mask * (0 if shift_mean else 1)
     mean = sum_ / count
     variance = total((((values - mean) ** 2) * mask).sum()) / (count - 1)
-    whitened = (values - mean) * torch.rsqrt(variance + 1e-8)
+    scale = torch.rsqrt(variance + 1e-8)
+    whitened = (values - mean) * (scale if amplify else scale.clamp(max=1))
     return (whitened if shift_mean else whitened + mean) * mask
 
 

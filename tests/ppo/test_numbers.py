@@ -34,6 +34,8 @@ def test_whiten_by_hand():
     assert torch.allclose(whiten(values, mask), torch.tensor([-1.0, 0.0, 1.0, 0.0]), atol=1e-6)  # variance 1
     assert torch.allclose(whiten(values, mask, shift_mean=False), torch.tensor([1.0, 2.0, 3.0, 0.0]), atol=1e-6)
     assert torch.equal(whiten(values, torch.tensor([True, False, False, False])), torch.zeros(4))
+    assert torch.allclose(whiten(2 * values, mask, amplify=False), torch.tensor([-1.0, 0.0, 1.0, 0.0]), atol=1e-6)
+    assert torch.allclose(whiten(0.1 * values, mask, amplify=False), torch.tensor([-0.1, 0.0, 0.1, 0.0]), atol=1e-6)
 
 
 def test_policy_loss_by_hand():
