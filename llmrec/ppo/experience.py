@@ -33,6 +33,7 @@ class Experience:
         valued: tokens whose states the critic learns from.
         item: tokens of the item span.
         log_probs, values: of the policy that sampled.
+        ref_log_probs: of the reference.
         advantages: of each token.
         returns: what the critic is to predict.
         items: exact item experience of each prompt; empty when items are learned from samples.
@@ -43,6 +44,7 @@ class Experience:
     valued: torch.Tensor
     item: torch.Tensor
     log_probs: torch.Tensor
+    ref_log_probs: torch.Tensor
     values: torch.Tensor
     advantages: torch.Tensor
     returns: torch.Tensor
@@ -55,7 +57,8 @@ class Experience:
         rows = torch.from_numpy((prompts[:, None] * group + np.arange(group)).reshape(-1)).to(self.learned.device)
         width = max(len(completion) for window in windows for completion in window.completions)
         tensors = (
-            self.learned, self.valued, self.item, self.log_probs, self.values, self.advantages, self.returns,
+            self.learned, self.valued, self.item, self.log_probs, self.ref_log_probs,
+            self.values, self.advantages, self.returns,
         )  # fmt: skip
         items = [self.items[p] for p in prompts] if self.items else []
         return Experience(windows, *(tensor[rows, :width] for tensor in tensors), items)

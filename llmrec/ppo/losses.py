@@ -29,6 +29,19 @@ def policy_loss(
     return (torch.maximum(plain, clipped) * mask).sum(), ((clipped > plain) & mask).sum()
 
 
+def kl_loss(log_probs: torch.Tensor, ref_log_probs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """How far sampled tokens are from the reference, to be minimised: the `k3` estimate of `kl_estimate`, summed.
+
+    On samples of the policy its gradient is, in expectation, that of KL(reference || policy): the likelihood of what the
+    reference says, all of it, so that nothing said becomes rare unnoticed.
+
+    Args:
+        log_probs, ref_log_probs: [B, T].
+        mask: tokens that count, bool [B, T].
+    """
+    return (kl_estimate(log_probs, ref_log_probs, "k3") * mask).sum()
+
+
 def value_loss(
     values: torch.Tensor,
     old_values: torch.Tensor,

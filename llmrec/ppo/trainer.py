@@ -29,7 +29,7 @@ from llmrec.ppo.checkpoint import load_checkpoint, save_checkpoint
 from llmrec.ppo.checks import check_finite, check_first_step, check_start, drift
 from llmrec.ppo.experience import Experience, ItemExperience
 from llmrec.ppo.guard import Guard
-from llmrec.ppo.losses import exact_item_loss, kl_estimate, policy_loss, row_kl, value_loss
+from llmrec.ppo.losses import exact_item_loss, kl_estimate, kl_loss, policy_loss, row_kl, value_loss
 from llmrec.ppo.network import Critic, NetworkOutput, PolicyWithCritic
 from llmrec.ppo.reward import Reward, RewardBatch
 from llmrec.progress import Sample, TrainingLog
@@ -135,7 +135,9 @@ class RecPPOTrainer(PPOTrainer):
         kl = kl_estimate(sampled.log_probs, reference.scores.log_probs, args.kl_estimator) * valued
         penalty = -self.kl_scale * args.kl_coef * kl
         earned = torch.zeros_like(item_reward) if self.exact else item_reward
-        rewards = place_rewards(penalty, item, sampled.mask, earned, text_reward)
+        # Under `exact` the text's KL is a loss of its own, as the items' is: rewards would carry it as noise.
+        charged = torch.zeros_like(penalty) if self.exact else penalty
+        rewards = place_rewards(charged, item, sampled.mask, earned, text_reward)
         advantages, returns = ESTIMATORS[section.advantage](
             Rewarded(rewards, values, sampled.mask, item, learned),
             section.num_generations, args.gamma, args.lam, self._total,
@@ -144,7 +146,8 @@ class RecPPOTrainer(PPOTrainer):
         if returns is None:  # there is no critic
             valued, returns = torch.zeros_like(valued), torch.zeros_like(values)
         experience = Experience(
-            windows, learned, valued, item, sampled.log_probs, values, advantages, returns, items
+            windows, learned, valued, item, sampled.log_probs, reference.scores.log_probs,
+            values, advantages, returns, items,
         )  # fmt: skip
         self._show_samples(update, episodes, recommendations, reward)
         score = (item_reward + text_reward).mean()
@@ -241,6 +244,9 @@ class RecPPOTrainer(PPOTrainer):
                 "policy/item_clipfrac_avg": clipped / decisions,
                 "policy/item_kl_avg": row_kl(old, torch.cat(new.items)).sum() / decisions,
             }
+            kl = kl_loss(new.scores.log_probs, part.ref_log_probs, part.learned)
+            sums["loss/text_kl_avg"] = kl / learned
+            loss = loss + self.kl_scale * args.kl_coef * sums["loss/text_kl_avg"]
             weight = section.item_loss_weight
             loss = loss + weight * (sums["loss/item_avg"] + section.ptx_coef * sums["loss/ptx_avg"])
         return loss, sums

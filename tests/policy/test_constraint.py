@@ -106,9 +106,47 @@ def test_where_nothing_is_in_common_both_are_said_apart(policy, data):
         assert policy.facts.find(said)[0] and 6 in citing
 
 
+def test_a_justification_ends_when_it_has_cited_and_stated(policy):
+    """Item 5 (Drama, 1990s, ...) to someone with 0 (Drama, War, 1990s), 1 (Comedy, 1990s) and 2."""
+    prompts, drama = policy.prompts, Fact("category", "Drama")
+    ends = {prompts.stop, prompts.end}
+    state = feed(policy, start(policy, PROMPTS[:1]), list(policy.vocabulary.sequences[5]))
+    said, citation = prompts.words(drama.words), [prompts.opener, *policy.vocabulary.sequences[0]]
+    assert not ends & allowed(policy, state)
+    assert not ends & allowed(policy, feed(policy, state, said))
+    assert not ends & allowed(policy, feed(policy, state, citation))
+    for both in ([*said, *citation], [*citation, *said]):
+        whole = feed(policy, state, both)
+        assert ends & allowed(policy, whole) == {prompts.stop}
+        assert ends & allowed(policy, feed(policy, whole, [prompts.stop])) == {prompts.end}
+
+
+def test_a_fact_that_leaves_nothing_to_cite_is_not_stated(policy):
+    """Item 5 is of the 1990s as item 1 is, but only item 0 shares a category, and so only it can be cited."""
+    facts = policy.facts
+    state = feed(policy, start(policy, [Window("x", [], [6, 1])]), list(policy.vocabulary.sequences[5]))
+    cited = {item for item, ok in zip([6, 1], state.citable[0].tolist(), strict=True) if ok}
+    may = {fact for fact, ok in zip(facts.facts, state.facts[0].tolist(), strict=True) if ok}
+    assert cited == {6} and may == {Fact("category", "Drama")}  # not that it is of the 1990s
+    stated = feed(policy, state, [*policy.prompts.words(" Drama"), policy.prompts.opener, *policy.vocabulary.sequences[6]])
+    assert policy.prompts.stop in allowed(policy, stated)
+
+
+def test_names_begin_sentences_alone(policy):
+    prompts = policy.prompts
+    state = feed(policy, start(policy, PROMPTS[:1]), list(policy.vocabulary.sequences[5]))
+    capital, plain = prompts.words(" Both")[0], prompts.words(" are")[0]
+    assert {capital, plain} <= allowed(policy, state)
+    later = allowed(policy, feed(policy, state, [capital]))
+    assert plain in later and capital not in later
+
+
 def test_nobody_can_cite_without_a_history(policy):
+    prompts = policy.prompts
     state = feed(policy, start(policy, [Window("x", [], [])]), list(policy.vocabulary.sequences[0]))
-    assert policy.prompts.opener not in allowed(policy, state)
+    assert prompts.opener not in allowed(policy, state)
+    assert prompts.stop not in allowed(policy, state)
+    assert prompts.stop in allowed(policy, feed(policy, state, prompts.words(" Drama")))
 
 
 def test_probabilities_sum_to_one_and_entropy_has_its_bound(policy):
@@ -161,8 +199,18 @@ def test_whatever_is_sampled_is_an_unseen_item_and_true(drifted, history, seed):
             cited = tuple(piece for piece in sentence if isinstance(piece, int))
             text = " , ".join(piece for piece in sentence if isinstance(piece, str))
             assert all(drifted.facts.is_true(fact, recommendation.item, cited) for fact in drifted.facts.find(text)[0])
+        assert check(drifted.facts, recommendation, set(history)).grounded or not recommendation.finished
         sequence = drifted.vocabulary.sequences[recommendation.item]
         assert tuple(tokens[: len(sequence)]) == sequence
+
+
+def test_whatever_ends_is_grounded(drifted):
+    history = [0, 1, 2, 6]
+    uniforms = torch.rand(64, 200, generator=torch.Generator().manual_seed(1))
+    completions = generate(drifted, pack(drifted, [Window("20", [], history)]), 200, uniforms, 64, temperature=2.0)
+    ended = [r for r in parse(drifted, completions) if r.finished]
+    assert len(ended) > 5
+    assert all(check(drifted.facts, one, history).grounded for one in ended)
 
 
 def test_fact_regions_span_their_tokens(policy):

@@ -16,7 +16,7 @@ from llmrec.ppo.advantages import (
     rloo_advantages,
     whiten,
 )
-from llmrec.ppo.losses import exact_item_loss, kl_estimate, policy_loss, value_loss
+from llmrec.ppo.losses import exact_item_loss, kl_estimate, kl_loss, policy_loss, value_loss
 
 
 def test_gae_by_hand():
@@ -78,6 +78,19 @@ def test_group_advantages_by_hand():
     s = 1 / math.sqrt(2)
     expected = torch.tensor([[0, -s, -s], [0, s, s], [-s, s, s], [s, -s, 0]])
     assert torch.allclose(advantages, expected, atol=1e-4)
+
+
+def test_the_kl_loss_pulls_towards_all_that_the_reference_says():
+    """Weighed by the policy's own probabilities, as samples are, its gradient is that of KL(reference || policy)."""
+    generator = torch.Generator().manual_seed(0)
+    logits, ref = torch.randn(7, generator=generator).requires_grad_(), torch.randn(7, generator=generator).log_softmax(0)
+    log_probs = logits.log_softmax(0)
+    each = torch.stack([kl_loss(log_probs[t], ref[t], torch.tensor(True)) for t in range(7)])
+    (expected,) = torch.autograd.grad((ref.exp() * (ref - log_probs)).sum(), logits, retain_graph=True)
+    (found,) = torch.autograd.grad((log_probs.exp().detach() * each).sum(), logits)
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert kl_loss(ref, ref, torch.ones(7, dtype=torch.bool)) == 0
+    assert kl_loss(log_probs, ref, torch.zeros(7, dtype=torch.bool)) == 0
 
 
 def test_the_kl_coefficient_is_steered_by_hand():
