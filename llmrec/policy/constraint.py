@@ -342,7 +342,7 @@ class MaskedDistribution:
         return allowed
 
     def _joint_text(self, state: DecodingState, rows: torch.Tensor) -> torch.Tensor:
-        """Text where facts and citations may share a sentence; which ends, as the completion does, when both are there."""
+        """Text where facts and citations may share a sentence; it ends, as the completion does, when both are there."""
         whole, opening = ~(state.uncited | state.unstated)[rows], state.opening[rows]
         may_stop, may_end = whole & ~opening, whole & opening & (state.sentence[rows] > 0)
         stops, ends = self.tokens == self.stop, self.tokens == self.end

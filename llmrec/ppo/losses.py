@@ -32,8 +32,8 @@ def policy_loss(
 def kl_loss(log_probs: torch.Tensor, ref_log_probs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """How far sampled tokens are from the reference, to be minimised: the `k3` estimate of `kl_estimate`, summed.
 
-    On samples of the policy its gradient is, in expectation, that of KL(reference || policy): the likelihood of what the
-    reference says, all of it, so that nothing said becomes rare unnoticed.
+    On samples of the policy its gradient is, in expectation, that of KL(reference || policy): it raises the likelihood
+    of all that the reference says, so that nothing becomes rare unnoticed.
 
     Args:
         log_probs, ref_log_probs: [B, T].

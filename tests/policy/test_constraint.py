@@ -128,7 +128,9 @@ def test_a_fact_that_leaves_nothing_to_cite_is_not_stated(policy):
     cited = {item for item, ok in zip([6, 1], state.citable[0].tolist(), strict=True) if ok}
     may = {fact for fact, ok in zip(facts.facts, state.facts[0].tolist(), strict=True) if ok}
     assert cited == {6} and may == {Fact("category", "Drama")}  # not that it is of the 1990s
-    stated = feed(policy, state, [*policy.prompts.words(" Drama"), policy.prompts.opener, *policy.vocabulary.sequences[6]])
+    stated = feed(
+        policy, state, [*policy.prompts.words(" Drama"), policy.prompts.opener, *policy.vocabulary.sequences[6]]
+    )
     assert policy.prompts.stop in allowed(policy, stated)
 
 

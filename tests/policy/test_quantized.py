@@ -76,8 +76,8 @@ def test_sft_on_a_quantised_base_learns(quantized, data, tmp_path):
 
 
 def test_ppo_on_a_quantised_base_starts_at_ratio_one(quantized, wide_base, data, tmp_path):
-    """Nearly: activations of single tokens round otherwise than those of a batch. Outliers of int8, which would depend on
-    the whole batch, are off."""
+    """Nearly: activations of single tokens round otherwise than those of a batch. Outliers of int8, which would depend
+    on the whole batch, are off."""
     model = {"quantization": quantized().model.quantization}
     assert first_step(make_trainer(wide_base, data, tmp_path, model=model))["val/ratio"] == pytest.approx(1, abs=1e-3)
     again = make_trainer(wide_base, data, tmp_path, model=model, total_episodes=8)

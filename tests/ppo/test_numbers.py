@@ -83,7 +83,10 @@ def test_group_advantages_by_hand():
 def test_the_kl_loss_pulls_towards_all_that_the_reference_says():
     """Weighed by the policy's own probabilities, as samples are, its gradient is that of KL(reference || policy)."""
     generator = torch.Generator().manual_seed(0)
-    logits, ref = torch.randn(7, generator=generator).requires_grad_(), torch.randn(7, generator=generator).log_softmax(0)
+    logits, ref = (
+        torch.randn(7, generator=generator).requires_grad_(),
+        torch.randn(7, generator=generator).log_softmax(0),
+    )
     log_probs = logits.log_softmax(0)
     each = torch.stack([kl_loss(log_probs[t], ref[t], torch.tensor(True)) for t in range(7)])
     (expected,) = torch.autograd.grad((ref.exp() * (ref - log_probs)).sum(), logits, retain_graph=True)
