@@ -37,6 +37,7 @@ class DecodingState:
         apart: the item has facts, but no category in common with the history, bool [B].
         sentence: sentences that ended so far, int64 [B].
         opening: nothing of the sentence is there yet, bool [B].
+        citing: something was cited in the sentence, bool [B].
         cited: something was cited, bool [B].
         stated: a fact was stated, bool [B].
     """
@@ -52,6 +53,7 @@ class DecodingState:
     apart: torch.Tensor
     sentence: torch.Tensor
     opening: torch.Tensor
+    citing: torch.Tensor
     cited: torch.Tensor
     stated: torch.Tensor
 
@@ -198,7 +200,7 @@ class MaskedDistribution:
         common = own[:, :, None].expand(-1, -1, history.shape[1])
         no = zeros.bool()
         return DecodingState(
-            zeros, zeros, available, history, own, common, own, history >= 0, no, zeros, ~no, no, no
+            zeros, zeros, available, history, own, common, own, history >= 0, no, zeros, ~no, no, no, no
         )  # fmt: skip
 
     def advance(self, state: DecodingState, tokens: torch.Tensor) -> DecodingState:
@@ -234,11 +236,11 @@ class MaskedDistribution:
             new["apart"] = nothing & new["own"].any(1) & (state.history >= 0).any(1)
             self._begin_sentence(torch.isin(torch.arange(len(item), device=item.device), chosen), new)
         cited = (item >= 0) & (state.region == CITE)
-        new["cited"] = state.cited | cited
+        new["cited"], new["citing"] = state.cited | cited, state.citing | cited
         place = (state.history == item[:, None]).long().argmax(1)
         with_cited = new["common"].gather(2, place[:, None, None].expand(-1, new["common"].shape[1], 1))[..., 0]
-        # Sharing a person can only be said once it is said with whom.
-        may = with_cited & (new["facts"] | ~self._is_own)
+        # Sharing a person can only be said once it is said with whom; of several, all must share it.
+        may = with_cited & (new["facts"] | (~self._is_own & ~state.citing[:, None]))
         new["facts"] = torch.where(cited[:, None], may, new["facts"])
 
     def _advance_fact(self, state: DecodingState, tokens: torch.Tensor, new: dict[str, torch.Tensor]) -> None:
@@ -275,6 +277,7 @@ class MaskedDistribution:
         facts = torch.where(new["apart"][:, None], new["own"] & (new["sentence"] == 0)[:, None], facts)
         new["facts"] = torch.where(rows[:, None], facts, new["facts"])
         new["citable"] = torch.where(rows[:, None], citable, new["citable"])
+        new["citing"] = new["citing"] & ~rows
 
     def _leave_both(self, state: DecodingState) -> DecodingState:
         """Without the facts that would leave nothing to cite, and the citations that would leave nothing to state."""

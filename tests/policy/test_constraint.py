@@ -134,6 +134,19 @@ def test_a_fact_that_leaves_nothing_to_cite_is_not_stated(policy):
     assert policy.prompts.stop in allowed(policy, stated)
 
 
+def test_what_is_shared_is_shared_with_all_that_a_sentence_cites(policy):
+    """Item 0 (Drama, War, 1990s) has the director of item 1, not of item 6."""
+    state = feed(policy, start(policy, [Window("x", [], [1, 6])]), list(policy.vocabulary.sequences[0]))
+    director = policy.facts.index[Fact("shared", "directed_by")]
+    one, other = ([policy.prompts.opener, *policy.vocabulary.sequences[item]] for item in (1, 6))
+    assert not state.facts[0, director]
+    assert feed(policy, state, one).facts[0, director]
+    assert not feed(policy, state, [*other, *one]).facts[0, director]
+    assert not feed(policy, state, [*one, *other]).facts[0, director]
+    afresh = feed(policy, state, [*other, policy.prompts.stop, *one])
+    assert afresh.facts[0, director]
+
+
 def test_names_begin_sentences_alone(policy):
     prompts = policy.prompts
     state = feed(policy, start(policy, PROMPTS[:1]), list(policy.vocabulary.sequences[5]))
@@ -201,7 +214,8 @@ def test_whatever_is_sampled_is_an_unseen_item_and_true(drifted, history, seed):
             cited = tuple(piece for piece in sentence if isinstance(piece, int))
             text = " , ".join(piece for piece in sentence if isinstance(piece, str))
             assert all(drifted.facts.is_true(fact, recommendation.item, cited) for fact in drifted.facts.find(text)[0])
-        assert check(drifted.facts, recommendation, set(history)).grounded or not recommendation.finished
+        if recommendation.finished and (history or drifted.facts.of(recommendation.item)):  # there is something to say
+            assert check(drifted.facts, recommendation, set(history)).grounded
         sequence = drifted.vocabulary.sequences[recommendation.item]
         assert tuple(tokens[: len(sequence)]) == sequence
 
