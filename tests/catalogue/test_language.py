@@ -10,6 +10,7 @@ from llmrec.catalogue.justification import write
 from llmrec.catalogue.prompt import NEW_USER, Recommendation, profiles
 from llmrec.catalogue.vocabulary import ItemVocabulary
 from llmrec.errors import ConfigError, ModelError
+from llmrec.policy.packed import Window, pack
 from reward_models.groundedness import check
 
 RED_SKY, RED_SEA, MOONS, LIGHT = 0, 1, 4, 5
@@ -42,20 +43,23 @@ def test_facts_by_hand(data):
 
 @pytest.mark.parametrize("item", range(10))
 def test_everything_written_is_true_and_survives_tokens(policy, data, item):
-    facts, generator = FactBook.from_data(data), random.Random(item)
+    facts, generator, windows = FactBook.from_data(data), random.Random(item), []
     for _ in range(60):
         history = generator.sample([other for other in range(10) if other != item], generator.randint(0, 5))
         segments = write(facts, item, history, generator, people=0.5)
         prompts = policy.prompts
         text = prompts.justification(segments)
-        recommendation = prompts.parse([*policy.vocabulary.sequences[item], *text, prompts.end])
+        completion = [*policy.vocabulary.sequences[item], *text, prompts.end]
+        windows.append(Window("20", [], history, [completion]))
+        recommendation = prompts.parse(completion)
         assert recommendation == Recommendation(item, as_text(segments), True)
         assert set(recommendation.citations) <= set(history)
-        assert set(text) <= {*policy.distribution.tokens.tolist(), *policy.vocabulary.trie.tokens.tolist()}
         outcome = check(facts, recommendation, set(history))
         assert outcome.true == outcome.statements
         if outcome.statements and outcome.cites:
             assert outcome.grounded
+    batch = pack(policy, windows)
+    assert batch.score(policy, policy(*batch.inputs())).log_probs.isfinite().all()  # the mask forbids none of it
 
 
 @pytest.mark.parametrize(
