@@ -3,7 +3,8 @@
     python benchmarks/advantages.py runs/movielens-seed0 [--minutes 5] [--learning-rates 1e-3,1e-4] [--json]
 
 RUN has finished `sft` and `reward`. Every contender starts from that SFT adapter and that reward, runs as `llmrec ppo`
-in a process of its own, one after the other, and hands over what the guard kept. `gae`, `rloo` and `group` sample the
+in a process of its own, one after the other, and hands over what the guard kept; `at the end` is what the last look at
+validation saw. `gae`, `rloo` and `group` sample the
 item too; their one KL coefficient, of item and text, is that of item decisions, and they know no entropy bonus. Of
 several learning rates validation chooses. Tests of `exact` against the others are paired over users, with Holm's
 correction. Run it on an otherwise idle machine.
@@ -50,7 +51,7 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         for advantage in ADVANTAGES:
             tried = [train(source, Path(folder), advantage, rate, minutes * 60) for rate in rates]
-            best = max(tried, key=lambda one: one["valid_ndcg@10"])
+            best = max(tried, key=lambda one: (one["valid_ndcg@10"], one["end_ndcg@10"]))
             test = gains[advantage] = ndcg_of(Path(best.pop("adapter")), data, source.config)
             difference, low, high, _ = paired_bootstrap(test, start, samples, 0)
             gain = {"test_ndcg@10": float(test.mean()), "difference": difference, "ci95": [low, high]}
@@ -87,6 +88,7 @@ def train(source: Run, folder: Path, advantage: str, rate: float, seconds: float
         "best_step": metrics["guard"]["best_step"],
         "sft_valid_ndcg@10": metrics["guard"]["sft_ndcg@10"],
         "valid_ndcg@10": metrics["guard"]["best_ndcg@10"],
+        "end_ndcg@10": metrics["guard"]["history"][-1]["eval/ndcg@10"],
         "adapter": str(directory / "ppo" / "adapter"),
     }
 
@@ -122,6 +124,7 @@ def show(report: dict) -> None:
         "updates",
         "seconds",
         "valid",
+        "at the end",
         "test",
         "test less SFT [95 %]",
         "exact less this",
@@ -136,6 +139,7 @@ def show(report: dict) -> None:
             str(row["updates"]),
             f"{row['seconds']:.0f}",
             f"{row['valid_ndcg@10']:.4f}",
+            f"{row['end_ndcg@10']:.4f}",
             f"{row['test_ndcg@10']:.4f}",
             f"{row['difference']:+.4f} [{low:+.4f}, {high:+.4f}]",
             f"{against['difference']:+.4f}, p {against['p_holm']:.3f}" if against else "",
