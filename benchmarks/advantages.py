@@ -4,10 +4,9 @@
 
 RUN has finished `sft` and `reward`. Every contender starts from that SFT adapter and that reward, runs as `llmrec ppo`
 in a process of its own, one after the other, and hands over what the guard kept; `at the end` is what the last look at
-validation saw. `gae`, `rloo` and `group` sample the
-item too; their one KL coefficient, of item and text, is that of item decisions, and they know no entropy bonus. Of
-several learning rates validation chooses. Tests of `exact` against the others are paired over users, with Holm's
-correction. Run it on an otherwise idle machine.
+validation saw. `gae`, `rloo` and `group` sample the item too; their one KL coefficient, of item and text, is that of
+item decisions, and they know no entropy bonus. Of several learning rates validation chooses. Tests of `exact` against
+the others are paired over users, with Holm's correction. Run it on an otherwise idle machine.
 """
 
 import json
