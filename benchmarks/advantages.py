@@ -102,7 +102,7 @@ def ppo(source: Run, directory: Path, changes: dict[str, Any]) -> dict:
     (directory / "config.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     for stage in ("data", "sft", "reward"):
         (directory / stage).symlink_to(source.path(stage).resolve(), target_is_directory=True)
-    subprocess.run([sys.executable, "-m", "llmrec", "ppo", str(directory)], check=True)
+    subprocess.run([sys.executable, "-m", "llmrec", "ppo", str(directory)], check=True, stdout=sys.stderr)
     return Run.open(directory).metrics("ppo")
 
 
