@@ -31,8 +31,8 @@ def validation_sample(data: InteractionData, count: int, seed: int) -> Targets:
     return Targets(targets.users[order], targets.positions[order])
 
 
-def mean_ndcg(scores: torch.Tensor, targets: torch.Tensor, k: int = 10) -> float:
-    """NDCG@k where one item is relevant; ties count half.
+def user_ndcg(scores: torch.Tensor, targets: torch.Tensor, k: int = 10) -> torch.Tensor:
+    """NDCG@k of each user, [U], where one item is relevant; ties count half.
 
     Args:
         scores: of all items, [U, N]; an item at -inf is not found.
@@ -40,8 +40,12 @@ def mean_ndcg(scores: torch.Tensor, targets: torch.Tensor, k: int = 10) -> float
     """
     of_target = scores.gather(1, targets[:, None])
     rank = 1 + (scores > of_target).sum(1) + ((scores == of_target).sum(1) - 1) / 2
-    gain = torch.where((rank <= k) & of_target[:, 0].isfinite(), 1 / torch.log2(rank + 1), 0.0)
-    return float(gain.mean())
+    return torch.where((rank <= k) & of_target[:, 0].isfinite(), 1 / torch.log2(rank + 1), 0.0)
+
+
+def mean_ndcg(scores: torch.Tensor, targets: torch.Tensor, k: int = 10) -> float:
+    """The mean of `user_ndcg`."""
+    return float(user_ndcg(scores, targets, k).mean())
 
 
 def best_items(scores: torch.Tensor, k: int = 10) -> torch.Tensor:

@@ -8,10 +8,12 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from llmrec.files import read_json, write_json
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.validation import Held, best_items, mean_ndcg, of_lists
+from llmrec.policy.validation import Held, best_items, of_lists, user_ndcg
 
 NDCG, REWARD, JUDGE = "eval/ndcg@10", "eval/reward", "eval/judge"
+SURE_GAIN = "eval/sure_gain"  # lower end of the 95 % interval of the gain in NDCG@10 over the SFT start
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,10 @@ class Guard:
     """Measures NDCG@10, the reward and an independent judge on validation during training.
 
     An adapter is kept if its NDCG@10 is the best so far and the judge does not like its lists less than the SFT
-    start's: a reward that rises while the judge's falls is being hacked. Both are means over the ten best items, not
-    expectations under the policy: those also rise where a policy is merely surer of the same list.
+    start's: a reward that rises while the judge's falls is being hacked. But the judge knows few users, and what users
+    took is no model: it has no say where the gain in NDCG@10 over the start, paired by user, is surely above 0. Reward
+    and judge are means over the ten best items, not expectations under the policy: those also rise where a policy is
+    merely surer of the same list.
 
     Args:
         validation: who is looked at.
@@ -58,7 +62,8 @@ class Guard:
         seen = broadcast_object_list([self.measure(policy)])[0]  # processes must agree on the best
         start = self.history[0] if self.history else seen
         best = max((entry[NDCG] for entry in self.history if entry["kept"]), default=-np.inf)
-        better, trusted = seen[NDCG] > best, seen[JUDGE] >= start[JUDGE]
+        better, liked = seen[NDCG] > best, seen[JUDGE] >= start[JUDGE]
+        trusted = liked or seen[SURE_GAIN] > 0
         self.history.append({"step": step, "kept": better and trusted, **seen})
         if better and trusted and PartialState().is_main_process:
             policy.save_pretrained(self.directory / f"adapter-{step}")
@@ -69,18 +74,30 @@ class Guard:
         if better and not trusted:
             return metrics, f"guard: best NDCG@10 {seen[NDCG]:.4f}, but the judge prefers the SFT start: not kept"
         if better:
-            return metrics, f"guard: best NDCG@10 so far, {seen[NDCG]:.4f}: kept"
+            but = "" if liked else ", though the judge prefers the SFT start: the gain over it is sure"
+            return metrics, f"guard: best NDCG@10 so far, {seen[NDCG]:.4f}: kept{but}"
         return metrics, f"guard: NDCG@10 {seen[NDCG]:.4f}, the adapter of step {self.best_step} stays the best"
 
     def measure(self, policy: RecPolicy) -> dict[str, float]:
-        """NDCG@10 of the ranking (ties count half), and mean reward and judge of the ten best items."""
+        """NDCG@10 of the ranking (ties count half), its sure gain, and mean reward and judge of the ten best items."""
         scores = self.validation.held.scores(policy)
-        lists = best_items(scores)
+        lists, ndcg = best_items(scores), user_ndcg(scores, self.validation.held.targets)
         return {
-            NDCG: mean_ndcg(scores, self.validation.held.targets),
+            NDCG: float(ndcg.mean()),
+            SURE_GAIN: self._sure_gain(ndcg),
             REWARD: float(of_lists(lists, self.validation.reward).mean()),
             JUDGE: float(of_lists(lists, self.validation.judge).mean()),
         }
+
+    def _sure_gain(self, ndcg: torch.Tensor) -> float:
+        """Mean gain of users [U] over their NDCG@10 at the start, less 1.96 standard errors; 0 if that is not known."""
+        file = self.directory / "start_ndcg.json"  # outlives the process, as the kept adapters do
+        if not self.history and PartialState().is_main_process:
+            write_json(file, ndcg.tolist())
+        if not self.history or len(ndcg) < 2 or not file.is_file():  # an earlier version began the run
+            return 0.0
+        gain = ndcg - torch.tensor(read_json(file))
+        return float(gain.mean() - 1.96 * gain.std() / len(gain) ** 0.5)
 
     def restore_best(self, policy: RecPolicy) -> None:
         """Puts the best adapter's weights into the policy."""

@@ -13,7 +13,7 @@ from llmrec.policy.ranking import item_scores
 from llmrec.policy.validation import Held, best_items, of_lists
 from llmrec.ppo.advantages import adapted
 from llmrec.ppo.checkpoint import newest_checkpoint, save_checkpoint
-from llmrec.ppo.guard import JUDGE, NDCG, REWARD, Guard, Validation
+from llmrec.ppo.guard import JUDGE, NDCG, REWARD, SURE_GAIN, Guard, Validation
 from llmrec.ppo.reward import RewardBatch
 from llmrec.ppo.stage import training_rows
 from llmrec.ppo.trainer import RecPPOTrainer
@@ -326,7 +326,7 @@ def test_the_average_is_what_the_guard_sees_and_what_is_handed_over(tiny_base, d
 
     def measure(_):
         seen.append(trained(trainer))
-        return {NDCG: next(better), REWARD: 0.0, JUDGE: 0.0}
+        return {NDCG: next(better), SURE_GAIN: 0.0, REWARD: 0.0, JUDGE: 0.0}
 
     def remember(update, metrics, seconds, end=trainer._end_update):
         own.append(trained(trainer))
@@ -375,7 +375,7 @@ def test_the_guard_keeps_the_best_and_has_a_floor(tiny_base, data, tmp_path, mon
     trainer = make_trainer(tiny_base, data, tmp_path / "c", guard=guard, eval_steps=1)
     start = weights(trainer)
     values = iter([0.5, 0.4, 0.3, 0.2])
-    monkeypatch.setattr(guard, "measure", lambda _: {NDCG: next(values), REWARD: 0.0, JUDGE: 0.0})
+    monkeypatch.setattr(guard, "measure", lambda _: {NDCG: next(values), SURE_GAIN: 0.0, REWARD: 0.0, JUDGE: 0.0})
     trainer.train()
     assert guard.report()["fell_back_to_sft"] and guard.best_step == 0
     adapter = {name: value for name, value in weights(trainer).items() if "policy" in name}
@@ -389,7 +389,7 @@ def test_the_guard_does_not_trust_what_the_judge_does_not(tiny_base, data, tmp_p
 
     def measure(_):
         ndcg, judge = next(seen)
-        return {NDCG: ndcg, REWARD: 1.0, JUDGE: judge}
+        return {NDCG: ndcg, SURE_GAIN: -0.01, REWARD: 1.0, JUDGE: judge}
 
     monkeypatch.setattr(guard, "measure", measure)
     trainer.train()
@@ -397,6 +397,37 @@ def test_the_guard_does_not_trust_what_the_judge_does_not(tiny_base, data, tmp_p
     refused = [e["event"] for e in trainer.events if "judge prefers" in e["event"]]
     assert len(refused) == 1
     assert [e.get("guard/judge_refused") for e in trainer.state.log_history] == [1.0, 0.0, 0.0]
+
+
+def test_the_guard_believes_users_before_the_judge(tiny_base, data, tmp_path, monkeypatch):
+    guard = Guard(validation([Window("20", [], [0, 1])], [5]), tmp_path / "best")
+    trainer = make_trainer(tiny_base, data, tmp_path / "c", guard=guard, eval_steps=1)
+    seen = iter([(0.1, 0.0), (0.3, 0.01), (0.2, 0.1), (0.4, -0.01)])
+
+    def measure(_):
+        ndcg, sure = next(seen)
+        return {NDCG: ndcg, SURE_GAIN: sure, REWARD: 1.0, JUDGE: -sure}
+
+    monkeypatch.setattr(guard, "measure", measure)
+    trainer.train()
+    kept = [entry["kept"] for entry in guard.history]
+    assert kept == [True, True, False, True]
+    assert ["judge prefers" in e["event"] for e in trainer.events] == [False, True, False, False]
+
+
+def test_the_gain_over_the_start_is_paired_by_user(tmp_path):
+    held = Held([Window("20", [], [0])] * 4, torch.zeros(4, dtype=torch.long))
+    guard = Guard(Validation(held, torch.zeros(4, 2), torch.zeros(4, 2)), tmp_path)
+    start, later = torch.tensor([0.0, 0.5, 1.0, 0.2]), torch.tensor([0.1, 0.6, 1.0, 0.4])
+    assert guard._sure_gain(start) == 0.0
+    guard.history.append({})
+    gain = np.array([0.1, 0.1, 0.0, 0.2])
+    expected = gain.mean() - 1.96 * gain.std(ddof=1) / 2
+    assert guard._sure_gain(later) == pytest.approx(expected, abs=1e-6) and expected > 0
+    resumed = Guard(guard.validation, tmp_path)
+    resumed.history.append({})
+    assert resumed._sure_gain(later) == pytest.approx(expected, abs=1e-6)
+    assert guard._sure_gain(later.flip(0)) < 0
 
 
 def test_the_guard_measures_ndcg(tiny_base, data, tmp_path):
