@@ -242,6 +242,7 @@ class MaskedDistribution:
         # Sharing a person can only be said once it is said with whom; of several, all must share it.
         may = with_cited & (new["facts"] | (~self._is_own & ~state.citing[:, None]))
         new["facts"] = torch.where(cited[:, None], may, new["facts"])
+        new["citable"] = new["citable"] & ~(cited[:, None] & (state.history == item[:, None]))  # once a sentence
 
     def _advance_fact(self, state: DecodingState, tokens: torch.Tensor, new: dict[str, torch.Tensor]) -> None:
         if self.fact_trie is None:

@@ -147,6 +147,17 @@ def test_what_is_shared_is_shared_with_all_that_a_sentence_cites(policy):
     assert afresh.facts[0, director]
 
 
+def test_a_sentence_cites_an_item_once(policy):
+    one, two = ([policy.prompts.opener, *policy.vocabulary.sequences[item]] for item in (0, 6))
+    state = feed(policy, start(policy, [Window("x", [], [6, 0])]), list(policy.vocabulary.sequences[5]))
+    assert state.citable.tolist() == [[True, True]]
+    assert feed(policy, state, one).citable.tolist() == [[True, False]]
+    both = feed(policy, state, [*one, *two])
+    assert policy.prompts.opener not in allowed(policy, both)
+    afresh = feed(policy, both, [*policy.prompts.words(" Drama"), policy.prompts.stop])
+    assert afresh.citable.tolist() == [[True, True]]
+
+
 def test_names_begin_sentences_alone(policy):
     prompts = policy.prompts
     state = feed(policy, start(policy, PROMPTS[:1]), list(policy.vocabulary.sequences[5]))
