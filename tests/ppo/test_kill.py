@@ -66,7 +66,7 @@ def build(base: str, folder: Path, options: dict) -> RecPPOTrainer:
     """A tiny trainer whose guard keeps several adapters on the way."""
     windows = [Window("20", [], [0, 1]), Window("31", [2], [3, 4, 5]), Window("", [], [8])]
     liked = torch.eye(10)[9].expand(3, 10)
-    guard = Guard(Validation(Held(windows, torch.tensor([9, 9, 7])), liked, liked), folder / "best")
+    guard = Guard(Validation(Held(windows, torch.tensor([2, 1, 6])), liked, liked), folder / "best")
     options = {"total_episodes": 8 * UPDATES, "response_length": 12} | options
     trainer = make_trainer(base, make_data(), folder / "checkpoints", guard=guard, **options)
     trainer.reward = Noisy()
