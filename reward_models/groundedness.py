@@ -189,4 +189,4 @@ def item_log_probs(policy: RecPolicy, asked: Sequence[tuple[Window, int]]) -> to
     windows = [Window(w.profile, w.prior, w.items, [tokens]) for (w, _), tokens in zip(asked, sequences, strict=True)]
     packed = pack(policy, windows).to(policy.device)
     log_probs = packed.score(policy, policy(*packed.inputs())).log_probs
-    return (log_probs * packed.completion_mask).sum(1).cpu()
+    return log_probs.sum(1).cpu()

@@ -6,7 +6,7 @@ of one prompt cost one prompt; a prompt is a window without completions.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -107,7 +107,9 @@ class PackedBatch:
     def score(self, policy: RecPolicy, hidden: torch.Tensor, temperature: float = 1.0) -> Scores:
         """Scores of the G completions from the hidden states of all tokens [B, L, d]."""
         start = self.start(policy).select(self.owner)
-        return policy.distribution.score(self.completion_states(hidden), self.completion, start, temperature)
+        scores = policy.distribution.score(self.completion_states(hidden), self.completion, start, temperature)
+        # Behind a completion that was broken off stand end tokens that the mask may forbid.
+        return replace(scores, log_probs=scores.log_probs.masked_fill(~self.completion_mask, 0.0))
 
     def completion_states(self, hidden: torch.Tensor) -> torch.Tensor:
         """Hidden states that decide each completion token, [G, T, d], from those of all tokens [B, L, d]."""
