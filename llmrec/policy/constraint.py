@@ -346,11 +346,16 @@ class MaskedDistribution:
         return allowed
 
     def _joint_text(self, state: DecodingState, rows: torch.Tensor) -> torch.Tensor:
-        """Text where facts and citations may share a sentence; it ends, as the completion does, when both are there."""
+        """Text where facts and citations may share a sentence; it ends, as the completion does, when both are there.
+
+        Until a fact is stated one citation is enough: policies that missed the place of the fact would go on citing.
+        """
         whole, opening = ~(state.uncited | state.unstated)[rows], state.opening[rows]
+        may_cite = ~(state.citing & state.unstated)[rows]
         may_stop, may_end = whole & ~opening, whole & opening & (state.sentence[rows] > 0)
         stops, ends = self.tokens == self.stop, self.tokens == self.end
-        return self._free & (may_stop[:, None] | ~stops) & (may_end[:, None] | ~ends)
+        allowed = self._free & (may_stop[:, None] | ~stops) & (may_end[:, None] | ~ends)
+        return allowed & (may_cite[:, None] | (self.tokens != self.opener))
 
     def _apart_text(self, state: DecodingState, rows: torch.Tensor) -> torch.Tensor:
         """Text where nothing is in common: facts of the item alone, then a citation in a sentence of its own.

@@ -151,11 +151,14 @@ def test_a_sentence_cites_an_item_once(policy):
     one, two = ([policy.prompts.opener, *policy.vocabulary.sequences[item]] for item in (0, 6))
     state = feed(policy, start(policy, [Window("x", [], [6, 0])]), list(policy.vocabulary.sequences[5]))
     assert state.citable.tolist() == [[True, True]]
-    assert feed(policy, state, one).citable.tolist() == [[True, False]]
-    both = feed(policy, state, [*one, *two])
+    cited, drama = feed(policy, state, one), policy.prompts.words(" Drama")
+    assert cited.citable.tolist() == [[True, False]]
+    assert policy.prompts.opener not in allowed(policy, cited)  # first a fact
+    said = feed(policy, cited, drama)
+    assert policy.prompts.opener in allowed(policy, said)
+    both = feed(policy, said, two)
     assert policy.prompts.opener not in allowed(policy, both)
-    afresh = feed(policy, both, [*policy.prompts.words(" Drama"), policy.prompts.stop])
-    assert afresh.citable.tolist() == [[True, True]]
+    assert feed(policy, both, [policy.prompts.stop]).citable.tolist() == [[True, True]]
 
 
 def test_names_begin_sentences_alone(policy):
