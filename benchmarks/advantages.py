@@ -28,8 +28,8 @@ from llmrec.data.dataset import InteractionData, load_data
 from llmrec.evaluation.metrics import holm, ndcg, paired_bootstrap, per_user
 from llmrec.evaluation.ranking import Queries, rank_policy
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.validation import target_windows
 from llmrec.run import Run
+from llmrec.selection.validation import target_windows
 
 ADVANTAGES = ("exact", "gae", "rloo", "group")
 LOOKS = 6  # at validation, after the start

@@ -29,17 +29,17 @@ from transformers import (
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
 import llmrec.ppo.trainer
-from llmrec.catalogue.prompt import NEW_USER
 from llmrec.config import ModelConfig, parse_config
 from llmrec.data.dataset import InteractionData
-from llmrec.policy.base import resolve_base
+from llmrec.language.base_model import resolve_base
+from llmrec.language.prompt import NEW_USER
 from llmrec.policy.model import RecPolicy
 from llmrec.ppo.experience import Experience
 from llmrec.ppo.stage import training_arguments
 from llmrec.ppo.trainer import RecPPOTrainer
+from llmrec.reward.composite import CompositeReward
 from llmrec.run import Run
 from reward_models.click_purchase import ClickPurchaseConfig, ClickPurchaseModel
-from reward_models.composite import CompositeReward
 
 PROMPTS = 256  # in each dataset; an update takes the next few
 LEARNING_RATE = 1e-4

@@ -17,10 +17,10 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, its own package is not on the path
 
-from llmrec.catalogue.prompt import profiles
 from llmrec.data.dataset import InteractionData, load_data
+from llmrec.language.prompt import profiles
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packed import Window
+from llmrec.policy.packing import Window
 from llmrec.policy.ranking import item_scores
 from llmrec.run import Run
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, its own package is not on the path
 
-from llmrec.command import use_huge_pages
+from llmrec.cli.process import use_huge_pages
 from llmrec.run import Run, run_stage
 
 
@@ -30,7 +30,7 @@ def validation_ndcg(run: Run, stage: str) -> float:
     """NDCG@10 of a stage's adapter on the validation targets that models are chosen on."""
     from llmrec.data.dataset import load_data
     from llmrec.policy.model import RecPolicy
-    from llmrec.policy.validation import Held, mean_ndcg
+    from llmrec.selection.validation import Held, mean_ndcg
 
     data = load_data(run.path("data"))
     held = Held.of(data, data.selection_targets(), run.config)

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, its own pac
 from benchmarks.contenders import Ours, Stock, Workload, reference_of_its_own, whole_vocabulary
 from benchmarks.floor import matmul_rate, needed_flops
 from benchmarks.processes import measure, summary
-from llmrec.policy.base import resolve_base
+from llmrec.language.base_model import resolve_base
 
 # What each means is worth: ours without it.
 ABLATIONS: dict[str, Callable[[Ours], Ours]] = {

@@ -28,10 +28,10 @@ from llmrec.data.dataset import load_data
 from llmrec.errors import ConfigError
 from llmrec.evaluation.metrics import paired_bootstrap
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packed import PackedBatch, Window, item_log_probs, pack
-from llmrec.policy.validation import Held, mean_ndcg
+from llmrec.policy.packing import PackedBatch, Window, item_log_probs, pack
 from llmrec.ppo.stage import training_rows
 from llmrec.run import Run
+from llmrec.selection.validation import Held, mean_ndcg
 
 BATCH = 8  # windows a step, as PPO's mini-batches have
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,5 +1,5 @@
 """`python -m llmrec` is `llmrec`."""
 
-from llmrec.cli import main
+from llmrec.cli.app import main
 
 main()

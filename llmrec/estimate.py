@@ -15,9 +15,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from llmrec.config import Config, ModelConfig
+from llmrec.distributed import mixed_precision
 from llmrec.errors import ModelError, RunError
-from llmrec.policy.base import BUNDLED, bundled_file, from_hub
-from llmrec.precision import mixed_precision
+from llmrec.language.base_model import BUNDLED, bundled_file, from_hub
 from llmrec.run import Run
 from reward_models.judge import MAX_EASE_ITEMS
 from reward_models.linear import MAX_ITEMS
@@ -204,7 +204,7 @@ def trainable_tensors(shapes: Shapes, model: ModelConfig) -> list[int]:
 def process_bytes(config: Config) -> int:
     """Memory of this process once it has imported what both stages import."""
     import llmrec.ppo.stage
-    import llmrec.sft  # noqa: F401
+    import llmrec.sft.stage  # noqa: F401
 
     fewer_bits = config.model.quantization or "adamw_bnb_8bit" in (config.sft.optim, config.ppo.optim)
     if fewer_bits and importlib.util.find_spec("bitsandbytes"):

@@ -4,17 +4,17 @@ import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmrec.catalogue.prompt import NEW_USER, profiles
 from llmrec.data.dataset import InteractionData, load_data
 from llmrec.errors import CatalogueError
-from llmrec.hub import find_adapter
+from llmrec.hub.client import find_adapter
+from llmrec.language.groundedness import check
+from llmrec.language.prompt import NEW_USER, profiles
 from llmrec.policy.generate import generate, parse
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packed import Window, pack
+from llmrec.policy.packing import Window, pack
 from llmrec.policy.ranking import item_scores
 from llmrec.policy.saved import completion_length
 from llmrec.run import Run
-from reward_models.groundedness import check
 
 
 @dataclass(frozen=True)

@@ -26,13 +26,13 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from trl import RewardConfig, RewardTrainer
 
 from llmrec.catalogue.facts import Fact, FactBook
-from llmrec.catalogue.justification import write
-from llmrec.catalogue.prompt import ChatHeaders, Recommendation, profiles
 from llmrec.config import Config, ModelConfig
 from llmrec.data.dataset import InteractionData
 from llmrec.errors import DataError, ModelError
 from llmrec.files import atomic_directory, write_json
-from llmrec.policy.base import from_hub, resolve_base
+from llmrec.language.base_model import from_hub, resolve_base
+from llmrec.language.prompt import ChatHeaders, Recommendation, profiles
+from llmrec.language.templates import write
 from llmrec.policy.saved import adapter_shapes
 from llmrec.progress import watch
 from llmrec.run import Run, is_main_process

@@ -9,9 +9,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from llmrec.catalogue.justification import all_texts
 from llmrec.config import Config, parse_config
 from llmrec.data.dataset import InteractionData, Targets
+from llmrec.language.templates import all_texts
 from llmrec.policy.model import RecPolicy
 
 CHAT_TEMPLATE = (

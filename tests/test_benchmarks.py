@@ -14,7 +14,7 @@ from benchmarks.ppo_throughput import main
 from benchmarks.quantization import table
 from benchmarks.sdpo import sdpo_loss
 from llmrec.data.dataset import save_data
-from llmrec.policy.packed import Window, pack, target_log_probs
+from llmrec.policy.packing import Window, pack, target_log_probs
 from llmrec.run import Run
 from tests.conftest import make_base, make_config
 

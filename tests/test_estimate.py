@@ -8,12 +8,12 @@ import torch
 from transformers import AutoConfig, Qwen2Config
 from typer.testing import CliRunner
 
-from llmrec.cli import app
+from llmrec.cli.app import app
 from llmrec.config import load_config
 from llmrec.errors import ModelError, RunError
 from llmrec.estimate import activations, base_bytes, estimate, layer_bytes, read_shapes, trainable_tensors
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packed import Window, pack
+from llmrec.policy.packing import Window, pack
 from llmrec.run import Run
 from tests.conftest import make_base, make_config
 

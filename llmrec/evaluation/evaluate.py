@@ -31,13 +31,13 @@ from llmrec.evaluation.ranking import (
 )
 from llmrec.evaluation.reward_change import list_rewards, reward_report, sampled_rewards
 from llmrec.evaluation.split_report import split_report
-from llmrec.evaluation.tuning import fit_baselines
 from llmrec.files import write_json
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.validation import target_windows
+from llmrec.recommenders.tuning import fit_baselines
+from llmrec.reward.composite import CompositeReward
 from llmrec.run import STAGES, VERBS, Run, library_versions
+from llmrec.selection.validation import target_windows
 from reward_models import EaseJudge, Rewarder, load_reward_model
-from reward_models.composite import CompositeReward
 from reward_models.features import profile_words
 
 

@@ -4,11 +4,11 @@ import numpy as np
 
 from llmrec.config import Config
 from llmrec.data.dataset import InteractionData, Targets
+from llmrec.language.groundedness import check, marks
 from llmrec.policy.generate import generate, parse
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packed import pack
-from llmrec.policy.validation import target_windows
-from reward_models.groundedness import check, marks
+from llmrec.policy.packing import pack
+from llmrec.selection.validation import target_windows
 
 USERS = 6
 SHOWN_HISTORY = 8  # newest titles

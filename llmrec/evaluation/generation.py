@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from llmrec.catalogue.facts import Fact, FactBook
-from llmrec.catalogue.prompt import Recommendation
 from llmrec.config import Config
 from llmrec.data.dataset import InteractionData, Targets
 from llmrec.evaluation.ranking import BATCH, by_length, chunks
+from llmrec.language.groundedness import check, faithfulness, sentences
+from llmrec.language.prompt import Recommendation
 from llmrec.policy.generate import generate, parse
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packed import pack
-from llmrec.policy.validation import target_windows
-from reward_models.groundedness import check, faithfulness, sentences
+from llmrec.policy.packing import pack
+from llmrec.selection.validation import target_windows
 
 FAITHFULNESS_USERS = 300  # three forward passes each
 TITLE = "X"  # stands for a cited title where wordings are compared: the titles differ for every user
@@ -25,7 +25,7 @@ def generation_rates(policy: RecPolicy, data: InteractionData, config: Config, a
 
     Returns:
         `rates` and `text_metrics` of what was written, and `faithfulness`, on a seeded sample of at most
-        `FAITHFULNESS_USERS` (see `reward_models.groundedness.faithfulness`).
+        `FAITHFULNESS_USERS` (see `llmrec.language.groundedness.faithfulness`).
     """
     lengths = np.array([len(history) for history in data.histories])
     users = np.flatnonzero(lengths < data.num_items)  # nothing is left to recommend to the others
@@ -55,7 +55,7 @@ def rates(
     """Shares of M recommendations, `{rate, n}` each; `factual_precision` is a share of all their statements.
 
     `validity`: an item of the catalogue, and the completion ended by itself; `unseen`: an item that the user has not
-    had; `groundedness`: see `reward_models.groundedness.Groundedness`; `repeats`: its justification says one pair of
+    had; `groundedness`: see `llmrec.language.groundedness.Groundedness`; `repeats`: its justification says one pair of
     words twice; `factual_precision`: statements (facts and citations) that are true, whatever else is wrong.
     """
     checked = [check(facts, one, history) for one, history in zip(written, histories, strict=True)]

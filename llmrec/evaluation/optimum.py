@@ -16,8 +16,8 @@ from llmrec.config import PPOSection
 from llmrec.data.dataset import InteractionData, Targets
 from llmrec.evaluation.ranking import chunks
 from llmrec.evaluation.split_report import interval
-from llmrec.policy.packed import Window
-from reward_models.composite import CompositeReward
+from llmrec.policy.packing import Window
+from llmrec.reward.composite import CompositeReward
 
 NAMES = ("sft", "ppo", "optimum")
 DECISION_ROWS = 16  # prompts a pass: the reward is computed after each of their items, [16, J, N]

@@ -12,7 +12,7 @@ from llmrec.data.dataset import InteractionData, Targets
 from llmrec.evaluation.metrics import ranks, top_k
 from llmrec.files import write_with
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packed import Window
+from llmrec.policy.packing import Window
 from llmrec.policy.ranking import item_scores
 
 BATCH = 64

@@ -12,10 +12,10 @@ from llmrec.evaluation.optimum import item_rewards
 from llmrec.evaluation.ranking import by_length, chunks
 from llmrec.policy.generate import generate, parse
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packed import pack
-from llmrec.policy.validation import of_lists, target_windows
+from llmrec.policy.packing import pack
+from llmrec.reward.composite import CompositeReward
+from llmrec.selection.validation import of_lists, target_windows
 from reward_models import EaseJudge
-from reward_models.composite import CompositeReward
 
 
 def sampled_rewards(

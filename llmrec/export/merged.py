@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from llmrec.catalogue.prompt import profiles
 from llmrec.data.dataset import InteractionData, load_data
 from llmrec.errors import TrainingError, UserError
-from llmrec.export.gguf_file import GgufType, check_gguf, write_gguf
-from llmrec.export.onnx_model import check_onnx, write_onnx
+from llmrec.export.gguf import GgufType, check_gguf, write_gguf
+from llmrec.export.onnx import check_onnx, write_onnx
 from llmrec.files import atomic_directory, atomic_path, read_json, write_json
+from llmrec.language.prompt import profiles
 from llmrec.policy.model import FILE_NAME, RecPolicy
 from llmrec.run import Run
 

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import torch
 
-from llmrec.catalogue.prompt import Recommendation
-from llmrec.policy.constraint import DONE, Group
+from llmrec.language.prompt import Recommendation
+from llmrec.policy.distribution import DONE, Group
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packed import PackedBatch
+from llmrec.policy.packing import PackedBatch
 
 
 @dataclass(frozen=True)

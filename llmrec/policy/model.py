@@ -21,16 +21,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrec.catalogue.cooccurrence import item_vectors
 from llmrec.catalogue.facts import FactBook
-from llmrec.catalogue.justification import APART, all_texts
-from llmrec.catalogue.prompt import PromptBuilder
 from llmrec.catalogue.vocabulary import ItemVocabulary
 from llmrec.config import CatalogueConfig, Config, ModelConfig
 from llmrec.data.dataset import InteractionData
 from llmrec.errors import ModelError
 from llmrec.files import atomic_directory, write_json
-from llmrec.hub import find_adapter
-from llmrec.policy.base import base_fingerprint, hub_id, load_base
-from llmrec.policy.constraint import MaskedDistribution
+from llmrec.hub.client import find_adapter
+from llmrec.language.base_model import base_fingerprint, hub_id, load_base
+from llmrec.language.prompt import PromptBuilder
+from llmrec.language.templates import APART, all_texts
+from llmrec.policy.distribution import MaskedDistribution
 from llmrec.policy.saved import (
     ADAPTER_WEIGHTS,
     FILE_NAME,
@@ -58,7 +58,7 @@ class RecPolicy(nn.Module):
         vocabulary: items as tokens.
         prompts: renders prompts, parses completions.
         facts: what is true of the items.
-        base_fingerprint: see `llmrec.policy.base`.
+        base_fingerprint: see `llmrec.language.base_model`.
         distribution: the one place where its logits become probabilities.
     """
 
@@ -267,7 +267,7 @@ class RecPolicy(nn.Module):
     def push_to_hub(
         self, repo: str, private: bool = False, revision: str | None = None, commit_message: str | None = None
     ) -> str:
-        """Uploads what `save_pretrained` writes, with a short card, in one commit; `llmrec.push.push` tells of a run.
+        """Uploads what `save_pretrained` writes, with a short card, in one commit; see also `llmrec.hub.push.push`.
 
         Args:
             repo: `OWNER/NAME` on the hub that `HF_ENDPOINT` names; made if there is none.
@@ -281,7 +281,7 @@ class RecPolicy(nn.Module):
         Raises:
             UserError: the name is not one, the hub refuses, or it cannot be reached.
         """
-        from llmrec.push import push_policy
+        from llmrec.hub.push import push_policy
 
         return push_policy(self, repo, private=private, revision=revision, message=commit_message)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packed import Window, pack
+from llmrec.policy.packing import Window, pack
 
 
 @torch.inference_mode()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from llmrec.policy.packed import Window
+from llmrec.policy.packing import Window
 
 
 @dataclass(frozen=True)

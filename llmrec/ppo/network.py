@@ -5,9 +5,9 @@ from dataclasses import dataclass, fields
 import torch
 from torch import nn
 
-from llmrec.policy.constraint import Scores
+from llmrec.policy.distribution import Scores
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packed import PackedBatch, decision_log_probs
+from llmrec.policy.packing import PackedBatch, decision_log_probs
 
 
 class Critic(nn.Module):

@@ -9,20 +9,20 @@ import torch
 from datasets import Dataset
 from trl.experimental.ppo import PPOConfig
 
-from llmrec.catalogue.prompt import profiles
 from llmrec.config import Config, PPOSection
 from llmrec.data.dataset import InteractionData, load_data
+from llmrec.distributed import mixed_precision
 from llmrec.errors import ConfigError, RewardError
+from llmrec.language.prompt import profiles
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.validation import Held, validation_sample
 from llmrec.ppo.checkpoint import newest_checkpoint
-from llmrec.ppo.guard import Guard, Validation
 from llmrec.ppo.trainer import RecPPOTrainer
-from llmrec.precision import mixed_precision
 from llmrec.progress import watch
+from llmrec.reward.composite import CompositeReward
 from llmrec.run import Run
+from llmrec.selection.guard import Guard, Validation
+from llmrec.selection.validation import Held, validation_sample
 from reward_models import EaseJudge
-from reward_models.composite import CompositeReward
 
 GUARD_ROWS = 32  # validation users that the reward model reads at a time
 COLUMNS = {

@@ -17,22 +17,22 @@ from transformers import set_seed
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 from trl.trainer.utils import disable_dropout_in_model
 
-from llmrec.catalogue.prompt import Recommendation
 from llmrec.config import PPOSection
-from llmrec.policy.constraint import ITEM
+from llmrec.language.prompt import Recommendation
+from llmrec.policy.distribution import ITEM
 from llmrec.policy.generate import Completions, generate, parse
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packed import PackedBatch, Window, decision_log_probs, pack, taken_log_probs
+from llmrec.policy.packing import PackedBatch, Window, decision_log_probs, pack, taken_log_probs
 from llmrec.ppo.advantages import ESTIMATORS, Rewarded, adapted, exact_item_advantages, place_rewards
 from llmrec.ppo.averaging import WeightAverage
 from llmrec.ppo.checkpoint import load_checkpoint, save_checkpoint
 from llmrec.ppo.checks import check_finite, check_first_step, check_start, drift
 from llmrec.ppo.experience import Experience, ItemExperience
-from llmrec.ppo.guard import Guard
 from llmrec.ppo.losses import exact_item_loss, kl_estimate, kl_loss, policy_loss, row_kl, value_loss
 from llmrec.ppo.network import Critic, NetworkOutput, PolicyWithCritic
-from llmrec.ppo.reward import Reward, RewardBatch
 from llmrec.progress import Sample, TrainingLog
+from llmrec.reward.protocol import Reward, RewardBatch
+from llmrec.selection.guard import Guard
 
 SAMPLES = 3  # episodes shown at every look at what the policy writes
 

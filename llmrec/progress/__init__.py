@@ -10,8 +10,8 @@ from contextlib import ExitStack, contextmanager
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from llmrec.config_checks import check_reporters
-from llmrec.console import console_for
+from llmrec.cli.printing import console_for
+from llmrec.config.checks import check_reporters
 from llmrec.progress.records import RecordFiles, TensorBoard, Trackio
 from llmrec.progress.table import LiveTable
 from llmrec.progress.watcher import Sample, TrainingLog, Watcher

@@ -142,7 +142,7 @@ def test_rows_without_times_have_no_temporal_split(tmp_path):
 
 
 def test_the_given_split_stands_alone():
-    from llmrec.config_checks import check_options
+    from llmrec.config.checks import check_options
 
     values = {"format": "table", "path": "x", "items": "y", "splits": ["given", "temporal"]}
     with pytest.raises(ConfigError, match="stands alone"):

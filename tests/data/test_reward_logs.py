@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from llmrec.config import DataConfig, parse_config
-from llmrec.config_checks import check_options
+from llmrec.config.checks import check_options
 from llmrec.data.prepare import build_data
 from llmrec.data.readers import read_log
 from llmrec.errors import ConfigError, DataError

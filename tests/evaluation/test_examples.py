@@ -3,9 +3,9 @@
 import pytest
 
 from llmrec.catalogue.facts import FactBook
-from llmrec.catalogue.prompt import Recommendation
 from llmrec.evaluation.examples import USERS, answers, example_targets, examples
-from reward_models.groundedness import check, marks
+from llmrec.language.groundedness import check, marks
+from llmrec.language.prompt import Recommendation
 from tests.conftest import make_config
 
 

@@ -3,8 +3,8 @@
 import pytest
 
 from llmrec.catalogue.facts import FactBook
-from llmrec.catalogue.prompt import Recommendation
 from llmrec.evaluation.generation import rates, text_metrics
+from llmrec.language.prompt import Recommendation
 
 WRITTEN = [
     Recommendation(7, (" More War, as in", 0, "."), True),  # both are War

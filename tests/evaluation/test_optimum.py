@@ -95,7 +95,7 @@ def test_rewards_are_those_of_the_last_decision(data):
             assert all(len(row["purchased"]) == len(row["prior"]) + len(row["items"]) for row in rows)
             return [torch.arange(len(row["items"]) * 3.0).view(-1, 3) + 100 * row["user"] for row in rows]
 
-    from llmrec.policy.validation import target_windows
+    from llmrec.selection.validation import target_windows
     from tests.conftest import make_config
 
     everyone = np.arange(6)

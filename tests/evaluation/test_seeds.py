@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llmrec import cli
+from llmrec.cli import app as cli
 from llmrec.data.dataset import Targets
 from llmrec.errors import RunError
 from llmrec.evaluation.metrics import ndcg

@@ -7,7 +7,7 @@ from llmrec.data.dataset import Targets
 from llmrec.evaluation.ranking import Queries, distinct_targets, rank, rank_policy
 from llmrec.evaluation.split_report import accuracy_columns, comparison, interval, verdict
 from llmrec.policy.ranking import item_scores
-from llmrec.policy.validation import target_windows
+from llmrec.selection.validation import target_windows
 from tests.conftest import make_config
 
 SETTINGS = {"samples": 200, "seed": 0}

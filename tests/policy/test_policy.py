@@ -6,10 +6,10 @@ from peft import AutoPeftModelForCausalLM
 
 from llmrec.config import ModelConfig
 from llmrec.errors import ModelError
-from llmrec.policy.base import cut_layers, load_base
+from llmrec.language.base_model import cut_layers, load_base
 from llmrec.policy.generate import generate
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packed import Window, decision_log_probs, item_log_probs, pack
+from llmrec.policy.packing import Window, decision_log_probs, item_log_probs, pack
 from llmrec.policy.ranking import item_scores
 from tests.conftest import make_config
 

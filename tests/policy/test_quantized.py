@@ -8,13 +8,13 @@ from peft import AutoPeftModelForCausalLM
 
 from llmrec.config import ModelConfig
 from llmrec.errors import ModelError
-from llmrec.policy import base as base_module
-from llmrec.policy.base import base_fingerprint, load_base
+from llmrec.language import base_model as base_module
+from llmrec.language.base_model import base_fingerprint, load_base
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packed import Window
+from llmrec.policy.packing import Window
 from llmrec.policy.ranking import item_scores
 from llmrec.run import Run
-from llmrec.sft import RecSFTTrainer, training_arguments, training_windows
+from llmrec.sft.stage import RecSFTTrainer, training_arguments, training_windows
 from tests.conftest import disturb, make_base, make_config
 from tests.ppo.test_trainer import first_step, make_trainer
 

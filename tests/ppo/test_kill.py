@@ -15,16 +15,16 @@ import torch
 from transformers import TrainerCallback
 
 from llmrec.files import read_json, write_json
-from llmrec.policy.packed import Window
-from llmrec.policy.validation import Held
+from llmrec.policy.packing import Window
 from llmrec.ppo.checkpoint import PROGRESS, load_checkpoint, newest_checkpoint, save_checkpoint
-from llmrec.ppo.guard import Guard, Validation
-from llmrec.ppo.reward import RewardBatch
 from llmrec.ppo.stage import train_ppo
 from llmrec.ppo.trainer import RecPPOTrainer
 from llmrec.progress import TrainingLog
 from llmrec.progress.records import RecordFiles
+from llmrec.reward.protocol import RewardBatch
 from llmrec.run import Run
+from llmrec.selection.guard import Guard, Validation
+from llmrec.selection.validation import Held
 from tests.conftest import make_config, make_data
 from tests.ppo.test_failing_reward import ready_for_ppo
 from tests.ppo.test_trainer import PreferItem, make_trainer, weights

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from llmrec.policy.constraint import DONE, ITEM, TEXT
+from llmrec.policy.distribution import DONE, ITEM, TEXT
 from llmrec.ppo.advantages import (
     Rewarded,
     adapted,

@@ -17,16 +17,16 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForSequenceClassification
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-from llmrec.catalogue.prompt import Recommendation
-from llmrec.policy.constraint import DONE, TEXT, Choice, DecodingState, MaskedDistribution
+from llmrec.language.prompt import Recommendation
+from llmrec.policy.distribution import DONE, TEXT, Choice, DecodingState, MaskedDistribution
 from llmrec.policy.generate import Completions
 from llmrec.policy.model import RL_ADAPTER, SFT_ADAPTER, RecPolicy
-from llmrec.policy.packed import Window, pack
+from llmrec.policy.packing import Window, pack
 from llmrec.ppo import trainer as our_module
 from llmrec.ppo.network import Critic
-from llmrec.ppo.reward import RewardBatch
 from llmrec.ppo.stage import training_rows
 from llmrec.ppo.trainer import RecPPOTrainer
+from llmrec.reward.protocol import RewardBatch
 from tests.conftest import disturb, make_config
 from tests.ppo.test_trainer import trl_arguments
 

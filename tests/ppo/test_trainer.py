@@ -5,19 +5,19 @@ import pytest
 import torch
 from trl.experimental.ppo import PPOConfig
 
-from llmrec.config_checks import check_options
+from llmrec.config.checks import check_options
 from llmrec.errors import ConfigError, TrainingError
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packed import PackedBatch, Window
+from llmrec.policy.packing import PackedBatch, Window
 from llmrec.policy.ranking import item_scores
-from llmrec.policy.validation import Held, best_items, of_lists
 from llmrec.ppo.advantages import adapted
 from llmrec.ppo.checkpoint import newest_checkpoint, save_checkpoint
-from llmrec.ppo.guard import JUDGE, NDCG, REWARD, SURE_GAIN, Guard, Validation
-from llmrec.ppo.reward import RewardBatch
 from llmrec.ppo.stage import training_rows
 from llmrec.ppo.trainer import RecPPOTrainer
 from llmrec.progress import TrainingLog, Watcher
+from llmrec.reward.protocol import RewardBatch
+from llmrec.selection.guard import JUDGE, NDCG, REWARD, SURE_GAIN, Guard, Validation
+from llmrec.selection.validation import Held, best_items, of_lists
 from tests.conftest import disturb, make_config
 
 

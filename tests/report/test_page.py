@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llmrec.cli import main
+from llmrec.cli.app import main
 from llmrec.config import parse_config
 from llmrec.files import write_json
 from llmrec.report.page import render, write_page
@@ -305,7 +305,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def llmrec(monkeypatch, *arguments: str) -> int:
-    monkeypatch.setattr("llmrec.command.silence_libraries", lambda: None)
+    monkeypatch.setattr("llmrec.cli.process.silence_libraries", lambda: None)
     monkeypatch.setattr(sys, "argv", ["llmrec", *arguments])
     with pytest.raises(SystemExit) as stopped:
         main()

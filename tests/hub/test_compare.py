@@ -1,0 +1,148 @@
+"""`llmrec list` and `llmrec diff`, of directories and of what a hub holds."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmrec.cli import app as cli
+from llmrec.cli import process as command
+from llmrec.config import parse_config
+from llmrec.errors import UserError
+from llmrec.files import write_json, write_text
+from llmrec.hub.compare import difference, list_revisions, list_runs
+from llmrec.run import Run
+from tests.fakes.hub import Commit, Hub, point_at
+
+
+def _report(value: float) -> dict:
+    metric = {"value": value, "ci95": [value - 0.01, value + 0.01], "n": 9}
+    models = {name: {"ndcg@10": metric, "hr@10": metric} for name in ("sasrec", "sft", "ppo")}
+    return {"splits": {"temporal": {"models": models}}}
+
+
+def _make_run(directory: Path, name: str, value: float | None, **sections) -> Run:
+    data = {"format": "movielens", "path": str(directory / "log")}
+    run = Run.create(parse_config({"name": name, "output_dir": str(directory), "data": data, **sections}))
+    if value is not None:
+        for stage in ("data", "sft"):
+            run.begin(stage)
+            run.finish(stage, {})
+        write_json(run.report_path, _report(value))
+    return run
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    with Hub() as running:
+        point_at(running.url, monkeypatch, tmp_path, "dummy")
+        yield running
+
+
+def _llmrec(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(command, "silence_libraries", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["llmrec", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    return (stopped.value.code or 0, *capsys.readouterr())
+
+
+def test_runs_are_listed_whatever_their_state(tmp_path, monkeypatch, capsys):
+    _make_run(tmp_path, "a", 0.1)
+    _make_run(tmp_path, "b", None)
+    write_text(tmp_path / "old" / "config.yaml", "of: another version")
+    a, b, old = list_runs(tmp_path)
+    assert (a["name"], a["finished"]) == ("a", ["data", "sft"]) and a["when"].startswith("20")
+    assert a["ndcg@10"]["temporal"]["ppo"]["value"] == 0.1 and set(a["ndcg@10"]["temporal"]) == {"sft", "ppo"}
+    for entry in (b, old):
+        assert (entry["finished"], entry["ndcg@10"], entry["when"]) == ([], {}, None)
+    code, out, _ = _llmrec(monkeypatch, capsys, "list", str(tmp_path))
+    assert code == 0 and "ppo, temporal" in out and "0.100" in out and "old" in out
+    code, out, _ = _llmrec(monkeypatch, capsys, "list", str(tmp_path), "--json")
+    assert json.loads(out) == [a, b, old]
+
+
+def test_a_report_that_is_broken_does_not_hide_the_others(tmp_path, monkeypatch, capsys):
+    broken = {"cut": '{"splits": {', "list": "[]", "null": '{"splits": {"temporal": null}}'}
+    for name, text in broken.items():
+        write_text(_make_run(tmp_path, name, 0.1).report_path, text)
+    five = _report(0.1)
+    for metrics in five["splits"]["temporal"]["models"].values():
+        metrics["ndcg@5"] = metrics.pop("ndcg@10")
+    write_json(_make_run(tmp_path, "five", 0.1).report_path, five)
+    _make_run(tmp_path, "whole", 0.1)
+    found = {entry["name"]: entry for entry in list_runs(tmp_path)}
+    assert {name for name, entry in found.items() if not entry["report_readable"]} == set(broken)
+    assert found["five"]["ndcg@10"] == {"temporal": {}} and found["whole"]["ndcg@10"]["temporal"]["ppo"]["n"] == 9
+    code, out, _ = _llmrec(monkeypatch, capsys, "list", str(tmp_path))
+    assert code == 0 and "cannot be read" in " ".join(out.split())
+    code, out, _ = _llmrec(monkeypatch, capsys, "diff", str(tmp_path / "five"), str(tmp_path / "whole"))
+    assert code == 0 and "0.100" in out
+    code, _, err = _llmrec(monkeypatch, capsys, "diff", str(tmp_path / "cut"), str(tmp_path / "whole"))
+    assert code == 2 and "llmrec evaluate" in err
+
+
+def test_configs_that_differ_and_metrics_side_by_side(tmp_path, monkeypatch, capsys):
+    a = _make_run(tmp_path / "x", "a", 0.1)
+    b = _make_run(tmp_path / "y", "b", 0.2, ppo={"total_episodes": 64})
+    found = difference(str(a.directory), str(b.directory))
+    assert found["config"] == {
+        "name": {"a": "a", "b": "b"},
+        "ppo.total_episodes": {"a": 1024, "b": 64},
+    }
+    assert found["metrics"]["temporal"]["ppo"]["ndcg@10"]["b"]["value"] == 0.2
+    code, out, _ = _llmrec(monkeypatch, capsys, "diff", str(a.directory), str(b.directory))
+    assert code == 0 and "1024" in out and "sasrec HR@10" in out and "0.200 [0.190, 0.210]" in out
+    code, out, _ = _llmrec(monkeypatch, capsys, "diff", str(a.directory), str(b.directory), "--json")
+    assert json.loads(out) == found
+
+
+def test_revisions_of_a_hub(server, tmp_path, monkeypatch, capsys):
+    run = _make_run(tmp_path, "a", 0.1)
+    server.store("alice/tiny", run.directory)
+    repository = server.repositories["alice/tiny"]
+    repository.branches["v1"] = list(repository.branches["main"])
+    repository.tags["paper"] = repository.branches["v1"][-1].sha
+    write_json(run.report_path, _report(0.3))
+    server.store("alice/tiny", run.directory)
+    found = list_revisions("alice/tiny")
+    assert [(one["branch"], one["title"]) for one in found] == [
+        ("main", "stored"),
+        ("main", "stored"),
+        ("main", "initial commit"),
+        ("v1", "stored"),
+        ("v1", "initial commit"),
+    ]
+    values = [one["ndcg@10"].get("temporal", {}).get("ppo", {}).get("value") for one in found]
+    assert values == [0.3, 0.1, None, 0.1, None]
+    assert [one["tags"] for one in found] == [[], ["paper"], [], ["paper"], []]
+    code, out, _ = _llmrec(monkeypatch, capsys, "list", "--repo", "alice/tiny")
+    assert code == 0 and "paper" in out and "initial commit" in out and found[0]["commit"][:8] in out
+    told = difference("alice/tiny@v1", str(run.directory))
+    assert told["config"] == {}  # directories of this machine do not count
+    assert told["metrics"]["temporal"]["sft"]["hr@10"]["a"]["value"] == 0.1
+    old = {**repository.files, "config.yaml": repository.files["config.yaml"] + b"of_another_version: 7\n"}
+    repository.branches["old"] = [Commit(old, [], "old", 1)]
+    assert difference("alice/tiny@old", str(run.directory))["config"] == {"of_another_version": {"a": 7, "b": None}}
+    with pytest.raises(UserError, match="no revision `v9`"):
+        difference("alice/tiny@v9", str(run.directory))
+    server.repositories["alice/other"] = type(repository)()
+    with pytest.raises(UserError, match="has no readable config.yaml"):
+        difference("alice/other", str(run.directory))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["list", "nowhere"], "There is no directory nowhere"),
+        (["list", "x", "--repo", "alice/tiny"], "not both"),
+        (["list", "--repo", "alice/none"], "no such repository"),
+        (["diff", "alice/none", "x"], "no such repository"),
+        (["diff", "no/such/run", "x"], "There is no run directory"),
+    ],
+)
+def test_mistakes(server, monkeypatch, capsys, tmp_path, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = _llmrec(monkeypatch, capsys, *arguments)
+    assert code == 2 and says in err and out == ""

@@ -1,0 +1,372 @@
+"""Policies that go to a hub and come back, over real HTTP on the loopback interface."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import GenerationConfig
+
+from llmrec.cli import app as cli
+from llmrec.cli import process as command
+from llmrec.config import ModelConfig
+from llmrec.errors import ModelError, UserError
+from llmrec.estimate import _base_config
+from llmrec.hub import client as hub
+from llmrec.hub.push import _withhold_titles, push_policy
+from llmrec.language import base_model as base_module
+from llmrec.language.base_model import load_base
+from llmrec.language.prompt import NEW_USER
+from llmrec.policy.model import RecPolicy
+from llmrec.policy.packing import Window
+from llmrec.policy.ranking import item_scores
+from llmrec.recommend import Recommender
+from tests.conftest import TITLES, disturb, make_base, make_config, make_data
+from tests.fakes.hub import Fault, Hub, point_at
+
+TOKEN = "hf_secretsecret"
+NAME = "alice/tiny"
+HISTORY = [0, 5, 3]
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """A hub, and this process pointed at it; in a process of its own HF_ENDPOINT does."""
+    with Hub(token=TOKEN) as running:
+        point_at(running.url, monkeypatch, tmp_path, TOKEN)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> str:
+    return make_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def trained(base) -> RecPolicy:
+    """A policy with atomic items; tests do not change it."""
+    policy = RecPolicy.create(make_config(base), make_data())
+    disturb(policy)
+    return policy.eval()
+
+
+@pytest.fixture
+def saved(trained, tmp_path) -> Path:
+    trained.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def _scores(policy: RecPolicy) -> torch.Tensor:
+    return next(item_scores(policy, [Window(NEW_USER, [], HISTORY)]))
+
+
+def _python(server: Hub, tmp_path: Path, code: str, *arguments: str) -> subprocess.CompletedProcess:
+    """Runs code in a process of its own, pointed at the hub, with an empty cache."""
+    variables = {
+        "HF_ENDPOINT": server.url,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HOME": str(tmp_path / "hf"),
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+    }
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
+
+
+def _edit(path: Path, **values) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+# --- loading
+
+
+def test_pushed_by_one_process_it_is_bit_for_bit_the_same_in_another(server, trained, base, tmp_path):
+    """... for llmrec and for plain peft, whose base is a whole model of the hub; its pickles are not even asked for."""
+    server.store("alice/base", Path(base))
+    own = trained.model_config
+    trained.model_config = own.model_copy(update={"base": "alice/base"})
+    try:
+        url = trained.push_to_hub(NAME, private=True, revision="v2", commit_message="said so")
+    finally:
+        trained.model_config = own
+    assert url == f"{server.url}/{NAME}/tree/v2"
+    commit = server.repositories[NAME].branches["v2"][-1]
+    assert commit.title == "said so" and server.repositories[NAME].commits == []
+    commit.files["adapter_model.bin"] = commit.files["evil.pt"] = b"a pickle"
+    assert not [name for name, content in commit.files.items() if base.encode() in content]
+
+    code = """
+import sys, torch
+from peft import AutoPeftModelForCausalLM
+from llmrec.cli.app import main
+from tests.hub.test_policy import HISTORY, NAME, RecPolicy, _scores
+scores = _scores(RecPolicy.from_pretrained(NAME, revision="v2").eval())
+plain = AutoPeftModelForCausalLM.from_pretrained(NAME, revision="v2").eval()
+torch.save([scores, plain(torch.tensor([[5, 6, 7]])).logits.detach()], sys.argv[1])
+sys.argv = ["llmrec", "recommend", "--model", NAME, "--revision", "v2", "--history", "Red Sky", "--json"]
+main()
+"""
+    done = _python(server, tmp_path, code, str(tmp_path / "out.pt"))
+    assert done.returncode == 0, done.stderr
+    scores, logits = torch.load(tmp_path / "out.pt", weights_only=True)
+    assert torch.equal(scores, _scores(trained))
+    assert torch.equal(logits, trained.model(torch.tensor([[5, 6, 7]])).logits.detach())
+    first = json.loads(done.stdout)["recommendations"][0]
+    expected = Recommender(trained, trained.completion_length).recommend(history=[0])[0]
+    assert (first["title"], first["justification"]) == (expected.title, expected.justification)
+    assert not any(".bin" in request or ".pt" in request for request in server.requests)
+    assert TOKEN not in done.stdout + done.stderr
+
+
+def test_plain_peft_loads_an_adapter_of_a_cut_base_as_its_card_says(server, monkeypatch, tmp_path):
+    """... and without the depth, another model."""
+    base = make_base(tmp_path / "whole", layers=4)
+    server.store("alice/base", Path(base))
+    monkeypatch.setenv("LLMREC_CACHE", str(tmp_path / "llmrec"))
+    policy = RecPolicy.create(make_config(base, model={"base": base, "layers": 3, "lora_r": 4}), make_data())
+    disturb(policy)
+    policy.eval().model_config = policy.model_config.model_copy(update={"base": "alice/base"})
+    policy.push_to_hub(NAME)
+    card = server.repositories[NAME].files["README.md"].decode()
+    code = next(block for block in card.split("```python\n") if block.startswith("from peft")).split("```")[0]
+    assert code.splitlines()[2:] == [f'model = AutoPeftModelForCausalLM.from_pretrained("{NAME}", num_hidden_layers=3)']
+    tokens = [[5, 6, policy.vocabulary.new_tokens[3]]]
+    code += f"""
+import sys, torch
+whole = AutoPeftModelForCausalLM.from_pretrained("{NAME}")
+torch.save([plain.eval()(torch.tensor({tokens})).logits.detach() for plain in (model, whole)], sys.argv[1])
+"""
+    done = _python(server, tmp_path, code, str(tmp_path / "out.pt"))
+    assert done.returncode == 0, done.stderr
+    cut, whole = torch.load(tmp_path / "out.pt", weights_only=True)
+    expected = policy.model(torch.tensor(tokens)).logits.detach()
+    assert torch.equal(cut, expected) and not torch.allclose(whole, expected, atol=1e-3)
+
+
+def test_a_directory_brings_what_recommending_needs(saved, trained):
+    recommender = Recommender.from_pretrained(saved)
+    assert recommender.max_new_tokens == trained.completion_length == 32
+    assert GenerationConfig.from_pretrained(saved).eos_token_id == trained.tokenizer.eos_token_id
+    with pytest.raises(UserError, match="knows no users"):
+        recommender.recommend(user="7")
+
+
+def test_without_titles_it_recommends_by_item_id(saved, trained):
+    _withhold_titles(saved)
+    loaded = Recommender.from_pretrained(saved)
+    assert torch.equal(_scores(loaded.policy), _scores(trained))
+    assert loaded.resolve_titles(["i3", "I7"]) == [3, 7]
+    assert loaded.policy.vocabulary.titles == loaded.policy.vocabulary.item_ids
+    for name in ("item_vocabulary.json", "facts.json", "llmrec.json"):
+        assert not [title for title, *_ in TITLES if title in (saved / name).read_text()]
+
+
+def test_a_fact_that_is_a_title_is_withheld_with_it(saved, trained):
+    vocabulary = json.loads((saved / "item_vocabulary.json").read_text())
+    vocabulary["items"][0]["title"] = "Secret Movie (1999) [2]"
+    (saved / "item_vocabulary.json").write_text(json.dumps(vocabulary))
+    said = ["Quiet", "secret movie", "Secret Movie (1999)", "Secret Movie (1999) [2]", "War"]
+    _edit(saved / "facts.json", facts=[["category", one] for one in said], of_item=[[0, 1, 2, 3, 4], *[[4]] * 9])
+    _withhold_titles(saved)
+    book = json.loads((saved / "facts.json").read_text())
+    assert book["facts"] == [["category", "War"]] and book["of_item"] == [[0]] * 10
+
+
+def test_titles_that_spell_the_items_cannot_be_withheld(tmp_path, base):
+    RecPolicy.create(make_config(base, "title"), make_data()).save_pretrained(tmp_path / "a")
+    with pytest.raises(UserError, match="cannot be withheld"):
+        _withhold_titles(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("hidden_size", "layers", "says"), [(32, 1, "layers 2, but the base 1"), (16, 2, "hidden size 32, but the base 16")]
+)
+def test_another_base_is_refused(saved, trained, tmp_path, hidden_size, layers, says):
+    other = make_base(tmp_path / "other", hidden_size, layers)
+    _edit(saved / "llmrec.json", model=trained.model_config.model_dump() | {"base": other})
+    with pytest.raises(ModelError, match=says):
+        RecPolicy.from_pretrained(saved)
+
+
+@pytest.mark.parametrize("change", ["embeddings", "norm"])
+def test_other_weights_of_the_same_shape_are_refused(saved, trained, base, tmp_path, change):
+    model, tokenizer = load_base(make_config(base).model)
+    weight = model.get_input_embeddings().weight if change == "embeddings" else model.model.norm.weight
+    weight.data *= 1.01
+    model.save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    other = trained.model_config.model_dump() | {"base": str(tmp_path / "other")}
+    _edit(saved / "llmrec.json", model=other)
+    with pytest.raises(ModelError, match="another base.*base fingerprint"):
+        RecPolicy.from_pretrained(saved)
+    _edit(saved / "llmrec.json", base_fingerprint=None)  # as of an early adapter
+    assert RecPolicy.from_pretrained(saved).base_fingerprint != trained.base_fingerprint
+
+
+def test_a_base_of_other_words_is_refused_under_the_title_scheme(tmp_path, base):
+    RecPolicy.create(make_config(base, "title"), make_data()).save_pretrained(tmp_path / "a")
+    model, tokenizer = load_base(make_config(base).model)
+    tokenizer.add_tokens(["<|more|>"])
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    _edit(tmp_path / "a" / "llmrec.json", model=make_config(str(tmp_path / "other")).model.model_dump())
+    with pytest.raises(ModelError, match=r"another base.*words \d+, but the base \d+"):
+        RecPolicy.from_pretrained(tmp_path / "a")
+
+
+@pytest.mark.parametrize("change", ["lacks", "has more"])
+def test_weights_that_are_not_exactly_the_adapter_are_refused(saved, change):
+    path = saved / "adapter_model.safetensors"
+    weights = load_file(path)
+    name = next(name for name in weights if "layers.1" in name)
+    changed = {"x": weights[name].clone(), **weights}
+    if change == "lacks":
+        changed = {other: weight for other, weight in weights.items() if other != name}
+    save_file(changed, path)
+    with pytest.raises(ModelError, match=f"1 are missing or unknown, such as {name if change == 'lacks' else 'x'}"):
+        RecPolicy.from_pretrained(saved)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"peft_type": "IA3"},
+        {"r": 8},
+        {"lora_alpha": 16},
+        {"use_rslora": True},
+        {"target_modules": ["q_proj"]},
+        {"trainable_token_indices": {"embed_tokens": [1, 2]}},
+    ],
+)
+def test_settings_of_another_adapter_are_refused(saved, change):
+    _edit(saved / "adapter_config.json", **change)
+    with pytest.raises(ModelError, match=f"adapter_config.json is of another adapter.*{next(iter(change))} differ"):
+        RecPolicy.from_pretrained(saved)
+
+
+def test_weights_are_never_unpickled(saved):
+    (saved / "adapter_model.safetensors").rename(saved / "adapter_model.bin")
+    with pytest.raises(ModelError, match="never from a pickle"):
+        RecPolicy.from_pretrained(saved)
+
+
+def test_a_base_is_never_unpickled(saved, trained, base, tmp_path):
+    other = Path(shutil.copytree(base, tmp_path / "other"))
+    (other / "model.safetensors").rename(other / "pytorch_model.bin")
+    _edit(saved / "llmrec.json", model=trained.model_config.model_dump() | {"base": str(other)})
+    with pytest.raises(ModelError, match="safetensors"):
+        RecPolicy.from_pretrained(saved)
+
+
+@pytest.mark.parametrize("load", [load_base, _base_config])
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (Fault("config.json", cut="before", times=99), "cannot be reached"),
+        (Fault("config.json", status=500, times=99), r"refused to give `alice/base` \(HTTP 500\)"),
+        (Fault("config.json", status=401, times=99), "set HF_TOKEN"),
+        (Fault("config.json", status=503, times=1), None),
+    ],
+)
+def test_faults_in_fetching_a_base_are_explained_and_passing_ones_retried(server, base, monkeypatch, load, fault, says):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    server.store("alice/base", Path(base))
+    server.faults = [Fault(**vars(fault))]
+    if says is None:
+        load(ModelConfig(base="alice/base"))
+    else:
+        with pytest.raises(UserError, match=says):
+            load(ModelConfig(base="alice/base"))
+
+
+def test_nobody_is_told_to_edit_the_cache_of_the_hub(server, saved, tmp_path):
+    _edit(saved / "llmrec.json", model=make_config("somewhere else").model.model_dump())
+    with pytest.raises(ModelError, match="Correct `model.base`.$"):
+        RecPolicy.from_pretrained(saved)
+    server.store(NAME, saved)
+    for load in (RecPolicy.from_pretrained, Recommender.from_pretrained):
+        with pytest.raises(ModelError, match="not to be edited: .*`hf download OWNER/NAME --local-dir DIR`"):
+            load(NAME)
+
+
+def test_full_precision_needs_no_bitsandbytes(saved, trained, monkeypatch, capsys):
+    _edit(saved / "llmrec.json", model=trained.model_config.model_dump() | {"quantization": "nf4"})
+    monkeypatch.setattr(base_module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(command, "silence_libraries", lambda: None)
+    asked = ["llmrec", "recommend", "--model", str(saved), "--history", "Red Sky", "--json"]
+    monkeypatch.setattr(sys, "argv", asked)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2 and "--full-precision" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", [*asked, "--full-precision"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 0 and json.loads(capsys.readouterr().out)["recommendations"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tokenizer.json", '{"version":'),
+        ("generation_config.json", "{}"),
+        ("adapter_config.json", "{}"),
+        ("llmrec.json", '{"format": 1, "model": {"layerz": 3}, "catalogue": {}, "item_vocabulary": ""}'),
+    ],
+)
+def test_broken_files_are_named(saved, file, content):
+    (saved / file).write_text(content)
+    with pytest.raises(ModelError, match=file.split(".")[0]):
+        Recommender.from_pretrained(saved)
+
+
+def test_facts_of_another_catalogue(saved):
+    _edit(saved / "facts.json", of_item=[[]], entities=[{}])
+    with pytest.raises(ModelError, match="different catalogues"):
+        RecPolicy.from_pretrained(saved)
+
+
+def test_the_command_ends_with_2_and_a_message(server, monkeypatch, capsys):
+    monkeypatch.setattr(command, "silence_libraries", lambda: None)
+    for arguments, says in (
+        (["--model", "alice/none", "--history", "x"], "no such repository"),
+        (["--model", NAME, "--user", "7"], "--user needs --run"),
+        (["--model", NAME, "--run", ".", "--history", "x"], "one of them"),
+        (["--run", ".", "--revision", "v2", "--history", "x"], "--revision is of --model"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["llmrec", "recommend", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        assert stopped.value.code == 2
+        assert says in capsys.readouterr().err
+
+
+def test_the_token_is_in_no_message_and_no_file(server, trained, tmp_path, capfd, caplog):
+    with caplog.at_level("DEBUG"):
+        push_policy(trained, NAME, private=False, revision=None, message=None)
+        hub.find_adapter(NAME)
+        server.faults = [Fault("POST .*/preupload/", status=400, message=f"bad header: Bearer {TOKEN}")]
+        with pytest.raises(UserError, match="<token>") as raised:
+            hub.upload({"README.md": Path(__file__)}, NAME, message="push")
+    printed = "".join(capfd.readouterr())
+    assert TOKEN not in str(raised.value) + printed + caplog.text
+    assert not [name for name, content in server.repositories[NAME].files.items() if TOKEN.encode() in content]
+    assert not [f for f in tmp_path.rglob("*") if f.is_file() and TOKEN.encode() in f.read_bytes()]
+
+
+def test_a_repository_whose_main_branch_is_empty(trained, server):
+    push_policy(trained, NAME, private=False, revision="v2", message=None)
+    with pytest.raises(UserError, match=f"no adapter of llmrec at `main`.*llmrec list --repo {NAME}"):
+        RecPolicy.from_pretrained(NAME)
+
+
+def test_another_scheme_than_the_vocabulary_s_is_refused(saved):
+    about = json.loads((saved / "llmrec.json").read_text())
+    about["catalogue"]["scheme"] = "title"
+    (saved / "llmrec.json").write_text(json.dumps(about))
+    with pytest.raises(ModelError, match="vocabulary is not the one"):
+        RecPolicy.from_pretrained(saved)

@@ -1,0 +1,76 @@
+"""Baselines on histories small enough to work by hand, and against the numbers of LensKit."""
+
+import numpy as np
+import pytest
+
+from llmrec.recommenders.baselines import EASE, ItemKNN, Markov, Popularity
+
+HISTORIES = [np.array([0, 1, 2]), np.array([0, 1]), np.array([3])]
+EMPTY = np.array([], dtype=int)
+
+# LensKit 2025.8.1 (which needs pandas 2, so it cannot be installed here) on these users, asked after [0, 3, 5]:
+# ItemKNNScorer(feedback="implicit", k=100, min_sim=1e-9), EASEScorer(regularization=4.0), PopScorer(score="count").
+USERS = [
+    [3, 4, 6], [2, 3, 4, 5], [4, 5, 7], [0, 7], [0, 1, 3, 4, 5, 7], [0, 6], [2, 4, 5, 6, 7], [1, 7],
+    [0, 1, 2, 3, 5, 7], [2, 7], [0, 3, 7], [0, 1, 2, 6],
+]  # fmt: skip
+LENSKIT = {
+    "itemknn": [0.912871, 1.5068, 1.365148, 1.147722, 1.582574, 0.965148, 0.855462, 1.684147],
+    "ease": [0.240218, 0.351113, 0.290639, 0.33492, 0.431638, 0.139534, 0.096046, 0.549045],
+    "popularity": [6, 4, 5, 5, 5, 5, 4, 8],
+}
+
+
+def test_popularity_counts_clicks():
+    scores = Popularity().fit(HISTORIES, 5).scores([EMPTY, np.array([0])])
+    assert scores.tolist() == [[2, 2, 1, 1, 0]] * 2
+
+
+def test_markov_counts_transitions():
+    model = Markov(context=2, decay=0.5, smoothing=1.0, fill=0.6).fit(HISTORIES, 4)
+    # From 0: to 1 twice, to 2 at distance two with weight .5; 2.5 + 1 smoothing. From 1: to 2 once; 1 + 1.
+    assert model.transitions[0] == pytest.approx([0, 2 / 3.5, 0.5 / 3.5, 0])
+    assert model.transitions[1] == pytest.approx([0, 0, 1 / 2, 0])
+    popularity = 0.6 * np.array([2, 2, 1, 1]) / 6
+    expected = popularity + model.transitions[1] + 0.5 * model.transitions[0]
+    assert model.scores([np.array([3, 0, 1])])[0] == pytest.approx(expected)
+    assert model.scores([EMPTY])[0] == pytest.approx(popularity)
+
+
+def test_ease_sums_the_rows_of_a_history():
+    model = EASE(l2=1.0).fit(HISTORIES, 4)
+    scores = model.scores([np.array([0, 1]), EMPTY])
+    assert scores[0] == pytest.approx(model.weights[0] + model.weights[1])
+    assert (scores[1] == 0).all() and (np.diag(model.weights) == 0).all()
+
+
+def test_itemknn_by_its_definition():
+    neighbours, shrinkage = 2, 1.5
+    sets = [{u for u, history in enumerate(USERS) if item in history} for item in range(8)]
+    similar = np.zeros((8, 8))
+    for i, j in np.ndindex(8, 8):
+        if i != j:
+            similar[i, j] = len(sets[i] & sets[j]) / (np.sqrt(len(sets[i]) * len(sets[j])) + shrinkage)
+    for j in range(8):
+        similar[similar[:, j] < sorted(similar[:, j])[-neighbours], j] = 0
+    model = ItemKNN(neighbours, shrinkage).fit(arrays(USERS), 8)
+    assert model.scores([np.array([0, 3, 5]), EMPTY]) == pytest.approx(np.stack([similar[[0, 3, 5]].sum(0), [0] * 8]))
+    assert (model.weights != similar.T).any()  # the neighbours of an item are not those it is a neighbour of
+
+
+@pytest.mark.parametrize(
+    "name, model",
+    [("itemknn", ItemKNN(neighbours=100, shrinkage=0.0)), ("ease", EASE(l2=4.0)), ("popularity", Popularity())],
+)
+def test_the_same_numbers_as_lenskit(name, model):
+    scores = model.fit(arrays(USERS), 8).scores([np.array([0, 3, 5])])
+    assert scores[0] == pytest.approx(LENSKIT[name], abs=2e-6)
+
+
+def arrays(users: list[list[int]]) -> list[np.ndarray]:
+    return [np.array(history) for history in users]
+
+
+@pytest.mark.parametrize("model", [Popularity(), Markov(), ItemKNN(), ItemKNN(2, 0.0), EASE()])
+def test_items_without_clicks_are_finite(model):
+    assert np.isfinite(model.fit(HISTORIES, 6).scores(HISTORIES)).all()

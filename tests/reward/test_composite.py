@@ -1,0 +1,292 @@
+"""The composite reward: its parts, what exact PPO sees of them, and what it says of parts that fail."""
+
+import importlib
+import math
+import sys
+from copy import deepcopy
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from llmrec.catalogue.facts import FactBook
+from llmrec.config import PenaltySection, RewardSection
+from llmrec.errors import ConfigError, DataError, RewardError
+from llmrec.language.prompt import Recommendation
+from llmrec.reward.composite import CompositeReward
+from llmrec.reward.parts import call, faults, item_log_odds, load_callable, log_odds, places, standardised
+from reward_models.click_purchase import ClickPurchaseConfig, ClickPurchaseModel
+from reward_models.ensemble import RewardEnsemble
+from reward_models.judge import fit_judge
+from tests.conftest import make_data
+
+ROW = {"profile": "new user", "prior": [9], "items": [0, 2], "purchased": [True, False, True]}
+GOOD = Recommendation(5, (" Like", 0, ", it is Drama."), True)
+
+
+@pytest.fixture(scope="module")
+def catalogue():
+    data = make_data()
+    return replace(data, items=data.items.assign(price=[1.0, None, 3.0, 5.0, 1.0, 3.0, 5.0, 1.0, 1.0, 1000.0]))
+
+
+@pytest.fixture(scope="module")
+def model(catalogue) -> ClickPurchaseModel:
+    torch.manual_seed(0)
+    return ClickPurchaseModel(ClickPurchaseConfig(catalogue.num_items, hidden_size=8, dropout=0.0)).eval()
+
+
+def composite(model, data, **section) -> CompositeReward:
+    return CompositeReward(model, FactBook.from_data(data), RewardSection.model_validate(section), data)
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Writes `my_rewards.py` into the current directory, which is not on the path."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+
+    def write(text: str) -> None:
+        (tmp_path / "my_rewards.py").write_text(text)
+        importlib.invalidate_caches()
+        monkeypatch.delitem(sys.modules, "my_rewards", raising=False)
+
+    yield write
+    sys.modules.pop("my_rewards", None)
+
+
+def test_the_reward_is_the_weighted_sum_of_its_parts(model, catalogue):
+    reward = composite(
+        model,
+        catalogue,
+        item_weight=2.0,
+        popularity_weight=0.5,
+        groundedness_weight=3.0,
+        terms=[{"column": "price", "weight": 0.1}],
+        penalties={"too_short": 4.0, "had": 7.0},
+    )
+    said = [GOOD, Recommendation(0, (" Because of", 2, "."), True), Recommendation(3, (" It",), True)]
+    batch = reward(said, [ROW] * 3)
+    p = batch.parts
+    expected = 2 * (p["log_odds"] - 0.5 * p["popularity"]) + 0.1 * p["item_price"] - 7 * p["had"]
+    torch.testing.assert_close(batch.item, expected)
+    faulty = 4 * p["too_short"] + p["too_long"] + p["repeated"]
+    torch.testing.assert_close(batch.text, 3 * p["groundedness"] - faulty)
+    assert p["had"].tolist() == [0, 1, 0]
+    assert p["groundedness"][0] == 1.0
+    assert set(p) == {
+        "log_odds", "popularity", "item_price", "groundedness", "had", "too_short", "too_long", "repeated"
+    }  # fmt: skip
+
+
+def own_log_odds(model, catalogue, weight: float) -> torch.Tensor:
+    histories, purchases, words = places(catalogue)
+    scores = model.log_rewards(histories, purchases, words, weight)
+    return item_log_odds(lambda rows: scores[rows], histories, catalogue.num_items)
+
+
+def test_exact_decisions_hold_the_same_item_rewards(model, catalogue):
+    reward = composite(model, catalogue, terms=[{"column": "price", "weight": 0.1}, {"column": "year", "weight": -2.0}])
+    row = ROW | {"prior": [], "purchased": [False, True]}
+    (decisions,) = reward.decisions([row])
+    assert decisions.shape == (2, catalogue.num_items)
+    not_had = [item for item in range(10) if item not in (0, 2)]
+    batch = reward([replace(GOOD, item=item) for item in not_had], [row] * len(not_had))
+    torch.testing.assert_close(decisions[-1][not_had], batch.item)
+    plain = composite(model, catalogue)
+    difference = decisions[-1] - plain.decisions([row])[0][-1]
+    terms = 0.1 * standardised(catalogue.items, "price") - 2.0 * standardised(catalogue.items, "year")
+    torch.testing.assert_close(difference, terms, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_the_weight_of_the_purchase_runs_from_clicks_alone_to_both_jointly(catalogue, ensemble):
+    torch.manual_seed(2)
+    members = [ClickPurchaseModel(ClickPurchaseConfig(catalogue.num_items, hidden_size=8)).eval() for _ in range(2)]
+    with torch.no_grad():
+        for member in members:
+            member.items.weight.mul_(20)
+            member.purchase_items.weight.mul_(20)
+    model = RewardEnsemble(members, penalty=1.0) if ensemble else members[0]
+    history, purchased = [np.array([9, 0, 2])], [np.array(ROW["purchased"])]
+    said = model.predict(history, purchased)
+    row = ROW | {"prior": [], "items": [9, 0, 2]}
+    for weight in (0.0, 0.5, 1.0):
+        joint = said.log_click + weight * said.purchase.sigmoid().log()
+        if ensemble:
+            own = [m.predict(history, purchased) for m in members]
+            joint = joint - torch.stack([o.log_click + weight * o.purchase.sigmoid().log() for o in own]).std(0, False)
+        reward = composite(model, catalogue, conversion_weight=weight)
+        batch = reward([GOOD], [row])
+        torch.testing.assert_close(batch.parts["log_odds"][0], log_odds(joint[0, GOOD.item]))
+        torch.testing.assert_close(reward.decisions([row])[0][-1][GOOD.item], batch.item[0])
+        counted = own_log_odds(model, catalogue, weight)
+        torch.testing.assert_close(batch.parts["popularity"][0], counted[GOOD.item])
+    assert batch.parts["log_odds"][0] == log_odds(model.log_rewards(history, purchased)[0, GOOD.item])
+    clicks, joint = (composite(model, catalogue, conversion_weight=weight) for weight in (0.0, 1.0))
+    assert (clicks.popularity - joint.popularity).abs().min() > 0.1
+
+
+def test_without_an_item_the_item_reward_is_the_lowest(model, catalogue):
+    batch = composite(model, catalogue)([Recommendation(-1, (), False)], [ROW])
+    assert batch.item.item() == -CompositeReward.CLIP
+
+
+def test_no_fixed_item_earns_on_average(catalogue):
+    """Jensen: over the users that have not had it, the mean lift of every item is at most 0."""
+    torch.manual_seed(1)
+    model = ClickPurchaseModel(ClickPurchaseConfig(catalogue.num_items, hidden_size=8, dropout=0.0)).eval()
+    with torch.no_grad():
+        for table in (model.items, model.profile):
+            table.weight.mul_(50)  # a model with strong opinions
+    users = np.arange(6).repeat(40)
+    histories, purchases = [catalogue.histories[u][:3] for u in users], [catalogue.purchases[u][:3] for u in users]
+    profiles = 1 + users[:, None]
+    log_probabilities = model.log_rewards(histories, purchases, profiles)
+    popularity = item_log_odds(lambda rows: log_probabilities[rows], histories, catalogue.num_items)
+    assert log_probabilities.std(0).min() > 0.1
+    for item in range(catalogue.num_items):
+        free = torch.tensor([item not in history for history in histories])
+        assert (log_probabilities[free, item] - popularity[item]).mean() < 0
+
+
+def test_log_odds_by_hand():
+    found = log_odds(torch.tensor([0.5, 0.25, 1.0, 1e-6]).log())
+    expected = [0.0, -math.log(3), 13.8, -13.8155]
+    torch.testing.assert_close(found, torch.tensor(expected), atol=0.05, rtol=0)
+
+
+def test_columns_are_standardised_and_empty_ones_have_no_effect(catalogue):
+    items = pd.DataFrame({"margin": [1.0, 3.0, None, np.inf], "text": ["1", "3", "", None]})
+    assert standardised(items, "margin").tolist() == [-1, 1, 0, 0]
+    assert standardised(items, "text").tolist() == [-1, 1, 0, 0]
+    assert standardised(catalogue.items, "price").max() < 3.0 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("column", "says"),
+    [
+        ("pric", "no column `pric`; did you mean `price`?"),
+        ("zzz", "no column `zzz`; the table has item_id, title"),
+        ("title", "`title` of the item table is not numeric: it holds 'Red Sky'"),
+        ("constant", "`constant` is 2 for every item that has it"),
+        ("nothing", "`nothing` is empty"),
+    ],
+)
+def test_columns_that_cannot_be_used(catalogue, column, says):
+    with pytest.raises(ConfigError) as caught:
+        standardised(catalogue.items.assign(constant=2, nothing=None), column)
+    assert says in str(caught.value) and caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("segments", "fault", "value"),
+    [
+        ((" Like", 0, ", it is Drama."), None, 0.0),
+        ((" Drama.",), "too_short", 2 / 3),
+        (tuple([" Like", 0, ", it is Drama."] * 2), "repeated", 4 / 9),
+        ((" a" * 30,), "too_long", 0.25),
+    ],
+)
+def test_faults(segments, fault, value):
+    found = faults(Recommendation(5, segments, True), {0}, PenaltySection())
+    if fault is None:
+        assert not any(found.values())
+    else:
+        assert found[fault] == pytest.approx(value)
+
+
+def test_any_function_can_be_a_part(model, catalogue, module):
+    module(
+        "def brevity(recommendations, rows):\n"
+        "    return [-len(r.segments) - row['items'][0] for r, row in zip(recommendations, rows)]\n"
+    )
+    reward = composite(model, catalogue, parts=[{"callable": "my_rewards:brevity", "weight": 0.5}])
+    batch, plain = reward([GOOD], [ROW]), composite(model, catalogue)([GOOD], [ROW])
+    assert batch.parts["my_rewards:brevity"].tolist() == [-3.0]
+    torch.testing.assert_close(batch.text, plain.text - 1.5)
+    torch.testing.assert_close(batch.item, plain.item)
+
+
+@pytest.mark.parametrize(
+    "returned", [[1, 2.5], (1, 2.5), np.array([1.0, 2.5]), torch.tensor([1.0, 2.5], requires_grad=True)]
+)
+def test_numbers_may_come_as_any_sequence(returned):
+    assert call("part", lambda recommendations, rows: returned, [GOOD] * 2, [ROW] * 2).tolist() == [1.0, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (lambda r, rows: 1 / 0, "failed: ZeroDivisionError: division by zero (test_composite.py, line"),
+        (lambda r: [1.0], "failed: TypeError"),
+        (lambda r, rows: [1.0], "returned values of shape [1]; expected 2 numbers"),
+        (lambda r, rows: [[1.0], [2.0]], "returned values of shape [2, 1]; expected 2 numbers"),
+        (lambda r, rows: 1.0, "returned values of shape []"),
+        (lambda r, rows: None, "returned NoneType None"),
+        (lambda r, rows: ["a", "b"], "returned list ['a', 'b']"),
+        (lambda r, rows: [1.0, float("nan")], "gave nan; expected a finite number"),
+        (lambda r, rows: [1.0, float("inf")], "gave inf"),
+    ],
+)
+def test_functions_that_fail_are_named(function, says):
+    with pytest.raises(RewardError) as caught:
+        call("my_rewards:brevity", function, [GOOD] * 2, [ROW] * 2)
+    assert says in str(caught.value) and "`my_rewards:brevity`" in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("no_such_module:f", "there is no module `no_such_module`. Expected a module that is installed"),
+        ("my_rewards:brevty", "has no function `brevty`; did you mean `my_rewards:brevity`?"),
+        ("my_rewards:zzz", "has no function `zzz`; it has brevity."),
+        ("my_rewards:LIMIT", "has no function `LIMIT`"),
+    ],
+)
+def test_functions_that_do_not_exist(module, path, says):
+    module("LIMIT = 3\ndef brevity(recommendations, rows): ...\n")
+    with pytest.raises(ConfigError) as caught:
+        load_callable(path)
+    assert says in str(caught.value) and caught.value.exit_code == 2
+
+
+def test_a_module_that_cannot_be_imported(module):
+    module("import no_such_library\n")
+    with pytest.raises(
+        ConfigError, match="importing it failed: ModuleNotFoundError: No module named 'no_such_library'"
+    ):
+        load_callable("my_rewards:f")
+
+
+@pytest.mark.parametrize(
+    "recommendation", [replace(GOOD, item=10), replace(GOOD, item=-2), replace(GOOD, segments=(99,))]
+)
+def test_items_outside_the_catalogue(model, catalogue, recommendation):
+    with pytest.raises(DataError, match="Recommendation 1 names item index (10|-2|99), which is not in the catalogue"):
+        composite(model, catalogue)([GOOD, recommendation], [ROW] * 2)
+
+
+def test_a_broken_model_is_named(catalogue):
+    broken = ClickPurchaseModel(ClickPurchaseConfig(catalogue.num_items, hidden_size=8, dropout=0.0)).eval()
+    reward = composite(broken, catalogue)
+    broken.purchase_offset.fill_(float("nan"))
+    for ask in (lambda: reward([GOOD], [ROW]), lambda: reward.decisions([ROW])):
+        with pytest.raises(RewardError, match="`log_odds` gave nan"):
+            ask()
+
+
+def test_the_judge_does_not_hear_of_the_models_popularity(model, catalogue):
+    """What the model gets wrong about an item for everybody must not reach the judge."""
+    judge = fit_judge(catalogue.train_histories, catalogue.purchases, catalogue.num_items, "sha")
+    histories = [catalogue.histories[1][:3]]
+    before = composite(model, catalogue).judged(judge)(histories)
+    biased = deepcopy(model)
+    with torch.no_grad():
+        biased.click_bias[5] -= 6
+    reward = composite(biased, catalogue)
+    assert (reward.popularity - composite(model, catalogue).popularity)[5] < -1
+    torch.testing.assert_close(reward.judged(judge)(histories), before)

@@ -1,0 +1,95 @@
+"""bf16 mixed precision: asked of `accelerate launch`, it reaches both trainers, and training still learns."""
+
+import os
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from llmrec.distributed import VARIABLE, mixed_precision
+from llmrec.policy.model import RecPolicy
+from llmrec.policy.packing import Window, pack
+from llmrec.ppo import stage
+from llmrec.ppo.trainer import RecPPOTrainer
+from llmrec.run import Run
+from llmrec.sft.stage import RecSFTTrainer, training_arguments, training_windows
+from tests.conftest import make_config
+from tests.ppo.test_trainer import PreferItem
+
+
+@pytest.fixture(autouse=True)
+def fresh_state(monkeypatch):
+    """Accelerate keeps its precision for the life of a process."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+    yield monkeypatch
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def config(tiny_base, tmp_path):
+    sft = {"num_train_epochs": 30.0, "learning_rate": 2e-2}
+    ppo = {"total_episodes": 160, "learning_rate": 3e-3, "per_device_train_batch_size": 4,
+           "gradient_accumulation_steps": 2, "response_length": 24, "item_kl_coef": 0.1, "ptx_coef": 0.0,
+           "item_loss_weight": 1.0, "missing_eos_penalty": 0.1}  # fmt: skip
+    return make_config(tiny_base, name="run", output_dir=str(tmp_path), sft=sft, ppo=ppo)
+
+
+def dtypes_inside(policy: RecPolicy) -> set[torch.dtype]:
+    """Collects what dtypes the decoder's products have from now on."""
+    seen: set[torch.dtype] = set()
+    layer = policy.model.get_base_model().model.layers[0].mlp.up_proj
+    layer.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    return seen
+
+
+@pytest.mark.parametrize("asked, dtype", [("bf16", torch.bfloat16), ("no", torch.float32), (None, torch.float32)])
+def test_sft_runs_in_the_precision_that_was_asked_for(config, data, fresh_state, asked, dtype):
+    if asked:
+        fresh_state.setenv(VARIABLE, asked)
+    policy = RecPolicy.create(config, data)
+    arguments = training_arguments(config.sft, Run.create(config))
+    arguments.logging_steps, arguments.disable_tqdm = 1, True
+    trainer = RecSFTTrainer(policy, training_windows(policy, data, ["age"], config.sft, 0), arguments, config.sft)
+    seen = dtypes_inside(policy)
+    trainer.train()
+    assert seen == {dtype}
+    losses = [entry["loss"] for entry in trainer.state.log_history if "item_loss" in entry]
+    assert losses[-1] < 0.8 * losses[0]
+    assert {p.dtype for p in policy.parameters()} == {torch.float32}
+
+
+def test_ppo_learns_in_bf16(config, data, fresh_state):
+    fresh_state.setenv(VARIABLE, "bf16")
+    torch.manual_seed(0)
+    policy = RecPolicy.create(config, data)
+    policy.add_rl_adapter()
+    arguments = stage.training_arguments(Run.create(config))
+    arguments.disable_tqdm = True
+    rows = stage.training_rows(data, config)
+    trainer = RecPPOTrainer(arguments, config.ppo, policy, PreferItem(), rows)
+    assert arguments.bf16 and trainer.accelerator.mixed_precision == "bf16"
+    seen = dtypes_inside(policy)
+    trainer.train()
+    assert torch.bfloat16 in seen
+    rewards = [entry["objective/item_reward"] for entry in trainer.state.log_history]
+    assert rewards[-1] > rewards[0] + 0.05
+
+
+def test_a_gpu_that_can_means_bf16_unless_told_otherwise(fresh_state):
+    fresh_state.setattr(torch.cuda, "is_available", lambda: True)
+    fresh_state.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    fresh_state.setenv(VARIABLE, "no")
+    assert mixed_precision() == "no"
+    fresh_state.delenv(VARIABLE)
+    assert mixed_precision() == "bf16" == os.environ[VARIABLE]  # TRL's PPO asks the environment, not its arguments
+
+
+def test_logits_are_float32_inside_autocast(tiny_base, data):
+    policy = RecPolicy.create(make_config(tiny_base), data).eval()
+    batch = pack(policy, [Window("20", [], [0, 1])])
+    tokens = policy.vocabulary.trie.tokens
+    with torch.no_grad():
+        hidden = policy(*batch.inputs())[0]
+        expected = policy.logits(hidden, tokens)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(policy.logits(hidden, tokens), expected)
