@@ -5,6 +5,9 @@ with `exit_code`: 2 for a mistake in what the user gave, 1 for a fault of ours. 
 exception that a library caller would expect.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class LlmrecError(Exception):
     """Base of all errors that llmrec raises on purpose."""
@@ -47,3 +50,17 @@ class RunError(UserError, RuntimeError):
 
 class TrainingError(LlmrecError, RuntimeError):
     """Training found that its own numbers cannot be right; nothing that was saved before is lost."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str | None:
+    """The choice that is spelled most like `name`, for "Did you mean ...?" in an error message.
+
+    Args:
+        name: what the user gave.
+        choices: what would have been accepted.
+
+    Returns:
+        The nearest choice, or None if no choice is similar.
+    """
+    matches = difflib.get_close_matches(name, list(choices), n=1)
+    return matches[0] if matches else None
