@@ -26,7 +26,8 @@ from transformers import (
     AutoTokenizer,
     TrainerCallback,
 )
-from trl.experimental.ppo import PPOConfig, PPOTrainer
+from trl.experimental.ppo import PPOConfig as TRLPPOConfig
+from trl.experimental.ppo import PPOTrainer
 
 import llmrec.ppo.trainer
 from llmrec.config import ModelConfig, parse_config
@@ -108,9 +109,9 @@ class Stock:
                 callbacks=[_TakeTurns(turn)],
             ).train()
 
-    def _arguments(self, directory: str) -> PPOConfig:
+    def _arguments(self, directory: str) -> TRLPPOConfig:
         work = self.workload
-        return PPOConfig(
+        return TRLPPOConfig(
             output_dir=directory,
             total_episodes=1000 * work.episodes,
             per_device_train_batch_size=self.micro_batch,

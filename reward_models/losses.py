@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llmrec.config import RewardSection
+from llmrec.config import RewardConfig
 from reward_models.click_purchase import ClickPurchaseModel
 from reward_models.windows import Batch
 
@@ -65,13 +65,13 @@ def batch_loss(model: ClickPurchaseModel, batch: Batch, purchase_weight: float, 
     return loss + purchase_weight * F.binary_cross_entropy_with_logits(purchase, batch.bought[batch.mask])
 
 
-def is_sampled(num_items: int, config: RewardSection) -> bool:
+def is_sampled(num_items: int, config: RewardConfig) -> bool:
     """Whether the click softmax is over sampled items, not over the whole catalogue."""
     return num_items > FULL_SOFTMAX_ITEMS and config.negatives < num_items
 
 
 def draw_negatives(
-    log_share: np.ndarray, config: RewardSection, rng: np.random.Generator, device: torch.device
+    log_share: np.ndarray, config: RewardConfig, rng: np.random.Generator, device: torch.device
 ) -> Negatives | None:
     """Items sampled for this step by their share of clicks, or None for a softmax over all.
 

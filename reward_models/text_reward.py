@@ -23,7 +23,8 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase, Trainer
-from trl import RewardConfig, RewardTrainer
+from trl import RewardConfig as TRLRewardConfig
+from trl import RewardTrainer
 
 from llmrec.catalogue.facts import Fact, FactBook
 from llmrec.config import Config, ModelConfig
@@ -307,7 +308,7 @@ def render(
 def train(model: TextRewardModel, rows: list[dict], config: Config, directory: Path, watching: Watching) -> None:
     """Trains the adapter and the head in place."""
     section = config.reward.text
-    arguments = RewardConfig(
+    arguments = TRLRewardConfig(
         output_dir=str(directory),
         num_train_epochs=section.num_train_epochs,
         learning_rate=section.learning_rate,

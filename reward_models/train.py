@@ -22,7 +22,7 @@ from rich.progress import (
 )
 from torch import nn
 
-from llmrec.config import RewardSection
+from llmrec.config import RewardConfig
 from llmrec.data.dataset import InteractionData, load_data
 from llmrec.errors import DataError, ModelError
 from llmrec.run import is_main_process
@@ -55,7 +55,7 @@ def _learning_rate(step: int, total: int, peak: float) -> float:
     return peak * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / total))))
 
 
-def _optimizer(model: ClickPurchaseModel, config: RewardSection) -> torch.optim.Optimizer:
+def _optimizer(model: ClickPurchaseModel, config: RewardConfig) -> torch.optim.Optimizer:
     """AdamW; each group's `share` is its part of the learning rate."""
     groups: dict[float, list[nn.Parameter]] = {1.0: [], PURCHASE_LEARNING_RATE: [], POSITION_LEARNING_RATE: []}
     for name, parameter in model.named_parameters():
@@ -100,7 +100,7 @@ class Sources:
 
 
 def train_epochs(
-    model: ClickPurchaseModel, sources: Sources, config: RewardSection, seed: int, progress: Advance | None
+    model: ClickPurchaseModel, sources: Sources, config: RewardConfig, seed: int, progress: Advance | None
 ) -> list[dict[str, float]]:
     """Trains `model` in place and leaves it at the epoch that is best on validation.
 
@@ -153,7 +153,7 @@ def train_epochs(
 
 
 def _batches(
-    sources: Sources, window: int, config: RewardSection, rng: np.random.Generator
+    sources: Sources, window: int, config: RewardConfig, rng: np.random.Generator
 ) -> list[tuple[list[tuple[int, int, int]], np.ndarray]]:
     """One epoch: windows and exposure rows of every step; whichever is fewer is spread over the first steps."""
     size, pieces = config.per_device_train_batch_size, cut_windows(sources.events.histories, window, rng)
@@ -179,7 +179,7 @@ def _selection(model: ClickPurchaseModel, sources: Sources) -> tuple[float | Non
 
 
 def fit_member(
-    sources: Sources, config: RewardSection, seed: int, progress: Advance | None = None
+    sources: Sources, config: RewardConfig, seed: int, progress: Advance | None = None
 ) -> tuple[ClickPurchaseModel, list[dict[str, float]]]:
     """Fits and calibrates one model; the global torch generator is left as it was.
 
@@ -219,7 +219,7 @@ def fit_member(
 
 def fit_click_purchase(
     data: InteractionData,
-    config: RewardSection,
+    config: RewardConfig,
     seed: int,
     progress: Advance | None = None,
     users: np.ndarray | None = None,
@@ -340,7 +340,7 @@ def judge_split(num_users: int, share: float, seed: int) -> tuple[np.ndarray, np
 
 
 def fit_reward(
-    data: InteractionData, config: RewardSection, seed: int, progress: Advance | None = None
+    data: InteractionData, config: RewardConfig, seed: int, progress: Advance | None = None
 ) -> tuple[ClickPurchaseModel | RewardEnsemble, EaseJudge, dict[str, Any]]:
     """Fits reward model and judge on disjoint users; raises as `fit_click_purchase` and `fit_judge`."""
     if data.num_users < 4:

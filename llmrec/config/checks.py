@@ -3,7 +3,7 @@
 import importlib.util
 import re
 
-from llmrec.config import Config, RewardSection
+from llmrec.config import Config, RewardConfig
 from llmrec.errors import ConfigError, UserError
 
 
@@ -57,7 +57,7 @@ def check_options(config: Config) -> None:
     _check_reward(config.reward)
 
 
-def _check_reward(section: RewardSection) -> None:
+def _check_reward(section: RewardConfig) -> None:
     for key, names in (
         ("terms", [term.column for term in section.terms]),
         ("parts", [part.callable for part in section.parts]),

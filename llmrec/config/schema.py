@@ -19,7 +19,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class TableColumns(Section):
+class ColumnsConfig(Section):
     """Names of the columns in a CSV, Parquet or JSONL event log (right) for llmrec's own names (left)."""
 
     user_id: str = "user_id"
@@ -42,7 +42,7 @@ class DataConfig(Section):
     items: str | None = Field(None, description="item table (table) or metadata file (amazon2023)")
     users: str | None = Field(None, description="user table (table)")
     facts: str | None = Field(None, description="table of head, relation, tail (table)")
-    columns: TableColumns = TableColumns()
+    columns: ColumnsConfig = ColumnsConfig()
     rating_range: tuple[float, float] | None = Field(None, description="ratings outside are errors; null: the format's")
     click: list[str] = Field(["rating>=0"], description="rules such as `view` or `rating>=1`; one must hold")
     purchase: list[str] = Field(["rating>=4"], description="rules; a purchase is also a click; []: the log has none")
@@ -93,7 +93,7 @@ class ModelConfig(Section):
 Optimizer = Literal["adamw_torch_fused", "adamw_bnb_8bit"]
 
 
-class SFTSection(Section):
+class SFTConfig(Section):
     """Supervised fine-tuning on packed histories that end in a completion."""
 
     num_train_epochs: float = Field(3.0, gt=0)
@@ -113,7 +113,7 @@ class SFTSection(Section):
     save_steps: int = Field(50, ge=1)
 
 
-class TextRewardSection(Section):
+class TextRewardConfig(Section):
     """A second reward model, which reads prompt and completion as words: `model.base` with a LoRA adapter."""
 
     loss: Literal["pairwise", "pointwise"] = Field("pairwise", description="Bradley-Terry, or binary cross-entropy")
@@ -125,7 +125,7 @@ class TextRewardSection(Section):
     weight: float = Field(0.5, ge=0, description="of its calibrated log-odds in the reward")
 
 
-class PenaltySection(Section):
+class PenaltyConfig(Section):
     """What faults of a recommendation cost, in nats of log-odds; each fault lies in [0, 1]."""
 
     had: float = Field(5.0, ge=0, description="recommending what the user has had")
@@ -136,21 +136,21 @@ class PenaltySection(Section):
     max_words: int = Field(24, ge=1)
 
 
-class TermSection(Section):
+class TermConfig(Section):
     """A number known of every item, such as its margin or year, as a part of the reward."""
 
     column: str = Field(description="column of the item table; standardised over the catalogue, no effect where empty")
     weight: float = Field(description="nats of log-odds a standard deviation; below 0: less is better")
 
 
-class PartSection(Section):
+class PartConfig(Section):
     """Any Python function as a part of the reward."""
 
     callable: str = Field(description="`module:function`, called with (recommendations, rows): one number each")
     weight: float
 
 
-class RewardSection(Section):
+class RewardConfig(Section):
     """The click/purchase model, its judge, and the weights of the parts of the reward."""
 
     num_train_epochs: int = Field(28, ge=1)
@@ -176,13 +176,13 @@ class RewardSection(Section):
         1.0, ge=0, le=1, description="share of an item's own log-odds that is taken off: 1 leaves what is personal"
     )
     groundedness_weight: float = Field(1.0, ge=0, description="weight of the groundedness of the justification")
-    text: TextRewardSection | None = Field(None, description="null: no text reward model")
-    penalties: PenaltySection = PenaltySection()
-    terms: list[TermSection] = []
-    parts: list[PartSection] = []
+    text: TextRewardConfig | None = Field(None, description="null: no text reward model")
+    penalties: PenaltyConfig = PenaltyConfig()
+    terms: list[TermConfig] = []
+    parts: list[PartConfig] = []
 
 
-class PPOSection(Section):
+class PPOConfig(Section):
     """PPO, with TRL's names where TRL has one."""
 
     total_episodes: int = Field(1024, ge=1)
@@ -236,7 +236,7 @@ class PPOSection(Section):
     save_total_limit: int = Field(2, ge=1, description="newest checkpoints that are kept")
 
 
-class SASRecGrid(Section):
+class SASRecConfig(Section):
     """Settings of the SASRec baseline; all combinations are tried and the best on validation is kept."""
 
     hidden_size: list[Annotated[int, Field(ge=4, multiple_of=4)]] = Field([64], min_length=1)
@@ -251,13 +251,13 @@ class EvaluationConfig(Section):
 
     ks: list[Annotated[int, Field(ge=1)]] = Field([1, 5, 10, 20], min_length=1)
     bootstrap: int = Field(1000, ge=100, description="resamples behind an interval; ten times as many behind a p")
-    sasrec: SASRecGrid | None = Field(SASRecGrid(), description="null: no SASRec among the baselines")
+    sasrec: SASRecConfig | None = Field(SASRecConfig(), description="null: no SASRec among the baselines")
 
 
 INCLUDABLE = ("reward", "report")  # what a push brings on request
 
 
-class HubSection(Section):
+class HubConfig(Section):
     """Where the run is pushed when it has ended; no stage depends on it."""
 
     repo: str = Field(description="OWNER/NAME; made if there is none")
@@ -279,11 +279,11 @@ class Config(Section):
     data: DataConfig
     catalogue: CatalogueConfig = CatalogueConfig()
     model: ModelConfig = ModelConfig()
-    sft: SFTSection = SFTSection()
-    reward: RewardSection = RewardSection()
-    ppo: PPOSection = PPOSection()
+    sft: SFTConfig = SFTConfig()
+    reward: RewardConfig = RewardConfig()
+    ppo: PPOConfig = PPOConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    hub: HubSection | None = Field(None, description="null: nothing is pushed")
+    hub: HubConfig | None = Field(None, description="null: nothing is pushed")
 
 
 def default_of(key: str) -> Any:

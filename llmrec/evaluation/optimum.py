@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmrec.config import PPOSection
+from llmrec.config import PPOConfig
 from llmrec.data.dataset import InteractionData, Targets
 from llmrec.evaluation.ranking import chunks
 from llmrec.evaluation.split_report import interval
@@ -23,7 +23,7 @@ NAMES = ("sft", "ppo", "optimum")
 DECISION_ROWS = 16  # prompts a pass: the reward is computed after each of their items, [16, J, N]
 
 
-def has_optimum(section: PPOSection) -> bool:
+def has_optimum(section: PPOConfig) -> bool:
     """Whether PPO maximises one fixed J that can be enumerated: exact item decisions, and a beta that stays."""
     regularised = section.item_kl_coef + section.item_entropy_coef > 0
     return section.advantage == "exact" and regularised and section.adaptive_kl_target is None
@@ -51,7 +51,7 @@ def objective(policy: Tensor, sft: Tensor, rewards: Tensor, beta: float, alpha: 
 
 
 def optimum(
-    log_probs: dict[str, Tensor], rewards: Tensor, section: PPOSection
+    log_probs: dict[str, Tensor], rewards: Tensor, section: PPOConfig
 ) -> tuple[Iterator[np.ndarray], dict[str, np.ndarray]]:
     """The optimum as scores to rank by, and the objective of SFT, PPO and the optimum.
 
@@ -77,7 +77,7 @@ def optimum(
 
 
 def optimum_report(
-    values: dict[str, np.ndarray], models: dict, users: np.ndarray, section: PPOSection, samples: int, seed: int
+    values: dict[str, np.ndarray], models: dict, users: np.ndarray, section: PPOConfig, samples: int, seed: int
 ) -> dict:
     """What `report.json` says of one split.
 

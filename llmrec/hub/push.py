@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 import llmrec
-from llmrec.config import INCLUDABLE, LOCAL_BASE, HubSection
+from llmrec.config import INCLUDABLE, LOCAL_BASE, HubConfig
 from llmrec.errors import ModelError, UserError
 from llmrec.files import read_json
 from llmrec.hub.card import Pushed, model_card
@@ -110,7 +110,7 @@ def push_as_configured(run: Run, say: Callable[[str], Any]) -> None:
         ) from None
 
 
-def push_command(run: Run, section: HubSection) -> str:
+def push_command(run: Run, section: HubConfig) -> str:
     """The command that pushes a run as a config says."""
     options = [
         *(["--include", ",".join(section.include)] if section.include else []),

@@ -7,9 +7,9 @@ import os
 
 import torch
 from datasets import Dataset
-from trl.experimental.ppo import PPOConfig
+from trl.experimental.ppo import PPOConfig as TRLPPOConfig
 
-from llmrec.config import Config, PPOSection
+from llmrec.config import Config, PPOConfig
 from llmrec.data.dataset import InteractionData, load_data
 from llmrec.distributed import mixed_precision
 from llmrec.errors import ConfigError, RewardError
@@ -127,15 +127,15 @@ def validation_guard(run: Run, data: InteractionData, reward: CompositeReward) -
     return Guard(validation, run.path("ppo", "best"))
 
 
-def training_arguments(run: Run) -> PPOConfig:
+def training_arguments(run: Run) -> TRLPPOConfig:
     """TRL's arguments for the section of a config."""
-    section: PPOSection = run.config.ppo
+    section: PPOConfig = run.config.ppo
     same = (
         "total_episodes learning_rate optim per_device_train_batch_size gradient_accumulation_steps "
         "num_mini_batches num_ppo_epochs response_length missing_eos_penalty kl_coef kl_estimator cliprange "
         "cliprange_value vf_coef gamma lam temperature max_grad_norm save_steps"
     )
-    return PPOConfig(
+    return TRLPPOConfig(
         output_dir=str(run.path("ppo", "checkpoints")),
         **{name: getattr(section, name) for name in same.split()},
         local_rollout_forward_batch_size=section.per_device_train_batch_size,

@@ -14,10 +14,11 @@ import torch
 from datasets import Dataset
 from torch import nn
 from transformers import set_seed
-from trl.experimental.ppo import PPOConfig, PPOTrainer
+from trl.experimental.ppo import PPOConfig as TRLPPOConfig
+from trl.experimental.ppo import PPOTrainer
 from trl.trainer.utils import disable_dropout_in_model
 
-from llmrec.config import PPOSection
+from llmrec.config import PPOConfig
 from llmrec.language.prompt import Recommendation
 from llmrec.policy.distribution import ITEM
 from llmrec.policy.generate import Completions, generate, parse
@@ -57,8 +58,8 @@ class RecPPOTrainer(PPOTrainer):
 
     def __init__(
         self,
-        args: PPOConfig,
-        section: PPOSection,
+        args: TRLPPOConfig,
+        section: PPOConfig,
         policy: RecPolicy,
         reward: Reward,
         train_dataset: Dataset,

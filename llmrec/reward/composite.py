@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from llmrec.catalogue.facts import FactBook
-from llmrec.config import RewardSection
+from llmrec.config import RewardConfig
 from llmrec.data.dataset import InteractionData
 from llmrec.errors import DataError
 from llmrec.language.groundedness import check
@@ -64,7 +64,7 @@ class CompositeReward:
         self,
         model: Rewarder,
         facts: FactBook,
-        config: RewardSection,
+        config: RewardConfig,
         data: InteractionData,
         text: "TextRewardModel | None" = None,
     ):
@@ -88,7 +88,7 @@ class CompositeReward:
 
     @classmethod
     def from_pretrained(
-        cls, directory: Path, data: InteractionData, facts: FactBook, config: RewardSection
+        cls, directory: Path, data: InteractionData, facts: FactBook, config: RewardConfig
     ) -> "CompositeReward":
         """The reward of a run, from what its reward stage left in `directory`.
 

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from llmrec.config import PenaltySection
+from llmrec.config import PenaltyConfig
 from llmrec.data.dataset import InteractionData
 from llmrec.errors import ConfigError, RewardError
 from llmrec.language.prompt import Recommendation
@@ -100,8 +100,8 @@ def standardised(items: pd.DataFrame, column: str) -> Tensor:
     return torch.from_numpy(scaled).float()
 
 
-def faults(recommendation: Recommendation, history: Collection[int], limits: PenaltySection) -> dict[str, float]:
-    """How far a recommendation shows each of `FAULTS`, from 0, not at all, to 1; see `PenaltySection`."""
+def faults(recommendation: Recommendation, history: Collection[int], limits: PenaltyConfig) -> dict[str, float]:
+    """How far a recommendation shows each of `FAULTS`, from 0, not at all, to 1; see `PenaltyConfig`."""
     words: list[str | int] = []
     for segment in recommendation.segments:
         words += [segment] if isinstance(segment, int) else re.findall(r"[\w'-]+", segment.lower())

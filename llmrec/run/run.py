@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 import llmrec
-from llmrec.config import Config, PenaltySection, default_of, load_config
+from llmrec.config import Config, PenaltyConfig, default_of, load_config
 from llmrec.config.checks import check_options
 from llmrec.errors import LlmrecError, RunError
 from llmrec.files import read_json, write_json, write_text
@@ -47,7 +47,7 @@ class Stage:
 # How the parts of the reward are weighed changes PPO, not the fit of the reward models.
 _REWARD_WEIGHTS = (
     *(f"reward.{part}_weight" for part in ("item", "conversion", "popularity", "groundedness")),
-    *(f"reward.penalties.{key}" for key in PenaltySection.model_fields),
+    *(f"reward.penalties.{key}" for key in PenaltyConfig.model_fields),
     "reward.text.weight",
     "reward.terms",
     "reward.parts",

@@ -16,9 +16,10 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch.utils.data import SequentialSampler
 from transformers import TrainerCallback
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig as TRLSFTConfig
+from trl import SFTTrainer
 
-from llmrec.config import SFTSection
+from llmrec.config import SFTConfig
 from llmrec.data.dataset import InteractionData, load_data
 from llmrec.distributed import mixed_precision
 from llmrec.files import read_json, write_json
@@ -74,7 +75,7 @@ def newest_checkpoint(directory: Path) -> str | None:
 
 
 def training_windows(
-    policy: RecPolicy, data: InteractionData, attributes: list[str], section: SFTSection, seed: int
+    policy: RecPolicy, data: InteractionData, attributes: list[str], section: SFTConfig, seed: int
 ) -> Dataset:
     """Windows of all epochs in the order of training: fresh cuts and fresh wording in every epoch.
 
@@ -117,9 +118,9 @@ def _batches_of_like_length(rows: list[dict], batch: int, generator: random.Rand
     return [row for rows in batches for row in rows]
 
 
-def training_arguments(section: SFTSection, run: Run) -> SFTConfig:
+def training_arguments(section: SFTConfig, run: Run) -> TRLSFTConfig:
     """TRL's arguments for a section; one pass over the windows, which hold all epochs."""
-    return SFTConfig(
+    return TRLSFTConfig(
         output_dir=str(run.path("sft", "checkpoints")),
         num_train_epochs=1,
         learning_rate=section.learning_rate,
@@ -154,7 +155,7 @@ class RecSFTTrainer(SFTTrainer):
         section: dropout and the weight of the text.
     """
 
-    def __init__(self, policy: RecPolicy, windows: Dataset, args: SFTConfig, section: SFTSection):
+    def __init__(self, policy: RecPolicy, windows: Dataset, args: TRLSFTConfig, section: SFTConfig):
         self.policy = policy
         self.section = section
         super().__init__(

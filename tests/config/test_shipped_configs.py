@@ -11,7 +11,7 @@ from llmrec.config.checks import check_options
 from llmrec.errors import ConfigError
 from llmrec.ppo.stage import refuse_sharding
 
-FOLDER = Path(__file__).parents[1] / "configs" / "accelerate"
+FOLDER = Path(__file__).parents[2] / "configs" / "accelerate"
 EXPECTED = {
     "cpu": (DistributedType.MULTI_GPU, "no"),
     "ddp": (DistributedType.MULTI_GPU, "bf16"),

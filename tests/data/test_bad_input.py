@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from llmrec.config import DataConfig, TableColumns
+from llmrec.config import ColumnsConfig, DataConfig
 from llmrec.data.readers import check_log, read_log
 from llmrec.errors import ConfigError, DataError
 
@@ -91,7 +91,7 @@ def test_rating_range_can_be_set(tmp_path):
 
 def test_mapped_column_that_is_missing(tmp_path):
     parts = ["no column `events`", "Did you mean `event`?", "`data.columns.event_type`"]
-    columns = TableColumns(event_type="events")
+    columns = ColumnsConfig(event_type="events")
     assert_refused(parts, read_table, tmp_path, "user_id,item_id,timestamp,event\nu,a,1,view\n", columns=columns)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from llmrec.config import DataConfig, TableColumns
+from llmrec.config import ColumnsConfig, DataConfig
 from llmrec.data.prepare import build_data
 from llmrec.data.readers import read_log
 from llmrec.data.readers.movielens import natural_titles
@@ -171,7 +171,7 @@ LOG = pd.DataFrame(
         "dwell": [1.5, 2.5],
     }
 )
-COLUMNS = TableColumns(user_id="who", item_id="what", timestamp="when", event_type="kind")
+COLUMNS = ColumnsConfig(user_id="who", item_id="what", timestamp="when", event_type="kind")
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet", ".jsonl", ".csv.gz"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from llmrec.config import PPOSection
+from llmrec.config import PPOConfig
 from llmrec.data.dataset import Targets
 from llmrec.evaluation.optimum import (
     gap_closed,
@@ -63,7 +63,7 @@ def test_the_objective_of_a_policy_is_reward_minus_kl():
 
 
 def test_the_temperature_of_training_is_the_one_of_the_optimum():
-    section = PPOSection(item_kl_coef=BETA, temperature=2.0)
+    section = PPOConfig(item_kl_coef=BETA, temperature=2.0)
     scores, values = optimum({"sft": SFT, "ppo": SFT}, REWARDS, section)
     flat = (SFT / 2).log_softmax(-1)
     assert np.concatenate(list(scores)) == pytest.approx(optimum_log_probs(flat, REWARDS, BETA, 0.0).numpy())
@@ -76,15 +76,15 @@ def test_gaps():
     assert gap_closed(1.0, 1.5, 1.0) is None
     models = {name: {"ndcg@10": {"value": value}} for name, value in (("sft", 0.1), ("ppo", 0.4), ("optimum", 0.5))}
     values = {"sft": np.array([0.0, 2.0]), "ppo": np.array([2.0, 2.0]), "optimum": np.array([4.0, 6.0])}
-    report = optimum_report(values, models, np.array([3, 4]), PPOSection(item_kl_coef=BETA), samples=100, seed=0)
+    report = optimum_report(values, models, np.array([3, 4]), PPOConfig(item_kl_coef=BETA), samples=100, seed=0)
     assert report["gap_closed"] == {"objective": pytest.approx(1 / 4), "ndcg@10": pytest.approx(3 / 4)}
     assert report["objective"]["optimum"]["value"] == 5.0 and report["objective"]["ppo"]["n"] == 2
 
 
 @pytest.mark.parametrize("changes", [{"advantage": "gae"}, {"item_kl_coef": 0.0}, {"adaptive_kl_target": 0.1}])
 def test_where_there_is_no_fixed_objective(changes):
-    assert has_optimum(PPOSection())
-    assert not has_optimum(PPOSection().model_copy(update=changes))
+    assert has_optimum(PPOConfig())
+    assert not has_optimum(PPOConfig().model_copy(update=changes))
 
 
 def test_rewards_are_those_of_the_last_decision(data):

@@ -15,7 +15,8 @@ import trl.experimental.ppo.ppo_trainer as stock_module
 from datasets import Dataset
 from torch import nn
 from transformers import LlamaConfig, LlamaForSequenceClassification
-from trl.experimental.ppo import PPOConfig, PPOTrainer
+from trl.experimental.ppo import PPOConfig as TRLPPOConfig
+from trl.experimental.ppo import PPOTrainer
 
 from llmrec.language.prompt import Recommendation
 from llmrec.policy.distribution import DONE, TEXT, Choice, DecodingState, MaskedDistribution
@@ -142,7 +143,7 @@ def make_policy(base, data, scheme: str) -> RecPolicy:
     return policy
 
 
-def arguments(directory, **options) -> PPOConfig:
+def arguments(directory, **options) -> TRLPPOConfig:
     return trl_arguments(directory, save_strategy="no", **OPTIONS | options)
 
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from trl.experimental.ppo import PPOConfig
+from trl.experimental.ppo import PPOConfig as TRLPPOConfig
 
 from llmrec.config.checks import check_options
 from llmrec.errors import ConfigError, TrainingError
@@ -43,9 +43,9 @@ def validation(windows, targets) -> Validation:
     return Validation(Held(windows, torch.tensor(targets)), reward, -reward)
 
 
-def trl_arguments(directory, **options) -> PPOConfig:
+def trl_arguments(directory, **options) -> TRLPPOConfig:
     """TRL's options for tiny models on the CPU."""
-    return PPOConfig(
+    return TRLPPOConfig(
         output_dir=str(directory),
         local_rollout_forward_batch_size=4,
         num_sample_generations=0,

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from llmrec.catalogue.facts import FactBook
-from llmrec.config import PenaltySection, RewardSection
+from llmrec.config import PenaltyConfig, RewardConfig
 from llmrec.errors import ConfigError, DataError, RewardError
 from llmrec.language.prompt import Recommendation
 from llmrec.reward.composite import CompositeReward
@@ -39,7 +39,7 @@ def model(catalogue) -> ClickPurchaseModel:
 
 
 def composite(model, data, **section) -> CompositeReward:
-    return CompositeReward(model, FactBook.from_data(data), RewardSection.model_validate(section), data)
+    return CompositeReward(model, FactBook.from_data(data), RewardConfig.model_validate(section), data)
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def test_columns_that_cannot_be_used(catalogue, column, says):
     ],
 )
 def test_faults(segments, fault, value):
-    found = faults(Recommendation(5, segments, True), {0}, PenaltySection())
+    found = faults(Recommendation(5, segments, True), {0}, PenaltyConfig())
     if fault is None:
         assert not any(found.values())
     else:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llmrec.catalogue.facts import FactBook
-from llmrec.config import RewardSection
+from llmrec.config import RewardConfig
 from llmrec.data.dataset import InteractionData, Targets
 from llmrec.errors import DataError
 from llmrec.evaluation.evaluate import reward_scores
@@ -39,7 +39,7 @@ def reward(data) -> CompositeReward:
     model = ClickPurchaseModel(ClickPurchaseConfig(data.num_items, hidden_size=8, dropout=0.0)).eval()
     with torch.no_grad():
         model.profile.weight[1:].mul_(100)
-    return CompositeReward(model, FactBook.from_data(data), RewardSection(), data)
+    return CompositeReward(model, FactBook.from_data(data), RewardConfig(), data)
 
 
 def test_the_reward_of_a_known_user_is_the_model_s_with_that_profile(reward, data):

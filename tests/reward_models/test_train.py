@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from llmrec.config import RewardSection
+from llmrec.config import RewardConfig
 from llmrec.errors import DataError, ModelError
 from reward_models import ClickPurchaseModel, EaseJudge, fit_click_purchase, fit_reward, train_reward
 from reward_models import train as training
@@ -18,7 +18,7 @@ from reward_models.losses import Negatives, click_loss, draw_negatives
 from reward_models.train import judge_split
 from reward_models.windows import UNKNOWN, collate, cut_windows, training_events
 
-SMALL = RewardSection(
+SMALL = RewardConfig(
     num_train_epochs=30, learning_rate=1e-2, hidden_size=16, num_layers=1, dropout=0.0, judge_users=0.2
 )
 

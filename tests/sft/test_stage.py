@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from llmrec.config import SFTSection
+from llmrec.config import SFTConfig
 from llmrec.policy.distribution import ITEM
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import Window, pack
@@ -15,7 +15,7 @@ from tests.conftest import make_config, make_data
 
 
 def test_windows_cover_the_training_part_and_nothing_else(policy, data):
-    rows = training_windows(policy, data, ["age"], SFTSection(num_train_epochs=2.0), seed=0)
+    rows = training_windows(policy, data, ["age"], SFTConfig(num_train_epochs=2.0), seed=0)
     allowed = {tuple(history.tolist()) for history in data.train_histories}
     taught = set()
     for row in rows:
@@ -29,7 +29,7 @@ def test_windows_cover_the_training_part_and_nothing_else(policy, data):
 
 
 def test_every_taught_token_is_allowed_by_the_mask(policy, data):
-    rows = list(training_windows(policy, data, ["age"], SFTSection(num_train_epochs=4.0), seed=1))
+    rows = list(training_windows(policy, data, ["age"], SFTConfig(num_train_epochs=4.0), seed=1))
     batch = pack(policy, [Window(**row) for row in rows])
     with torch.no_grad():
         hidden = policy(*batch.inputs())
@@ -76,7 +76,7 @@ class Steps:
     """What `BestAdapter` asks of a trainer."""
 
     def __init__(self, policy, folder, eval_steps):
-        self.policy, self.section, self.logged = policy, SFTSection(eval_steps=eval_steps), []
+        self.policy, self.section, self.logged = policy, SFTConfig(eval_steps=eval_steps), []
         self.args = SimpleNamespace(output_dir=str(folder / "checkpoints"), should_save=True)
         self.is_fsdp_enabled, self.log = False, self.logged.append
         self.accelerator = SimpleNamespace(wait_for_everyone=lambda: None)
