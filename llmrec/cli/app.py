@@ -17,7 +17,6 @@ import llmrec
 from llmrec.cli.export import estimate_verb, export_verb
 from llmrec.cli.hub import hub_app
 from llmrec.cli.printing import (
-    console_for,
     print_examples,
     print_json,
     print_next_steps,
@@ -38,6 +37,7 @@ from llmrec.cli.process import (
 from llmrec.config import load_config
 from llmrec.errors import CatalogueError, UserError
 from llmrec.files import read_json, write_json
+from llmrec.progress.console import console_for
 from llmrec.run import VERBS, Run, is_main_process, run_all
 
 app = typer.Typer(

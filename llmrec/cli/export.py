@@ -5,10 +5,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from llmrec.cli.printing import console_for, print_estimate, print_json, say_on
+from llmrec.cli.printing import print_estimate, print_json, say_on
 from llmrec.cli.process import AdapterOption, JsonOption, stdout_kept_clean
 from llmrec.config import load_config
 from llmrec.errors import UserError
+from llmrec.progress.console import console_for
 from llmrec.run import Run
 
 

@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
-from llmrec.cli.printing import console_for, print_difference, print_json, print_runs, say_on
+from llmrec.cli.printing import print_difference, print_json, print_runs, say_on
 from llmrec.cli.process import AdapterOption, JsonOption, stdout_kept_clean
 from llmrec.config import INCLUDABLE
 from llmrec.errors import UserError
+from llmrec.progress.console import console_for
 from llmrec.run import Run
 
 hub_app = typer.Typer()

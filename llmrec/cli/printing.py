@@ -1,8 +1,6 @@
 """What people see of the command line: tables, ranked items, where to look next."""
 
 import json
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,14 +31,6 @@ ESTIMATED = {
     "device": "of it on a GPU",
 }
 SHOWN_RATES = ("validity", "unseen", "groundedness", "factual_precision", "repeats", "unique_sentences")
-
-
-def console_for(stderr: bool = False) -> Console:
-    """A console on the current stdout or stderr."""
-    # Without a terminal rich assumes 80 columns, which would break the results table in a log file.
-    stream = sys.stderr if stderr else sys.stdout
-    wide = None if stream.isatty() or "COLUMNS" in os.environ else 120
-    return Console(stderr=stderr, width=wide, highlight=False)
 
 
 def say_on(console: Console) -> Callable[[str], None]:

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.text import Text
 
-from llmrec.cli.printing import console_for
 from llmrec.errors import LlmrecError, UserError
+from llmrec.progress.console import console_for
 
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON on stdout and everything else on stderr")]
 AdapterOption = Annotated[

@@ -1,53 +1,31 @@
-"""What is seen of a training stage: a live table, and records of its metrics, samples and events.
+"""Progress of a training stage: a live table, and records of its metrics, samples and events.
 
 with watch(trainer, run, "ppo", {"objective/scores": "reward"}) as log:
     trainer.train()   # may call log.samples([...]) and log.event(step, "...")
+
+Names are imported on first use: `llmrec.progress.console` must load without torch and transformers.
 """
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from transformers import Trainer
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
-
-from llmrec.cli.printing import console_for
-from llmrec.config.checks import check_reporters
-from llmrec.progress.records import RecordFiles, TensorBoard, Trackio
-from llmrec.progress.table import LiveTable
-from llmrec.progress.watcher import Sample, TrainingLog, Watcher
-from llmrec.run import Run
+if TYPE_CHECKING:
+    from llmrec.progress.table import LiveTable
+    from llmrec.progress.watcher import Sample, TrainingLog, Watcher
+    from llmrec.progress.watching import watch
 
 __all__ = ["LiveTable", "Sample", "TrainingLog", "Watcher", "watch"]
 
-
-@contextmanager
-def watch(trainer: Trainer, run: Run, stage: str, columns: dict[str, str]) -> Iterator[TrainingLog]:
-    """Replaces a trainer's own output with a `LiveTable` and reports where the config's `report_to` says.
-
-    Everything is closed at the end of the `with`, however it ends, so that Ctrl-C leaves the terminal as it was.
-    On all processes but the main one nobody watches.
-
-    Args:
-        columns: of the table: name of a metric to its heading.
-
-    Raises:
-        ConfigError: a package that `report_to` needs is not installed.
-    """
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
-    watchers = _watchers(run, stage, columns) if trainer.is_world_process_zero() else []
-    with ExitStack() as stack:
-        for watcher in watchers:
-            trainer.add_callback(watcher)
-            stack.callback(watcher.close)
-        yield TrainingLog(watchers)
+_MODULES = {
+    "LiveTable": "table",
+    "Sample": "watcher",
+    "TrainingLog": "watcher",
+    "Watcher": "watcher",
+    "watch": "watching",
+}
 
 
-def _watchers(run: Run, stage: str, columns: dict[str, str]) -> list[Watcher]:
-    check_reporters(run.config)
-    watchers: list[Watcher] = [RecordFiles(run.path(stage))]
-    if "tensorboard" in run.config.report_to:
-        watchers.append(TensorBoard(run.path(stage, "logs")))
-    if "trackio" in run.config.report_to:
-        watchers.append(Trackio(run.directory / "trackio", run.config.name, stage))
-    return [*watchers, LiveTable(stage, columns, console_for(stderr=True))]  # last: closed first
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

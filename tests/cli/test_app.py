@@ -22,7 +22,7 @@ from llmrec.files import write_json
 from llmrec.run import STAGES, Run
 from llmrec.run import run as run_module
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CATALOGUE = ["Toy Story (1995)", "Aladdin (1992)", "Heat (1995)", "Alien [Director's cut] (1979)"]
 FLAGS = ("--history", "--exclude")
 
@@ -314,7 +314,8 @@ def test_help_and_config_errors_do_not_wait_for_torch(tmp_path: Path) -> None:
 
 
 def test_reward_report_prints_models_baselines_and_slices(capsys):
-    from llmrec.cli.printing import console_for, print_reward
+    from llmrec.cli.printing import print_reward
+    from llmrec.progress.console import console_for
 
     value = {"value": 0.9123, "ci95": [0.9, 0.92]}
     row = {"n": 40, "auc": value, "log_loss": value, "brier": value, "ece": value, "ece_floor": 0.01}
