@@ -24,6 +24,7 @@ from torch import nn
 
 from llmrec.config import RewardConfig
 from llmrec.data.dataset import InteractionData, load_data
+from llmrec.data.windows import cut_windows
 from llmrec.errors import DataError, ModelError
 from llmrec.run import is_main_process
 from reward_models.click_purchase import ClickPurchaseConfig, ClickPurchaseModel
@@ -37,7 +38,7 @@ from reward_models.losses import batch_loss, draw_negatives, is_sampled
 from reward_models.plots import draw
 from reward_models.quality import ItemRates, Measured, exposure_quality, measure_split
 from reward_models.storage import fingerprint
-from reward_models.windows import TrainingEvents, collate, cut_windows, training_events
+from reward_models.windows import TrainingEvents, collate, training_events
 
 # Of the purchase head, as a share of the learning rate: it has one label a click and overfits first.
 PURCHASE_LEARNING_RATE = 0.25

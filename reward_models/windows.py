@@ -115,20 +115,6 @@ class Batch:
         return Batch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
 
-def cut_windows(histories: Sequence[np.ndarray], window: int, rng: np.random.Generator) -> list[tuple[int, int, int]]:
-    """(user, start, end) of pieces of `window + 1` targets that cover every event once, in random order.
-
-    Cuts of histories longer than that fall anywhere, another place every epoch, so that every event is
-    sometimes predicted from a long history.
-    """
-    size, pieces = window + 1, []
-    for user, history in enumerate(histories):
-        offset = int(rng.integers(1, size + 1)) if len(history) > size else size
-        edges = [0, *range(offset, len(history), size), len(history)]
-        pieces += [(user, start, end) for start, end in zip(edges, edges[1:], strict=False) if end > start]
-    return [pieces[i] for i in rng.permutation(len(pieces))]
-
-
 def collate(events: TrainingEvents, pieces: Sequence[tuple[int, int, int]], rng: np.random.Generator) -> Batch:
     """Makes a batch of windows (user, start, end)."""
     rows, width = len(pieces), max(end - start for _, start, end in pieces)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reward_models.windows import cut_windows
+from llmrec.data.windows import cut_windows
 
 Score = Callable[[Sequence[np.ndarray]], np.ndarray]  # histories [B] -> float [B, N]
 

@@ -16,7 +16,7 @@ from reward_models.click_purchase import ClickPurchaseConfig
 from reward_models.held_out import calibrate, held_out
 from reward_models.losses import Negatives, click_loss, draw_negatives
 from reward_models.train import judge_split
-from reward_models.windows import UNKNOWN, collate, cut_windows, training_events
+from reward_models.windows import UNKNOWN, collate, training_events
 
 SMALL = RewardConfig(
     num_train_epochs=30, learning_rate=1e-2, hidden_size=16, num_layers=1, dropout=0.0, judge_users=0.2
@@ -78,14 +78,6 @@ def test_held_out_events_are_never_trained_on(data):
     second, metrics = fit_click_purchase(other, config, seed=1)
     assert torch.equal(first.click_bias, second.click_bias)
     assert "ranking" not in metrics and metrics["splits"] == {}
-
-
-def test_windows_cover_every_event_once():
-    histories = [np.arange(n) for n in (1, 6, 7, 23)]
-    pieces = cut_windows(histories, 5, np.random.default_rng(0))
-    covered = sorted((user, t) for user, start, end in pieces for t in range(start, end))
-    assert covered == [(user, t) for user, h in enumerate(histories) for t in range(len(h))]
-    assert max(end - start for _, start, end in pieces) <= 6
 
 
 def test_click_loss_masks_items_already_had(data):
