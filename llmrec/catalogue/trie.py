@@ -1,7 +1,8 @@
-"""All item token sequences in one trie, as CSR arrays.
+"""A prefix tree (trie) over the token sequences of all items: which tokens may follow, and which item was reached.
 
-Items are sorted by token sequence, so the items below a node are one contiguous range of that order: whether any
-allowed item lies below a child is one subtraction of prefix sums, whatever the number of items.
+The tree is stored as flat arrays. Items are sorted by token sequence, so the items below a node form one contiguous
+range of that order. Whether any available item lies below a child is then one subtraction of prefix sums, for any
+number of items.
 """
 
 import torch
@@ -10,25 +11,28 @@ from llmrec.errors import CatalogueError
 
 
 class ItemTrie:
-    """A prefix tree over prefix-free item token sequences.
+    """A prefix tree over item token sequences, none of which is the beginning of another.
 
-    Tokens are named by *column*: their index in `tokens`, so that a language-model head need only be evaluated on
-    the tokens that occur in items.
+    Tokens are addressed by *column*: their index in `tokens`. A language-model head needs logits for these tokens only.
+
+    Args:
+        sequences: token ids of each item, [N].
 
     Attributes:
+        num_items: number N of items.
         tokens: token ids that occur in any item, ascending, int64 [C].
-        order: item index by lexicographic rank of its sequence, int64 [N].
-        rank: the inverse of `order`, int64 [N].
-        node_item: item index of a leaf, -1 of an inner node, int64 [nodes].
-        flat: every item is one token (then a column is an item's rank).
+        order: item indices in the lexicographic order of their sequences, int64 [N].
+        rank: position of each item in `order`, int64 [N].
+        node_item: item index of a leaf, -1 of an inner node, int64 [nodes]. Node 0 is the root.
+        flat: whether every item is one token. The column of an item is then its rank.
 
     Raises:
-        CatalogueError: no items, an empty sequence, or one sequence is the beginning of another.
+        CatalogueError: there are no items, a sequence is empty, or one sequence is the beginning of another.
     """
 
     def __init__(self, sequences: list[tuple[int, ...]]):
         if not sequences:
-            raise CatalogueError("The catalogue has no items: nothing could ever be recommended.")
+            raise CatalogueError("The catalogue has no items; expected at least one item to recommend.")
         order = sorted(range(len(sequences)), key=lambda item: sequences[item])
         _check_prefix_free(sequences, order)
         self.num_items = len(sequences)
@@ -37,8 +41,10 @@ class ItemTrie:
         self.order = torch.tensor(order)
         self.rank = torch.argsort(self.order)
         columns = {token: column for column, token in enumerate(self.tokens.tolist())}
-        nodes, edges = _build([tuple(columns[t] for t in sequences[item]) for item in order])
+        nodes, edges = _build([tuple(columns[token] for token in sequences[item]) for item in order])
+        # Node n covers the items order[_low[n] : _high[n]].
         self._low, self._high = torch.tensor(nodes).T.contiguous()
+        # The edges of node n are _edge_start[n] to _edge_start[n + 1].
         parent, self._edge_column, self._edge_node = torch.tensor(edges).T.contiguous()
         self._edge_start = torch.searchsorted(parent, torch.arange(len(nodes) + 1))
         self._edge_key = parent * len(self.tokens) + self._edge_column
@@ -53,26 +59,35 @@ class ItemTrie:
         return self
 
     def columns_of(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Columns of token ids of any shape; a token that is in no item gets a wrong column, never an error."""
-        return torch.searchsorted(self.tokens, tokens.contiguous()).clamp(max=len(self.tokens) - 1)
+        """Column of each token id.
+
+        Args:
+            tokens: token ids, int64 of any shape.
+
+        Returns:
+            int64 of the same shape; -1 for a token that occurs in no item. `step` maps -1 to -1.
+        """
+        columns = torch.searchsorted(self.tokens, tokens.contiguous()).clamp(max=len(self.tokens) - 1)
+        return torch.where(self.tokens[columns] == tokens, columns, -1)
 
     def allowed(self, nodes: torch.Tensor, available: torch.Tensor) -> torch.Tensor:
-        """Which columns may follow.
+        """Which columns may follow each node.
 
         Args:
             nodes: current node of each row (0 is the root), int64 [R].
-            available: which items may still be chosen in that row, bool [R, N].
+            available: items that may still be chosen in each row, bool [R, N].
 
         Returns:
-            bool [R, C]: true where at least one available item lies below the child.
+            bool [R, C]; true where at least one available item lies below the child.
         """
-        if self.flat:  # all rows stand at the root, and column c leads to the item of rank c
+        if self.flat:  # Every row is at the root, and column c leads to the item of rank c.
             return available[:, self.order]
         counts = available.new_zeros(len(nodes), self.num_items + 1, dtype=torch.int32)
         torch.cumsum(available[:, self.order], dim=1, dtype=torch.int32, out=counts[:, 1:])
-        starts, ends = self._edge_start[nodes], self._edge_start[nodes + 1]
-        rows = torch.repeat_interleave(torch.arange(len(nodes), device=nodes.device), ends - starts)
-        first = torch.cumsum(ends - starts, 0) - (ends - starts)
+        starts = self._edge_start[nodes]
+        degrees = self._edge_start[nodes + 1] - starts
+        rows = torch.repeat_interleave(torch.arange(len(nodes), device=nodes.device), degrees)
+        first = torch.cumsum(degrees, 0) - degrees
         edges = starts[rows] + torch.arange(len(rows), device=nodes.device) - first[rows]
         child = self._edge_node[edges]
         mask = available.new_zeros(len(nodes), len(self.tokens))
@@ -80,44 +95,60 @@ class ItemTrie:
         return mask
 
     def step(self, nodes: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        """The child of each node along a column.
+        """The child that each node has along a column.
 
         Args:
-            nodes: int64 [R].
-            columns: int64 [R].
+            nodes: int64 [R], each at least 0.
+            columns: int64 [R], -1 for a token outside the trie.
 
         Returns:
-            int64 [R]; -1 where the column does not follow.
+            int64 [R]; -1 where the node has no such child.
         """
         key = nodes * len(self.tokens) + columns
         edge = torch.searchsorted(self._edge_key, key).clamp(max=len(self._edge_key) - 1)
-        return torch.where(self._edge_key[edge] == key, self._edge_node[edge], -1)
+        # Column -1 of node n has the key of the last column of node n - 1.
+        found = (columns >= 0) & (self._edge_key[edge] == key)
+        return torch.where(found, self._edge_node[edge], -1)
 
 
 def _check_prefix_free(sequences: list[tuple[int, ...]], order: list[int]) -> None:
     if not all(sequences):
-        raise CatalogueError(f"Item {sequences.index(())} has no tokens: every item needs a non-empty title.")
-    for one, two in zip(order, order[1:], strict=False):  # sorted: a prefix stands right before its extension
-        if sequences[two][: len(sequences[one])] == sequences[one]:
-            raise CatalogueError(f"The tokens of item {one} begin those of item {two}: neither could be told apart.")
+        raise CatalogueError(f"Item {sequences.index(())} has no tokens; expected at least one. Give it a title.")
+    # In sorted order a sequence stands right before its extensions.
+    for item, following in zip(order, order[1:], strict=False):
+        if sequences[following][: len(sequences[item])] == sequences[item]:
+            raise CatalogueError(
+                f"The tokens of item {item} are the beginning of those of item {following}; expected items that can "
+                "be told apart. Change the title of one of them."
+            )
 
 
-def _build(sequences: list[tuple[int, ...]]) -> tuple[list, list]:
-    """Nodes as (low, high) ranges of the sorted sequences, edges as (parent, column, child) sorted by both."""
-    nodes, edges, level = [(0, len(sequences))], [], [0]
+def _build(sequences: list[tuple[int, ...]]) -> tuple[list[tuple[int, int]], list[tuple[int, int, int]]]:
+    """Builds the tree level by level.
+
+    Args:
+        sequences: columns of each item, sorted.
+
+    Returns:
+        nodes as (low, high) ranges of `sequences`, and edges as (parent, column, child), sorted by parent and column.
+    """
+    nodes = [(0, len(sequences))]
+    edges: list[tuple[int, int, int]] = []
+    level = [0]
     depth = 0
     while level:
-        following = []
+        children: list[int] = []
         for node in level:
             low, high = nodes[node]
-            if len(sequences[low]) == depth:  # prefix-free: this node is a leaf with one item
+            if len(sequences[low]) == depth:  # A leaf: no sequence is the beginning of another, so it holds one item.
                 continue
             start = low
             for end in range(low + 1, high + 1):
                 if end == high or sequences[end][depth] != sequences[start][depth]:
                     edges.append((node, sequences[start][depth], len(nodes)))
-                    following.append(len(nodes))
+                    children.append(len(nodes))
                     nodes.append((start, end))
                     start = end
-        level, depth = following, depth + 1
+        level = children
+        depth += 1
     return nodes, edges

@@ -248,10 +248,8 @@ class MaskedDistribution:
         if self.fact_trie is None:
             return
         inside = (state.region == FACT) | (state.region == TEXT)
-        column = self.fact_trie.columns_of(tokens)
-        known = self.fact_trie.tokens[column] == tokens
         node = torch.where(state.region == FACT, state.node, 0)
-        node = torch.where(inside & known, self.fact_trie.step(node, column), -1)
+        node = torch.where(inside, self.fact_trie.step(node, self.fact_trie.columns_of(tokens)), -1)
         fact = torch.where(node >= 0, self.fact_trie.node_item[node.clamp(min=0)], -1)
         new["node"] = torch.where(node >= 0, torch.where(fact >= 0, 0, node), new["node"])
         new["region"][node >= 0] = FACT
