@@ -1,17 +1,32 @@
-"""In which precision training runs: as `accelerate launch` was told, and without it in bf16 where the GPU can."""
+"""What a process must know of a launch: whether it is the main process, and the precision of training."""
 
 import os
 
-import torch
+PRECISION_VARIABLE = "ACCELERATE_MIXED_PRECISION"  # set by `accelerate launch --mixed_precision`
 
-VARIABLE = "ACCELERATE_MIXED_PRECISION"  # what `accelerate launch --mixed_precision` sets
+
+def is_main_process() -> bool:
+    """Whether this process writes files and prints.
+
+    True for the first process of `accelerate launch` or `torchrun`, and for a process that was started alone.
+    """
+    return os.environ.get("RANK", "0") == "0"
 
 
 def mixed_precision() -> str:
-    """`no`, `bf16` or `fp16`, which is also left in the environment.
+    """The precision that training will use: `no`, `bf16` or `fp16`.
 
-    TRL's PPO trainer makes an `Accelerator` that reads nothing but the environment: `PPOConfig(bf16=True)` alone
-    changes nothing.
+    It is what `accelerate launch` was given. Without a launcher it is `bf16` on a GPU that supports it, else `no`.
     """
-    able = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    return os.environ.setdefault(VARIABLE, "bf16" if able else "no")
+    import torch  # takes seconds, and `is_main_process` does not need it
+
+    supported = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return os.environ.get(PRECISION_VARIABLE, "bf16" if supported else "no")
+
+
+def settle_mixed_precision() -> str:
+    """Returns `mixed_precision()` and writes it into the environment.
+
+    TRL's PPO trainer makes an `Accelerator` that reads the environment only: `PPOConfig(bf16=True)` has no effect.
+    """
+    return os.environ.setdefault(PRECISION_VARIABLE, mixed_precision())

@@ -1,68 +1,67 @@
-"""Writing files so that nothing is ever half-written: a temporary name in the same directory, then a rename."""
+"""Reads and writes files. Every write is atomic: the file or directory is complete, or it is not there.
+
+A write goes to a temporary name in the same directory, which is renamed at the end.
+"""
 
 import errno
 import json
+import math
 import os
+import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from llmrec.errors import UserError
+from llmrec.distributed import is_main_process
+from llmrec.errors import LlmrecError, ModelError, UserError
+
+Built = TypeVar("Built")
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NOT_WRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM)
+_IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+_DISK_FAULT = (errno.EIO, errno.EFBIG, errno.ESTALE, errno.ENAMETOOLONG)
 
 
-def _explain_disk(error: OSError, target: Path) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(
-            f"No space left on the disk while writing {target}. Earlier results are untouched: free some space, "
-            "or choose another place with `output_dir`, and run the same command again."
-        )
-    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return UserError(f"Cannot write {target}: {error.strerror}. Choose a writable `output_dir`.")
-    return error
+# --- atomic writes --------------------------------------------------------------------------------
+
+
+def atomic_path(target: str | os.PathLike[str]) -> AbstractContextManager[Path]:
+    """Yields a temporary file beside `target` and renames it to `target` on success.
+
+    On failure the temporary file is removed and `target` stays as it was.
+
+    Raises:
+        UserError: the disk is full or faulty, or the directory is not writable.
+    """
+    return _replacing(Path(target), directory=False)
+
+
+def atomic_directory(target: str | os.PathLike[str]) -> AbstractContextManager[Path]:
+    """Yields a temporary directory beside `target` and swaps it in on success.
+
+    On failure the temporary directory is removed and `target` stays as it was.
+
+    Raises:
+        UserError: the disk is full or faulty, or the directory is not writable.
+    """
+    return _replacing(Path(target), directory=True)
 
 
 @contextmanager
-def atomic_path(target: str | os.PathLike) -> Iterator[Path]:
-    """Yields a temporary path beside `target`; renames it to `target` on success, removes it on failure.
-
-    Raises:
-        UserError: the disk is full or the place is not writable.
-    """
-    target = Path(target)
-    temporary = None
+def _replacing(target: Path, directory: bool) -> Iterator[Path]:
+    """What `atomic_path` and `atomic_directory` share."""
+    temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary = _make_temporary(target, directory)
         yield temporary
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise _explain_disk(error, target) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def atomic_directory(target: str | os.PathLike) -> Iterator[Path]:
-    """Yields a temporary directory beside `target` and swaps it in on success; on failure `target` is untouched.
-
-    Raises:
-        UserError: the disk is full or the place is not writable.
-    """
-    target = Path(target)
-    temporary = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
-        yield temporary
-        os.chmod(temporary, 0o755)
-        if target.exists():
+        os.chmod(temporary, 0o755 if directory else 0o644)
+        if directory and target.exists():
             old = temporary.with_suffix(".old")
             os.replace(target, old)
             os.replace(temporary, target)
@@ -70,28 +69,169 @@ def atomic_directory(target: str | os.PathLike) -> Iterator[Path]:
         else:
             os.replace(temporary, target)
     except OSError as error:
-        raise _explain_disk(error, target) from error
+        message = _explain(error, target)
+        if message is None:
+            raise  # not `raise error from error`: a loop over the causes of such an error never ends
+        raise UserError(message) from error
     finally:
         if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+            _remove(temporary)
 
 
-def write_with(target: str | os.PathLike, write: Callable[[Path], Any]) -> None:
+def _make_temporary(target: Path, directory: bool) -> Path:
+    prefix = f".{target.name}."
+    if directory:
+        return Path(tempfile.mkdtemp(prefix=prefix, suffix=".tmp", dir=target.parent))
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=".tmp", dir=target.parent)
+    os.close(handle)
+    return Path(name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _explain(error: OSError, target: Path) -> str | None:
+    """A message for errors of the disk or of the path; None for errors that have another cause."""
+    if error.errno in _DISK_FULL:
+        return (
+            f"No space left on the disk while writing {target}. Earlier results are untouched: free some space, "
+            "or choose another place with `output_dir`, and run the same command again."
+        )
+    if error.errno in _NOT_WRITABLE:
+        return f"Cannot write {target}: {error.strerror}. Choose a writable `output_dir`."
+    if error.errno in _IN_THE_WAY:
+        return f"Cannot write {target}: {error}. Move or rename what is in the way, or choose another `output_dir`."
+    if error.errno in _DISK_FAULT:
+        return (
+            f"Cannot write {target}: {error.strerror}. Earlier results are untouched: check the disk and its limits, "
+            "or choose another `output_dir`, and run the same command again."
+        )
+    return None
+
+
+def write_with(target: str | os.PathLike[str], write: Callable[[Path], Any]) -> None:
     """Writes `target` atomically with any function that takes a path, e.g. `frame.to_parquet`."""
     with atomic_path(target) as temporary:
         write(temporary)
 
 
-def write_text(target: str | os.PathLike, text: str) -> None:
+def write_text(target: str | os.PathLike[str], text: str) -> None:
     """Writes UTF-8 text atomically."""
     write_with(target, lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def write_json(target: str | os.PathLike, value: Any) -> None:
-    """Writes JSON atomically: indented, UTF-8, NaN refused."""
+def write_json(target: str | os.PathLike[str], value: Any) -> None:
+    """Writes JSON atomically, indented and in UTF-8.
+
+    Raises:
+        ValueError: a number is NaN or infinite; see `plain`.
+    """
     write_text(target, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: str | os.PathLike) -> Any:
+# --- reads ----------------------------------------------------------------------------------------
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
     """Reads a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def read_versioned(
+    path: str | os.PathLike[str],
+    newest: int,
+    build: Callable[[dict[str, Any]], Built],
+    kind: str = "an adapter",
+) -> Built:
+    """Reads a JSON object that has a `format` number, and builds a value from it.
+
+    Args:
+        path: the file.
+        newest: the newest format that this version can read.
+        build: makes the value. A KeyError, TypeError, ValueError or IndexError in it means that the file is malformed.
+        kind: what a directory with this file is, for the message when the file is missing.
+
+    Raises:
+        ModelError: the file is missing, malformed or of a newer format.
+    """
+    path = Path(path)
+    try:
+        values = read_json(path)
+        if values["format"] > newest:
+            raise ModelError(f"{path} has format {values['format']}; this llmrec reads up to {newest}: update it.")
+        return build(values)
+    except LlmrecError:  # some are also a ValueError or a KeyError
+        raise
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing: {path.parent} is not {kind} written by llmrec.") from None
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ModelError(f"{path} is not readable ({error}). Copy it again, or write it again.") from None
+
+
+def plain(value: Any) -> Any:
+    """Converts a value to what JSON can hold.
+
+    NumPy and torch scalars and arrays become Python numbers and lists, tuples become lists, paths become strings, keys
+    become strings, and NaN and infinities become None.
+    """
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+# --- checkpoints ----------------------------------------------------------------------------------
+
+
+def newest_checkpoint(root: Path, state_file: str) -> Path | None:
+    """Finds the complete `checkpoint-<step>` directory with the highest step.
+
+    A checkpoint is complete if its state file, which is written last, is readable. If that file has a key `files`
+    (path to size in bytes, see `file_sizes`), every file must have its recorded size as well.
+
+    Warns about each newer checkpoint that is incomplete. The main process also removes directories that
+    `atomic_directory` was still writing when an earlier process was killed.
+
+    Args:
+        root: the directory that holds the checkpoints.
+        state_file: name of the JSON file in a checkpoint that is written last.
+    """
+    for leftover in sorted(root.glob(".checkpoint-*")) if is_main_process() else ():
+        warnings.warn(f"{leftover} was being written when a run ended; it is removed.", stacklevel=2)
+        shutil.rmtree(leftover, ignore_errors=True)
+    for _, folder in reversed(checkpoints_by_step(root)):
+        if _is_complete(folder, state_file):
+            return folder
+        warnings.warn(f"{folder} is incomplete and is ignored; training goes on from an older one.", stacklevel=2)
+    return None
+
+
+def checkpoints_by_step(root: Path) -> list[tuple[int, Path]]:
+    """Steps and directories of all checkpoints in `root`, complete or not, lowest step first."""
+    found = ((re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in root.glob("checkpoint-*"))
+    return sorted((int(match.group(1)), path) for match, path in found if match)
+
+
+def file_sizes(folder: Path, without: str) -> dict[str, int]:
+    """Bytes of every file below a directory, by relative path; files named `without` are left out."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != without)
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
+def _is_complete(folder: Path, state_file: str) -> bool:
+    try:
+        state = read_json(folder / state_file)
+    except (OSError, ValueError):
+        return False
+    if not isinstance(state, dict):
+        return False
+    return "files" not in state or state["files"] == file_sizes(folder, without=state_file)

@@ -63,9 +63,7 @@ class Recommender:
         Raises:
             RunError: the stage has not finished.
         """
-        adapter = adapter or ("ppo" if run.finished("ppo") else "sft")
-        run.require("data", adapter)
-        policy = RecPolicy.from_pretrained(run.path(adapter, "adapter"), quantized=quantized)
+        policy = RecPolicy.from_pretrained(run.adapter(adapter), quantized=quantized)
         return cls(policy, run.config.ppo.response_length, load_data(run.path("data")))
 
     @classmethod

@@ -29,6 +29,7 @@ from trl import RewardTrainer
 from llmrec.catalogue.facts import Fact, FactBook
 from llmrec.config import Config, ModelConfig
 from llmrec.data.dataset import InteractionData
+from llmrec.distributed import is_main_process
 from llmrec.errors import DataError, ModelError
 from llmrec.files import atomic_directory, write_json
 from llmrec.language.base_model import from_hub, resolve_base
@@ -36,7 +37,7 @@ from llmrec.language.prompt import ChatHeaders, Recommendation, profiles
 from llmrec.language.templates import write
 from llmrec.policy.saved import adapter_shapes
 from llmrec.progress import watch
-from llmrec.run import Run, is_main_process
+from llmrec.run import Run
 from reward_models.calibration import fit_platt
 from reward_models.pairs import Pair, preference_pairs, skipped_exposures
 from reward_models.storage import MEND, check_catalogue, fingerprint, load_config

@@ -25,8 +25,8 @@ from torch import nn
 from llmrec.config import RewardConfig
 from llmrec.data.dataset import InteractionData, load_data
 from llmrec.data.windows import cut_windows
+from llmrec.distributed import is_main_process
 from llmrec.errors import DataError, ModelError
-from llmrec.run import is_main_process
 from reward_models.click_purchase import ClickPurchaseConfig, ClickPurchaseModel
 from reward_models.ensemble import RewardEnsemble
 from reward_models.exposures import Exposures, exposure_logits, exposure_loss, exposures_of

@@ -6,7 +6,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from llmrec.distributed import VARIABLE, mixed_precision
+from llmrec.distributed import PRECISION_VARIABLE, mixed_precision, settle_mixed_precision
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import Window, pack
 from llmrec.ppo import stage
@@ -20,7 +20,7 @@ from tests.ppo.test_trainer import PreferItem
 @pytest.fixture(autouse=True)
 def fresh_state(monkeypatch):
     """Accelerate keeps its precision for the life of a process."""
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(PRECISION_VARIABLE, raising=False)
     yield monkeypatch
     AcceleratorState._reset_state(reset_partial_state=True)
 
@@ -45,7 +45,7 @@ def dtypes_inside(policy: RecPolicy) -> set[torch.dtype]:
 @pytest.mark.parametrize("asked, dtype", [("bf16", torch.bfloat16), ("no", torch.float32), (None, torch.float32)])
 def test_sft_runs_in_the_precision_that_was_asked_for(config, data, fresh_state, asked, dtype):
     if asked:
-        fresh_state.setenv(VARIABLE, asked)
+        fresh_state.setenv(PRECISION_VARIABLE, asked)
     policy = RecPolicy.create(config, data)
     arguments = training_arguments(config.sft, Run.create(config))
     arguments.logging_steps, arguments.disable_tqdm = 1, True
@@ -59,7 +59,7 @@ def test_sft_runs_in_the_precision_that_was_asked_for(config, data, fresh_state,
 
 
 def test_ppo_learns_in_bf16(config, data, fresh_state):
-    fresh_state.setenv(VARIABLE, "bf16")
+    fresh_state.setenv(PRECISION_VARIABLE, "bf16")
     torch.manual_seed(0)
     policy = RecPolicy.create(config, data)
     policy.add_rl_adapter()
@@ -78,10 +78,11 @@ def test_ppo_learns_in_bf16(config, data, fresh_state):
 def test_a_gpu_that_can_means_bf16_unless_told_otherwise(fresh_state):
     fresh_state.setattr(torch.cuda, "is_available", lambda: True)
     fresh_state.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    fresh_state.setenv(VARIABLE, "no")
-    assert mixed_precision() == "no"
-    fresh_state.delenv(VARIABLE)
-    assert mixed_precision() == "bf16" == os.environ[VARIABLE]  # TRL's PPO asks the environment, not its arguments
+    fresh_state.setenv(PRECISION_VARIABLE, "no")
+    assert mixed_precision() == settle_mixed_precision() == "no"
+    fresh_state.delenv(PRECISION_VARIABLE)
+    assert mixed_precision() == "bf16" and PRECISION_VARIABLE not in os.environ
+    assert settle_mixed_precision() == "bf16" == os.environ[PRECISION_VARIABLE]  # TRL's PPO trainer reads this only
 
 
 def test_logits_are_float32_inside_autocast(tiny_base, data):

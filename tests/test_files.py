@@ -1,12 +1,26 @@
-"""Nothing is ever half-written."""
+"""Atomic writes, reads with clear errors, and the choice of the newest complete checkpoint."""
 
 import errno
+import json
+import math
+from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from llmrec.errors import UserError
-from llmrec.files import atomic_directory, atomic_path, read_json, write_json
+from llmrec.errors import CatalogueError, ModelError, UserError
+from llmrec.files import (
+    atomic_directory,
+    atomic_path,
+    newest_checkpoint,
+    plain,
+    read_json,
+    read_versioned,
+    write_json,
+    write_text,
+)
 
 
 def _names(directory: Path) -> set[str]:
@@ -69,6 +83,118 @@ def test_unwritable_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         write_json(tmp_path / "a.json", 1)
 
 
-def test_other_os_errors_pass_through(tmp_path: Path) -> None:
+def test_a_missing_file_passes_through(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "a.json"):
         (tmp_path / "absent").read_text()
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EFBIG])
+def test_disk_fault_is_explained(tmp_path: Path, code: int) -> None:
+    with pytest.raises(UserError, match="check the disk") as caught, atomic_path(tmp_path / "a.json"):
+        raise OSError(code, "disk fault")
+    assert isinstance(caught.value.__cause__, OSError)
+    assert _names(tmp_path) == set()
+
+
+def test_a_file_where_a_directory_should_be_is_explained(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "")
+    with pytest.raises(UserError, match="Move or rename what is in the way"):
+        write_json(tmp_path / "a" / "b.json", 1)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ECHILD, "no child"), ModelError("a damaged adapter")])
+@pytest.mark.parametrize("write", [atomic_path, atomic_directory])
+def test_other_os_errors_pass_through(tmp_path: Path, write, error: OSError) -> None:
+    """The error is not its own cause: code that follows causes would never end."""
+    with pytest.raises(type(error)) as caught, write(tmp_path / "a"):
+        raise error
+    assert caught.value is error and error.__cause__ is None
+    assert _names(tmp_path) == set()
+
+
+def test_plain_makes_json_values() -> None:
+    value = {
+        1: np.float32(0.5),
+        "array": np.array([[1, 2]]),
+        "tensor": torch.tensor([1.0, math.nan]),
+        "tuple": (np.int64(3), math.inf),
+        "path": Path("a/b"),
+        "none": None,
+    }
+    expected = {"1": 0.5, "array": [[1, 2]], "tensor": [1.0, None], "tuple": [3, None], "path": "a/b", "none": None}
+    assert plain(value) == expected
+    assert json.loads(json.dumps(plain(value), allow_nan=False)) == expected
+
+
+def test_read_versioned_builds_the_value(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"format": 1, "items": [1, 2]})
+    assert read_versioned(tmp_path / "a.json", 1, lambda values: sum(values["items"])) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "a.json is missing: .* is not an adapter written by llmrec"),
+        ("{", "a.json is not readable"),
+        ("[]", "a.json is not readable"),
+        ('{"format": 3}', "a.json has format 3; this llmrec reads up to 2"),
+        ('{"format": 2}', "a.json is not readable .*items"),
+    ],
+)
+def test_read_versioned_explains_what_is_wrong(tmp_path: Path, text: str | None, message: str) -> None:
+    if text is not None:
+        write_text(tmp_path / "a.json", text)
+    with pytest.raises(ModelError, match=message):
+        read_versioned(tmp_path / "a.json", 2, lambda values: values["items"])
+
+
+def test_read_versioned_keeps_errors_that_already_explain(tmp_path: Path) -> None:
+    def refuse(values: dict) -> None:
+        raise CatalogueError("no such item")  # also a KeyError
+
+    write_json(tmp_path / "a.json", {"format": 1})
+    with pytest.raises(CatalogueError):
+        read_versioned(tmp_path / "a.json", 1, refuse)
+
+
+def _checkpoint(root: Path, step: int, **state: object) -> Path:
+    folder = root / f"checkpoint-{step}"
+    write_text(folder / "weights", "12345")
+    write_json(folder / "state.json", state)
+    return folder
+
+
+def test_the_newest_checkpoint_is_the_one_with_the_highest_step(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path, "state.json") is None
+    for step in (9, 10):
+        _checkpoint(tmp_path, step)
+    (tmp_path / "checkpoint-best").mkdir()
+    assert newest_checkpoint(tmp_path, "state.json") == tmp_path / "checkpoint-10"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: write_text(folder / "weights", "1234"),
+        lambda folder: (folder / "weights").unlink(),
+        lambda folder: (folder / "state.json").unlink(),
+        lambda folder: write_text(folder / "state.json", '{"fi'),
+        lambda folder: write_text(folder / "state.json", "[]"),
+    ],
+)
+def test_an_incomplete_checkpoint_is_ignored_with_a_warning(tmp_path: Path, damage) -> None:
+    for step in (1, 2):
+        _checkpoint(tmp_path, step, files={"weights": 5})
+    damage(tmp_path / "checkpoint-2")
+    with pytest.warns(UserWarning, match="checkpoint-2 is incomplete"):
+        assert newest_checkpoint(tmp_path, "state.json") == tmp_path / "checkpoint-1"
+
+
+@pytest.mark.parametrize(("rank", "removed"), [("0", True), ("1", False)])
+def test_only_the_main_process_removes_unfinished_checkpoints(tmp_path: Path, monkeypatch, rank, removed) -> None:
+    monkeypatch.setenv("RANK", rank)
+    leftover = tmp_path / ".checkpoint-3.abc.tmp"
+    leftover.mkdir()
+    with pytest.warns(UserWarning, match="was being written") if removed else nullcontext():
+        newest_checkpoint(tmp_path, "state.json")
+    assert leftover.exists() != removed

@@ -35,10 +35,11 @@ from llmrec.cli.process import (
     stdout_kept_clean,
 )
 from llmrec.config import load_config
+from llmrec.distributed import is_main_process
 from llmrec.errors import CatalogueError, UserError
 from llmrec.files import read_json, write_json
 from llmrec.progress.console import console_for
-from llmrec.run import VERBS, Run, is_main_process, run_all
+from llmrec.run import VERBS, Run, run_all
 
 app = typer.Typer(
     help="Fine-tune a language model to recommend.",

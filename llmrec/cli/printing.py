@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from llmrec.run import Run, is_main_process
+from llmrec.distributed import is_main_process
+from llmrec.files import plain
+from llmrec.run import Run
 
 # Columns of the results table: key in report.json and heading.
 SHOWN_METRICS = {"hr@10": "HR@10", "ndcg@10": "NDCG@10", "mrr": "MRR", "coverage": "coverage"}
@@ -39,8 +41,8 @@ def say_on(console: Console) -> Callable[[str], None]:
 
 
 def print_json(value: Any) -> None:
-    """Prints JSON on stdout; numpy values become Python's."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=lambda item: item.tolist()))
+    """Prints JSON on stdout; NumPy values become Python's, NaN becomes null."""
+    print(json.dumps(plain(value), indent=2, ensure_ascii=False))
 
 
 def print_ranked(console: Console, ranked: list) -> None:

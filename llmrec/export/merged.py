@@ -53,7 +53,7 @@ def export(
         ModelError: a package is missing, or the model is of a kind that `gguf` or `onnx` cannot be.
         TrainingError: what was written does not say what the adapter said.
     """
-    adapter = adapter or ("ppo" if run.finished("ppo") else "sft")
+    adapter = run.adapter_stage(adapter)
     run.require("data", adapter)
     _check_places(merged, gguf, onnx)
     policy = RecPolicy.from_pretrained(run.path(adapter, "adapter"), quantized=False).eval()

@@ -71,7 +71,7 @@ def push(
     """
     check_name(repo)
     check_branch(revision)
-    adapter = adapter or ("ppo" if run.finished("ppo") else "sft")
+    adapter = run.adapter_stage(adapter)
     run.require(adapter, *(stage for part, stage in _STAGE_OF.items() if part in include))
     if not dry_run:
         repo = full_name(repo)

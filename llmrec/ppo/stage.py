@@ -11,7 +11,7 @@ from trl.experimental.ppo import PPOConfig as TRLPPOConfig
 
 from llmrec.config import Config, PPOConfig
 from llmrec.data.dataset import InteractionData, load_data
-from llmrec.distributed import mixed_precision
+from llmrec.distributed import is_main_process, settle_mixed_precision
 from llmrec.errors import ConfigError, RewardError
 from llmrec.language.prompt import profiles
 from llmrec.policy.model import RecPolicy
@@ -60,7 +60,7 @@ def train_ppo(run: Run) -> dict:
             trainer.train(resume_from_checkpoint=checkpoint)
     except RewardError as error:
         raise RewardError(f"{error} {_what_is_safe(run)}") from error
-    if trainer.is_world_process_zero():
+    if is_main_process():
         policy.save_pretrained(run.path("ppo", "adapter"))
     log = [entry for entry in trainer.state.log_history if "objective/scores" in entry]
     metrics = {"updates": trainer.state.global_step, "guard": guard.report(), "events": trainer.events, "log": log}
@@ -143,7 +143,7 @@ def training_arguments(run: Run) -> TRLPPOConfig:
         num_sample_generations=0,
         lr_scheduler_type="linear",
         logging_steps=1,
-        bf16=mixed_precision() == "bf16",
+        bf16=settle_mixed_precision() == "bf16",
         use_cpu=not torch.cuda.is_available(),
         seed=run.config.seed,
         report_to="none",  # `watch` reports

@@ -10,17 +10,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llmrec.progress.bars import ProgressBar, bar
     from llmrec.progress.table import LiveTable
     from llmrec.progress.watcher import Sample, TrainingLog, Watcher
     from llmrec.progress.watching import watch
 
-__all__ = ["LiveTable", "Sample", "TrainingLog", "Watcher", "watch"]
+__all__ = ["LiveTable", "ProgressBar", "Sample", "TrainingLog", "Watcher", "bar", "watch"]
 
 _MODULES = {
     "LiveTable": "table",
+    "ProgressBar": "bars",
     "Sample": "watcher",
     "TrainingLog": "watcher",
     "Watcher": "watcher",
+    "bar": "bars",
     "watch": "watching",
 }
 

@@ -7,6 +7,7 @@ from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from llmrec.config.checks import check_reporters
+from llmrec.distributed import is_main_process
 from llmrec.progress.console import console_for
 from llmrec.progress.records import RecordFiles, TensorBoard, Trackio
 from llmrec.progress.table import LiveTable
@@ -29,7 +30,7 @@ def watch(trainer: Trainer, run: Run, stage: str, columns: dict[str, str]) -> It
     """
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    watchers = _watchers(run, stage, columns) if trainer.is_world_process_zero() else []
+    watchers = _watchers(run, stage, columns) if is_main_process() else []
     with ExitStack() as stack:
         for watcher in watchers:
             trainer.add_callback(watcher)

@@ -8,7 +8,6 @@ import difflib
 import hashlib
 import importlib
 import importlib.metadata
-import math
 import os
 import platform
 import time
@@ -22,8 +21,9 @@ import yaml
 import llmrec
 from llmrec.config import Config, PenaltyConfig, default_of, load_config
 from llmrec.config.checks import check_options
+from llmrec.distributed import is_main_process
 from llmrec.errors import LlmrecError, RunError
-from llmrec.files import read_json, write_json, write_text
+from llmrec.files import plain, read_json, write_json, write_text
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ STAGES = tuple(STAGE_TABLE)
 # The CLI verb of each stage; only the first differs from the stage's folder.
 VERBS = {stage: "prepare" if stage == "data" else stage for stage in STAGES}
 
+ADAPTER_STAGES = ("sft", "ppo")
 NOT_SET = "(not set)"
 _LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "numpy", "pandas")
 
@@ -87,8 +88,6 @@ class Run:
         config: the resolved config.
         directory: where it lies.
     """
-
-    STAGES = STAGES
 
     def __init__(self, config: Config, directory: Path):
         self.config = config
@@ -166,7 +165,7 @@ class Run:
         record = {
             "stage": stage,
             "seconds": None if started is None else round(time.monotonic() - started, 3),
-            "metrics": _plain(metrics),
+            "metrics": plain(metrics),
             "fingerprint": fingerprint(self.config, stage),
             "built_on": self._built_on(stage),
             "versions": library_versions(),
@@ -184,6 +183,25 @@ class Run:
         if stage == "evaluate" and not self.report_path.is_file():
             return False
         return self.path(stage, "metrics.json").is_file()
+
+    def adapter_stage(self, name: str | None = None) -> str:
+        """The stage whose adapter is used: `name` if it is given, else `ppo` if that stage has finished, else `sft`."""
+        if name is not None and name not in ADAPTER_STAGES:
+            raise ValueError(f"there is no adapter {name!r}; adapters are {', '.join(ADAPTER_STAGES)}")
+        return name or ("ppo" if self.finished("ppo") else "sft")
+
+    def adapter(self, name: str | None = None) -> Path:
+        """The directory of a trained adapter.
+
+        Args:
+            name: `ppo` or `sft`; None for `ppo` if that stage has finished, else `sft`.
+
+        Raises:
+            RunError: the stage that trains the adapter has not finished.
+        """
+        stage = self.adapter_stage(name)
+        self.require("data", stage)
+        return self.path(stage, "adapter")
 
     def record(self, stage: str) -> dict:
         """All of `<stage>/metrics.json`: `stage, seconds, metrics, fingerprint, built_on, versions`."""
@@ -324,11 +342,6 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
-def is_main_process() -> bool:
-    """Whether this process is the one that writes, under `accelerate launch` or alone."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def _holds_more_than(file: Path) -> bool:
     return any(entry != file and not entry.name.startswith(".") for entry in file.parent.iterdir())
 
@@ -365,20 +378,7 @@ def _value_then(recorded: dict, key: str) -> Any:
         return recorded[key]
     parts = key.split(".")
     off = any(".".join(parts[:depth]) in recorded for depth in range(1, len(parts)))
-    return NOT_SET if off else _plain(default_of(key))
-
-
-def _plain(value: Any) -> Any:
-    """JSON values: numpy scalars and arrays become Python's, NaN and infinities become null."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, Path) else value
+    return NOT_SET if off else plain(default_of(key))
 
 
 def _runs_near(directory: Path) -> str:

@@ -8,6 +8,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from llmrec.distributed import is_main_process
 from llmrec.files import read_json, write_json
 from llmrec.policy.model import RecPolicy
 from llmrec.selection.validation import Held, best_items, of_lists, user_ndcg
@@ -65,7 +66,7 @@ class Guard:
         better, liked = seen[NDCG] > best, seen[JUDGE] >= start[JUDGE]
         trusted = liked or seen[SURE_GAIN] > 0
         self.history.append({"step": step, "kept": better and trusted, **seen})
-        if better and trusted and PartialState().is_main_process:
+        if better and trusted and is_main_process():
             policy.save_pretrained(self.directory / f"adapter-{step}")
         PartialState().wait_for_everyone()
         gap = (seen[REWARD] - start[REWARD]) - (seen[JUDGE] - start[JUDGE])
@@ -92,7 +93,7 @@ class Guard:
     def _sure_gain(self, ndcg: torch.Tensor) -> float:
         """Mean gain of users [U] over their NDCG@10 at the start, less 1.96 standard errors; 0 if that is not known."""
         file = self.directory / "start_ndcg.json"  # outlives the process, as the kept adapters do
-        if not self.history and PartialState().is_main_process:
+        if not self.history and is_main_process():
             write_json(file, ndcg.tolist())
         if not self.history or len(ndcg) < 2 or not file.is_file():  # an earlier version began the run
             return 0.0

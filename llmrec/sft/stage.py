@@ -16,13 +16,14 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch.utils.data import SequentialSampler
 from transformers import TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
 from trl import SFTConfig as TRLSFTConfig
 from trl import SFTTrainer
 
 from llmrec.config import SFTConfig
 from llmrec.data.dataset import InteractionData, load_data
-from llmrec.distributed import mixed_precision
-from llmrec.files import read_json, write_json
+from llmrec.distributed import settle_mixed_precision
+from llmrec.files import newest_checkpoint, read_json, write_json
 from llmrec.language.prompt import profiles
 from llmrec.language.templates import write
 from llmrec.policy.distribution import ITEM
@@ -52,7 +53,8 @@ def train_sft(run: Run) -> dict:
     best = BestAdapter(trainer, Held.of(data, validation_sample(data, section.eval_users, run.config.seed), run.config))
     with watch(trainer, run, "sft", COLUMNS):
         trainer.add_callback(best)
-        trainer.train(resume_from_checkpoint=newest_checkpoint(run.path("sft", "checkpoints")))
+        checkpoint = newest_checkpoint(run.path("sft", "checkpoints"), TRAINER_STATE_NAME)
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     best.restore()
     trainer.save_model(str(run.path("sft")))  # in all processes: with FSDP each holds a shard
     losses = [entry for entry in trainer.state.log_history if "item_loss" in entry]
@@ -61,17 +63,6 @@ def train_sft(run: Run) -> dict:
     if trainer.args.should_save:
         shutil.rmtree(best.directory, ignore_errors=True)
     return metrics
-
-
-def newest_checkpoint(directory: Path) -> str | None:
-    """The newest complete checkpoint; one that was being written when the run died lacks its last file."""
-    complete = {}
-    for state in directory.glob("checkpoint-*/trainer_state.json"):
-        try:
-            complete[read_json(state)["global_step"]] = str(state.parent)
-        except (ValueError, KeyError):
-            continue
-    return complete[max(complete)] if complete else None
 
 
 def training_windows(
@@ -131,7 +122,7 @@ def training_arguments(section: SFTConfig, run: Run) -> TRLSFTConfig:
         per_device_train_batch_size=section.per_device_train_batch_size,
         gradient_accumulation_steps=section.gradient_accumulation_steps,
         gradient_checkpointing=False,
-        bf16=mixed_precision() == "bf16",
+        bf16=settle_mixed_precision() == "bf16",
         use_cpu=not torch.cuda.is_available(),
         max_grad_norm=1.0,
         logging_steps=10,

@@ -24,7 +24,7 @@ from llmrec.progress import LiveTable, Sample, TrainingLog, table, watch
 from llmrec.progress.records import RecordFiles, TensorBoard, as_markdown
 from llmrec.run import Run
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 COLUMNS = {"objective/scores": "reward", "eval/ndcg@10": "NDCG@10"}
 needs_trackio = pytest.mark.skipif(importlib.util.find_spec("trackio") is None, reason="needs llmrec[trackio]")
 
@@ -331,7 +331,7 @@ def test_nothing_is_reported_if_so_asked(tmp_path):
 
 def test_other_processes_are_silent(tmp_path, capsys, monkeypatch):
     run, trainer = Run.create(make_config(tmp_path)), make_trainer(tmp_path)
-    monkeypatch.setattr(trainer, "is_world_process_zero", lambda: False)
+    monkeypatch.setenv("RANK", "1")
     with watch(trainer, run, "sft", {"loss": "loss"}) as log:
         trainer.train()
         log.event(6, "over")

@@ -4,13 +4,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers.trainer import TRAINER_STATE_NAME
 
 from llmrec.config import SFTConfig
+from llmrec.files import newest_checkpoint
 from llmrec.policy.distribution import ITEM
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import Window, pack
 from llmrec.selection.validation import Held, mean_ndcg
-from llmrec.sft.stage import NDCG, BestAdapter, newest_checkpoint, sft_losses, training_windows
+from llmrec.sft.stage import NDCG, BestAdapter, sft_losses, training_windows
 from tests.conftest import make_config, make_data
 
 
@@ -54,14 +56,14 @@ def test_the_item_loss_is_the_mean_over_separate_prompts(policy):
 
 
 def test_a_checkpoint_that_was_being_written_is_passed_over(tmp_path):
-    assert newest_checkpoint(tmp_path) is None
+    assert newest_checkpoint(tmp_path, TRAINER_STATE_NAME) is None
     for step, state in ((9, {"global_step": 9}), (10, {"global_step": 10})):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps(state))
     (tmp_path / "checkpoint-20").mkdir()  # its state would have come last
     (tmp_path / "checkpoint-30").mkdir()
     (tmp_path / "checkpoint-30" / "trainer_state.json").write_text('{"global_st')
-    assert newest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    assert newest_checkpoint(tmp_path, TRAINER_STATE_NAME) == tmp_path / "checkpoint-10"
 
 
 def test_ndcg_by_hand():
