@@ -19,8 +19,7 @@ from llmrec.cli.process import spread_values
 from llmrec.config import parse_config
 from llmrec.errors import CatalogueError, UserError
 from llmrec.files import write_json
-from llmrec.run import STAGES, Run
-from llmrec.run import run as run_module
+from llmrec.run import STAGE_TABLE, STAGES, Run
 
 ROOT = Path(__file__).parents[2]
 CATALOGUE = ["Toy Story (1995)", "Aladdin (1992)", "Heat (1995)", "Alien [Director's cut] (1979)"]
@@ -81,8 +80,8 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _stub_stage(monkeypatch: pytest.MonkeyPatch, stage: str, function) -> None:
     monkeypatch.setitem(sys.modules, f"stub_{stage}", types.SimpleNamespace(run=function))
-    entry = dataclasses.replace(run_module.STAGE_TABLE[stage], module=f"stub_{stage}", function="run")
-    monkeypatch.setitem(run_module.STAGE_TABLE, stage, entry)
+    entry = dataclasses.replace(STAGE_TABLE[stage], module=f"stub_{stage}", function="run")
+    monkeypatch.setitem(STAGE_TABLE, stage, entry)
 
 
 def _llmrec(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

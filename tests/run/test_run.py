@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import llmrec
 from llmrec.config import Config, parse_config
 from llmrec.errors import LlmrecError, RunError
 from llmrec.files import read_json, write_json, write_text
-from llmrec.run import STAGES, Run, fingerprint, run_all, run_stage
-from llmrec.run import run as run_module
+from llmrec.run import STAGE_TABLE, STAGES, Run, config_fingerprint, library_versions, run_all, run_stage
 
 
 def _config(tmp_path: Path, **sections) -> Config:
@@ -45,8 +45,8 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             _finish(run, stage)
 
         setattr(module, stage, stand_in)
-        entry = dataclasses.replace(run_module.STAGE_TABLE[stage], module="fake_stages", function=stage)
-        monkeypatch.setitem(run_module.STAGE_TABLE, stage, entry)
+        entry = dataclasses.replace(STAGE_TABLE[stage], module="fake_stages", function=stage)
+        monkeypatch.setitem(STAGE_TABLE, stage, entry)
     monkeypatch.setitem(sys.modules, "fake_stages", module)
     return ran
 
@@ -103,13 +103,13 @@ def test_only_the_main_process_writes(tmp_path: Path, monkeypatch: pytest.Monkey
 )
 def test_each_stage_depends_on_its_sections(tmp_path: Path, key: dict, stale: set[str]) -> None:
     old, new = _config(tmp_path), _config(tmp_path, **key)
-    assert {stage for stage in STAGES if fingerprint(old, stage) != fingerprint(new, stage)} == stale
+    assert {stage for stage in STAGES if config_fingerprint(old, stage) != config_fingerprint(new, stage)} == stale
 
 
 def test_the_text_reward_model_depends_on_the_base_but_not_on_its_weight(tmp_path: Path) -> None:
     def values(**text) -> dict:
         layers = text.pop("layers", None)
-        return fingerprint(_config(tmp_path, reward={"text": text}, model={"layers": layers}), "reward")
+        return config_fingerprint(_config(tmp_path, reward={"text": text}, model={"layers": layers}), "reward")
 
     assert values(weight=0.1) == values(weight=0.9)
     assert values() != values(layers=2)
@@ -281,3 +281,26 @@ def test_checkpoints_of_a_stage_that_was_run_again_are_not_resumed(tmp_path: Pat
     again.finish("data", {"other": 1})
     with pytest.raises(RunError, match=r"sft \(from data\)"):
         again.finished("sft")
+
+
+@pytest.mark.parametrize(("finished", "stage"), [(("data", "sft"), "sft"), (("data", "sft", "reward", "ppo"), "ppo")])
+def test_the_adapter_of_a_run_is_that_of_the_last_stage(tmp_path: Path, finished: tuple[str, ...], stage: str) -> None:
+    run = Run.create(_config(tmp_path))
+    _finish(run, *finished)
+    assert run.adapter_stage() == stage and run.adapter() == run.path(stage, "adapter")
+    assert run.adapter("sft") == run.path("sft", "adapter")
+
+
+def test_the_adapter_of_a_run_must_have_been_trained(tmp_path: Path) -> None:
+    run = Run.create(_config(tmp_path))
+    with pytest.raises(RunError, match="no finished data, sft stage"):
+        run.adapter()
+    with pytest.raises(RunError, match="no finished data, ppo stage"):
+        run.adapter("ppo")
+    with pytest.raises(ValueError, match="unknown adapter 'dpo'; adapters are sft, ppo"):
+        run.adapter("dpo")
+
+
+def test_library_versions_name_what_results_depend_on() -> None:
+    versions = library_versions()
+    assert versions["llmrec"] == llmrec.__version__ and {"python", "torch", "numpy"} <= versions.keys()
