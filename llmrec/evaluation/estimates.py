@@ -49,10 +49,12 @@ class Measurement(Section):
     """A number that may be undefined, with its interval."""
 
     ci95: Interval = Field(
-        None, description="Lower and upper end of the 95 % bootstrap interval over users; null if undefined."
+        default=None, description="Lower and upper end of the 95 % bootstrap interval over users; null if undefined."
     )
-    n: int | None = Field(None, description="Number of users, texts or events behind the number.")
-    seeds: list[Number] | None = Field(None, description="The number under each training seed, in the order of runs.")
+    n: int | None = Field(default=None, description="Number of users, texts or events behind the number.")
+    seeds: list[Number] | None = Field(
+        default=None, description="The number under each training seed, in the order of runs."
+    )
 
     @property
     def number(self) -> float | None:
@@ -63,7 +65,9 @@ class Measurement(Section):
 class Estimate(Measurement):
     """A mean with its interval."""
 
-    value: Number = Field(None, description="The mean; null if it is undefined, for instance over an empty slice.")
+    value: Number = Field(
+        default=None, description="The mean; null if it is undefined, for instance over an empty slice."
+    )
 
     @property
     def number(self) -> float | None:
@@ -73,7 +77,7 @@ class Estimate(Measurement):
 class Rate(Measurement):
     """A share."""
 
-    rate: Number = Field(None, description="The share, between 0 and 1; null if nothing was counted.")
+    rate: Number = Field(default=None, description="The share, between 0 and 1; null if nothing was counted.")
 
     @property
     def number(self) -> float | None:
@@ -83,7 +87,7 @@ class Rate(Measurement):
 class Count(Measurement):
     """A count."""
 
-    count: int | None = Field(None, description="The count.")
+    count: int | None = Field(default=None, description="The count.")
 
     @property
     def number(self) -> float | None:
@@ -93,12 +97,15 @@ class Count(Measurement):
 class Comparison(Measurement):
     """Paired comparison of two models by one metric."""
 
-    difference: Number = Field(None, description="Mean over users of the first model's value minus the second's.")
+    difference: Number = Field(
+        default=None, description="Mean over users of the first model's value minus the second's."
+    )
     p_holm: Number = Field(
-        None, description="Two-sided bootstrap p-value after Holm's correction over the compared metrics of one pair."
+        default=None,
+        description="Two-sided bootstrap p-value after Holm's correction over the compared metrics of one pair.",
     )
     verdict: Verdict | None = Field(
-        None,
+        default=None,
         description="`better` or `worse` (the first model) if p_holm is below 0.05, else `no difference`. "
         "Over several seeds also `no difference` if the seeds differ in sign.",
     )
@@ -108,12 +115,10 @@ class Comparison(Measurement):
         return self.difference
 
     @property
-    def conclusion(self) -> Verdict:
-        """The verdict; for a file without one, what p_holm or else the interval says."""
-        if self.verdict is not None:
+    def conclusion(self) -> Verdict | None:
+        """The verdict, computed from p_holm or else from the interval if the file has none; None if undefined."""
+        if self.verdict is not None or self.difference is None:
             return self.verdict
-        if self.difference is None:
-            return "no difference"
         if self.p_holm is not None:
             return verdict_of(self.difference, self.p_holm)
         excludes_zero = self.ci95 is not None and (self.ci95[0] > 0 or self.ci95[1] < 0)

@@ -90,13 +90,14 @@ __all__ = [
 class OptimumReport(Section):
     """The exact maximum of PPO's item objective, and how close PPO came to it."""
 
-    beta: float = Field(0.0, description="Weight of KL(policy, SFT), `ppo.item_kl_coef`.")
-    alpha: float = Field(0.0, description="Weight of the entropy of the policy, `ppo.item_entropy_coef`.")
+    beta: float = Field(default=0.0, description="Weight of KL(policy, SFT), `ppo.item_kl_coef`.")
+    alpha: float = Field(default=0.0, description="Weight of the entropy of the policy, `ppo.item_entropy_coef`.")
     objective: dict[str, Estimate] = Field(
-        {}, description="E[reward] - beta KL(policy, SFT) + alpha H(policy) of `sft`, `ppo` and `optimum`, in nats."
+        default={},
+        description="E[reward] - beta KL(policy, SFT) + alpha H(policy) of `sft`, `ppo` and `optimum`, in nats.",
     )
     gap_closed: dict[str, Number] = Field(
-        {},
+        default={},
         description="(ppo - sft) / (optimum - sft) in `objective` and `ndcg@10`; null if the optimum is not above SFT.",
     )
 
@@ -105,21 +106,21 @@ class SplitReport(Section):
     """Results on the test part of one split."""
 
     models: dict[str, dict[str, Estimate]] = Field(
-        {}, description="Metrics of each model, by model and metric. See the reference of metrics."
+        default={}, description="Metrics of each model, by model and metric. See the reference of metrics."
     )
     comparisons: dict[str, dict[str, Comparison]] = Field(
-        {}, description="Paired comparisons, by pair (`ONE_vs_TWO`) and metric."
+        default={}, description="Paired comparisons, by pair (`ONE_vs_TWO`) and metric."
     )
     slices: dict[str, dict[str, dict[str, Estimate]]] = Field(
-        {}, description="HR@10 and NDCG@10 on subsets of the targets, by slice, model and metric."
+        default={}, description="HR@10 and NDCG@10 on subsets of the targets, by slice, model and metric."
     )
     optimum: OptimumReport | None = Field(
-        None,
+        default=None,
         description="The exact maximum of PPO's objective. Missing unless `ppo.advantage` is `exact` with a fixed "
         "KL or entropy weight above 0.",
     )
-    targets: int | None = Field(None, description="Number of test targets.")
-    users: int | None = Field(None, description="Number of users of the test targets.")
+    targets: int | None = Field(default=None, description="Number of test targets.")
+    users: int | None = Field(default=None, description="Number of users of the test targets.")
 
     def metric(self, model: str, metric: str) -> Estimate | None:
         """One metric of one model; None if it was not measured."""
@@ -144,21 +145,21 @@ class SplitReport(Section):
 class BaselineReport(Section):
     """How the settings of one baseline were chosen."""
 
-    chosen: dict[str, Any] = Field({}, description="Settings with the highest NDCG@10 on validation.")
-    grid: list[dict[str, Any]] = Field([], description="Every setting tried, with its `valid_ndcg@10`.")
+    chosen: dict[str, Any] = Field(default={}, description="Settings with the highest NDCG@10 on validation.")
+    grid: list[dict[str, Any]] = Field(default=[], description="Every setting tried, with its `valid_ndcg@10`.")
 
 
 class Faithfulness(Section):
     """Whether recommendations depend on the items that their justifications cite."""
 
     share: Rate | None = Field(
-        None, description="Share of recommendations whose log-probability falls without the cited items."
+        default=None, description="Share of recommendations whose log-probability falls without the cited items."
     )
     fall: Estimate | None = Field(
-        None, description="Mean fall of the log-probability without the cited items, in nats."
+        default=None, description="Mean fall of the log-probability without the cited items, in nats."
     )
     fall_of_others: Estimate | None = Field(
-        None, description="Mean fall without as many random other items of the history, in nats."
+        default=None, description="Mean fall without as many random other items of the history, in nats."
     )
 
 
@@ -166,24 +167,30 @@ class GenerationReport(Section):
     """Quality of the recommendations that one policy wrote, one for every user."""
 
     validity: Rate | None = Field(
-        None, description="Share of completions that end by themselves and name an item of the catalogue."
+        default=None, description="Share of completions that end by themselves and name an item of the catalogue."
     )
-    unseen: Rate | None = Field(None, description="Share of completions that name an item the user has not seen.")
+    unseen: Rate | None = Field(
+        default=None, description="Share of completions that name an item the user has not seen."
+    )
     groundedness: Rate | None = Field(
-        None, description="Share of justifications that cite the history, state a fact and state nothing false."
+        default=None, description="Share of justifications that cite the history, state a fact and state nothing false."
     )
-    repeats: Rate | None = Field(None, description="Share of justifications that contain a pair of words twice.")
-    factual_precision: Rate | None = Field(None, description="Share of true statements among all statements.")
-    distinct_1: Rate | None = Field(None, description="Distinct words divided by all words.")
-    distinct_2: Rate | None = Field(None, description="Distinct word pairs divided by all word pairs.")
-    unique_sentences: Rate | None = Field(None, description="Distinct justifications divided by all justifications.")
-    feature_coverage: Rate | None = Field(None, description="Distinct facts stated divided by all facts.")
+    repeats: Rate | None = Field(
+        default=None, description="Share of justifications that contain a pair of words twice."
+    )
+    factual_precision: Rate | None = Field(default=None, description="Share of true statements among all statements.")
+    distinct_1: Rate | None = Field(default=None, description="Distinct words divided by all words.")
+    distinct_2: Rate | None = Field(default=None, description="Distinct word pairs divided by all word pairs.")
+    unique_sentences: Rate | None = Field(
+        default=None, description="Distinct justifications divided by all justifications."
+    )
+    feature_coverage: Rate | None = Field(default=None, description="Distinct facts stated divided by all facts.")
     distinct_wordings: Count | None = Field(
-        None, description="Number of distinct justifications after titles and facts are removed."
+        default=None, description="Number of distinct justifications after titles and facts are removed."
     )
-    mean_words: Estimate | None = Field(None, description="Mean number of words per justification.")
+    mean_words: Estimate | None = Field(default=None, description="Mean number of words per justification.")
     faithfulness: Faithfulness | None = Field(
-        None, description="Dependence of recommendations on cited items, on a seeded sample of users."
+        default=None, description="Dependence of recommendations on cited items, on a seeded sample of users."
     )
 
     @property
@@ -204,9 +211,9 @@ def _measurements(section: Section, prefix: str = "") -> Iterator[tuple[str, Mea
 class RewardChange(Section):
     """One part of the reward before and after RL."""
 
-    before: Estimate | None = Field(None, description="Mean of the SFT policy.")
-    after: Estimate | None = Field(None, description="Mean of the PPO policy.")
-    difference: Estimate | None = Field(None, description="Paired difference, PPO minus SFT.")
+    before: Estimate | None = Field(default=None, description="Mean of the SFT policy.")
+    after: Estimate | None = Field(default=None, description="Mean of the PPO policy.")
+    difference: Estimate | None = Field(default=None, description="Paired difference, PPO minus SFT.")
 
 
 class RewardReport(RootModel[dict[str, Estimate]]):
@@ -237,26 +244,30 @@ class RewardReport(RootModel[dict[str, Estimate]]):
 class Statement(Section):
     """A piece of a justification."""
 
-    text: str = Field("", description="The text.")
-    true: bool | None = Field(None, description="Whether the statement is true; null if the text states nothing.")
+    text: str = Field(default="", description="The text.")
+    true: bool | None = Field(
+        default=None, description="Whether the statement is true; null if the text states nothing."
+    )
 
 
 class ExampleAnswer(Section):
     """What one policy recommends to an example user."""
 
-    item: str | None = Field(None, description="Title of the recommended item; null if the completion names none.")
-    justification: list[Statement] = Field([], description="The justification, in pieces.")
-    grounded: bool = Field(False, description="Whether the justification is grounded.")
+    item: str | None = Field(
+        default=None, description="Title of the recommended item; null if the completion names none."
+    )
+    justification: list[Statement] = Field(default=[], description="The justification, in pieces.")
+    grounded: bool = Field(default=False, description="Whether the justification is grounded.")
 
 
 class Example(Section):
     """A test user, drawn at random, with the answers of the policies."""
 
-    user: str = Field("", description="Id of the user.")
-    history: list[str] = Field([], description="Titles of the newest seen items, oldest first.")
-    took: str | None = Field(None, description="Title of the item that the user clicked next.")
-    sft: ExampleAnswer | None = Field(None, description="Answer of the policy before RL.")
-    ppo: ExampleAnswer | None = Field(None, description="Answer of the policy after RL.")
+    user: str = Field(default="", description="Id of the user.")
+    history: list[str] = Field(default=[], description="Titles of the newest seen items, oldest first.")
+    took: str | None = Field(default=None, description="Title of the item that the user clicked next.")
+    sft: ExampleAnswer | None = Field(default=None, description="Answer of the policy before RL.")
+    ppo: ExampleAnswer | None = Field(default=None, description="Answer of the policy after RL.")
 
     @property
     def answers(self) -> dict[str, ExampleAnswer]:
@@ -268,33 +279,37 @@ class Example(Section):
 class Environment(Section):
     """Versions, seed and machine of the evaluation."""
 
-    versions: dict[str, str] = Field({}, description="Version of llmrec and of each library that results depend on.")
-    python: str | None = Field(None, description="Version of Python.")
-    machine: str | None = Field(None, description="Operating system and processor architecture.")
-    device: str | None = Field(None, description="`cuda` or `cpu`.")
-    threads: int | None = Field(None, description="Number of CPU threads of torch.")
-    seed: int | None = Field(None, description="`seed` of the config.")
+    versions: dict[str, str] = Field(
+        default={}, description="Version of llmrec and of each library that results depend on."
+    )
+    python: str | None = Field(default=None, description="Version of Python.")
+    machine: str | None = Field(default=None, description="Operating system and processor architecture.")
+    device: str | None = Field(default=None, description="`cuda` or `cpu`.")
+    threads: int | None = Field(default=None, description="Number of CPU threads of torch.")
+    seed: int | None = Field(default=None, description="`seed` of the config.")
 
 
 class Report(Section):
     """Everything that the evaluation of one run measured."""
 
-    splits: dict[str, SplitReport] = Field({}, description="Results by split, `temporal` or `leave_one_out`.")
-    baselines: dict[str, BaselineReport] = Field({}, description="Choice of settings, by baseline.")
-    generation: dict[str, GenerationReport] = Field({}, description="Quality of written recommendations, by policy.")
+    splits: dict[str, SplitReport] = Field(default={}, description="Results by split, `temporal` or `leave_one_out`.")
+    baselines: dict[str, BaselineReport] = Field(default={}, description="Choice of settings, by baseline.")
+    generation: dict[str, GenerationReport] = Field(
+        default={}, description="Quality of written recommendations, by policy."
+    )
     reward: RewardReport = Field(
-        RewardReport(),
+        default=RewardReport(),
         description="Mean rewards on validation users before and after RL. `list_reward` and `list_judge` are means "
         "over the ten best items, by the learned reward and by the judge. All other parts belong to completions "
         "sampled with the same random numbers for both policies.",
     )
-    reward_model: RewardModelReport | None = Field(None, description="Quality of the reward model.")
-    guard: GuardReport | None = Field(None, description="Selection of the PPO adapter on validation users.")
-    examples: list[Example] = Field([], description="Answers to a few test users.")
-    data: DatasetCard | None = Field(None, description="Counts and rules of the prepared data.")
-    environment: Environment | None = Field(None, description="Versions, seed and machine.")
-    commands: list[str] = Field([], description="Commands that reproduce the run, in order.")
-    seconds: dict[str, Number] = Field({}, description="Duration of each earlier stage, in seconds.")
+    reward_model: RewardModelReport | None = Field(default=None, description="Quality of the reward model.")
+    guard: GuardReport | None = Field(default=None, description="Selection of the PPO adapter on validation users.")
+    examples: list[Example] = Field(default=[], description="Answers to a few test users.")
+    data: DatasetCard | None = Field(default=None, description="Counts and rules of the prepared data.")
+    environment: Environment | None = Field(default=None, description="Versions, seed and machine.")
+    commands: list[str] = Field(default=[], description="Commands that reproduce the run, in order.")
+    seconds: dict[str, Number] = Field(default={}, description="Duration of each earlier stage, in seconds.")
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Self:
@@ -335,5 +350,5 @@ def _reason(error: OSError | ValueError) -> str:
 class SeedsReport(Report):
     """What several runs that differ only in their training seed have in common."""
 
-    runs: list[str] = Field([], description="Run directories, in the order of `seeds`.")
-    fell_back_to_sft: list[bool] = Field([], description="Whether the guard kept the SFT adapter, by run.")
+    runs: list[str] = Field(default=[], description="Run directories, in the order of `seeds`.")
+    fell_back_to_sft: list[bool] = Field(default=[], description="Whether the guard kept the SFT adapter, by run.")

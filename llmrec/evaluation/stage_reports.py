@@ -10,58 +10,66 @@ from llmrec.evaluation.estimates import Estimate, Number, Section
 class DatasetSource(Section):
     """Where the log came from."""
 
-    format: str | None = Field(None, description="Reader of the log, `data.format` of the config.")
-    path: str | None = Field(None, description="Path of the log, `data.path` of the config.")
+    format: str | None = Field(default=None, description="Reader of the log, `data.format` of the config.")
+    path: str | None = Field(default=None, description="Path of the log, `data.path` of the config.")
 
 
 class DatasetSplit(Section):
     """Sizes of one split."""
 
-    train: int | None = Field(None, description="Number of training clicks.")
-    valid: dict[str, int] = Field({}, description="Number of validation `targets` and of their `users`.")
-    test: dict[str, int] = Field({}, description="Number of test `targets` and of their `users`.")
-    starts: dict[str, str] = Field({}, description="Time at which validation and test begin, for a temporal split.")
+    train: int | None = Field(default=None, description="Number of training clicks.")
+    valid: dict[str, int] = Field(default={}, description="Number of validation `targets` and of their `users`.")
+    test: dict[str, int] = Field(default={}, description="Number of test `targets` and of their `users`.")
+    starts: dict[str, str] = Field(
+        default={}, description="Time at which validation and test begin, for a temporal split."
+    )
 
 
 class DatasetCard(Section):
     """Counts and rules of the prepared data, as `data/card.json` has them."""
 
-    source: DatasetSource | None = Field(None, description="Where the log came from.")
-    rules: dict[str, list[str]] = Field({}, description="Rules by which an event is a `click` and a `purchase`.")
-    users: int | None = Field(None, description="Number of users.")
-    items: int | None = Field(None, description="Number of items of the catalogue.")
-    events: int | None = Field(None, description="Number of rows of the log.")
-    click_events: int | None = Field(None, description="Number of rows of the log that are clicks.")
-    purchase_events: int | None = Field(None, description="Number of rows of the log that are purchases.")
-    clicks: int | None = Field(None, description="Number of distinct pairs of a user and a clicked item.")
-    purchases: int | None = Field(None, description="Number of distinct pairs of a user and a purchased item.")
-    exposures: int | None = Field(None, description="Number of logged exposures.")
-    facts: int | None = Field(None, description="Number of facts about items.")
-    density: Number = Field(None, description="Clicks divided by users times items.")
-    sparsity: Number = Field(None, description="1 minus the density.")
-    tied_events: Number = Field(
-        None, description="Share of rows that share their timestamp with another row of the same user."
+    source: DatasetSource | None = Field(default=None, description="Where the log came from.")
+    rules: dict[str, list[str]] = Field(
+        default={}, description="Rules by which an event is a `click` and a `purchase`."
     )
-    tie_break: dict[str, Any] = Field({}, description="Rule that orders tied events, and its seed.")
-    time: dict[str, str] = Field({}, description="Time of the `first` and `last` event; empty for a log without times.")
-    history_length: dict[str, float] = Field({}, description="Quantiles of the number of clicks per user.")
-    train_clicks: int | None = Field(None, description="Number of clicks that every split leaves for training.")
-    splits: dict[str, DatasetSplit] = Field({}, description="Sizes of each split, by name.")
-    dropped_users: int | None = Field(None, description="Number of users dropped by `data.min_user_events`.")
-    min_user_events: int | None = Field(None, description="`data.min_user_events` of the config.")
-    items_without_events: int | None = Field(None, description="Number of items that no event mentions.")
-    items_without_clicks: int | None = Field(None, description="Number of items that no user clicked.")
+    users: int | None = Field(default=None, description="Number of users.")
+    items: int | None = Field(default=None, description="Number of items of the catalogue.")
+    events: int | None = Field(default=None, description="Number of rows of the log.")
+    click_events: int | None = Field(default=None, description="Number of rows of the log that are clicks.")
+    purchase_events: int | None = Field(default=None, description="Number of rows of the log that are purchases.")
+    clicks: int | None = Field(default=None, description="Number of distinct pairs of a user and a clicked item.")
+    purchases: int | None = Field(default=None, description="Number of distinct pairs of a user and a purchased item.")
+    exposures: int | None = Field(default=None, description="Number of logged exposures.")
+    facts: int | None = Field(default=None, description="Number of facts about items.")
+    density: Number = Field(default=None, description="Clicks divided by users times items.")
+    sparsity: Number = Field(default=None, description="1 minus the density.")
+    tied_events: Number = Field(
+        default=None, description="Share of rows that share their timestamp with another row of the same user."
+    )
+    tie_break: dict[str, Any] = Field(default={}, description="Rule that orders tied events, and its seed.")
+    time: dict[str, str] = Field(
+        default={}, description="Time of the `first` and `last` event; empty for a log without times."
+    )
+    history_length: dict[str, float] = Field(default={}, description="Quantiles of the number of clicks per user.")
+    train_clicks: int | None = Field(default=None, description="Number of clicks that every split leaves for training.")
+    splits: dict[str, DatasetSplit] = Field(default={}, description="Sizes of each split, by name.")
+    dropped_users: int | None = Field(default=None, description="Number of users dropped by `data.min_user_events`.")
+    min_user_events: int | None = Field(default=None, description="`data.min_user_events` of the config.")
+    items_without_events: int | None = Field(default=None, description="Number of items that no event mentions.")
+    items_without_clicks: int | None = Field(default=None, description="Number of items that no user clicked.")
     items_with_a_repeated_title: int | None = Field(
-        None, description="Number of items that share their title with another item."
+        default=None, description="Number of items that share their title with another item."
     )
 
 
 class Reliability(Section):
     """Reliability diagram in bins of equal count."""
 
-    predicted: list[Number] = Field([], description="Mean predicted probability of each bin.")
-    observed: list[Number] = Field([], description="Share of positive events in each bin; null for an empty bin.")
-    count: list[int] = Field([], description="Number of events in each bin.")
+    predicted: list[Number] = Field(default=[], description="Mean predicted probability of each bin.")
+    observed: list[Number] = Field(
+        default=[], description="Share of positive events in each bin; null for an empty bin."
+    )
+    count: list[int] = Field(default=[], description="Number of events in each bin.")
 
     @property
     def points(self) -> list[tuple[float, float]]:
@@ -73,107 +81,128 @@ class Reliability(Section):
 class EventQuality(Section):
     """How well predicted probabilities of held-out events discriminate and how well they are calibrated."""
 
-    n: int | None = Field(None, description="Number of labeled events.")
-    positives: int | None = Field(None, description="Number of positive events.")
-    auc: Estimate | None = Field(None, description="Area under the ROC curve; null if all events have one label.")
-    log_loss: Estimate | None = Field(None, description="Mean negative log-likelihood, in nats.")
-    brier: Estimate | None = Field(None, description="Mean squared error of the probability.")
-    ece: Estimate | None = Field(None, description="Expected calibration error, ten bins of equal count.")
+    n: int | None = Field(default=None, description="Number of labeled events.")
+    positives: int | None = Field(default=None, description="Number of positive events.")
+    auc: Estimate | None = Field(
+        default=None, description="Area under the ROC curve; null if all events have one label."
+    )
+    log_loss: Estimate | None = Field(default=None, description="Mean negative log-likelihood, in nats.")
+    brier: Estimate | None = Field(default=None, description="Mean squared error of the probability.")
+    ece: Estimate | None = Field(default=None, description="Expected calibration error, ten bins of equal count.")
     ece_floor: Number = Field(
-        None, description="Calibration error that a perfectly calibrated model would show on as many events."
+        default=None, description="Calibration error that a perfectly calibrated model would show on as many events."
     )
     auc_popularity_matched: Estimate | None = Field(
-        None, description="AUC with negatives drawn in proportion to their training clicks (clicks only)."
+        default=None, description="AUC with negatives drawn in proportion to their training clicks (clicks only)."
     )
     lift_auc_popularity_matched: Estimate | None = Field(
-        None, description="The same AUC for the log-probability minus the log of the item's share of clicks."
+        default=None, description="The same AUC for the log-probability minus the log of the item's share of clicks."
     )
     catalogue_loss: Number = Field(
-        None, description="Negative log-likelihood per click over all unseen items, in nats (clicks only)."
+        default=None, description="Negative log-likelihood per click over all unseen items, in nats (clicks only)."
     )
     ece_of_first_choice: Number = Field(
-        None, description="Calibration error of the probability of the most probable item (clicks only)."
+        default=None, description="Calibration error of the probability of the most probable item (clicks only)."
     )
     log_loss_weighted: Number = Field(
-        None, description="Log-loss under inverse propensity weights (exposures only), in nats."
+        default=None, description="Log-loss under inverse propensity weights (exposures only), in nats."
     )
-    reliability: Reliability | None = Field(None, description="Numbers of the reliability diagram.")
+    reliability: Reliability | None = Field(default=None, description="Numbers of the reliability diagram.")
     slices: dict[str, "EventQuality"] = Field(
-        {}, description="The same metrics on thirds of the events, by user activity and by item popularity."
+        default={}, description="The same metrics on thirds of the events, by user activity and by item popularity."
     )
     baselines: dict[str, "EventQuality"] = Field(
-        {}, description="The same metrics for predictors that need no reward model, by name."
+        default={}, description="The same metrics for predictors that need no reward model, by name."
     )
 
 
 class ExposureQuality(EventQuality):
     """Quality of P(click | shown) on held-out exposures."""
 
-    effective_sample_size: Number = Field(None, description="Effective sample size of the inverse propensity weights.")
-    propensities_clipped: Number = Field(None, description="Share of exposures whose propensity was clipped.")
+    effective_sample_size: Number = Field(
+        default=None, description="Effective sample size of the inverse propensity weights."
+    )
+    propensities_clipped: Number = Field(default=None, description="Share of exposures whose propensity was clipped.")
     position_bias: dict[str, float] = Field(
-        {}, description="Log-odds of a click at each position relative to the first position."
+        default={}, description="Log-odds of a click at each position relative to the first position."
     )
 
 
 class RewardModelSplit(Section):
     """Quality of the reward model on one split."""
 
-    n: int | None = Field(None, description="Number of held-out clicks.")
-    part: str | None = Field(None, description="Part that was measured: `test`, or `valid` if there is no test part.")
-    ranking: dict[str, Number] = Field(
-        {}, description="NDCG@10 and HR@10 over all unseen items, ranked by P(click) and by the reward."
+    n: int | None = Field(default=None, description="Number of held-out clicks.")
+    part: str | None = Field(
+        default=None, description="Part that was measured: `test`, or `valid` if there is no test part."
     )
-    click: EventQuality | None = Field(None, description="Quality of P(click).")
-    purchase: EventQuality | None = Field(None, description="Quality of P(purchase | click); null without purchases.")
+    ranking: dict[str, Number] = Field(
+        default={}, description="NDCG@10 and HR@10 over all unseen items, ranked by P(click) and by the reward."
+    )
+    click: EventQuality | None = Field(default=None, description="Quality of P(click).")
+    purchase: EventQuality | None = Field(
+        default=None, description="Quality of P(purchase | click); null without purchases."
+    )
 
 
 class RewardModelReport(Section):
     """How far the reward model can be trusted, as the reward stage measured it (`reward/metrics.json`)."""
 
-    training: dict[str, Number] = Field({}, description="Counts of the training events.")
-    calibration: dict[str, Number] = Field({}, description="Temperature, scale and offset fitted on validation.")
-    ensemble: dict[str, Number] = Field({}, description="Number of members and the uncertainty penalty.")
-    splits: dict[str, RewardModelSplit] = Field({}, description="Quality on each split, by name.")
-    ranking: dict[str, Any] = Field({}, description="Ranking metrics on the validation part that chose the epoch.")
-    exposures: ExposureQuality | None = Field(None, description="Quality on held-out exposures, if the log has any.")
-    linear: dict[str, Any] = Field({}, description="Settings and pool weights of the linear model, if one was fitted.")
+    training: dict[str, Number] = Field(default={}, description="Counts of the training events.")
+    calibration: dict[str, Number] = Field(
+        default={}, description="Temperature, scale and offset fitted on validation."
+    )
+    ensemble: dict[str, Number] = Field(default={}, description="Number of members and the uncertainty penalty.")
+    splits: dict[str, RewardModelSplit] = Field(default={}, description="Quality on each split, by name.")
+    ranking: dict[str, Any] = Field(
+        default={}, description="Ranking metrics on the validation part that chose the epoch."
+    )
+    exposures: ExposureQuality | None = Field(
+        default=None, description="Quality on held-out exposures, if the log has any."
+    )
+    linear: dict[str, Any] = Field(
+        default={}, description="Settings and pool weights of the linear model, if one was fitted."
+    )
     judge: dict[str, Any] = Field(
-        {}, description="Users, mixture, ranking metrics of the judge, and its correlation with the reward model."
+        default={},
+        description="Users, mixture, ranking metrics of the judge, and its correlation with the reward model.",
     )
     text: dict[str, Any] = Field(
-        {}, description="Accuracy and calibration of the text reward model, if one was fitted."
+        default={}, description="Accuracy and calibration of the text reward model, if one was fitted."
     )
-    curve: list[Any] = Field([], description="Training curve; one list per member of an ensemble.")
-    seconds: Number = Field(None, description="Duration of the fit, in seconds.")
+    curve: list[Any] = Field(default=[], description="Training curve; one list per member of an ensemble.")
+    seconds: Number = Field(default=None, description="Duration of the fit, in seconds.")
 
 
 class GuardEvaluation(Section):
     """One evaluation of the policy on validation users during PPO."""
 
     step: int = Field(description="PPO update after which the policy was evaluated; 0 is the SFT start.")
-    kept: bool = Field(False, description="Whether the adapter was kept as the best so far.")
-    ndcg: Number = Field(None, alias="eval/ndcg@10", description="Mean NDCG@10; ties count half.")
+    kept: bool = Field(default=False, description="Whether the adapter was kept as the best so far.")
+    ndcg: Number = Field(default=None, alias="eval/ndcg@10", description="Mean NDCG@10; ties count half.")
     gain_lower_bound: Number = Field(
-        None,
+        default=None,
         validation_alias=AliasChoices("eval/sure_gain", "eval/gain_lower_bound"),
         serialization_alias="eval/sure_gain",
         description="Lower end of the 95 % interval of the paired NDCG@10 gain over the SFT start.",
     )
-    reward: Number = Field(None, alias="eval/reward", description="Mean learned reward of the ten best items, in nats.")
+    reward: Number = Field(
+        default=None, alias="eval/reward", description="Mean learned reward of the ten best items, in nats."
+    )
     judge: Number = Field(
-        None, alias="eval/judge", description="Mean reward of the ten best items by the judge, in nats."
+        default=None, alias="eval/judge", description="Mean reward of the ten best items by the judge, in nats."
     )
 
 
 class GuardReport(Section):
     """What PPO's guard measured on validation users and which adapter it kept."""
 
-    best_step: int | None = Field(None, description="PPO update of the kept adapter; 0 is the SFT start.")
+    best_step: int | None = Field(default=None, description="PPO update of the kept adapter; 0 is the SFT start.")
     fell_back_to_sft: bool = Field(
-        False, description="Whether no PPO update beat the SFT start, so that the SFT adapter was kept."
+        default=False, description="Whether no PPO update beat the SFT start, so that the SFT adapter was kept."
     )
-    sft_ndcg: Number = Field(None, alias="sft_ndcg@10", description="NDCG@10 of the SFT start on validation.")
-    best_ndcg: Number = Field(None, alias="best_ndcg@10", description="NDCG@10 of the kept adapter on validation.")
-    users: int | None = Field(None, description="Number of validation users.")
-    history: list[GuardEvaluation] = Field([], description="Every evaluation, in order of updates.")
+    sft_ndcg: Number = Field(default=None, alias="sft_ndcg@10", description="NDCG@10 of the SFT start on validation.")
+    best_ndcg: Number = Field(
+        default=None, alias="best_ndcg@10", description="NDCG@10 of the kept adapter on validation."
+    )
+    users: int | None = Field(default=None, description="Number of validation users.")
+    history: list[GuardEvaluation] = Field(default=[], description="Every evaluation, in order of updates.")

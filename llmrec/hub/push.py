@@ -176,9 +176,10 @@ def build_folder(
     config["model"]["base"] = read_json(folder / "llmrec.json")["model"]["base"]
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), "utf-8")
     if "report" in include:
+        from llmrec.evaluation.report import Report
         from llmrec.report.page import page_of
 
-        (folder / "report.html").write_text(page_of(run, report, config), "utf-8")
+        (folder / "report.html").write_text(page_of(run, Report.model_validate(report), config), "utf-8")
     pushed = Pushed(
         repo,
         run.config.model,

@@ -1,18 +1,26 @@
-"""Charts as geometry; `templates/macros.html` writes it as SVG, coloured by the page's style sheet."""
+"""Geometry of the page's charts. `templates/macros.html` writes it as SVG, and the style sheet colors it."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from matplotlib.ticker import MaxNLocator
 
-from llmrec.report.tables import label, number_of
+from llmrec.evaluation.report import POLICIES, Estimate, GuardEvaluation, RewardModelReport
+from llmrec.report.format import typeset
+from llmrec.report.glossary import label
 
-WIDTH, HEIGHT = 360, 220
-LEFT, RIGHT, TOP, BOTTOM = 60, 12, 10, 38  # margins
+# Sizes in pixels of the SVG's own coordinates.
+WIDTH = 360
+HEIGHT = 220
+LEFT = 60
+RIGHT = 12
+TOP = 10
+BOTTOM = 38
 ROW = 22  # height of a row of an interval chart
-NAMES = 104  # width of its names
+NAMES = 104  # width of the names in an interval chart
 
 Point = tuple[float, float]
 
@@ -20,24 +28,31 @@ Point = tuple[float, float]
 def ticks(low: float, high: float, count: int = 5, integer: bool = False) -> list[float]:
     """Round numbers that enclose a range."""
     if low == high:
-        low, high = low - (abs(low) or 1) * 0.1, high + (abs(high) or 1) * 0.1
-    return MaxNLocator(count, integer=integer, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high).tolist()
+        margin = (abs(low) or 1) * 0.1
+        low, high = low - margin, high + margin
+    return list(map(float, MaxNLocator(count, integer=integer, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)))
 
 
 def tick_label(value: float, marks: Sequence[float]) -> str:
-    """A tick's number, with the decimals that tell it from its neighbours."""
+    """The number at a tick, with as many decimals as distinguish it from its neighbors."""
     step = abs(marks[1] - marks[0])
     digits = max(0, math.ceil(-math.log10(step) - 1e-9))
     digits += round(step, digits) != step and not math.isclose(round(step, digits), step)
-    return f"{round(value, digits) + 0.0:,.{digits}f}".replace("-", "−")
+    return typeset(f"{round(value, digits) + 0.0:,.{digits}f}")
 
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: points in order of x, and the x that are emphasised."""
+    """One curve.
+
+    Attributes:
+        name: its name in the legend.
+        points: pairs of x and y in order of x.
+        kept: the x of emphasized points.
+    """
 
     name: str
-    points: list[Point]
+    points: Sequence[Point]
     kept: frozenset[float] = frozenset()
 
 
@@ -46,10 +61,12 @@ class LineChart:
     """Curves over one x axis.
 
     Attributes:
-        title, x, y: what it shows and what its axes are.
-        lines: at least one, each with at least one point.
-        note: said below it.
-        unit: both axes go from 0 to 1, with the diagonal.
+        title: what the chart shows.
+        x: what its x axis is.
+        y: what its y axis is.
+        lines: at least one line, each with at least one point.
+        note: a remark below the chart.
+        unit: whether both axes go from 0 to 1, with the diagonal drawn.
     """
 
     title: str
@@ -61,11 +78,13 @@ class LineChart:
 
     @cached_property
     def y_ticks(self) -> list[float]:
+        """Values at which the y axis has ticks."""
         values = [y for line in self.lines for _, y in line.points]
         return [0.0, 0.25, 0.5, 0.75, 1.0] if self.unit else ticks(min(values), max(values))
 
     @cached_property
     def x_ticks(self) -> list[float]:
+        """Values at which the x axis has ticks."""
         if self.unit:
             return self.y_ticks
         low, high = self._x_range
@@ -79,137 +98,167 @@ class LineChart:
         return min(values), max(values) if max(values) > min(values) else min(values) + 1
 
     def at_x(self, x: float) -> float:
-        """Horizontal place in the drawing."""
+        """Horizontal position in the drawing, in pixels."""
         low, high = self._x_range
         return round(LEFT + (x - low) / (high - low) * (WIDTH - LEFT - RIGHT), 2)
 
     def at_y(self, y: float) -> float:
-        """Vertical place in the drawing."""
+        """Vertical position in the drawing, in pixels."""
         low, high = self.y_ticks[0], self.y_ticks[-1]
         return round(HEIGHT - BOTTOM - (y - low) / (high - low) * (HEIGHT - TOP - BOTTOM), 2)
 
     def path(self, line: Line) -> str:
-        """A line's points for `<polyline>`."""
+        """The points of a line for `<polyline>`."""
         return " ".join(f"{self.at_x(x)},{self.at_y(y)}" for x, y in line.points)
 
     @property
     def numbers(self) -> list[tuple[float, list[float | None]]]:
-        """What is drawn, as rows: x, and y of each line."""
+        """The drawn numbers as rows: x, and the y of each line."""
         values = [dict(line.points) for line in self.lines]
         return [(x, [one.get(x) for one in values]) for x in sorted(set().union(*values))]
 
 
 @dataclass(frozen=True)
+class IntervalRow:
+    """A dot with its 95 % interval; `ours` marks a policy of this run."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    ours: bool
+
+
+@dataclass(frozen=True)
 class IntervalChart:
-    """A dot with its 95 % interval for each of some names.
+    """One dot with its 95 % interval per model.
 
     Attributes:
-        rows: name, value, low, high, and whether it is a policy of this run.
+        title: what the chart shows.
+        rows: at least one row.
     """
 
     title: str
-    rows: list[tuple[str, float, float, float, bool]]
+    rows: list[IntervalRow]
 
     @property
     def height(self) -> int:
+        """Height of the drawing, in pixels."""
         return ROW * len(self.rows) + BOTTOM - 8
 
     @cached_property
     def marks(self) -> list[float]:
-        return ticks(min(low for _, _, low, _, _ in self.rows), max(high for *_, high, _ in self.rows), 4)
+        """Values at which the axis has ticks."""
+        return ticks(min(row.low for row in self.rows), max(row.high for row in self.rows), 4)
 
     def at(self, value: float) -> float:
-        """Horizontal place in the drawing."""
+        """Horizontal position in the drawing, in pixels."""
         low, high = self.marks[0], self.marks[-1]
         return round(NAMES + (value - low) / (high - low) * (WIDTH - NAMES - 2 * RIGHT), 2)
 
 
-def line_of(name: str, entries: Iterable[Mapping], key: str, x: str = "step", kept: str | None = None) -> Line:
-    """The curve of one key of a log; entries without it, or where it is not a number, are left out."""
-    found = [(entry[x], entry[key], kept and entry.get(kept)) for entry in entries if _known(entry.get(key))]
-    return Line(name, [(step, value) for step, value, _ in found], frozenset(step for step, _, keep in found if keep))
-
-
-def _known(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def interval_chart(title: str, models: Mapping[str, Mapping], metric: str, ours: Sequence[str]) -> IntervalChart | None:
+def interval_chart(title: str, models: Mapping[str, Mapping[str, Estimate]], metric: str) -> IntervalChart | None:
     """Models by one metric; None if none of them has an interval."""
     rows = []
     for name, metrics in models.items():
-        entry = metrics.get(metric) or {}
-        if entry.get("ci95") and number_of(entry) is not None:
-            rows.append((label(name), number_of(entry), *entry["ci95"], name in ours))
+        estimate = metrics.get(metric)
+        if estimate is not None and estimate.value is not None and estimate.ci95 is not None:
+            low, high = estimate.ci95
+            rows.append(IntervalRow(label(name), estimate.value, low, high, name in POLICIES))
     return IntervalChart(title, rows) if rows else None
 
 
-def sft_charts(log: Sequence[Mapping]) -> list[LineChart]:
+def line_of(name: str, entries: Iterable[Mapping[str, Any]], key: str) -> Line:
+    """The curve of one key of a training log over its steps; entries without a finite number are left out."""
+    return Line(name, [(entry["step"], entry[key]) for entry in entries if _is_number(entry.get(key))])
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def sft_charts(log: Sequence[Mapping[str, Any]]) -> list[LineChart]:
     """Losses of supervised fine-tuning."""
     keys = [key for key in (log[0] if log else {}) if key.endswith("loss")]
     lines = [line_of("sum" if key == "loss" else label(key).removesuffix(" loss"), log, key) for key in keys]
-    return _charts(("SFT loss", "optimiser step", "loss, nats", lines, "", False))
+    return _drawable([LineChart("SFT loss", "optimizer step", "loss, nats", lines)])
 
 
-def guard_charts(history: Sequence[Mapping]) -> list[LineChart]:
-    """What the guard saw on validation: NDCG@10, and reward and judge of the ten best items as change since SFT."""
-    start = history[0] if history else {}
-    changes = [
-        line_of(name, _shifted(history, key, start.get(key)), key)
-        for name, key in (("learned reward", "eval/reward"), ("independent judge", "eval/judge"))
-    ]
-    ndcg = line_of("NDCG@10", history, "eval/ndcg@10", kept="kept")
-    note = "Ringed: an adapter that the guard kept. Step 0 is the SFT start."
-    gap = "Means over the ten best items. Learned reward up while the judge stays or falls would be reward hacking."
-    return _charts(
-        ("NDCG@10 on validation", "PPO update", "NDCG@10", [ndcg], note, False),
-        ("Reward and judge on validation", "PPO update", "change since SFT, nats", changes, gap, False),
+def guard_charts(history: Sequence[GuardEvaluation]) -> list[LineChart]:
+    """Validation during PPO: NDCG@10, and the change since SFT of the reward and the judge for the ten best items."""
+    ndcg = [(one.step, one.ndcg) for one in history if one.ndcg is not None]
+    kept = frozenset(one.step for one in history if one.kept)
+    reward = _change([(one.step, one.reward) for one in history])
+    judge = _change([(one.step, one.judge) for one in history])
+    return _drawable(
+        [
+            LineChart(
+                title="NDCG@10 on validation",
+                x="PPO update",
+                y="NDCG@10",
+                lines=[Line("NDCG@10", ndcg, kept)],
+                note="A ring marks an adapter that the guard kept. Update 0 is the SFT start.",
+            ),
+            LineChart(
+                title="Reward and judge on validation",
+                x="PPO update",
+                y="change since SFT, nats",
+                lines=[Line("learned reward", reward), Line("independent judge", judge)],
+                note="Means over the ten best items. A learned reward that rises while the judge's falls would be "
+                "reward hacking.",
+            ),
+        ]
     )
 
 
-def _shifted(entries: Sequence[Mapping], key: str, start: float | None) -> list[Mapping]:
-    if not _known(start):
-        return []
-    return [{**entry, key: entry[key] - start} for entry in entries if _known(entry.get(key))]
+def _change(values: Sequence[tuple[float, float | None]]) -> list[Point]:
+    """Change of values since the first one; no points if the first is undefined."""
+    start = values[0][1] if values else None
+    return [] if start is None else [(step, value - start) for step, value in values if value is not None]
 
 
-def ppo_charts(log: Sequence[Mapping]) -> list[LineChart]:
-    """Reward, its parts and KL of the rollouts."""
-    exact = any("objective/item_kl" in entry for entry in log)
-    kl = [("text" if exact else "completion", "objective/kl"), ("item", "objective/item_kl")]
+def ppo_charts(log: Sequence[Mapping[str, Any]]) -> list[LineChart]:
+    """Reward, its parts and the KL divergence of the rollouts."""
+    has_item_kl = any("objective/item_kl" in entry for entry in log)
+    kl = [line_of("text" if has_item_kl else "completion", log, "objective/kl"),
+          line_of("item", log, "objective/item_kl")]  # fmt: skip
     parts = sorted({key for entry in log for key in entry if key.startswith("reward/")})
     moving = [key for key in parts if any(entry.get(key) for entry in log)]
-    still = ", ".join(label(key.removeprefix("reward/")) for key in parts if key not in moving)
-    note = f"Parts that were 0 throughout: {still}." if still else ""
-    return _charts(
-        ("Reward of rollouts", "PPO update", "nats", [line_of("reward", log, "objective/scores")], note, False),
-        ("KL from SFT", "PPO update", "nats", [line_of(name, log, key) for name, key in kl], "", False),
-        *(
-            (f"Part: {name}", "PPO update", "mean", [line_of(name, log, key)], "", False)
-            for name, key in ((label(key.removeprefix("reward/")), key) for key in moving)
-        ),
+    names = {key: label(key.removeprefix("reward/")) for key in parts}
+    constant = ", ".join(names[key] for key in parts if key not in moving)
+    note = f"Parts that were 0 throughout: {constant}." if constant else ""
+    reward = [line_of("reward", log, "objective/scores")]
+    return _drawable(
+        [
+            LineChart("Reward of rollouts", "PPO update", "nats", reward, note),
+            LineChart("KL from SFT", "PPO update", "nats", kl),
+            *(
+                LineChart(f"Part: {names[key]}", "PPO update", "mean", [line_of(names[key], log, key)])
+                for key in moving
+            ),
+        ]
     )
 
 
-def reliability_charts(reward_model: Mapping) -> list[LineChart]:
-    """Predicted probability against the share that happened, of clicks and of purchases."""
+def reliability_charts(reward_model: RewardModelReport | None) -> list[LineChart]:
+    """Predicted probability against the observed share, for clicks and purchases of each split."""
     charts = []
-    for split, results in reward_model.get("splits", {}).items():
-        lines = []
-        for what in ("click", "purchase"):
-            bins = (results.get(what) or {}).get("reliability")
-            if bins:
-                lines.append(Line(what, sorted(zip(bins["predicted"], bins["observed"], strict=True))))
+    for split, results in reward_model.splits.items() if reward_model else ():
+        lines = [
+            Line(what, quality.reliability.points)
+            for what, quality in (("click", results.click), ("purchase", results.purchase))
+            if quality is not None and quality.reliability is not None
+        ]
         title = f"Reliability, {label(split)}"
-        charts += _charts((title, "predicted probability", "share that happened", lines, "", True))
-    return charts
+        charts.append(LineChart(title, "predicted probability", "observed share", lines, unit=True))
+    return _drawable(charts)
 
 
-def _charts(*described: tuple[str, str, str, list[Line], str, bool]) -> list[LineChart]:
-    """Charts of the lines that have points; a chart without any is left out."""
-    charts = []
-    for title, x, y, lines, note, unit in described:
-        drawn = [line for line in lines if line.points]
-        if drawn:
-            charts.append(LineChart(title, x, y, drawn, note, unit))
-    return charts
+def _drawable(charts: Iterable[LineChart]) -> list[LineChart]:
+    """The charts with only the lines that have points; a chart without such lines is left out."""
+    result = []
+    for chart in charts:
+        lines = [line for line in chart.lines if line.points]
+        if lines:
+            result.append(LineChart(chart.title, chart.x, chart.y, lines, chart.note, chart.unit))
+    return result

@@ -61,5 +61,5 @@ def digits_for(measurements: Iterable[Measurement | None]) -> int:
 
 
 def typeset(text: str) -> str:
-    """The text with minus signs in place of the hyphens before numbers."""
-    return re.sub(r"(?<![\w.])-(?=\d)", "−", text)
+    """The text with minus signs in place of the hyphens before numbers, and a dash for an absent number."""
+    return "–" if text == ABSENT else re.sub(r"(?<![\w.])-(?=\d)", "−", text)

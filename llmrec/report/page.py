@@ -1,4 +1,4 @@
-"""Makes `report.html` of a run from `report.json`, the stages' metrics and the config."""
+"""Writes `report.html`: one page that shows everything a run measured."""
 
 import base64
 from collections.abc import Mapping
@@ -9,31 +9,38 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from llmrec.evaluation.report import HEADLINE_METRIC, GuardReport, Report, RewardModelReport, SplitReport
 from llmrec.files import read_json, write_text
 from llmrec.report import charts, tables
+from llmrec.report.format import number, typeset
+from llmrec.report.glossary import label
 from llmrec.report.verdict import remarks, verdict
 from llmrec.run import STAGES, Run
 
-# Keys of report.json that have a section of their own; what else is there is shown as it is.
-SECTIONS = ("splits", "generation", "reward", "reward_model", "guard", "examples", "data", "environment", "commands")
-SPLIT_SECTIONS = ("models", "comparisons", "slices", "optimum", "targets", "users")
-SUMMED_UP = ("splits", "calibration", "curve", "training", "seconds")  # of the reward model, shown elsewhere or long
+# Keys of `reward_model` that the page shows in another section, or that are long.
+SHOWN_ELSEWHERE = ("splits", "calibration", "curve", "training", "seconds")
 
 
 def write_page(run: Run) -> Path:
-    """Writes `report.html` into a run directory; the same run gives the same bytes.
+    """Writes `report.html` into a run directory. The same run gives the same bytes.
 
     Raises:
         RunError: the run has not been evaluated, or was evaluated under another config.
     """
     run.require("evaluate")
     path = run.directory / "report.html"
-    write_text(path, page_of(run, read_json(run.report_path), run.config.model_dump(mode="json")))
+    write_text(path, page_of(run, Report.load(run.report_path), run.config.model_dump(mode="json")))
     return path
 
 
-def page_of(run: Run, report: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """The page of an evaluated run as HTML, with as much of its report and config as is given."""
+def page_of(run: Run, report: Report, config: Mapping[str, Any]) -> str:
+    """The page of an evaluated run as HTML.
+
+    Args:
+        run: the run, for its stages' metrics and its reliability diagram.
+        report: the report to show; what it lacks is left out.
+        config: the config to show, as JSON values.
+    """
     reliability = run.path("reward", "reliability.png")
     return render(
         report,
@@ -44,29 +51,29 @@ def page_of(run: Run, report: Mapping[str, Any], config: Mapping[str, Any]) -> s
     )
 
 
-def _record(run: Run, stage: str) -> dict:
+def _record(run: Run, stage: str) -> dict[str, Any]:
     file = run.path(stage, "metrics.json")
     return read_json(file) if file.is_file() else {}
 
 
 def render(
-    report: Mapping[str, Any],
+    report: Report,
     name: str,
     config: str,
-    stages: Mapping[str, Mapping],
+    stages: Mapping[str, Mapping[str, Any]],
     reliability: bytes | None = None,
 ) -> str:
     """The page as HTML.
 
     Args:
-        report: `report.json`; what it lacks is left out.
-        name: of the run.
-        config: as YAML.
-        stages: by stage, what it left in `metrics.json`.
-        reliability: a reliability diagram as PNG, shown where the report has no numbers to draw one from.
+        report: the report; what it lacks is left out.
+        name: name of the run.
+        config: config of the run as YAML.
+        stages: contents of each stage's `metrics.json`.
+        reliability: reliability diagram as PNG. It is shown if the report has no numbers to draw one from.
     """
-    reward_model = report.get("reward_model") or {}
-    diagrams = charts.reliability_charts(reward_model)
+    diagrams = charts.reliability_charts(report.reward_model)
+    image = None if diagrams or reliability is None else base64.b64encode(reliability).decode("ascii")
     return (
         _templates()
         .get_template("page.html")
@@ -74,22 +81,20 @@ def render(
             name=name,
             verdict=verdict(report),
             remarks=remarks(report),
-            splits=[_split(split, results) for split, results in report.get("splits", {}).items()],
-            reward=tables.reward_table(report["reward"]) if report.get("reward") else None,
+            splits=[_split(split, results) for split, results in report.splits.items()],
+            reward=tables.reward_table(report.reward) if report.reward else None,
             curves=_curves(report, stages),
             events=_metrics(stages, "ppo").get("events", []),
-            trust=_trust(reward_model),
-            ranking=_ranking(reward_model),
+            quality=_quality(report.reward_model),
+            ranking=_ranking(report.reward_model),
             reliability=diagrams,
-            reliability_image=None
-            if diagrams or reliability is None
-            else base64.b64encode(reliability).decode("ascii"),
-            generation=tables.generation_table(report["generation"]) if report.get("generation") else None,
-            examples=report.get("examples", []),
-            card=tables.pairs(report.get("data", {})),
+            reliability_image=image,
+            generation=tables.generation_table(report.generation) if report.generation else None,
+            examples=report.examples,
+            card=tables.pairs(report.data.as_json()) if report.data else [],
             config=config,
-            commands=report.get("commands", []),
-            environment=tables.pairs(report.get("environment", {})),
+            commands=report.commands,
+            environment=tables.pairs(report.environment.as_json()) if report.environment else [],
             seconds=_seconds(report, stages),
             others=_others(report),
         )
@@ -100,72 +105,85 @@ def render(
 def _templates() -> Environment:
     environment = Environment(
         loader=PackageLoader("llmrec.report"),
-        autoescape=True,  # titles and justifications are other people's text
+        autoescape=True,  # titles and justifications come from data and models
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"label": tables.label, "number": tables.number}
+    environment.filters |= {
+        "label": label,
+        "number": lambda value, digits=3: typeset(number(value, digits)),
+        "typeset": typeset,
+    }
     environment.globals |= {"tick_label": charts.tick_label, "layout": charts}
     return environment
 
 
-def _split(split: str, results: Mapping) -> dict:
-    models, comparisons = results.get("models", {}), results.get("comparisons", {})
-    headline, more = tables.ranking_tables(split, models)
+def _split(split: str, results: SplitReport) -> dict[str, Any]:
+    headline, more = tables.ranking_tables(split, results.models)
+    title = f"{label(HEADLINE_METRIC)}, {label(split)}"
     return {
         "name": split,
-        "targets": results.get("targets"),
-        "users": results.get("users"),
+        "targets": results.targets,
+        "users": results.users,
         "headline": headline,
         "more": more,
-        "intervals": charts.interval_chart(f"NDCG@10, {tables.label(split)}", models, "ndcg@10", tables.OURS),
-        "comparisons": tables.comparisons_table(split, comparisons) if comparisons else None,
-        "optimum": tables.optimum_table(split, results["optimum"]) if results.get("optimum") else None,
-        "slices": tables.slices_tables(split, results.get("slices", {})),
+        "intervals": charts.interval_chart(title, results.models, HEADLINE_METRIC),
+        "comparisons": tables.comparisons_table(split, results.comparisons) if results.comparisons else None,
+        "optimum": tables.optimum_table(split, results.optimum) if results.optimum else None,
+        "slices": tables.slices_tables(split, results.slices),
     }
 
 
-def _metrics(stages: Mapping[str, Mapping], stage: str) -> Mapping:
+def _metrics(stages: Mapping[str, Mapping[str, Any]], stage: str) -> Mapping[str, Any]:
     return stages.get(stage, {}).get("metrics", {})
 
 
-def _curves(report: Mapping, stages: Mapping[str, Mapping]) -> list[charts.LineChart]:
+def _curves(report: Report, stages: Mapping[str, Mapping[str, Any]]) -> list[charts.LineChart]:
     ppo = _metrics(stages, "ppo")
-    guard = report.get("guard") or ppo.get("guard", {})
+    guard = report.guard or GuardReport.model_validate(ppo.get("guard") or {})
     return [
-        *charts.guard_charts(guard.get("history", [])),
+        *charts.guard_charts(guard.history),
         *charts.ppo_charts(ppo.get("log", [])),
         *charts.sft_charts(_metrics(stages, "sft").get("log", [])),
     ]
 
 
-def _trust(reward_model: Mapping) -> list[tables.Table]:
+def _quality(reward_model: RewardModelReport | None) -> list[tables.Table]:
+    """Tables of how well the reward model predicts clicks, purchases and clicks on exposures."""
+    if reward_model is None:
+        return []
     found = []
-    for split, results in reward_model.get("splits", {}).items():
-        for what in ("click", "purchase"):
-            if results.get(what):
-                found += tables.trust_tables(f"{what}, {tables.label(split)}", results[what])
-    exposures = reward_model.get("exposures") or {}
-    return found + (tables.trust_tables("click on what was shown", exposures) if exposures.get("n") else [])
+    for split, results in reward_model.splits.items():
+        for what, quality in (("click", results.click), ("purchase", results.purchase)):
+            if quality is not None:
+                found += tables.quality_tables(f"{what}, {label(split)}", quality)
+    exposures = reward_model.exposures
+    if exposures is not None and exposures.n:
+        found += tables.quality_tables("click on an exposure", exposures)
+    return found
 
 
-def _ranking(reward_model: Mapping) -> list[tuple[str, str]]:
-    """What the reward model and its judge do as rankers, and whatever else is known of them in single numbers."""
-    ranking = {split: results.get("ranking", {}) for split, results in reward_model.get("splits", {}).items()}
-    return tables.pairs(ranking | {key: value for key, value in reward_model.items() if key not in SUMMED_UP})
+def _ranking(reward_model: RewardModelReport | None) -> list[tuple[str, str]]:
+    """Ranking metrics of the reward model and its judge, and all other single numbers about them."""
+    if reward_model is None:
+        return []
+    ranking = {split: results.ranking for split, results in reward_model.splits.items()}
+    others = {key: value for key, value in reward_model.as_json().items() if key not in SHOWN_ELSEWHERE}
+    return tables.pairs(ranking | others)
 
 
-def _seconds(report: Mapping, stages: Mapping[str, Mapping]) -> list[tuple[str, float]]:
-    known = {stage: record["seconds"] for stage, record in stages.items() if record.get("seconds") is not None}
-    known = {**report.get("seconds", {}), **known}
-    return list(known.items()) + ([("together", sum(known.values()))] if known else [])
+def _seconds(report: Report, stages: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, float]]:
+    """Seconds of each stage and their sum."""
+    reported = {stage: value for stage, value in report.seconds.items() if value is not None}
+    recorded = {stage: record["seconds"] for stage, record in stages.items() if record.get("seconds") is not None}
+    known = reported | recorded
+    return [*known.items(), ("total", sum(known.values()))] if known else []
 
 
-def _others(report: Mapping) -> str:
-    """What the report holds beside the page's sections, as YAML; empty if nothing."""
-    others = {key: value for key, value in report.items() if key not in (*SECTIONS, "seconds")}
-    for split, results in report.get("splits", {}).items():
-        more = {key: value for key, value in results.items() if key not in SPLIT_SECTIONS}
-        others |= {f"splits.{split}": more} if more else {}
+def _others(report: Report) -> str:
+    """Parts of the report without a section of their own, as YAML; empty if there are none."""
+    values = report.as_json()
+    others = {key: values[key] for key in ("baselines", *report.unknown) if key in values}
+    others |= {f"splits.{split}": results.unknown for split, results in report.splits.items() if results.unknown}
     return yaml.safe_dump(others, sort_keys=False, allow_unicode=True) if others else ""

@@ -1,63 +1,68 @@
-"""What a report comes to, in sentences that are computed from its comparisons."""
+"""The conclusions of a report in sentences that are computed from its numbers."""
 
-from collections.abc import Mapping
+from llmrec.evaluation.report import HEADLINE_METRIC, Comparison, Report, SplitReport, Verdict
+from llmrec.report.format import measured, number
+from llmrec.report.glossary import label
 
-from llmrec.report.tables import difference_in_words, interval, label, number, number_of
+PHRASES: dict[Verdict, str] = {
+    "better": "is better than",
+    "worse": "is worse than",
+    "no difference": "does not differ significantly from",
+}
 
-METRIC = "ndcg@10"
-WORDS = {"better": "better than", "worse": "worse than", "no difference": "not seen to differ from"}
 
-
-def verdict(report: Mapping) -> str:
-    """One sentence on PPO against its SFT start; says so if that was not compared."""
-    compared = _compared(report)
+def verdict(report: Report) -> str:
+    """One sentence that compares PPO with its SFT start on the first split."""
+    compared = _ppo_against_sft(report)
     if not compared:
         return "This report does not compare PPO with its SFT start."
     return _sentence(*compared[0])
 
 
-def remarks(report: Mapping) -> list[str]:
-    """What to know beside the verdict: the guard, the other splits, the best model, the reward and its judge."""
-    guard = report.get("guard") or {}
-    result = []
-    if guard.get("fell_back_to_sft"):
-        result.append(
-            "The guard fell back: no PPO step beat the SFT start on validation, so the SFT adapter was handed "
-            "over, and PPO in these tables is SFT."
-        )
-    result += [_sentence(*one) for one in _compared(report)[1:]]
-    result += [line for split, results in report.get("splits", {}).items() if (line := _best(split, results))]
-    reward = report.get("reward") or {}
+def remarks(report: Report) -> list[str]:
+    """What a reader should know beside the verdict: the guard, other splits, the best model, and the reward."""
+    result = [fallback_remark(report)] if report.fell_back else []
+    result += [_sentence(*one) for one in _ppo_against_sft(report)[1:]]
+    result += [sentence for split, found in report.splits.items() if (sentence := _best(split, found))]
     changes = [
-        f"{name} by {number(number_of(reward[key]), 3, sign=True)} {interval(reward[key], 3, sign=True)}".rstrip()
-        for name, part in (("the learned reward", "reward"), ("an independent judge's", "judge"))
-        for key in [f"list_{part}_difference"]
-        if key in reward
+        f"{name} by {measured(change, sign=True)}"
+        for name, part in (("the learned reward", "list_reward"), ("the judge's reward", "list_judge"))
+        if (change := report.reward.difference(part)) is not None
     ]
     if changes:
-        result.append(f"Of the ten best items on validation, PPO changed {' and '.join(changes)} nats.")
+        result.append(f"For the ten best items on validation, PPO changed {' and '.join(changes)} nats.")
     return result
 
 
-def _compared(report: Mapping) -> list[tuple[str, Mapping]]:
-    comparisons = {
-        split: results.get("comparisons", {}).get("ppo_vs_sft", {}).get(METRIC)
-        for split, results in report.get("splits", {}).items()
-    }
-    return [(split, entry) for split, entry in comparisons.items() if entry]
+def fallback_remark(report: Report) -> str:
+    """What it means that the guard kept the SFT adapter; empty if it did not."""
+    if not report.fell_back:
+        return ""
+    return (
+        "The guard fell back: no PPO update beat the SFT start on validation. The SFT adapter was kept, and PPO in "
+        "these tables is that adapter."
+    )
 
 
-def _sentence(split: str, entry: Mapping) -> str:
-    size = f"{number(number_of(entry), 4, sign=True)} {interval(entry, 4, sign=True)}".rstrip()
-    words = WORDS[difference_in_words(entry, METRIC)]
-    return f"PPO is {words} SFT in {label(METRIC)} on the {label(split)} split: {size}."
+def _ppo_against_sft(report: Report) -> list[tuple[str, Comparison]]:
+    found = ((split, results.comparison("ppo", "sft", HEADLINE_METRIC)) for split, results in report.splits.items())
+    return [(split, comparison) for split, comparison in found if comparison is not None]
 
 
-def _best(split: str, results: Mapping) -> str:
-    scores = {name: number_of(metrics.get(METRIC)) for name, metrics in results.get("models", {}).items()}
-    known = {name: value for name, value in scores.items() if value is not None and name != "optimum"}
+def _sentence(split: str, comparison: Comparison) -> str:
+    metric = f"{label(HEADLINE_METRIC)} on the {label(split)} split"
+    if comparison.conclusion is None:
+        return f"The difference between PPO and SFT in {metric} is undefined."
+    return f"PPO {PHRASES[comparison.conclusion]} SFT in {metric}: {measured(comparison, 4)}."
+
+
+def _best(split: str, results: SplitReport) -> str:
+    found = {name: results.metric(name, HEADLINE_METRIC) for name in results.deployable}
+    known = {name: one.number for name, one in found.items() if one is not None and one.number is not None}
     if len(known) < 2:
         return ""
-    best = max(known, key=known.get)
-    beside = f"; PPO has {number(known['ppo'], 3)}" if "ppo" in known and best != "ppo" else ""
-    return f"Highest {label(METRIC)} on the {label(split)} split: {label(best)}, {number(known[best], 3)}{beside}."
+    best = max(known, key=lambda name: known[name])
+    beside = f"; PPO has {number(known['ppo'])}" if "ppo" in known and best != "ppo" else ""
+    return (
+        f"Highest {label(HEADLINE_METRIC)} on the {label(split)} split: {label(best)}, {number(known[best])}{beside}."
+    )

@@ -9,6 +9,7 @@ import pytest
 
 from llmrec.cli.app import main
 from llmrec.config import parse_config
+from llmrec.evaluation.report import Report
 from llmrec.files import write_json
 from llmrec.report.page import render, write_page
 from llmrec.run import STAGES, Run
@@ -104,11 +105,11 @@ STAGE_METRICS = {
 
 def page_of(report: dict, **more) -> str:
     stages = {stage: {"seconds": 12.5, "metrics": metrics} for stage, metrics in STAGE_METRICS.items()}
-    return render(report, **{"name": "tiny", "config": "seed: 0\n", "stages": stages} | more)
+    return render(Report.model_validate(report), **{"name": "tiny", "config": "seed: 0\n", "stages": stages} | more)
 
 
 class Reader(HTMLParser):
-    """What a browser would see: text by element, attributes, and whether elements are closed in order."""
+    """Text by element and attributes by tag, as a browser reads them. Fails if elements are not closed in order."""
 
     def __init__(self, page: str):
         super().__init__()
@@ -164,7 +165,7 @@ def test_a_hostile_name_and_config():
     assert reader.text.count("alert(1)") == Reader(page_of(make_report())).text.count("alert(1)") + 3
 
 
-def test_ids_are_unique_and_what_is_referred_to_exists(page):
+def test_ids_are_unique_and_references_exist(page):
     tags = Reader(page).tags
     ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -173,7 +174,7 @@ def test_ids_are_unique_and_what_is_referred_to_exists(page):
 
 
 def numbers_in(value, key=""):
-    """All numbers of a report, with their keys."""
+    """All numbers of a report with their keys."""
     if isinstance(value, dict):
         for name, item in value.items():
             yield from numbers_in(item, name)
@@ -184,13 +185,13 @@ def numbers_in(value, key=""):
         yield key, value
 
 
-def test_every_number_is_there(page):
-    """Exact in a <data> or as text, or rounded in an interval."""
+def test_every_number_is_on_the_page(page):
+    """Each is exact in a <data> element or as text, or rounded in an interval."""
     reader = Reader(page)
     exact = {attributes["value"] for tag, attributes in reader.tags if tag == "data"}
     for key, value in numbers_in(make_report()):
         if key in ("eval/reward", "eval/judge"):
-            value += {"eval/reward": 5.5, "eval/judge": 7.0}[key]  # drawn as change since the start
+            value += {"eval/reward": 5.5, "eval/judge": 7.0}[key]  # the chart shows the change since the start
         rounded = {f"{value:.{digits}f}".replace("-", "−") for digits in (1, 3, 4)}
         rounded |= {f"{value:+.{digits}f}".replace("-", "−") for digits in (3, 4)}
         shown = str(value) in exact or any(text in reader.text for text in rounded) or f"{value:.6g}" in reader.text
@@ -213,13 +214,13 @@ def row_of(page: str, caption: str, heading: str) -> str:
 def test_the_best_is_bold_whatever_the_direction(page):
     assert '<strong><data value="0.2293">0.229</data></strong>' in row_of(page, "temporal: ranking", "SASRec")
     assert page.count("<strong>") and "<strong>" not in row_of(page, "temporal: ranking", "PPO")
-    assert "<strong>" not in row_of(page, "temporal: ranking", "optimum")  # no model could be it
+    assert "<strong>" not in row_of(page, "temporal: ranking", "optimum")  # computed, not a model
     optimum = row_of(page, OPTIMUM, "objective")
     assert "86 %" in optimum and "−5.352" in optimum
     assert "not above SFT" in row_of(page, OPTIMUM, "NDCG@10")
     gini = row_of(page, "temporal: beyond accuracy", "SASRec")
-    assert f'<strong><data value="{1 - 0.2293}">' in gini  # the least uneven one
-    assert gini.count("<strong>") == 3  # and most coverage and least miscalibration; popularity bias has no best
+    assert f'<strong><data value="{1 - 0.2293}">' in gini  # lower is better
+    assert gini.count("<strong>") == 3  # also coverage and miscalibration; popularity bias has no best value
 
 
 def test_seeds_are_shown(page):
@@ -230,18 +231,18 @@ def test_seeds_are_shown(page):
     ("change", "words"),
     [
         ({}, "PPO is better than SFT in NDCG@10 on the temporal split: +0.0077 [+0.0021, +0.0133]."),
-        ({"p_holm": 0.2}, "PPO is not seen to differ from SFT"),
-        ({"p_holm": None, "ci95": [-0.001, 0.02]}, "PPO is not seen to differ from SFT"),
+        ({"p_holm": 0.2}, "PPO does not differ significantly from SFT"),
+        ({"p_holm": None, "ci95": [-0.001, 0.02]}, "PPO does not differ significantly from SFT"),
         ({"difference": -0.02, "ci95": [-0.03, -0.01], "p_holm": 0.001}, "PPO is worse than SFT"),
     ],
 )
-def test_the_verdict_is_computed(change, words):
+def test_the_verdict_follows_from_the_comparison(change, words):
     report = make_report()
     report["splits"]["temporal"]["comparisons"]["ppo_vs_sft"]["ndcg@10"] |= change
     assert words in Reader(page_of(report)).text
 
 
-def test_a_guard_that_fell_back_is_said():
+def test_a_guard_that_fell_back_is_reported():
     report = make_report()
     assert "The guard fell back" not in page_of(report)
     report["guard"]["fell_back_to_sft"] = True
@@ -250,7 +251,7 @@ def test_a_guard_that_fell_back_is_said():
 
 def test_statements_are_marked(page):
     assert '<mark class="false">Western<span class="hidden"> (false)</span></mark>.' in page
-    assert page.count("<mark>") == 1 + 2  # the legend, and one citation of each policy
+    assert page.count("<mark>") == 1 + 2  # one in the legend, one citation per policy
 
 
 def test_kept_steps_are_marked(page):
@@ -278,24 +279,51 @@ def test_a_section_without_data_is_left_out(page, key):
 
 
 def test_an_old_report_renders():
-    """Of the time before slices, examples, calibration bins and stages' logs."""
-    report = {"splits": {"leave_one_out": {"models": {"sft": {"hr@10": {"value": 0.1, "n": 3}}}}}}
-    page = render(report, name="old", config="", stages={})
+    """A report without slices, examples, calibration bins and training logs."""
+    values = {"splits": {"leave_one_out": {"models": {"sft": {"hr@10": {"value": 0.1, "n": 3}}}}}}
+    page = render(Report.model_validate(values), name="old", config="", stages={})
     reader = Reader(page)
     assert "This report does not compare PPO with its SFT start." in reader.text and "0.100" in reader.text
     assert {attributes.get("id") for tag, attributes in reader.tags if tag == "h2"} == {"results", "how"}
-    assert "This report does not compare" in render({}, name="empty", config="", stages={})
+    assert "This report does not compare" in render(Report(), name="empty", config="", stages={})
 
 
-def test_the_diagram_as_image_only_without_bins(page):
+def test_the_diagram_is_an_image_only_without_bins():
     report = make_report()
     assert "data:image/png" not in page_of(report, reliability=PNG)
     del report["reward_model"]["splits"]["temporal"]["click"]["reliability"]
     assert "data:image/png;base64,iVBORw0KGgo" in page_of(report, reliability=PNG)
 
 
-def test_what_has_no_section_is_shown_as_it_is(page):
+def test_an_unknown_key_is_shown_as_yaml(page):
     assert "off_policy:\n  snips: 0.0417" in page
+
+
+def test_undefined_numbers_are_shown_as_undefined():
+    """A small log leaves empty slices, empty calibration bins and events of one class only."""
+    report = make_report()
+    split = report["splits"]["temporal"]
+    undefined = {"value": None, "ci95": None, "n": 0}
+    split["slices"]["cold_items"]["ppo"]["ndcg@10"] = undefined
+    split["models"]["ppo"]["ndcg@10"] = undefined
+    split["comparisons"]["ppo_vs_sft"]["ndcg@10"] = {"difference": None, "ci95": [None, None], "p_holm": None}
+    split["optimum"]["objective"]["ppo"] = undefined
+    report["generation"]["ppo"]["validity"] = {"rate": None, "n": 0}
+    report["reward"]["list_judge_difference"] = undefined
+    click = report["reward_model"]["splits"]["temporal"]["click"]
+    click |= {"auc": None, "ece_floor": None, "brier": {"value": None, "ci95": [None, None]}}
+    click["reliability"]["observed"][1] = None
+    report["guard"]["history"][1] |= {"eval/ndcg@10": None, "eval/judge": None}
+    page = page_of(report)
+    assert "undefined" in row_of(page, "temporal: NDCG@10 by slice", "cold items")
+    assert "undefined" in row_of(page, "temporal: ranking", "PPO")
+    assert "undefined" in row_of(page, "temporal: comparisons", "PPO − SFT")
+    assert "undefined" in row_of(page, OPTIMUM, "objective")
+    assert "undefined" in row_of(page, "One recommendation for every user", "validity")
+    assert row_of(page, "click, temporal", "reward model").count("undefined") == 3
+    assert "The difference between PPO and SFT in NDCG@10 on the temporal split is undefined." in Reader(page).text
+    assert "the judge's reward by undefined nats" in Reader(page).text
+    assert "None" not in Reader(page).text and "nan" not in Reader(page).text
 
 
 @pytest.fixture
@@ -312,7 +340,7 @@ def llmrec(monkeypatch, *arguments: str) -> int:
     return stopped.value.code or 0
 
 
-def test_the_verb(run, monkeypatch, capsys):
+def test_the_command_writes_the_page(run, monkeypatch, capsys):
     for stage in STAGES:
         run.begin(stage)
         run.finish(stage, STAGE_METRICS.get(stage, {}))
@@ -326,7 +354,7 @@ def test_the_verb(run, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_without_a_report(run, monkeypatch, capsys, tmp_path, there):
+def test_a_run_without_a_report_is_refused(run, monkeypatch, capsys, tmp_path, there):
     place = run.directory if there else tmp_path / "nowhere"
     assert llmrec(monkeypatch, "report", str(place)) == 2
     error = " ".join(capsys.readouterr().err.split())
