@@ -1,4 +1,7 @@
-"""What is known of the items, and which words say it: the ground that justifications stand on."""
+"""What is known about the items (categories, decades, shared people and brands) and the words that state it.
+
+Justifications are written from these facts, and the groundedness check compares texts with them.
+"""
 
 import re
 from collections import Counter
@@ -16,7 +19,8 @@ from llmrec.files import read_json, write_json
 
 FILE_NAME = "facts.json"
 FORMAT = 1
-# Relations whose shared tails are worth a word, and the word. Tails may be opaque ids: only sharing is stated.
+# Relations in which two items can share an entity, and the word for that entity. Entity names may be opaque ids, so a
+# text states only that the entity is the same.
 RELATION_WORDS = {
     "directed_by": "director",
     "written_by": "writer",
@@ -27,14 +31,15 @@ RELATION_WORDS = {
     "brand": "brand",
     "store": "brand",
 }
+_NO_ENTITY = torch.iinfo(torch.int32).max  # fills up rows of entity ids; above every id, so rows stay sorted
 
 
 @dataclass(frozen=True, order=True)
 class Fact:
-    """One thing to say of an item; it may be true or false.
+    """One statement about an item, true or false.
 
     Attributes:
-        kind: `category`, `period` or `shared` (an entity in common with the cited item).
+        kind: `category`, `period` or `shared` (the item and a cited item have an entity in common).
         value: the category, the decade (`1990s`) or the relation.
     """
 
@@ -43,108 +48,151 @@ class Fact:
 
     @property
     def words(self) -> str:
-        """How it is said, with the space before it."""
+        """The words that state the fact, with a leading space."""
         if self.kind == "period":
             return f" from the {self.value}"
         return f" with the same {RELATION_WORDS[self.value]}" if self.kind == "shared" else f" {self.value}"
 
 
-class FactBook:
-    """Facts by item.
-
-    Args:
-        facts: everything that can be said, [F].
-        of_item: per item, indices of the categories and periods that hold, [N].
-        entities: per item, `{relation: entity ids}`, [N].
+@dataclass(frozen=True)
+class _FactTensors:
+    """The facts of all items as tensors on one device.
 
     Attributes:
-        facts: [F], in the order that every bool array of facts has.
+        own: categories and periods that hold, bool [N, F].
+        entities: by fact index of a relation, the ascending entity ids of each item, padded with `_NO_ENTITY`,
+            int32 [N, E].
+    """
+
+    own: torch.Tensor
+    entities: dict[int, torch.Tensor]
+
+    def to(self, device: torch.device) -> "_FactTensors":
+        entities = {number: ids.to(device) for number, ids in self.entities.items()}
+        return _FactTensors(own=self.own.to(device), entities=entities)
+
+
+class FactBook:
+    """The facts of every item in a catalogue.
+
+    Args:
+        facts: every fact that can be stated, [F].
+        of_item: indices of the categories and periods of each item, [N].
+        entities: entity ids of each item by relation, [N].
+
+    Attributes:
+        facts: [F]; bool arrays of facts have this order.
+        index: position of each fact in `facts`.
     """
 
     def __init__(self, facts: list[Fact], of_item: list[list[int]], entities: list[dict[str, list[int]]]):
         self.facts = facts
         self.index = {fact: number for number, fact in enumerate(facts)}
-        self.entities = [{relation: frozenset(ids) for relation, ids in one.items()} for one in entities]
         self._of_item = of_item
-        self._truth = torch.zeros(len(of_item), len(facts), dtype=torch.bool)
-        for item, numbers in enumerate(of_item):
-            self._truth[item, numbers] = True
-        self._relations = [(number, fact.value) for number, fact in enumerate(facts) if fact.kind == "shared"]
+        self._entities = [{relation: frozenset(ids) for relation, ids in one.items()} for one in entities]
+        self._tensors = {torch.device("cpu"): self._make_tensors()}
 
     @classmethod
-    def from_data(cls, data: InteractionData, sayable: Callable[[Fact], bool] = lambda fact: True) -> "FactBook":
-        """Facts of a catalogue: its categories, decades and the relations of `RELATION_WORDS`.
+    def from_data(cls, data: InteractionData, keep: Callable[[Fact], bool] = lambda fact: True) -> "FactBook":
+        """The facts of a catalogue: its categories, decades and the relations of `RELATION_WORDS`.
 
         Args:
             data: the catalogue.
-            sayable: leaves out facts whose words cannot be told from other text.
+            keep: selects facts; the others are never stated.
         """
         categories = [sorted(set(map(str, values))) for values in data.items["categories"]]
-        names = sorted({name for values in categories for name in values if not set(".!?") & set(name)})
-        # "Tools" cannot be told from the beginning of "Tools & Paint": only the longer one is ever stated.
-        names = [name for name in names if not any(other != name and other.startswith(name) for other in names)]
-        years = [None if pd.isna(year) else int(year) for year in data.items["year"]]
-        periods = sorted({decade(year) for year in years if year is not None})
-        entities = _entities(data)
+        periods = [None if pd.isna(year) else decade(int(year)) for year in data.items["year"]]
+        entities = _shared_entities(data)
         relations = sorted({relation for one in entities for relation in one}, key=list(RELATION_WORDS).index)
-        facts = [Fact("category", name) for name in names] + [Fact("period", period) for period in periods]
-        facts += [Fact("shared", relation) for relation in _one_a_word(relations)]
-        facts = [fact for fact in facts if sayable(fact)]
+        facts = [Fact("category", name) for name in _stated_categories(categories)]
+        facts += [Fact("period", period) for period in sorted({period for period in periods if period is not None})]
+        facts += [Fact("shared", relation) for relation in _one_per_word(relations)]
+        facts = [fact for fact in facts if keep(fact)]
         index = {fact: number for number, fact in enumerate(facts)}
         of_item = []
-        for values, year in zip(categories, years, strict=True):
-            known = [index[Fact("category", v)] for v in values if Fact("category", v) in index]
-            period = None if year is None else index.get(Fact("period", decade(year)))
-            of_item.append(known + ([] if period is None else [period]))
+        for names, period in zip(categories, periods, strict=True):
+            own = [Fact("category", name) for name in names]
+            own += [] if period is None else [Fact("period", period)]
+            of_item.append([index[fact] for fact in own if fact in index])
         return cls(facts, of_item, entities)
 
+    @property
+    def num_items(self) -> int:
+        return len(self._of_item)
+
     def of_kind(self, *kinds: str) -> torch.Tensor:
-        """Which facts are of some kinds, bool [F]."""
+        """Which facts are of the given kinds, bool [F] on the CPU."""
         return torch.tensor([fact.kind in kinds for fact in self.facts], dtype=torch.bool)
 
     def own(self, items: torch.Tensor) -> torch.Tensor:
-        """Categories and periods that hold of items [B]: bool [B, F]."""
-        return self._truth[items.cpu()].to(items.device)
-
-    def common(self, items: torch.Tensor, history: torch.Tensor) -> torch.Tensor:
-        """What holds of both an item and each item of a history.
+        """Categories and periods that hold for each item.
 
         Args:
-            items: [B].
-            history: [B, H], -1 where there is none.
+            items: item indices, int64 [B].
 
         Returns:
-            bool [B, F, H].
+            bool [B, F] on the device of `items`; false for shared entities.
         """
-        one, two = items.cpu(), history.cpu()
-        both = (self._truth[one][:, None] & self._truth[two.clamp(min=0)]).transpose(1, 2).contiguous()
-        for number, relation in self._relations:
-            for b, item in enumerate(one.tolist()):
-                known = self.entities[item].get(relation)
-                if known:
-                    both[b, number] = torch.tensor([self._share(relation, known, other) for other in two[b].tolist()])
-        return (both & (two >= 0)[:, None]).to(items.device)
+        return self._tensors_on(items.device).own[items]
 
-    def _share(self, relation: str, known: frozenset, other: int) -> bool:
-        return other >= 0 and not known.isdisjoint(self.entities[other].get(relation, frozenset()))
+    def common(self, items: torch.Tensor, history: torch.Tensor) -> torch.Tensor:
+        """Facts that hold for an item and for each item of a history.
+
+        Args:
+            items: item indices, int64 [B].
+            history: item indices, -1 at padding, int64 [B, H].
+
+        Returns:
+            bool [B, F, H] on the device of `items`; false at padding.
+        """
+        tensors = self._tensors_on(items.device)
+        others = history.clamp(min=0)
+        both = (tensors.own[items][:, None] & tensors.own[others]).transpose(1, 2).contiguous()
+        for number, entities in tensors.entities.items():
+            both[:, number] = _share_an_entity(entities[items], entities[others])
+        return both & (history >= 0)[:, None]
+
+    @torch.inference_mode(False)  # The copies are kept, and tensors of inference mode cannot be used in training.
+    def _tensors_on(self, device: torch.device) -> _FactTensors:
+        """The facts as tensors on a device, copied there once."""
+        if device not in self._tensors:
+            self._tensors[device] = self._tensors[torch.device("cpu")].to(device)
+        return self._tensors[device]
+
+    def _make_tensors(self) -> _FactTensors:
+        own = torch.zeros(self.num_items, len(self.facts), dtype=torch.bool)
+        for item, numbers in enumerate(self._of_item):
+            own[item, numbers] = True
+        entities = {
+            number: _padded([sorted(one.get(fact.value, ())) for one in self._entities])
+            for number, fact in enumerate(self.facts)
+            if fact.kind == "shared"
+        }
+        return _FactTensors(own=own, entities=entities)
 
     def is_true(self, fact: Fact, item: int, cited: tuple[int, ...] = ()) -> bool:
-        """Whether a fact holds of the item and, if there are any, of all cited items."""
+        """Whether a fact holds for an item and for every cited item.
+
+        Args:
+            fact: any fact; one that the catalogue lacks is false.
+            item: item index.
+            cited: item indices. A shared entity without a cited item is false.
+        """
         number = self.index.get(fact)
         if number is None:
             return False
-        if fact.kind == "shared":
-            known = self.entities[item].get(fact.value, frozenset())
-            return bool(cited) and all(self._share(fact.value, known, other) for other in cited)
-        return all(bool(self._truth[one, number]) for one in (item, *cited))
+        if fact.kind != "shared":
+            return all(number in self._of_item[one] for one in (item, *cited))
+        entities = [self._entities[one].get(fact.value, frozenset()) for one in (item, *cited)]
+        return bool(cited) and not any(entities[0].isdisjoint(other) for other in entities[1:])
 
-    def of(self, item: int) -> list[Fact]:
+    def facts_of(self, item: int) -> list[Fact]:
         """Categories and period of one item."""
         return [self.facts[number] for number in self._of_item[item]]
 
     @cached_property
-    def _pattern(self) -> re.Pattern:
-        """Longest words first."""
+    def _pattern(self) -> re.Pattern[str]:
+        """Matches the words of any fact; longer words are tried first."""
         words = sorted((re.escape(fact.words.strip()) for fact in self.facts), key=len, reverse=True)
         return re.compile(r"(?<![\w-])(" + "|".join(words) + r")(?![\w-])" if words else r"(?!)")
 
@@ -153,22 +201,26 @@ class FactBook:
         return {fact.words.strip(): fact for fact in self.facts}
 
     def split(self, text: str) -> list[tuple[str, Fact | None]]:
-        """A text without citations cut into the facts that it states and what stands between them, in order."""
+        """Cuts a text without citations into stated facts and the text between them.
+
+        Returns:
+            (words, fact) in order; the fact is None for text between facts.
+        """
         parts = enumerate(self._pattern.split(text))
         return [(part, self._by_words[part] if number % 2 else None) for number, part in parts if part]
 
     def find(self, text: str) -> tuple[list[Fact], str]:
-        """Facts stated in a text without citations.
+        """Finds the facts that a text without citations states.
 
         Returns:
-            the facts in order, and the text with their words removed.
+            the facts in order, and the text with their words replaced by spaces.
         """
         parts = self.split(text)
         return [fact for _, fact in parts if fact], "".join(" " if fact else part for part, fact in parts)
 
     def description(self, item: int) -> str:
-        """Categories and decade as words, to start an item's embedding from."""
-        return " ".join(fact.value for fact in self.of(item))
+        """Categories and decade of an item as words; item embeddings are initialized from them."""
+        return " ".join(fact.value for fact in self.facts_of(item))
 
     def save(self, directory: str | Path) -> None:
         """Writes `facts.json`."""
@@ -176,7 +228,7 @@ class FactBook:
             "format": FORMAT,
             "facts": [[fact.kind, fact.value] for fact in self.facts],
             "of_item": self._of_item,
-            "entities": [{r: sorted(ids) for r, ids in one.items()} for one in self.entities],
+            "entities": [{relation: sorted(ids) for relation, ids in one.items()} for one in self._entities],
         }
         write_json(Path(directory) / FILE_NAME, value)
 
@@ -185,7 +237,7 @@ class FactBook:
         """Reads `facts.json`.
 
         Raises:
-            ModelError: missing, unreadable or of a newer format.
+            ModelError: the file is missing, unreadable or of a newer format.
         """
         path = Path(directory) / FILE_NAME
         try:
@@ -199,26 +251,60 @@ class FactBook:
             raise ModelError(f"{path} is not readable ({error}); copy or write the adapter again.") from None
 
 
-def _entities(data: InteractionData) -> list[dict[str, list[int]]]:
-    """Per item the entities of each stated relation; those of one item alone can never be shared and are left out."""
+def _padded(rows: list[list[int]]) -> torch.Tensor:
+    """Ascending entity ids of each item in one int32 tensor [N, E]; E is at least 1."""
+    width = max([1, *map(len, rows)])
+    return torch.tensor([row + [_NO_ENTITY] * (width - len(row)) for row in rows], dtype=torch.int32)
+
+
+def _share_an_entity(one: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Whether rows of entity ids have an id in common.
+
+    Args:
+        one: ascending entity ids, padded with `_NO_ENTITY`, int32 [B, E].
+        others: entity ids to look up, padded likewise, int32 [B, H, E].
+
+    Returns:
+        bool [B, H].
+    """
+    sought = others.flatten(1)
+    index = torch.searchsorted(one, sought).clamp(max=one.shape[1] - 1)
+    found = (one.gather(1, index) == sought) & (sought != _NO_ENTITY)
+    return found.view(others.shape).any(2)
+
+
+def _stated_categories(categories: list[list[str]]) -> list[str]:
+    """Category names that a text can state, sorted.
+
+    A name with the end of a sentence in it is left out. So is a name that another name starts with: `Tools` cannot be
+    told from the beginning of `Tools & Paint`.
+    """
+    names = sorted({name for values in categories for name in values if not set(".!?") & set(name)})
+    return [name for name in names if not any(other != name and other.startswith(name) for other in names)]
+
+
+def _shared_entities(data: InteractionData) -> list[dict[str, list[int]]]:
+    """Entity ids of each item by relation, [N]; an entity of a single item is left out, because none can share it."""
     entities: list[dict[str, list[int]]] = [{} for _ in range(data.num_items)]
     if not len(data.facts):
         return entities
-    known = data.facts[data.facts["relation"].isin(RELATION_WORDS)].drop_duplicates(["item", "relation", "tail"])
-    counts = Counter(zip(known["relation"], known["tail"], strict=True))
+    known = data.facts.loc[data.facts["relation"].isin(list(RELATION_WORDS)), ["item", "relation", "tail"]]
+    triples = list(known.drop_duplicates().itertuples(index=False, name=None))
+    counts = Counter((relation, tail) for _, relation, tail in triples)
     numbers: dict[tuple[str, str], int] = {}
-    for item, relation, tail in known[["item", "relation", "tail"]].itertuples(index=False):
+    for item, relation, tail in triples:
         if counts[relation, tail] > 1:
             number = numbers.setdefault((relation, tail), len(numbers))
             entities[item].setdefault(relation, []).append(number)
     return entities
 
 
-def _one_a_word(relations: list[str]) -> list[str]:
-    """Relations that are said by different words, the first of each."""
-    return list({RELATION_WORDS[relation]: relation for relation in reversed(relations)}.values())[::-1]
+def _one_per_word(relations: list[str]) -> list[str]:
+    """The first relation of each word: `brand` and `store` are both called brand."""
+    first = {RELATION_WORDS[relation]: relation for relation in reversed(relations)}
+    return list(first.values())[::-1]
 
 
 def decade(year: int) -> str:
-    """`1995` is `1990s`."""
+    """The decade of a year: `1990s` for 1995."""
     return f"{year // 10 * 10}s"

@@ -65,7 +65,7 @@ def check(facts: FactBook, recommendation: Recommendation, history: Collection[i
     true, stated = sum(mark.true for mark in said), any(mark.fact for mark in said)
     cites = bool(recommendation.citations) or not history
     item = recommendation.item
-    informs = stated or (item >= 0 and not facts.of(item))
+    informs = stated or (item >= 0 and not facts.facts_of(item))
     return Groundedness(true, len(said), cites, informs, recommendation.finished and item >= 0)
 
 

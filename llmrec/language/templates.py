@@ -44,7 +44,7 @@ def write(
         segments. Without any fact in common, the item's own facts are stated in a sentence of their own; without
         any fact at all, a citation alone.
     """
-    own = facts.of(item)
+    own = facts.facts_of(item)
     if not history:
         return _fill(NO_HISTORY, own, None, generator, people)
     common = facts.common(torch.tensor([item]), torch.tensor([history]))[0]

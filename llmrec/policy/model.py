@@ -342,7 +342,7 @@ class RecPolicy(nn.Module):
         if (vocabulary.fingerprint, vocabulary.scheme) != (about.item_vocabulary, about.catalogue.scheme):
             raise ModelError(f"{directory}: the item vocabulary is not the one that the adapter was trained with.")
         facts = FactBook.load(directory)
-        if len(facts.entities) != len(vocabulary.item_ids):
+        if facts.num_items != len(vocabulary.item_ids):
             raise ModelError(f"{directory}: facts.json and item_vocabulary.json are of different catalogues.")
         shapes = adapter_shapes(directory)
         with advising_a_copy(directory):

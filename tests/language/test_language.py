@@ -35,10 +35,10 @@ def common(facts, one, two):
 
 def test_facts_by_hand(data):
     facts = FactBook.from_data(data)
-    assert facts.of(RED_SKY) == [Fact("category", "Drama"), Fact("category", "War"), Fact("period", "1990s")]
+    assert facts.facts_of(RED_SKY) == [Fact("category", "Drama"), Fact("category", "War"), Fact("period", "1990s")]
     assert common(facts, RED_SKY, RED_SEA) == [Fact("period", "1990s"), Fact("shared", "directed_by")]
     assert common(facts, RED_SKY, LIGHT) == [Fact("category", "Drama"), Fact("period", "1990s")]
-    assert facts.of(MOONS) == [Fact("category", "Sci-Fi")]
+    assert facts.facts_of(MOONS) == [Fact("category", "Sci-Fi")]
 
 
 @pytest.mark.parametrize("item", range(10))

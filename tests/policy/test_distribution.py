@@ -228,7 +228,8 @@ def test_whatever_is_sampled_is_an_unseen_item_and_true(drifted, history, seed):
             cited = tuple(piece for piece in sentence if isinstance(piece, int))
             text = " , ".join(piece for piece in sentence if isinstance(piece, str))
             assert all(drifted.facts.is_true(fact, recommendation.item, cited) for fact in drifted.facts.find(text)[0])
-        if recommendation.finished and (history or drifted.facts.of(recommendation.item)):  # there is something to say
+        has_something_to_say = bool(history or drifted.facts.facts_of(recommendation.item))
+        if recommendation.finished and has_something_to_say:
             assert check(drifted.facts, recommendation, set(history)).grounded
         sequence = drifted.vocabulary.sequences[recommendation.item]
         assert tuple(tokens[: len(sequence)]) == sequence

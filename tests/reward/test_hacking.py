@@ -114,7 +114,7 @@ def pads_with_words(setting: Setting, item: int, row: dict) -> Recommendation:
 
 
 def states_facts_without_citing(setting: Setting, item: int, row: dict) -> Recommendation:
-    facts = setting.facts.of(item)
+    facts = setting.facts.facts_of(item)
     return say(item, [" It is", *facts, "."])
 
 
