@@ -1,4 +1,4 @@
-"""`python -m llmrec` is `llmrec`."""
+"""Makes `python -m llmrec` the same as the command `llmrec`."""
 
 from llmrec.cli.app import main
 

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# From a fresh checkout to a trained, measured recommender: real MovieLens-100K, a real language model, two CPU cores.
+# Trains and evaluates a recommender on MovieLens-100K with a small language model, on two CPU cores.
 #
 #     scripts/quickstart.sh [--json]
 #
-# Makes .venv (or $LLMREC_VENV) once, then runs `llmrec run configs/quickstart.yaml`. Run it again to go on.
+# Makes the virtual environment .venv (or $LLMREC_VENV), then runs `llmrec run configs/quickstart.yaml`. If it is
+# interrupted, run it again: finished stages are skipped, and training resumes from its last checkpoint.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
