@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from llmrec.catalogue.cooccurrence import cooccurrence
 from llmrec.errors import DataError, ModelError
 from llmrec.files import write_json
 from reward_models.rewarder import lowest_for_had
@@ -25,20 +26,6 @@ FAMILY = "ease_judge"
 MAX_EASE_ITEMS = 5_000
 # Clicks of an average item that count beside an item's own in its purchase rate.
 PURCHASE_PRIOR = 10.0
-
-
-def co_occurrences(histories: Sequence[np.ndarray], num_items: int) -> np.ndarray:
-    """How many users have both of two items, float64 [N, N]; the diagonal counts the users of one item.
-
-    Args:
-        histories: item indices of each user; an item that occurs twice counts once.
-        num_items: N.
-    """
-    counts = np.zeros((num_items, num_items), dtype=np.float64)
-    for history in histories:
-        items = np.unique(history)
-        counts[np.ix_(items, items)] += 1.0
-    return counts
 
 
 def ease_weights(histories: Sequence[np.ndarray], num_items: int, l2: float) -> np.ndarray:
@@ -52,7 +39,7 @@ def ease_weights(histories: Sequence[np.ndarray], num_items: int, l2: float) -> 
     Returns:
         float32 [N, N]; the scores of a history are the sum of its items' rows.
     """
-    gram = co_occurrences(histories, num_items)
+    gram = cooccurrence(histories, num_items, "users").numpy()
     gram[np.diag_indices(num_items)] += l2
     inverse = np.linalg.inv(gram)
     weights = -inverse / np.diag(inverse)

@@ -1,65 +1,101 @@
-"""Which items are had together: vectors to start item embeddings from, before any training.
+"""Co-occurrence of items in histories: counts, and item vectors made from them.
 
-Levy & Goldberg, "Neural Word Embedding as Implicit Matrix Factorization", NeurIPS 2014: the singular vectors of the
-positive pointwise mutual information of a co-occurrence matrix are what word2vec learns.
+EASE and item k-NN count the users who have both of two items. Item embeddings are initialized from vectors of items
+that stand near each other. The singular vectors of the positive pointwise mutual information of a co-occurrence matrix
+are what word2vec learns (Levy & Goldberg, "Neural Word Embedding as Implicit Matrix Factorization", NeurIPS 2014).
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 
-WINDOW = 5
-DIMENSIONS = 128
+WINDOW = 5  # positions between which two items of a history count as near
+DIMENSIONS = 128  # largest rank of the factorization
 
 
-def item_vectors(histories: Sequence[np.ndarray], num_items: int, size: int, seed: int = 0) -> torch.Tensor:
-    """Vectors of items that are close where the items stand close in histories.
+def cooccurrence_vectors(histories: Sequence[np.ndarray], num_items: int, size: int, seed: int = 0) -> torch.Tensor:
+    """Vectors of items; items that stand near each other in histories have similar vectors.
 
     Args:
-        histories: item indices in time order, of training data alone.
-        num_items: N.
-        size: d, of the vectors.
-        seed: of the random directions.
+        histories: item indices in time order, training data only.
+        num_items: number N of items.
+        size: length d of a vector.
+        seed: seed of the random projection to d dimensions.
 
     Returns:
-        float32 [N, d], of length 1; zeros for an item without a neighbour in any history.
+        float32 [N, d] of norm 1; zeros for an item without a neighbor in any history.
     """
-    weights = positive_information(cooccurrence(histories, num_items))
+    weights = positive_information(cooccurrence(histories, num_items, "distance"))
     rank = min(DIMENSIONS, size, num_items)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         left, values, _ = torch.svd_lowrank(weights, min(2 * rank, num_items), niter=4)
         directions = torch.linalg.qr(torch.randn(size, rank, dtype=weights.dtype))[0]
     vectors = (left[:, :rank] * values[:rank].sqrt()) @ directions.T
-    lengths = vectors.norm(dim=1, keepdim=True)
-    known = torch.sparse.sum(weights, 1).to_dense()[:, None] > 0
-    return torch.where(known, vectors / lengths.clamp(min=1e-12), 0.0).float()
+    norms = vectors.norm(dim=1, keepdim=True)
+    has_neighbors = torch.sparse.sum(weights, 1).to_dense()[:, None] > 0
+    return torch.where(has_neighbors, vectors / norms.clamp(min=1e-12), 0.0).float()
 
 
-def cooccurrence(histories: Sequence[np.ndarray], num_items: int, window: int = WINDOW) -> torch.Tensor:
-    """How often items stand within `window` places of each other, 1/distance each time.
+def cooccurrence(
+    histories: Sequence[np.ndarray],
+    num_items: int,
+    weighting: Literal["users", "distance"],
+    window: int = WINDOW,
+) -> torch.Tensor:
+    """How often two items occur together.
+
+    Args:
+        histories: item indices of each user, in time order.
+        num_items: number N of items.
+        weighting: `users` counts the users who have both items, and each user once; the diagonal counts the users of
+            one item. `distance` adds 1 / distance for every two positions at most `window` apart.
+        window: largest distance in positions; used by `distance` only.
 
     Returns:
-        sparse, symmetric, float64 [N, N].
+        symmetric float64 [N, N]. It is dense for `users`, because EASE inverts it and most pairs of popular items
+        occur. It is a coalesced sparse tensor for `distance`, so that large catalogues fit in memory.
     """
-    pairs, counts = [], []
+    if weighting == "users":
+        return _shared_users(histories, num_items)
+    return _inverse_distances(histories, num_items, window)
+
+
+def _shared_users(histories: Sequence[np.ndarray], num_items: int) -> torch.Tensor:
+    counts = np.zeros((num_items, num_items), dtype=np.float64)
+    for history in histories:
+        items = np.unique(history)
+        counts[np.ix_(items, items)] += 1.0
+    return torch.from_numpy(counts)
+
+
+def _inverse_distances(histories: Sequence[np.ndarray], num_items: int, window: int) -> torch.Tensor:
+    pairs = [np.zeros((2, 0), np.int64)]
+    weights = [np.zeros(0)]
     for distance in range(1, window + 1):
         for history in histories:
             if len(history) > distance:
                 pairs.append(np.stack([history[:-distance], history[distance:]]))
-                counts.append(np.full(len(history) - distance, 1 / distance))
-    index = torch.from_numpy(np.concatenate([np.zeros((2, 0), np.int64), *pairs], 1))
-    value = torch.from_numpy(np.concatenate([np.zeros(0), *counts]))
-    both = torch.cat([index, index.flip(0)], 1)
-    return _sparse(both, value.repeat(2), num_items)
+                weights.append(np.full(len(history) - distance, 1 / distance))
+    index = torch.from_numpy(np.concatenate(pairs, 1))
+    both_orders = torch.cat([index, index.flip(0)], 1)
+    return _sparse(both_orders, torch.from_numpy(np.concatenate(weights)).repeat(2), num_items)
 
 
 def positive_information(counts: torch.Tensor) -> torch.Tensor:
-    """max(0, log(p(i, j) / (p(i) p(j)))) wherever i and j co-occur; sparse [N, N] to sparse [N, N]."""
+    """Positive pointwise mutual information max(0, log(p(i, j) / (p(i) p(j)))) of every two items that occur together.
+
+    Args:
+        counts: co-occurrence, coalesced sparse [N, N].
+
+    Returns:
+        sparse [N, N].
+    """
     totals = torch.sparse.sum(counts, 1).to_dense()
-    one, other = counts.indices()
-    information = (counts.values() * totals.sum() / (totals[one] * totals[other])).log().clamp(min=0)
+    rows, columns = counts.indices()
+    information = (counts.values() * totals.sum() / (totals[rows] * totals[columns])).log().clamp(min=0)
     return _sparse(counts.indices(), information, len(counts))
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llmrec.catalogue.cooccurrence import item_vectors
+from llmrec.catalogue.cooccurrence import cooccurrence_vectors
 from llmrec.catalogue.facts import FactBook
 from llmrec.catalogue.vocabulary import ItemVocabulary
 from llmrec.config import CatalogueConfig, Config, ModelConfig
@@ -108,7 +108,7 @@ class RecPolicy(nn.Module):
         vocabulary = ItemVocabulary.build(data, tokenizer, config.catalogue.scheme)
         if vocabulary.new_tokens:
             texts = [f"{title} {facts.description(item)}" for item, title in enumerate(vocabulary.titles)]
-            company = item_vectors(data.train_histories, data.num_items, base.config.hidden_size, config.seed)
+            company = cooccurrence_vectors(data.train_histories, data.num_items, base.config.hidden_size, config.seed)
             company *= config.catalogue.cooccurrence_weight
             _add_item_tokens(base, tokenizer, vocabulary.new_tokens, texts, company)
         model = get_peft_model(base, _lora_config(base, vocabulary, config.model), adapter_name=SFT_ADAPTER)

@@ -10,7 +10,8 @@ from typing import Protocol, Self
 
 import numpy as np
 
-from reward_models.judge import co_occurrences, ease_weights
+from llmrec.catalogue.cooccurrence import cooccurrence
+from reward_models.judge import ease_weights
 
 Histories = Sequence[np.ndarray]
 
@@ -93,7 +94,7 @@ class ItemKNN:
         self.neighbours, self.shrinkage = neighbours, shrinkage
 
     def fit(self, train_histories: Histories, num_items: int) -> Self:
-        together = co_occurrences(train_histories, num_items)
+        together = cooccurrence(train_histories, num_items, "users").numpy()
         users = np.diag(together)
         similar = together / np.maximum(np.sqrt(np.outer(users, users)) + self.shrinkage, 1e-12)
         np.fill_diagonal(similar, 0.0)
