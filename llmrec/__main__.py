@@ -1,5 +1,6 @@
-"""Makes `python -m llmrec` the same as the command `llmrec`."""
+"""Runs the `llmrec` command as `python -m llmrec`."""
 
 from llmrec.cli.app import main
 
-main()
+if __name__ == "__main__":
+    main()

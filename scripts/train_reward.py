@@ -6,7 +6,7 @@ On CPUs: `accelerate launch --config_file configs/accelerate/cpu.yaml scripts/tr
 One process needs no launcher: `llmrec reward CONFIG` does the same.
 """
 
-from llmrec.cli.app import stage_main
+from llmrec.cli.launch import stage_main
 
 if __name__ == "__main__":
     stage_main("reward")

@@ -126,7 +126,7 @@ def test_recommend_for_a_known_user(run):
 
 def test_recommend_for_someone_new(run):
     titles = ["Toy Story (1995)", "aladdin (1992)"]
-    done = llmrec("recommend", "--run", run, "--history", *titles, "--exclude", "Fargo (1996)", "--json")
+    done = llmrec("recommend", "--run", run, *titles, "--exclude", "Fargo (1996)", "--json")
     ranked = [item["title"] for item in json.loads(done.stdout)["recommendations"]]
     assert not {"Toy Story (1995)", "Aladdin (1992)", "Fargo (1996)"} & set(ranked)
 
@@ -134,7 +134,7 @@ def test_recommend_for_someone_new(run):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["--history", "Toy Storey (1995)"], "Toy Story (1995)"),
+        (["Toy Storey (1995)"], "Toy Story (1995)"),
         (["--user", "4711"], "There is no user 4711"),
         ([], "--user ID"),
     ],

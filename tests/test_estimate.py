@@ -120,6 +120,6 @@ def test_the_verb_prints_a_table_and_json(tiny_base, tmp_path):
         f"name: a\noutput_dir: {tmp_path}\ndata: {{format: table, path: x}}\nmodel: {{base: {tiny_base}}}\n"
     )
     outcome = CliRunner().invoke(app, ["estimate", str(file), "--items", "50"], catch_exceptions=False)
-    assert "at the peak" in outcome.stdout and "numbers trained" in outcome.stdout
+    assert "peak on a GPU" in outcome.stdout and "trainable parameters" in outcome.stdout
     outcome = CliRunner().invoke(app, ["estimate", str(file), "--items", "50", "--json"], catch_exceptions=False)
     assert json.loads(outcome.stdout)["items"] == 50

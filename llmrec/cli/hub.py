@@ -1,90 +1,106 @@
-"""The verbs of the command line that share runs and compare them: `push`, `list`, `diff`."""
+"""Commands that share runs and compare them: push, list and diff."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from llmrec.cli.printing import print_difference, print_json, print_runs, say_on
-from llmrec.cli.process import AdapterOption, JsonOption, stdout_kept_clean
+from llmrec.cli.options import AdapterOption, JsonOption, RunOption
+from llmrec.cli.output import line_printer, measured_cell, print_json
+from llmrec.cli.process import reserve_stdout
+from llmrec.cli.results import SHOWN_METRICS
 from llmrec.config import INCLUDABLE
 from llmrec.errors import UserError
+from llmrec.evaluation.report import measurement
 from llmrec.progress.console import console_for
 from llmrec.run import Run
 
-hub_app = typer.Typer()
+DEFAULT_RUNS = Path("runs")
 
 
-@hub_app.command("push")
-def push_verb(
-    run: Annotated[Path, typer.Option("--run", metavar="DIR", help="a run directory")],
-    repo: Annotated[str, typer.Option(metavar="OWNER/NAME", help="the hub repository; made if there is none")],
+def push_command(
+    run: RunOption,
+    repo: Annotated[
+        str, typer.Option(metavar="OWNER/NAME", help="Hub repository. It is created if it does not exist.")
+    ],
     adapter: AdapterOption = None,
     include: Annotated[
-        str, typer.Option(metavar="reward,report", help="also the reward models, the report as a page, or both")
+        str,
+        typer.Option(
+            metavar="PARTS",
+            help="Further parts to upload, separated by commas: reward (the reward models), report (report.html).",
+        ),
     ] = "",
     revision: Annotated[
-        str | None, typer.Option(metavar="BRANCH", help="the branch; made if there is none; default: main")
+        str | None,
+        typer.Option(metavar="BRANCH", help="Branch, main by default. It is created if it does not exist."),
     ] = None,
-    titles: Annotated[bool, typer.Option("--titles/--no-titles", help="without titles, items go by their ids")] = True,
-    private: Annotated[bool, typer.Option("--private", help="make a new repository private")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="check and list the files, upload nothing")] = False,
+    titles: Annotated[
+        bool, typer.Option("--titles/--no-titles", help="Publish item titles, or item ids in their place.")
+    ] = True,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and list the files without uploading.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Upload the adapter, its config, its report and a model card to a hub, in one commit."""
     parts = [part.strip() for part in include.split(",") if part.strip()]
     if unknown := [part for part in parts if part not in INCLUDABLE]:
-        raise UserError(f"--include {unknown[0]}: expected {' or '.join(INCLUDABLE)}, or both with a comma between.")
-    with stdout_kept_clean(as_json):
+        raise UserError(f"--include {unknown[0]}: expected {' or '.join(INCLUDABLE)}, or both separated by a comma.")
+    with reserve_stdout(as_json):
         from llmrec.hub.push import push
 
         options = {"include": parts, "titles": titles, "private": private, "revision": revision, "dry_run": dry_run}
-        url = push(Run.open(run), repo, adapter=adapter, **options, say=say_on(console_for(stderr=as_json)))
+        say = line_printer(console_for(stderr=as_json))
+        url = push(Run.open(run), repo, adapter=adapter, **options, say=say)
     if as_json:
         print_json({"url": url, "dry_run": dry_run})
 
 
-@hub_app.command("list")
-def list_verb(
-    directory: Annotated[Path | None, typer.Argument(metavar="DIR", help="default: runs")] = None,
-    repo: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="instead: what a hub has of it")] = None,
+def push_if_configured(run: Run, console: Console) -> None:
+    """Pushes a finished run if its config has a `hub` section."""
+    if run.config.hub is not None:
+        from llmrec.hub.push import push_as_configured
+
+        push_as_configured(run, line_printer(console))
+
+
+def list_command(
+    directory: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="Directory that holds runs, by default runs.")
+    ] = None,
+    repo: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Hub repository whose revisions are listed instead.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the runs of a directory, or the revisions of a pushed one, with what they came to."""
+    """List the runs of a directory, or the revisions of a hub repository, with their NDCG@10."""
     if directory is not None and repo is not None:
-        raise UserError("Give DIR or --repo, not both.")
-    with stdout_kept_clean(as_json):
+        raise UserError("DIR and --repo were both given. Give one of them, not both.")
+    with reserve_stdout(as_json):
         from llmrec.hub.compare import list_revisions, list_runs
 
-        found = list_runs(directory or Path("runs")) if repo is None else list_revisions(repo)
+        entries = list_runs(directory or DEFAULT_RUNS) if repo is None else list_revisions(repo)
     if as_json:
-        print_json(found)
+        print_json(entries)
     elif repo is None:
-        print_runs(console_for(), found, _run_cells, "run", "finished")
+        print_runs(console_for(), entries, _run_cells, "run", "finished")
     else:
-        print_runs(console_for(), found, _revision_cells, "branch, tags", "commit", "title")
+        print_runs(console_for(), entries, _revision_cells, "branch, tags", "commit", "title")
 
 
-def _run_cells(run: dict) -> tuple[str, ...]:
-    return run["name"], ", ".join(run["finished"]) + _broken(run)
-
-
-def _revision_cells(one: dict) -> tuple[str, ...]:
-    return ", ".join([one["branch"], *one["tags"]]), one["commit"][:8], one["title"] + _broken(one)
-
-
-def _broken(entry: dict) -> str:
-    return "" if entry["report_readable"] else " (its report.json cannot be read)"
-
-
-@hub_app.command("diff")
-def diff_verb(
-    a: Annotated[str, typer.Argument(metavar="A", help="a run directory, or OWNER/NAME[@REVISION] on a hub")],
-    b: Annotated[str, typer.Argument(metavar="B", help="another")],
+def diff_command(
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="First run: a run directory, OWNER/NAME or OWNER/NAME@REVISION.")
+    ],
+    b: Annotated[str, typer.Argument(metavar="B", help="Second run, in the same form.")],
     as_json: JsonOption = False,
 ) -> None:
     """Show how the configs of two runs differ, and their metrics side by side."""
-    with stdout_kept_clean(as_json):
+    with reserve_stdout(as_json):
         from llmrec.hub.compare import difference
 
         found = difference(a, b)
@@ -92,3 +108,69 @@ def diff_verb(
         print_json(found)
     else:
         print_difference(console_for(), found)
+
+
+def print_runs(
+    console: Console,
+    entries: list[dict[str, Any]],
+    first_cells: Callable[[dict[str, Any]], tuple[str, ...]],
+    *headings: str,
+) -> None:
+    """Prints the table of `llmrec.hub.compare.list_runs` or `list_revisions`.
+
+    Args:
+        console: Console to print on.
+        entries: One entry a row.
+        first_cells: Returns the first cells of an entry's row.
+        headings: Headings of the first cells.
+    """
+    splits = list(dict.fromkeys(split for entry in entries for split in entry["ndcg@10"]))
+    columns = [(split, model) for split in splits for model in ("sft", "ppo")]
+    table = Table(title="NDCG@10 [95 % interval]", title_justify="left")
+    for heading in (*headings, *(f"{model}, {split}" for split, model in columns), "when"):
+        table.add_column(heading, overflow="fold")
+    for entry in entries:
+        ndcg = entry["ndcg@10"]
+        values = [_measured(ndcg.get(split, {}).get(model), interval_below=True) for split, model in columns]
+        when = (entry["when"] or "-")[:16].replace("T", "\n")
+        table.add_row(*map(Text, first_cells(entry)), *values, when)
+    console.print(table)
+
+
+def _measured(entry: Any, interval_below: bool = False) -> str:
+    return measured_cell(measurement(entry), interval_below=interval_below)
+
+
+def _run_cells(entry: dict[str, Any]) -> tuple[str, ...]:
+    return entry["name"], ", ".join(entry["finished"]) + _report_note(entry)
+
+
+def _revision_cells(entry: dict[str, Any]) -> tuple[str, ...]:
+    return ", ".join([entry["branch"], *entry["tags"]]), entry["commit"][:8], entry["title"] + _report_note(entry)
+
+
+def _report_note(entry: dict[str, Any]) -> str:
+    return "" if entry["report_readable"] else " (its report.json cannot be read)"
+
+
+def print_difference(console: Console, difference: dict[str, Any]) -> None:
+    """Prints the result of `llmrec.hub.compare.difference`: config keys that differ, and all metrics."""
+    sides = difference["a"], difference["b"]
+    config_rows = {key: (str(pair["a"]), str(pair["b"])) for key, pair in difference["config"].items()}
+    _print_pairs(console, "config keys that differ", sides, config_rows)
+    for split, models in difference["metrics"].items():
+        metric_rows = {
+            f"{model} {SHOWN_METRICS[metric]}": (_measured(pair["a"]), _measured(pair["b"]))
+            for model, metrics in models.items()
+            for metric, pair in metrics.items()
+        }
+        _print_pairs(console, f"{split} split: value [95 % interval]", sides, metric_rows)
+
+
+def _print_pairs(console: Console, title: str, sides: tuple[str, str], rows: dict[str, tuple[str, str]]) -> None:
+    table = Table(title=title, title_justify="left")
+    for column in ("", *sides):
+        table.add_column(Text(column))
+    for name, pair in rows.items():
+        table.add_row(name, *map(Text, pair))
+    console.print(table)

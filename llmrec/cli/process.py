@@ -1,4 +1,4 @@
-"""What every command has in common: exit codes and messages, a clean stdout for programs, options of many values."""
+"""The process around a command: exit codes, error messages, a clean stdout and the environment of libraries."""
 
 import errno
 import os
@@ -7,33 +7,32 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import Annotated, Any, Literal
+from typing import Any, NoReturn
 
-import typer
 from rich.text import Text
 
-from llmrec.errors import LlmrecError, UserError
+from llmrec.errors import LlmrecError
 from llmrec.progress.console import console_for
 
-JsonOption = Annotated[bool, typer.Option("--json", help="print JSON on stdout and everything else on stderr")]
-AdapterOption = Annotated[
-    Literal["sft", "ppo"] | None,
-    typer.Option(help="which adapter; default: ppo, or sft where there is no ppo"),
-]
+INTERRUPTED_CODE = 130  # 128 + SIGINT, as shells report Ctrl-C
 
 
 def exit_with(action: Callable[[], Any]) -> None:
-    """Runs `action`; turns exceptions into a message and an exit code."""
+    """Runs `action` and turns its exceptions into an error message and an exit code.
+
+    The exit codes are 2 for a user's mistake, 1 for a bug in llmrec and 130 for Ctrl-C. Set `LLMREC_TRACEBACK=1` to see
+    the traceback of a user's mistake as well.
+    """
     silence_libraries()
     use_huge_pages()
     try:
         action()
     except SystemExit as stop:
-        if stop.code == 130:  # typer's form of Ctrl-C
-            _fail("Interrupted: run the same command again to go on.", 130)
+        if stop.code == INTERRUPTED_CODE:  # typer turns Ctrl-C into this code
+            _fail_interrupted()
         raise
     except KeyboardInterrupt:
-        _fail("Interrupted: run the same command again to go on.", 130)
+        _fail_interrupted()
     except LlmrecError as error:
         if os.environ.get("LLMREC_TRACEBACK") == "1":
             traceback.print_exc()
@@ -41,23 +40,32 @@ def exit_with(action: Callable[[], Any]) -> None:
     except Exception as error:
         if _disk_is_full(error):
             _fail(
-                "No space left on the disk. What finished earlier is untouched: free some space, or choose "
-                f"another `output_dir`, and run the same command again. ({error})",
+                "No space is left on the disk. Finished stages are intact. Free some space or choose another "
+                f"`output_dir`, then run the same command again. ({error})",
                 2,
             )
         traceback.print_exc()
-        _fail(f"This is a fault of llmrec, not yours: {type(error).__name__}: {error}", 1)
+        _fail(f"This is a bug in llmrec, please report it: {type(error).__name__}: {error}", 1)
 
 
-def _fail(message: str, code: int) -> None:
+def _fail_interrupted() -> NoReturn:
+    _fail("Interrupted. Run the same command again to continue.", INTERRUPTED_CODE)
+
+
+def _fail(message: str, code: int) -> NoReturn:
     text = Text.assemble(("error: ", "bold red"), message)
     console_for(stderr=True).print(text, soft_wrap=True)
     sys.exit(code)
 
 
 def _disk_is_full(error: BaseException | None) -> bool:
-    """Whether an error or its cause is a full disk; Rust and C++ libraries only say it in words."""
-    while error is not None:
+    """Returns whether an error or one of its causes is a full disk.
+
+    Libraries in Rust and C++ report a full disk in the message only, without an error number.
+    """
+    followed: set[int] = set()
+    while error is not None and id(error) not in followed:
+        followed.add(id(error))
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full or "No space left on device" in str(error) or "PytorchStreamWriter failed writing" in str(error):
             return True
@@ -66,11 +74,11 @@ def _disk_is_full(error: BaseException | None) -> bool:
 
 
 def silence_libraries() -> None:
-    """Hides what libraries say to their own developers. Whoever sets one of these variables gets it back."""
+    """Silences third-party warnings. Set any of these variables, or Python's `-W`, to see them again."""
     quiet = {
         "TRANSFORMERS_VERBOSITY": "error",
         "TRL_EXPERIMENTAL_SILENCE": "1",
-        "TOKENIZERS_PARALLELISM": "false",  # else a warning at every fork
+        "TOKENIZERS_PARALLELISM": "false",  # tokenizers warns at every fork otherwise
     }
     if not sys.stderr.isatty():
         quiet["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -82,66 +90,31 @@ def silence_libraries() -> None:
 
 
 def use_huge_pages() -> None:
-    """Lets torch ask Linux for huge pages, before it makes its first tensor: far less memory is lost in holes between
-    tensors, and a step is no slower. `THP_MEM_ALLOC_ENABLE=0` keeps it from doing so.
+    """Lets torch use huge memory pages, which reduces fragmentation. Set `THP_MEM_ALLOC_ENABLE=0` to disable it.
+
+    torch reads the variable when it allocates its first tensor, so call this before.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
-def let_cpus_talk() -> None:
-    """Makes accelerate join launched CPU processes over gloo; its launcher does not tell them to."""
-    if "LOCAL_RANK" in os.environ:
-        import torch
-
-        if not torch.accelerator.is_available():
-            os.environ.setdefault("ACCELERATE_USE_CPU", "true")
-
-
 @contextmanager
-def stdout_kept_clean(enabled: bool) -> Iterator[None]:
-    """Sends to stderr whatever is printed inside, by Python code, C libraries or child processes."""
+def reserve_stdout(enabled: bool) -> Iterator[None]:
+    """Redirects stdout to stderr inside the `with` block, so that only JSON reaches stdout.
+
+    The redirection covers Python code, C libraries and child processes.
+
+    Args:
+        enabled: False leaves stdout as it is.
+    """
     if not enabled:
         yield
         return
     sys.stdout.flush()
-    kept = os.dup(1)  # descriptors, because a child process or a C library does not know sys.stdout
+    stdout = os.dup(1)  # child processes and C libraries write to the descriptor, not to sys.stdout
     os.dup2(2, 1)
     try:
         with redirect_stdout(sys.stderr):
             yield
     finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-
-
-class ManyValuesCommand(typer.core.TyperCommand):
-    """A command whose list options take several values after one flag: `--history A B --top-k 3`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, spread_values(args, ("--history", "--exclude")))
-
-
-def spread_values(args: list[str], flags: tuple[str, ...]) -> list[str]:
-    """Gives every value after one of `flags` its own flag, up to the next `--option`.
-
-    `--history A B --top-k 3` becomes `--history=A --history=B --top-k 3`: typer has no options that take many
-    values. Repeating the flag works as well.
-
-    Raises:
-        UserError: a flag has no value.
-    """
-    spread: list[str] = []
-    position = 0
-    while position < len(args):
-        flag = args[position]
-        position += 1
-        if flag not in flags:
-            spread.append(flag)
-            continue
-        first = position
-        while position < len(args) and not args[position].startswith("--"):
-            spread.append(f"{flag}={args[position]}")
-            position += 1
-        if position == first:
-            raise UserError(f'{flag} needs at least one title, for instance {flag} "Toy Story (1995)".')
-    return spread
+        os.dup2(stdout, 1)
+        os.close(stdout)

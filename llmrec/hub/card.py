@@ -234,7 +234,7 @@ def _loading(pushed: Pushed) -> str:
 With llmrec, which masks the item span so that every recommended item exists:
 
 ```bash
-llmrec recommend --model {pushed.repo}{flag} --history "{item}" "{item}"
+llmrec recommend --model {pushed.repo}{flag} "{item}" "{item}"
 ```
 
 ```python

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from llmrec.cli import app as cli
+from llmrec.cli import stages
 from llmrec.data.dataset import Targets
 from llmrec.errors import RunError
 from llmrec.evaluation.metrics import ndcg
@@ -100,8 +101,8 @@ def test_a_run_that_was_not_evaluated(runs):
 def test_the_command(tmp_path, monkeypatch, capsys):
     config = tmp_path / "tiny.yaml"
     config.write_text(json.dumps(make_config("base", output_dir=str(tmp_path / "runs")).model_dump(mode="json")))
-    monkeypatch.setattr(cli, "run_all", lambda run, say: finish(run))
-    monkeypatch.setattr(cli, "_write_page", lambda run: None)
+    monkeypatch.setattr(stages, "run_all", lambda run, say: finish(run))
+    monkeypatch.setattr(stages, "_write_page", lambda run: None)
     monkeypatch.setattr("sys.argv", ["llmrec", "run", str(config), "--seeds", "2", "--json"])
     with pytest.raises(SystemExit) as stop:
         cli.main()

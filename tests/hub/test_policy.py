@@ -107,7 +107,7 @@ from tests.hub.test_policy import HISTORY, NAME, RecPolicy, _scores
 scores = _scores(RecPolicy.from_pretrained(NAME, revision="v2").eval())
 plain = AutoPeftModelForCausalLM.from_pretrained(NAME, revision="v2").eval()
 torch.save([scores, plain(torch.tensor([[5, 6, 7]])).logits.detach()], sys.argv[1])
-sys.argv = ["llmrec", "recommend", "--model", NAME, "--revision", "v2", "--history", "Red Sky", "--json"]
+sys.argv = ["llmrec", "recommend", "--model", NAME, "--revision", "v2", "Red Sky", "--json"]
 main()
 """
     done = _python(server, tmp_path, code, str(tmp_path / "out.pt"))
@@ -298,7 +298,7 @@ def test_full_precision_needs_no_bitsandbytes(saved, trained, monkeypatch, capsy
     _edit(saved / "llmrec.json", model=trained.model_config.model_dump() | {"quantization": "nf4"})
     monkeypatch.setattr(base_module.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(command, "silence_libraries", lambda: None)
-    asked = ["llmrec", "recommend", "--model", str(saved), "--history", "Red Sky", "--json"]
+    asked = ["llmrec", "recommend", "--model", str(saved), "Red Sky", "--json"]
     monkeypatch.setattr(sys, "argv", asked)
     with pytest.raises(SystemExit) as stopped:
         cli.main()
@@ -333,10 +333,10 @@ def test_facts_of_another_catalogue(saved):
 def test_the_command_ends_with_2_and_a_message(server, monkeypatch, capsys):
     monkeypatch.setattr(command, "silence_libraries", lambda: None)
     for arguments, says in (
-        (["--model", "alice/none", "--history", "x"], "no such repository"),
+        (["--model", "alice/none", "x"], "no such repository"),
         (["--model", NAME, "--user", "7"], "--user needs --run"),
-        (["--model", NAME, "--run", ".", "--history", "x"], "one of them"),
-        (["--run", ".", "--revision", "v2", "--history", "x"], "--revision is of --model"),
+        (["--model", NAME, "--run", ".", "x"], "one of them"),
+        (["--run", ".", "--revision", "v2", "x"], "has no revisions"),
     ):
         monkeypatch.setattr(sys, "argv", ["llmrec", "recommend", *arguments])
         with pytest.raises(SystemExit) as stopped:

@@ -266,7 +266,7 @@ def test_titles_leave_no_file(run: Run, tmp_path: Path) -> None:
     folder.mkdir()
     build_folder(run, "alice/tiny", "ppo", folder, include=("report",), titles=False)
     assert not [file for file in folder.iterdir() if b"Secret Title" in file.read_bytes()]
-    assert '--history "ITEM_ID"' in (folder / "README.md").read_text()
+    assert 'recommend --model alice/tiny "ITEM_ID"' in (folder / "README.md").read_text()
 
 
 def test_a_branch_of_its_own_and_both_parts_on_request(run: Run) -> None:

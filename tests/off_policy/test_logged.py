@@ -182,7 +182,7 @@ def test_a_log_that_says_too_little_is_refused(logs, tmp_path, monkeypatch, caps
     [
         ([], "--target-log LOG or --run DIR"),
         (["--target-log", "x", "--run", "y"], "--target-log LOG or --run DIR"),
-        (["--target-log", "x", "--model", "sft"], "--model names a model of --run DIR"),
+        (["--target-log", "x", "--model", "sft"], "--model selects a model of a run"),
     ],
 )
 def test_which_policy_must_be_said(logs, monkeypatch, capsys, options, message):

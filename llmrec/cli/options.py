@@ -1,0 +1,14 @@
+"""Arguments and options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML config or run directory.")]
+RunOption = Annotated[Path, typer.Option("--run", metavar="DIR", help="Run directory.")]
+AdapterOption = Annotated[
+    Literal["sft", "ppo"] | None,
+    typer.Option(help="Adapter to use. By default ppo if that stage has finished, else sft."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and everything else on stderr.")]

@@ -1,0 +1,49 @@
+"""Output that several commands share: JSON on stdout, single lines and metrics with their interval."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from llmrec.distributed import is_main_process
+from llmrec.evaluation.report import Measurement
+from llmrec.files import plain
+from llmrec.report.format import measured, seeds
+
+
+def print_json(value: Any) -> None:
+    """Prints a value as JSON on stdout; NumPy values become plain numbers and lists, NaN becomes null."""
+    print(json.dumps(plain(value), indent=2, ensure_ascii=False))
+
+
+def print_line(console: Console, line: str, style: str = "") -> None:
+    """Prints one line without wrapping it and without reading `[...]` as markup."""
+    console.print(Text(line, style=style), soft_wrap=True)
+
+
+def line_printer(console: Console) -> Callable[[str], None]:
+    """Returns a function that prints one line on `console`, in the main process only."""
+    return lambda line: print_line(console, line) if is_main_process() else None
+
+
+def measured_text(measurement: Measurement | None) -> str:
+    """Formats a measurement on one line: value, interval and the values of several training seeds, if any."""
+    values = seeds(measurement)
+    return measured(measurement) + (f" (seeds: {values})" if values else "")
+
+
+def measured_cell(measurement: Measurement | None, suffix: str = "", interval_below: bool = False) -> str:
+    """Formats a measurement as a table cell: value and interval, then the values of the training seeds, if any.
+
+    Args:
+        measurement: Measurement of a report; None prints as `-`.
+        suffix: Text after the interval.
+        interval_below: Put the interval on a line of its own, for narrow columns.
+    """
+    shown = measured(measurement) + suffix
+    if interval_below:
+        shown = shown.replace(" [", "\n[")
+    values = seeds(measurement)
+    return f"{shown}\n{values}" if values else shown

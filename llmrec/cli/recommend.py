@@ -1,0 +1,182 @@
+"""The command `recommend`: ranked items for one person, by user id, by liked titles or in a loop."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from llmrec.cli.options import AdapterOption, JsonOption
+from llmrec.cli.output import print_json, print_line
+from llmrec.cli.process import reserve_stdout
+from llmrec.errors import CatalogueError, UserError
+from llmrec.progress.console import console_for
+from llmrec.run import Run
+
+if TYPE_CHECKING:
+    from llmrec.recommend import RankedItem, Recommender
+
+
+def _explain_positional_titles(values: list[str] | None) -> None:
+    if values:
+        raise UserError(
+            "--history is no longer an option: titles are positional arguments. For instance:\n"
+            '  llmrec recommend --run DIR "Toy Story (1995)" "Aladdin (1992)" --exclude "Babe (1995)"'
+        )
+
+
+def recommend_command(
+    history: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="TITLE", help="Titles that the person liked, oldest first.", show_default=False),
+    ] = None,
+    run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Run directory.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="DIR|OWNER/NAME", help="Saved adapter or hub repository, instead of --run."),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(metavar="REV", help="Branch, tag or commit of the hub repository in --model.")
+    ] = None,
+    user: Annotated[str | None, typer.Option(metavar="ID", help="User of the event log, instead of titles.")] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Number of recommendations.")] = 5,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TITLE", help="Title to leave out. Repeat the option for several titles."),
+    ] = None,
+    full_precision: Annotated[
+        bool, typer.Option("--full-precision", help="Load the base model unquantized, even if training quantized it.")
+    ] = False,
+    interactive: Annotated[bool, typer.Option("--interactive", help="Ask for titles in a loop.")] = False,
+    adapter: AdapterOption = None,
+    as_json: JsonOption = False,
+    removed: Annotated[
+        list[str] | None, typer.Option("--history", hidden=True, callback=_explain_positional_titles)
+    ] = None,
+) -> None:
+    """Recommend items to a user of the log, or to someone who liked the given titles.
+
+    Example: llmrec recommend --run runs/quickstart "Toy Story (1995)" "Aladdin (1992)" --exclude "Babe (1995)"
+    """
+    source = ModelSource(run, model, revision, adapter, quantized=not full_precision)
+    source.check(user)
+    _check_person(user, history, interactive, as_json)
+    ranked: list[RankedItem] = []
+    with reserve_stdout(as_json):
+        console = console_for(stderr=as_json)
+        recommender = source.load()
+        excluded = recommender.resolve_titles(exclude or [])
+        if user is not None or history:
+            items = None if user is not None else recommender.resolve_titles(history or [])
+            ranked = recommender.recommend(history=items, user=user, top_k=top_k, exclude=excluded)
+            print_ranked(console, ranked)
+        if interactive:
+            recommend_in_a_loop(console, recommender, top_k, excluded)
+    if as_json:
+        request = {"user": user, "history": history or [], "exclude": exclude or [], "adapter": adapter, "model": model}
+        print_json({**request, "recommendations": [asdict(item) for item in ranked]})
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """The model that recommends, as the options name it.
+
+    Attributes:
+        run: Run directory. Exactly one of `run` and `model` is set.
+        model: Directory of a saved adapter, or `OWNER/NAME` on a hub.
+        revision: Branch, tag or commit of `model` on the hub.
+        adapter: Adapter of `run`, `sft` or `ppo`; None selects ppo if that stage has finished, else sft.
+        quantized: Whether a base that was quantized in training is quantized again.
+    """
+
+    run: Path | None
+    model: str | None
+    revision: str | None
+    adapter: str | None
+    quantized: bool
+
+    def check(self, user: str | None) -> None:
+        """Checks that the options fit together.
+
+        Args:
+            user: Value of `--user`.
+
+        Raises:
+            UserError: The options contradict each other.
+        """
+        if (self.run is None) == (self.model is None):
+            raise UserError("The model is unclear. Give --run DIR or --model DIR|OWNER/NAME, exactly one of them.")
+        if self.model is None and self.revision is not None:
+            raise UserError("--revision selects a revision of --model on a hub. A run directory has no revisions.")
+        if self.model is not None and user is not None:
+            raise UserError("--user needs --run: a saved adapter comes without the event log. Give titles instead.")
+        if self.model is not None and self.adapter is not None:
+            raise UserError("--adapter needs --run: --model is a single adapter. Leave out --adapter.")
+
+    def load(self) -> "Recommender":
+        """Loads the model."""
+        from llmrec.recommend import Recommender
+
+        if self.model is not None:
+            return Recommender.from_pretrained(self.model, self.revision, self.quantized)
+        assert self.run is not None  # see check
+        return Recommender.from_run(Run.open(self.run), self.adapter, self.quantized)
+
+
+def _check_person(user: str | None, history: list[str] | None, interactive: bool, as_json: bool) -> None:
+    """Raises UserError unless the options name one person, or ask for the loop."""
+    if user is not None and history:
+        raise UserError("--user and titles were both given. Give one of them, not both.")
+    if interactive and as_json:
+        raise UserError("--interactive and --json were both given. Give one of them, not both.")
+    if not (user is not None or history or interactive):
+        raise UserError('No person was named. Give liked titles ("TITLE" "TITLE" ...), --user ID or --interactive.')
+
+
+def print_ranked(console: Console, ranked: list["RankedItem"]) -> None:
+    """Prints recommendations with their probability and justification, best first."""
+    for rank, item in enumerate(ranked, start=1):
+        line = Text.assemble(f"{rank:>2}. ", (item.title, "bold"), f"  p={item.score:.4f}")
+        if item.justification:
+            line.append(f"\n    {item.justification}", style="dim" if item.grounded else "yellow")
+            line.append("" if item.grounded else "  (not grounded in the data)")
+        console.print(line, soft_wrap=True)
+
+
+def recommend_in_a_loop(console: Console, recommender: "Recommender", top_k: int, excluded: list[int]) -> None:
+    """Reads titles and prints recommendations until `:quit` or the end of input.
+
+    Args:
+        console: Console to read from and print on.
+        recommender: Loaded model.
+        top_k: Number of recommendations.
+        excluded: Item indices that are excluded at the start.
+    """
+    console.print("Enter liked titles, separated by `;`. `:exclude TITLE; ...` excludes titles, `:exclude` alone")
+    console.print("clears the list of excluded titles, `:quit` ends.")
+    history: list[int] = []
+    while True:
+        try:
+            line = console.input("[bold]liked> [/bold]").strip()
+        except (EOFError, KeyboardInterrupt):
+            return
+        command, _, rest = line.partition(" ")
+        if command == ":quit":
+            return
+        try:
+            if command == ":exclude":
+                excluded = excluded + recommender.resolve_titles(_titles(rest)) if rest.strip() else []
+            elif command.startswith(":"):
+                raise CatalogueError(f"There is no command {command}. Commands: :exclude and :quit.")
+            elif line:
+                history = recommender.resolve_titles(_titles(line))
+            if history:
+                print_ranked(console, recommender.recommend(history=history, top_k=top_k, exclude=excluded))
+        except UserError as error:
+            print_line(console, str(error), style="red")
+
+
+def _titles(text: str) -> list[str]:
+    return [title.strip() for title in text.split(";") if title.strip()]

@@ -1,0 +1,105 @@
+"""The command `recommend`: titles as arguments, users of the log and the interactive loop."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import CATALOGUE
+
+pytestmark = pytest.mark.usefixtures("fake_recommender")
+TITLES = ["Toy Story (1995)", "Aladdin (1992)"]
+
+
+@pytest.mark.parametrize("titles_first", [True, False])
+def test_titles_are_arguments_before_or_after_the_options(llmrec, capsys, run_directory: Path, titles_first) -> None:
+    options = ["--run", str(run_directory), "--top-k", "1", "--json"]
+    arguments = [*TITLES, *options] if titles_first else [*options, *TITLES]
+    assert llmrec("recommend", *arguments) == 0
+    out, err = capsys.readouterr()
+    answer = json.loads(out)
+    assert set(answer) == {"user", "history", "exclude", "adapter", "model", "recommendations"}
+    assert answer["history"] == TITLES and answer["exclude"] == []
+    assert [item["title"] for item in answer["recommendations"]] == ["Heat (1995)"]
+    assert "a library prints this" in err
+
+
+def test_exclude_is_repeated(llmrec, capsys, run_directory: Path) -> None:
+    exclude = ["--exclude", "Aladdin (1992)", "--exclude", "Heat (1995)"]
+    assert llmrec("recommend", "--run", str(run_directory), *exclude, "Toy Story (1995)", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["history"] == ["Toy Story (1995)"] and answer["exclude"] == ["Aladdin (1992)", "Heat (1995)"]
+    assert [item["title"] for item in answer["recommendations"]] == [CATALOGUE[3]]
+
+
+def test_a_title_that_begins_with_a_dash_follows_two_dashes(llmrec, capsys, run_directory: Path) -> None:
+    assert llmrec("recommend", "--run", str(run_directory), "--", "-30- (1959)") == 2
+    assert "-30- (1959) is not in the catalogue" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("titles", [TITLES, TITLES[:1]])
+def test_the_old_history_option_names_the_new_form(llmrec, capsys, run_directory: Path, titles: list[str]) -> None:
+    assert llmrec("recommend", "--run", str(run_directory), "--history", *titles, "--json") == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "titles are positional arguments" in err
+    assert 'llmrec recommend --run DIR "Toy Story (1995)" "Aladdin (1992)" --exclude "Babe (1995)"' in err
+
+
+def test_a_user_of_the_log(llmrec, capsys, run_directory: Path) -> None:
+    exclude = [argument for title in TITLES for argument in ("--exclude", title)]
+    assert llmrec("recommend", "--run", str(run_directory), "--user", "7", *exclude, "--adapter", "sft") == 0
+    out = capsys.readouterr().out
+    assert "Heat (1995)" in out and "Alien [Director's cut] (1979)" in out  # rich would read [...] as markup
+    assert "because of Toy Story" in out and " 1. Toy Story" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["Haet"], "Nearest: Heat (1995)"),
+        (["--user", "7", "Heat (1995)"], "not both"),
+        ([], "--user ID"),
+        (["--interactive", "--json"], "not both"),
+        (["--user", "7", "--model", "x"], "exactly one of them"),
+        (["--user", "7", "--revision", "v2"], "has no revisions"),
+        (["--user", "7", "--adapter", "rl"], "'rl' is not one of"),
+        (["--user", "7", "--top-k", "0"], "greater than or equal to 1"),
+        (["--user", "7", "--exclude"], "requires an argument"),
+    ],
+)
+def test_mistakes(llmrec, capsys, monkeypatch, run_directory: Path, arguments: list[str], shown: str) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert llmrec("recommend", "--run", str(run_directory), *arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and shown in " ".join(err.split()) and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["--user", "7"], "--user needs --run"),
+        (["Heat (1995)", "--adapter", "sft"], "--adapter needs --run"),
+    ],
+)
+def test_options_that_a_saved_adapter_does_not_have(llmrec, capsys, arguments: list[str], shown: str) -> None:
+    assert llmrec("recommend", "--model", "alice/tiny", *arguments) == 2
+    assert shown in capsys.readouterr().err
+
+
+def test_interactive(llmrec, monkeypatch, capsys, run_directory: Path) -> None:
+    lines = iter(["Haet", "Toy Story (1995); Aladdin (1992)", ":exclude Heat (1995)", ":what", "", ":quit"])
+    monkeypatch.setattr("builtins.input", lambda *prompt: next(lines))
+    assert llmrec("recommend", "--run", str(run_directory), "--interactive") == 0
+    out = capsys.readouterr().out
+    assert "Nearest: Heat" in out and "no command :what" in out
+    last = out[out.rindex(" 1. ") :]
+    assert last.startswith(" 1. Alien") and "Heat" not in last
+    assert next(lines, None) is None
+
+
+def test_interactive_ends_with_the_input(llmrec, monkeypatch, run_directory: Path) -> None:
+    def end_of_input(*prompt: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", end_of_input)
+    assert llmrec("recommend", "--run", str(run_directory), "--interactive") == 0
