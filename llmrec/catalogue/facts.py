@@ -9,13 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 
 from llmrec.data.dataset import InteractionData
-from llmrec.errors import ModelError
-from llmrec.files import read_json, write_json
+from llmrec.files import read_versioned, write_json
 
 FILE_NAME = "facts.json"
 FORMAT = 1
@@ -239,16 +239,11 @@ class FactBook:
         Raises:
             ModelError: the file is missing, unreadable or of a newer format.
         """
-        path = Path(directory) / FILE_NAME
-        try:
-            value = read_json(path)
-            if value["format"] > FORMAT:
-                raise ModelError(f"{path} has format {value['format']}; this llmrec reads up to {FORMAT}: update it.")
+
+        def build(value: dict[str, Any]) -> FactBook:
             return cls([Fact(*pair) for pair in value["facts"]], value["of_item"], value["entities"])
-        except FileNotFoundError:
-            raise ModelError(f"{path} is missing: {directory} is not an adapter written by llmrec.") from None
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise ModelError(f"{path} is not readable ({error}); copy or write the adapter again.") from None
+
+        return read_versioned(Path(directory) / FILE_NAME, FORMAT, build)
 
 
 def _padded(rows: list[list[int]]) -> torch.Tensor:

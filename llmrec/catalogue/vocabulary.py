@@ -1,10 +1,11 @@
-"""Items as words: every item of the catalogue is a sequence of tokens."""
+"""The item vocabulary: the token sequence by which the language model names each item."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import AddedToken, PreTrainedTokenizerBase
@@ -12,38 +13,45 @@ from transformers import AddedToken, PreTrainedTokenizerBase
 from llmrec.catalogue.trie import ItemTrie
 from llmrec.data.dataset import InteractionData
 from llmrec.errors import ModelError
-from llmrec.files import read_json, write_json
+from llmrec.files import read_versioned, write_json
 
 FILE_NAME = "item_vocabulary.json"
 FORMAT = 1
 
+Scheme = Literal["atomic", "title"]
+
 
 @dataclass(frozen=True)
 class ItemVocabulary:
-    """The token sequence of every item.
-
-    Schemes: `atomic`, one new token an item; `title`, the tokens of the item's own title and a line end.
+    """The token sequences of all items.
 
     Attributes:
-        scheme: how sequences were made.
-        item_ids: [N].
-        titles: what people read, [N]; the item ids where titles are withheld.
-        sequences: token ids of each item, prefix-free, [N].
+        scheme: `atomic` gives each item one new token; `title` uses the tokens of the item's title and a line end.
+        item_ids: item ids of the log, [N].
+        titles: distinct titles that people read, [N]; the item ids in an adapter that was pushed without titles.
+        sequences: token ids of each item, [N]; none is the beginning of another.
     """
 
-    scheme: Literal["atomic", "title"]
+    scheme: Scheme
     item_ids: tuple[str, ...]
     titles: tuple[str, ...]
     sequences: tuple[tuple[int, ...], ...]
 
     @classmethod
-    def build(cls, data: InteractionData, tokenizer: PreTrainedTokenizerBase, scheme: str) -> "ItemVocabulary":
-        """Makes the vocabulary of a catalogue; `atomic` adds one token an item to `tokenizer`, in place."""
+    def build(cls, data: InteractionData, tokenizer: PreTrainedTokenizerBase, scheme: Scheme) -> "ItemVocabulary":
+        """Makes the vocabulary of a catalogue.
+
+        Args:
+            data: the catalogue.
+            tokenizer: the tokenizer of the base; `atomic` adds one token per item to it.
+            scheme: see `ItemVocabulary`.
+        """
         titles = _distinct([str(title) for title in data.items["title"]])
         if scheme == "atomic":
             first = len(tokenizer)
-            names = [AddedToken(f"<|item_{i}|>", normalized=False, special=False) for i in range(len(titles))]
-            tokenizer.add_tokens(names)
+            tokenizer.add_tokens(
+                [AddedToken(f"<|item_{index}|>", normalized=False, special=False) for index in range(len(titles))]
+            )
             sequences = [(first + index,) for index in range(len(titles))]
         else:
             encoded = tokenizer([title + "\n" for title in titles], add_special_tokens=False)["input_ids"]
@@ -52,21 +60,22 @@ class ItemVocabulary:
 
     @cached_property
     def trie(self) -> ItemTrie:
+        """The prefix tree of all sequences."""
         return ItemTrie(list(self.sequences))
 
     @property
     def new_tokens(self) -> list[int]:
-        """Token ids that the scheme added to the tokenizer; they are trained with the adapter."""
+        """Token ids that the scheme added to the tokenizer, in item order; they are trained with the adapter."""
         return [sequence[0] for sequence in self.sequences] if self.scheme == "atomic" else []
 
     @cached_property
     def lengths(self) -> torch.Tensor:
-        """Tokens of each item, int64 [N]."""
+        """Number of tokens of each item, int64 [N]."""
         return torch.tensor([len(sequence) for sequence in self.sequences])
 
     @cached_property
     def paths(self) -> list[tuple[int, ...]]:
-        """Trie nodes at which each token of each item is chosen, [N]; the first is always the root."""
+        """For each item, the trie node at which each of its tokens is chosen, [N]; the first node is the root."""
         nodes = [[0] for _ in self.sequences]
         if not self.trie.flat:
             device = self.trie.tokens.device
@@ -77,13 +86,13 @@ class ItemVocabulary:
         return [tuple(path) for path in nodes]
 
     @cached_property
-    def fingerprint(self) -> str:
-        """Changes when any item, its order or its tokens change."""
+    def vocabulary_hash(self) -> str:
+        """A hash that changes when an item, the order of items or a token sequence changes."""
         text = repr((self.scheme, self.item_ids, self.sequences))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def tokens_of(self, items) -> list[int]:
-        """Token ids of a list of item indices, one after the other."""
+    def tokens_of(self, items: Iterable[int]) -> list[int]:
+        """Token ids of several items, one item after the other."""
         return [token for item in items for token in self.sequences[item]]
 
     def save(self, directory: str | Path) -> None:
@@ -92,7 +101,7 @@ class ItemVocabulary:
             {"item_id": item, "title": title, "tokens": list(tokens)}
             for item, title, tokens in zip(self.item_ids, self.titles, self.sequences, strict=True)
         ]
-        value = {"format": FORMAT, "scheme": self.scheme, "fingerprint": self.fingerprint, "items": items}
+        value = {"format": FORMAT, "scheme": self.scheme, "fingerprint": self.vocabulary_hash, "items": items}
         write_json(Path(directory) / FILE_NAME, value)
 
     @classmethod
@@ -100,35 +109,34 @@ class ItemVocabulary:
         """Reads `item_vocabulary.json`.
 
         Raises:
-            ModelError: missing, unreadable, of a newer format, or changed since it was written.
+            ModelError: the file is missing, unreadable, of a newer format, or was changed after it was written.
         """
         path = Path(directory) / FILE_NAME
-        try:
-            value = read_json(path)
-            if value["format"] > FORMAT:
-                raise ModelError(f"{path} has format {value['format']}; this llmrec reads up to {FORMAT}: update it.")
-            items, fingerprint = value["items"], value["fingerprint"]
+
+        def build(value: dict[str, Any]) -> tuple[ItemVocabulary, str]:
+            items = value["items"]
             vocabulary = cls(
                 value["scheme"],
                 tuple(item["item_id"] for item in items),
                 tuple(item.get("title", item["item_id"]) for item in items),
                 tuple(tuple(item["tokens"]) for item in items),
             )
-        except FileNotFoundError:
-            raise ModelError(f"{path} is missing: {directory} is not an adapter written by llmrec.") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"{path} is not readable ({error}); copy or write the adapter again.") from None
-        if vocabulary.fingerprint != fingerprint:
-            raise ModelError(f"{path} was changed after it was written: its items no longer match its fingerprint.")
+            return vocabulary, value["fingerprint"]
+
+        vocabulary, recorded_hash = read_versioned(path, FORMAT, build)
+        if vocabulary.vocabulary_hash != recorded_hash:
+            raise ModelError(
+                f"{path} was changed after it was written: its items do not match the recorded hash. Copy it again."
+            )
         return vocabulary
 
 
 def _distinct(titles: list[str]) -> list[str]:
-    """Gives the second and later holders of one title a number, so that people and tries can tell them apart."""
-    seen: dict[str, int] = {}
-    result = []
+    """Numbers repeated titles: the second `Quiet` becomes `Quiet [2]`. White space becomes single spaces."""
+    counts: dict[str, int] = {}
+    result: list[str] = []
     for title in titles:
-        title = " ".join(title.split())
-        seen[title] = seen.get(title, 0) + 1
-        result.append(title if seen[title] == 1 else f"{title} [{seen[title]}]")
+        plain = " ".join(title.split())
+        counts[plain] = counts.get(plain, 0) + 1
+        result.append(plain if counts[plain] == 1 else f"{plain} [{counts[plain]}]")
     return result

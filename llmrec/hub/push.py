@@ -300,7 +300,7 @@ def _refuse_unreadable(adapter: Path) -> None:
     from llmrec.catalogue.vocabulary import ItemVocabulary
     from llmrec.policy.saved import adapter_shapes, load_tokenizer, read_description
 
-    if ItemVocabulary.load(adapter).fingerprint != read_description(adapter).item_vocabulary:
+    if ItemVocabulary.load(adapter).vocabulary_hash != read_description(adapter).item_vocabulary:
         raise ModelError(f"{adapter}: the item vocabulary is not the one that the adapter was trained with.")
     FactBook.load(adapter)
     adapter_shapes(adapter)

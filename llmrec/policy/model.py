@@ -315,7 +315,7 @@ class RecPolicy(nn.Module):
             "base_model": hub_id(self.model_config.base),
             "model": self.model_config.model_dump(),
             "catalogue": self.catalogue.model_dump(),
-            "item_vocabulary": self.vocabulary.fingerprint,
+            "item_vocabulary": self.vocabulary.vocabulary_hash,
             "base_fingerprint": self.base_fingerprint,
         }
 
@@ -339,7 +339,7 @@ class RecPolicy(nn.Module):
         directory = find_adapter(model, revision)
         about = read_description(directory, quantized)
         vocabulary = ItemVocabulary.load(directory)
-        if (vocabulary.fingerprint, vocabulary.scheme) != (about.item_vocabulary, about.catalogue.scheme):
+        if (vocabulary.vocabulary_hash, vocabulary.scheme) != (about.item_vocabulary, about.catalogue.scheme):
             raise ModelError(f"{directory}: the item vocabulary is not the one that the adapter was trained with.")
         facts = FactBook.load(directory)
         if facts.num_items != len(vocabulary.item_ids):

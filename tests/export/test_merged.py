@@ -71,7 +71,7 @@ def test_plain_transformers_loads_a_merged_model(data, tmp_path, scheme, tied):
     policy = RecPolicy.from_pretrained(run.path("sft", "adapter")).eval()
     assert_same_logits(AutoModelForCausalLM.from_pretrained(out), policy, data)
     assert result["adapter"] == "sft" and result["largest_difference"] <= 1e-3
-    assert ItemVocabulary.load(out).fingerprint == policy.vocabulary.fingerprint
+    assert ItemVocabulary.load(out).vocabulary_hash == policy.vocabulary.vocabulary_hash
     assert read_json(out / "llmrec.json")["merged"] == "sft"
     assert {"facts.json", "generation_config.json"} <= {file.name for file in out.iterdir()}
     tokenizer = AutoTokenizer.from_pretrained(out)
@@ -118,7 +118,7 @@ def test_an_onnx_graph_ranks_as_the_policy(run, data, tmp_path):
     expected = next(item_scores(policy, [Window("42", [], history)]))
     found[:, history] = -torch.inf
     assert torch.allclose(found.log_softmax(1), expected, atol=1e-4)
-    assert ItemVocabulary.load(tmp_path / "out").fingerprint == policy.vocabulary.fingerprint
+    assert ItemVocabulary.load(tmp_path / "out").vocabulary_hash == policy.vocabulary.vocabulary_hash
     export(run, onnx=tmp_path / "out")
 
 
