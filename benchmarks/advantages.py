@@ -25,11 +25,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, its own pac
 
 from llmrec.config import Config, parse_config
 from llmrec.data.dataset import InteractionData, load_data
+from llmrec.data.decision import Decisions
 from llmrec.evaluation.metrics import holm, ndcg, paired_bootstrap, per_user
-from llmrec.evaluation.ranking import Queries, rank_policy
+from llmrec.evaluation.ranking import rank_policy
 from llmrec.policy.model import RecPolicy
 from llmrec.run import Run
-from llmrec.selection.validation import target_windows
 
 ADVANTAGES = ("exact", "gae", "rloo", "group")
 LOOKS = 6  # at validation, after the start
@@ -109,8 +109,8 @@ def ppo(source: Run, directory: Path, changes: dict[str, Any]) -> dict:
 def ndcg_of(adapter: Path, data: InteractionData, config: Config):
     """NDCG@10 of each user of the first split's test, float [U]."""
     targets = next(iter(data.targets.values()))["test"]
-    queries, windows = Queries.of(data, targets), target_windows(data, targets, config)
-    ranked, _ = rank_policy(RecPolicy.from_pretrained(adapter), windows, queries, config.seed, lambda: None)
+    decisions = Decisions.from_targets(data, targets, config.catalogue)
+    ranked, _ = rank_policy(RecPolicy.from_pretrained(adapter), decisions, config.seed, lambda: None)
     return per_user(ndcg(ranked.ranks, 10), targets.users)[1]
 
 

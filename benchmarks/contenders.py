@@ -32,8 +32,9 @@ from trl.experimental.ppo import PPOTrainer
 import llmrec.ppo.trainer
 from llmrec.config import ModelConfig, parse_config
 from llmrec.data.dataset import InteractionData
+from llmrec.data.decision import Decision, Decisions
+from llmrec.data.profiles import NEW_USER
 from llmrec.language.base_model import resolve_base
-from llmrec.language.prompt import NEW_USER
 from llmrec.policy.model import RecPolicy
 from llmrec.ppo.experience import Experience
 from llmrec.ppo.stage import training_arguments
@@ -187,8 +188,8 @@ class Ours:
     @staticmethod
     def _facts(trainer: RecPPOTrainer, experience: Experience) -> dict[str, int]:
         return {
-            "tokens_written": sum(len(c) for window in experience.windows for c in window.completions),
-            "items_shown": len(experience.windows[0].items),
+            "tokens_written": sum(len(one) for of_prompt in experience.completions for one in of_prompt),
+            "items_shown": len(experience.decisions[0].items),
             "text_tokens": len(trainer.policy.distribution.tokens),
         }
 
@@ -246,19 +247,13 @@ class Ours:
             "ppo": ppo,
         }
 
-    def _prompts(self, shown: int) -> Dataset:
+    def _prompts(self, shown: int) -> Decisions:
         generator = np.random.default_rng(0)
-        return Dataset.from_list(
-            [
-                {
-                    "profile": NEW_USER,
-                    "prior": [],
-                    "items": generator.permutation(self.items)[:shown].tolist(),
-                    "purchased": (generator.random(shown) < 0.5).tolist(),
-                }
-                for _ in range(PROMPTS)
-            ]
-        )
+        rows = []
+        for _ in range(PROMPTS):
+            items = generator.permutation(self.items)[:shown]
+            rows.append(Decision(NEW_USER, [], items, generator.random(shown) < 0.5))
+        return Decisions.from_decisions(rows, max_history=shown)
 
 
 def catalogue(items: int) -> InteractionData:

@@ -12,15 +12,16 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 import typer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, its own package is not on the path
 
-from llmrec.data.dataset import InteractionData, load_data
-from llmrec.language.prompt import profiles
+from llmrec.config import CatalogueConfig
+from llmrec.data.dataset import InteractionData, Targets, load_data
+from llmrec.data.decision import Decisions
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packing import Window
 from llmrec.policy.ranking import item_scores
 from llmrec.run import Run
 
@@ -39,14 +40,14 @@ def main(
     opened = Run.open(run)
     data = load_data(opened.path("data"))
     policy = RecPolicy.from_pretrained(opened.path(adapter, "adapter"), quantized=False)
-    result = agreement(policy, data, opened.config.catalogue.user_attributes, gguf, users)
+    result = agreement(policy, data, opened.config.catalogue, gguf, users)
     if as_json:
         print(json.dumps(result))
     else:
         print(f"same item for {result['same']} of {result['users']} users ({result['share']:.1%})")
 
 
-def agreement(policy: RecPolicy, data: InteractionData, attributes: list[str], gguf: Path, users: int) -> dict:
+def agreement(policy: RecPolicy, data: InteractionData, catalogue: CatalogueConfig, gguf: Path, users: int) -> dict:
     """Asks both for users spread over the user table, each with all that the user had.
 
     Returns:
@@ -55,19 +56,18 @@ def agreement(policy: RecPolicy, data: InteractionData, attributes: list[str], g
     Raises:
         RuntimeError: llama.cpp cut a prompt into other tokens.
     """
-    names, width = profiles(data.users, attributes), policy.catalogue.max_history
-    asked = range(0, data.num_users, max(1, data.num_users // users))[:users]
-    histories = [data.histories[user].tolist() for user in asked]
-    windows = [Window(names[u], h[:-width], h[-width:]) for u, h in zip(asked, histories, strict=True)]
-    scores = torch.cat(list(item_scores(policy, windows)))
+    asked = np.arange(data.num_users)[:: max(1, data.num_users // users)][:users]
+    ends = np.array([len(data.histories[user]) for user in asked])
+    decisions = Decisions.from_targets(data, Targets(asked, ends), catalogue)
+    scores = torch.cat(list(item_scores(policy, decisions)))
     server = start(gguf)
     same = 0
-    for user, history, row in zip(asked, histories, scores, strict=True):
-        prompt = policy.prompts.prompt(names[user], history)
+    for profile, history, row in zip(decisions.profiles, decisions.histories, scores, strict=True):
+        prompt = policy.prompts.prompt(profile, history)
         allowed = [policy.vocabulary.sequences[item][0] for item in row.isfinite().nonzero()[:, 0].tolist()]
         token = answer(server, policy.tokenizer.decode(prompt), len(prompt), allowed)
         same += token == policy.vocabulary.sequences[int(row.argmax())][0]
-    return {"users": len(histories), "same": same, "share": same / len(histories)}
+    return {"users": len(asked), "same": same, "share": same / len(asked)}
 
 
 def start(gguf: Path) -> Any:

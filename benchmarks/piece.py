@@ -29,12 +29,13 @@ def run_piece(run: Run, stage: str, rank: bool = False) -> dict:
 def validation_ndcg(run: Run, stage: str) -> float:
     """NDCG@10 of a stage's adapter on the validation targets that models are chosen on."""
     from llmrec.data.dataset import load_data
+    from llmrec.data.decision import Decisions
     from llmrec.policy.model import RecPolicy
-    from llmrec.selection.validation import Held, mean_ndcg
+    from llmrec.selection.validation import mean_policy_ndcg
 
     data = load_data(run.path("data"))
-    held = Held.of(data, data.selection_targets(), run.config)
-    return mean_ndcg(held.scores(RecPolicy.from_pretrained(run.path(stage, "adapter"))), held.targets)
+    decisions = Decisions.from_targets(data, data.selection_targets(), run.config.catalogue)
+    return mean_policy_ndcg(RecPolicy.from_pretrained(run.path(stage, "adapter")), decisions)
 
 
 def _peak_bytes() -> int:

@@ -25,13 +25,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, its own pac
 
 from benchmarks.advantages import LOOKS, ndcg_of
 from llmrec.data.dataset import load_data
+from llmrec.data.decision import Decisions
 from llmrec.errors import ConfigError
 from llmrec.evaluation.metrics import paired_bootstrap
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packing import PackedBatch, Window, item_log_probs, pack
-from llmrec.ppo.stage import training_rows
+from llmrec.policy.packing import PackedBatch, item_log_probs, pack
+from llmrec.ppo.stage import training_decisions
 from llmrec.run import Run
-from llmrec.selection.validation import Held, mean_ndcg
+from llmrec.selection.validation import mean_policy_ndcg
 
 BATCH = 8  # windows a step, as PPO's mini-batches have
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -54,13 +55,13 @@ def main(
         raise ConfigError(f"S-DPO here needs one token an item (catalogue.scheme: atomic), as {run} does not have.")
     policy.add_rl_adapter()
     policy.to(DEVICE)
-    held = Held.of(data, data.selection_targets(), source.config)
+    held = Decisions.from_targets(data, data.selection_targets(), source.config.catalogue)
     best = source.path("sft", "adapter")
     start = ndcg_of(best, data, source.config)
-    seen = [mean_ndcg(held.scores(policy), held.targets)]
+    seen = [mean_policy_ndcg(policy, held)]
     with tempfile.TemporaryDirectory() as folder:
         for share in train(policy, source, data, minutes * 60, beta, negatives, learning_rate):
-            seen.append(mean_ndcg(held.scores(policy), held.targets))
+            seen.append(mean_policy_ndcg(policy, held))
             Console(stderr=True).print(f"{share:.0%} of the time: validation NDCG@10 {seen[-1]:.4f}, SFT {seen[0]:.4f}")
             if seen[-1] == max(seen):
                 best = Path(folder) / f"adapter-{len(seen)}"
@@ -74,7 +75,7 @@ def main(
 
 def train(policy: RecPolicy, source: Run, data, seconds: float, beta: float, negatives: int, learning_rate: float):
     """Trains in place for so many seconds, and yields the share of them that has passed, `LOOKS` times."""
-    rows = training_rows(data, source.config)
+    rows = training_decisions(data, source.config)
     parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, learning_rate, weight_decay=0.0)
     rng = np.random.default_rng(source.config.seed)
@@ -84,10 +85,9 @@ def train(policy: RecPolicy, source: Run, data, seconds: float, beta: float, neg
     while looks < LOOKS:
         for chosen in np.array_split(rng.permutation(len(rows)), max(1, len(rows) // BATCH)):
             started = time.monotonic()
-            windows = [Window(r["profile"], r["prior"], r["items"]) for r in (rows[int(i)] for i in chosen)]
             optimizer.param_groups[0]["lr"] = learning_rate * max(0.0, 1 - spent / seconds)
             optimizer.zero_grad()
-            sdpo_loss(policy, pack(policy, windows).to(DEVICE), beta, negatives, generator).backward()
+            sdpo_loss(policy, pack(policy, rows.select(chosen)).to(DEVICE), beta, negatives, generator).backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             spent += time.monotonic() - started

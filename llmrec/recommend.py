@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmrec.data.dataset import InteractionData, load_data
+from llmrec.data.decision import stranger
+from llmrec.data.profiles import NEW_USER, profile_texts
 from llmrec.errors import CatalogueError
 from llmrec.hub.client import find_adapter
 from llmrec.language.groundedness import check
-from llmrec.language.prompt import NEW_USER, profiles
 from llmrec.policy.generate import generate, parse
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packing import Window, pack
+from llmrec.policy.packing import pack
 from llmrec.policy.ranking import item_scores
 from llmrec.policy.saved import completion_length
 from llmrec.run import Run
@@ -49,7 +50,7 @@ class Recommender:
         self.policy = policy.eval()
         self.max_new_tokens = max_new_tokens
         self.data = data
-        self.profiles = profiles(data.users, policy.catalogue.user_attributes) if data else []
+        self.profiles = profile_texts(data.users, policy.catalogue.user_attributes) if data else []
 
     @classmethod
     def from_run(cls, run: Run, adapter: str | None = None, quantized: bool = True) -> "Recommender":
@@ -121,12 +122,11 @@ class Recommender:
             CatalogueError: an unknown user, or nothing is left to recommend.
         """
         profile, items = self._who(history, user)
-        width, excluded = self.policy.catalogue.max_history, list(exclude or [])
-        window = Window(profile, [*items[:-width], *excluded], items[-width:])
-        scores = next(item_scores(self.policy, [window]))[0]
+        decision = stranger(items, self.policy.catalogue.max_history, exclude or [], profile)
+        scores = next(item_scores(self.policy, [decision]))[0]
         best, chosen = scores.exp().topk(min(top_k, len(scores)))
         chosen, best = chosen[best > 0], best[best > 0]
-        prompts = pack(self.policy, [window] * len(chosen)).to(self.policy.device)
+        prompts = pack(self.policy, [decision] * len(chosen)).to(self.policy.device)
         completions = generate(self.policy, prompts, self.max_new_tokens, first_items=chosen)
         return [
             RankedItem(

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmrec.data.dataset import InteractionData
+from llmrec.data.dataset import InteractionData, Targets
+from llmrec.data.decision import Decisions
 from llmrec.errors import ModelError
 from reward_models.calibration import fit_platt, fit_powers, fit_temperature
 from reward_models.ensemble import RewardEnsemble
@@ -25,31 +26,23 @@ class HeldOut:
     """M held-out events to predict.
 
     Attributes:
-        histories: what the user had before, item indices.
-        purchases: its purchase flags.
+        decisions: what was known before each event, and the item clicked.
         profiles: profile words of the users, int64 [M, P].
-        users: user index, int64 [M].
-        targets: the item clicked next, int64 [M].
         bought: whether it was purchased, bool [M].
         split: the split that they come from, or "" if there are none.
     """
 
-    histories: list[np.ndarray]
-    purchases: list[np.ndarray]
+    decisions: Decisions
     profiles: np.ndarray
-    users: np.ndarray
-    targets: np.ndarray
     bought: np.ndarray
     split: str
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return len(self.decisions)
 
     def take(self, rows: np.ndarray) -> "HeldOut":
         """The events of some rows."""
-        histories, purchases = ([values[i] for i in rows] for values in (self.histories, self.purchases))
-        arrays = (values[rows] for values in (self.profiles, self.users, self.targets, self.bought))
-        return HeldOut(histories, purchases, *arrays, self.split)
+        return HeldOut(self.decisions.select(rows), self.profiles[rows], self.bought[rows], self.split)
 
 
 def held_out(data: InteractionData, part: str, limit: int, seed: int, split: str | None = None) -> HeldOut:
@@ -66,23 +59,21 @@ def held_out(data: InteractionData, part: str, limit: int, seed: int, split: str
     names = [name for name, parts in data.targets.items() if len(parts.get(part, ()))]
     names.sort(key=lambda name: name != "leave_one_out")
     if split not in (None, *names) or not names:
-        nothing = np.zeros(0, np.int64)
-        return HeldOut([], [], np.zeros((0, 1), np.int64), nothing, nothing, nothing.astype(bool), "")
+        nothing = Decisions.from_targets(data, Targets(np.zeros(0, np.int64), np.zeros(0, np.int64)))
+        return HeldOut(nothing, np.zeros((0, 1), np.int64), np.zeros(0, bool), "")
     choosing = split is None and part == "valid"
     split = split or names[0]
     targets = data.selection_targets() if choosing else data.targets[split][part]
     rows = np.arange(len(targets))
     if len(rows) > limit:
         rows = np.sort(np.random.default_rng(seed).choice(rows, limit, replace=False))
-    pairs = [(int(targets.users[i]), int(targets.positions[i])) for i in rows]
+    targets = Targets(targets.users[rows], targets.positions[rows])
+    pairs = zip(targets.users.tolist(), targets.positions.tolist(), strict=True)
     return HeldOut(
-        [data.histories[user][:position] for user, position in pairs],
-        [data.purchases_before(user, position) for user, position in pairs],
-        profile_words(data.users)[targets.users[rows]],
-        targets.users[rows],
-        np.array([data.histories[user][position] for user, position in pairs], dtype=np.int64),
-        np.array([data.purchases[user][position] for user, position in pairs], dtype=bool),
-        split,
+        decisions=Decisions.from_targets(data, targets),
+        profiles=profile_words(data.users)[targets.users],
+        bought=np.array([data.purchases[user][position] for user, position in pairs], dtype=bool),
+        split=split,
     )
 
 
@@ -91,8 +82,9 @@ def predictions(model: Rewarder, events: HeldOut) -> Iterator[tuple[slice, Predi
     """Chunks of m events: rows, scores [m, N] of all items, targets [m]."""
     for start in range(0, len(events), CHUNK):
         rows = slice(start, start + CHUNK)
-        targets = torch.from_numpy(events.targets[rows]).to(model.device)
-        yield rows, model.predict(events.histories[rows], events.purchases[rows], events.profiles[rows]), targets
+        part = events.decisions[rows]
+        targets = torch.from_numpy(part.targets).to(model.device)
+        yield rows, model.predict(part.histories, part.purchased, events.profiles[rows]), targets
 
 
 def ndcg_and_hit(scores: Tensor, targets: Tensor, k: int = 10) -> Tensor:
@@ -128,13 +120,13 @@ def best_pool(model: RewardEnsemble, candidates: Iterable[LinearNextItem], event
     """
     events = _at_most(events, CALIBRATION_SCORES // (3 * model.config.num_items))
     members = torch.cat([prediction.log_click for _, prediction, _ in predictions(model, events)])
-    impossible, targets = members.isneginf(), torch.from_numpy(events.targets).to(model.device)
+    impossible, targets = members.isneginf(), torch.from_numpy(events.decisions.targets).to(model.device)
     entropies: list[float] = []
     best = None
     for candidate in candidates:
         model.linear = candidate
         parts = range(0, len(events), CHUNK)
-        votes = torch.cat([model.votes(events.histories[start : start + CHUNK]) for start in parts])
+        votes = torch.cat([model.votes(events.decisions.histories[start : start + CHUNK]) for start in parts])
         scores = torch.stack([members, votes, candidate.share.log().expand_as(votes)])
         with torch.enable_grad():
             powers, entropy = fit_powers(scores, impossible, targets)
@@ -175,7 +167,7 @@ def calibrate(model: Rewarder, events: HeldOut) -> None:
             f"The reward model gives all items the same score for each of {len(events)} validation clicks: it has "
             "learned nothing. Train it longer (`reward.num_train_epochs`) or with another `reward.learning_rate`."
         )
-    targets, bought = torch.from_numpy(events.targets), torch.from_numpy(events.bought)
+    targets, bought = torch.from_numpy(events.decisions.targets), torch.from_numpy(events.bought)
     with torch.enable_grad():
         temperature = fit_temperature(log_click, targets.to(model.device))
         scale, offset = fit_platt(torch.cat(purchase), bought.to(model.device))

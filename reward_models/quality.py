@@ -163,8 +163,8 @@ def _slices(events: HeldOut, rates: ItemRates) -> dict[str, np.ndarray]:
     """Thirds of the events by how much their user, and their item, had been clicked: name -> bool [M]."""
     result = {}
     for name, values in (
-        ("user_activity", np.array([len(history) for history in events.histories])),
-        ("item_popularity", rates.clicks[events.targets]),
+        ("user_activity", np.array([len(history) for history in events.decisions.histories])),
+        ("item_popularity", rates.clicks[events.decisions.targets]),
     ):
         low, high = np.floor(np.quantile(values, [1 / 3, 2 / 3]))
         thirds = {"low": values <= low, "middle": (values > low) & (values <= high), "high": values > high}
@@ -194,7 +194,7 @@ def click_quality(model: Rewarder, events: HeldOut, beside: Yardsticks, seed: in
             "model": prediction.log_click.cpu().double(),
             "constant": (~had).double().log().log_softmax(-1),
             "item_popularity": popular,
-            "item_item": beside.item_item.click(events.histories[rows])[0].double(),
+            "item_item": beside.item_item.click(events.decisions.histories[rows])[0].double(),
         }
         for kind, weights in (("uniform", (~had).double()), ("popularity", popular.exp())):
             items = torch.cat([targets[:, None], _sample(weights, targets, rng)], 1)
@@ -208,7 +208,7 @@ def click_quality(model: Rewarder, events: HeldOut, beside: Yardsticks, seed: in
         top.append(torch.stack([best, (item == targets).double()]))
     rows_of = {}
     for name in losses:
-        pairs, popular, lift = (_pairs(torch.cat(of_kind[name]), events.users) for of_kind in scores.values())
+        pairs, popular, lift = (_pairs(torch.cat(of_kind[name]), events.decisions.users) for of_kind in scores.values())
         measured.clicks[name] = pairs
         quality = binary_quality(pairs, seed)
         rows_of[name] = {
@@ -242,9 +242,9 @@ def item_item_purchases(events: HeldOut, rates: ItemRates, item_item: EaseJudge)
     position = torch.full((len(rates.clicks),), -1)
     position[item_item.covered] = torch.arange(len(item_item.covered))
     weights, place, expected = item_item.weights.clamp(min=0), position.numpy(), rates.purchase_rates
-    result = expected[events.targets].copy()
+    result = expected[events.decisions.targets].copy()
     shrink = SHRINKAGE * weights.mean(0).numpy() + 1e-9
-    events_of = zip(events.histories, events.purchases, events.targets, strict=True)
+    events_of = zip(events.decisions.histories, events.decisions.purchased, events.decisions.targets, strict=True)
     for row, (history, bought, target) in enumerate(events_of):
         known = place[history] >= 0
         if place[target] < 0 or not known.any():
@@ -261,11 +261,11 @@ def purchase_quality(model: Rewarder, events: HeldOut, beside: Yardsticks, seed:
     predicted = {
         "model": torch.cat(logits).sigmoid().double().cpu().numpy(),
         "constant": np.full(len(events), beside.rates.purchase_rate),
-        "item_rate": beside.rates.purchase_rates[events.targets],
+        "item_rate": beside.rates.purchase_rates[events.decisions.targets],
         "item_item": item_item_purchases(events, beside.rates, beside.item_item),
     }
     for name, p in predicted.items():
-        measured.purchases[name] = Labelled(p, events.bought, events.users, p)
+        measured.purchases[name] = Labelled(p, events.bought, events.decisions.users, p)
     rows_of = {name: binary_quality(labelled, seed) for name, labelled in measured.purchases.items()}
     result = rows_of.pop("model")
     result["reliability"] = reliability(measured.purchases["model"])

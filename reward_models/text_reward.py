@@ -29,11 +29,13 @@ from trl import RewardTrainer
 from llmrec.catalogue.facts import Fact, FactBook
 from llmrec.config import Config, ModelConfig
 from llmrec.data.dataset import InteractionData
+from llmrec.data.decision import Decision
+from llmrec.data.profiles import profile_texts
 from llmrec.distributed import is_main_process
 from llmrec.errors import DataError, ModelError
 from llmrec.files import atomic_directory, write_json
 from llmrec.language.base_model import from_hub, resolve_base
-from llmrec.language.prompt import ChatHeaders, Recommendation, profiles
+from llmrec.language.prompt import ChatHeaders, Recommendation
 from llmrec.language.templates import write
 from llmrec.policy.saved import adapter_shapes
 from llmrec.progress import watch
@@ -121,16 +123,16 @@ class TextRewardModel:
             scores.append(self.model(**batch, use_cache=False).logits[:, 0].float().cpu())
         return torch.cat(scores) if scores else torch.zeros(0)
 
-    def scores(self, recommendations: Sequence[Recommendation], rows: Sequence[dict]) -> Tensor:
+    def scores(self, recommendations: Sequence[Recommendation], decisions: Sequence[Decision]) -> Tensor:
         """Calibrated log-odds of recommendations, float32 [B].
 
         Args:
             recommendations: B parsed completions.
-            rows: what each answers: `profile, prior, items` and `purchased` (of `prior + items`).
+            decisions: what each answers; unknown purchases count as none.
         """
         sequences = [
-            self.tokens(row["profile"], [*row["prior"], *row["items"]], row["purchased"], recommendation)
-            for recommendation, row in zip(recommendations, rows, strict=True)
+            self.tokens(decision.profile, decision.history, decision.known_purchases, recommendation)
+            for recommendation, decision in zip(recommendations, decisions, strict=True)
         ]
         return self.config.scale * self.raw_scores(sequences) + self.config.offset
 
@@ -275,7 +277,7 @@ def _rendered_pairs(
             f"reward.text finds no pairs in the training events of {len(users)} users: nobody skipped or purchased "
             "anything. Use a longer log, or leave `reward.text` out."
         )
-    names = profiles(data.users, config.catalogue.user_attributes)
+    names = profile_texts(data.users, config.catalogue.user_attributes)
     return pairs, render(model, pairs, events, [names[u] for u in users], FactBook.from_data(data), config.seed)
 
 

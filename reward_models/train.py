@@ -366,10 +366,10 @@ def judge_quality(judge: EaseJudge, model: ClickPurchaseModel | RewardEnsemble, 
     quality, agreement = [], []
     for start in range(0, len(valid), CHUNK):
         part = valid.take(np.arange(start, min(start + CHUNK, len(valid))))
-        ours = judge.log_rewards(part.histories)
-        theirs = model.log_rewards(part.histories, part.purchases, part.profiles)
-        had = judge.features(part.histories)[1]
-        quality.append(ndcg_and_hit(ours.masked_fill(had, float("-inf")), torch.from_numpy(part.targets)))
+        ours = judge.log_rewards(part.decisions.histories)
+        theirs = model.log_rewards(part.decisions.histories, part.decisions.purchased, part.profiles)
+        had = judge.features(part.decisions.histories)[1]
+        quality.append(ndcg_and_hit(ours.masked_fill(had, float("-inf")), torch.from_numpy(part.decisions.targets)))
         for a, b, seen in zip(ours, theirs, had, strict=True):
             if (~seen).sum() > 2:
                 agreement.append(torch.corrcoef(torch.stack([a[~seen], b[~seen]]))[0, 1].item())

@@ -14,7 +14,8 @@ from benchmarks.ppo_throughput import main
 from benchmarks.quantization import table
 from benchmarks.sdpo import sdpo_loss
 from llmrec.data.dataset import save_data
-from llmrec.policy.packing import Window, pack, target_log_probs
+from llmrec.data.decision import Decision
+from llmrec.policy.packing import pack, target_log_probs
 from llmrec.run import Run
 from tests.conftest import make_base, make_config
 
@@ -69,7 +70,7 @@ def test_a_piece_tells_what_a_stage_took_and_how_it_ranks(tiny_base, data, tmp_p
 def test_the_loss_of_softmax_dpo(policy):
     """Against what was taken, a policy that is its reference loses log(1 + negatives), and less the surer it gets."""
     policy.add_rl_adapter()
-    batch = pack(policy, [Window("", [], [1, 4, 6]), Window("", [2], [0, 5])])
+    batch = pack(policy, [Decision("", [], [1, 4, 6]), Decision("", [2], [0, 5])])
     generator = torch.Generator().manual_seed(0)
     start = sdpo_loss(policy, batch, 1.0, 3, generator)
     assert start.item() == pytest.approx(math.log(4), abs=1e-4)

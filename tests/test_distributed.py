@@ -6,9 +6,10 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+from llmrec.data.decision import Decision
 from llmrec.distributed import PRECISION_VARIABLE, mixed_precision, settle_mixed_precision
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packing import Window, pack
+from llmrec.policy.packing import pack
 from llmrec.ppo import stage
 from llmrec.ppo.trainer import RecPPOTrainer
 from llmrec.run import Run
@@ -65,8 +66,8 @@ def test_ppo_learns_in_bf16(config, data, fresh_state):
     policy.add_rl_adapter()
     arguments = stage.training_arguments(Run.create(config))
     arguments.disable_tqdm = True
-    rows = stage.training_rows(data, config)
-    trainer = RecPPOTrainer(arguments, config.ppo, policy, PreferItem(), rows)
+    prompts = stage.training_decisions(data, config)
+    trainer = RecPPOTrainer(arguments, config.ppo, policy, PreferItem(), prompts)
     assert arguments.bf16 and trainer.accelerator.mixed_precision == "bf16"
     seen = dtypes_inside(policy)
     trainer.train()
@@ -87,7 +88,7 @@ def test_a_gpu_that_can_means_bf16_unless_told_otherwise(fresh_state):
 
 def test_logits_are_float32_inside_autocast(tiny_base, data):
     policy = RecPolicy.create(make_config(tiny_base), data).eval()
-    batch = pack(policy, [Window("20", [], [0, 1])])
+    batch = pack(policy, [Decision("20", [], [0, 1])])
     tokens = policy.vocabulary.trie.tokens
     with torch.no_grad():
         hidden = policy(*batch.inputs())[0]

@@ -10,10 +10,11 @@ from typer.testing import CliRunner
 
 from llmrec.cli.app import app
 from llmrec.config import load_config
+from llmrec.data.decision import Decision
 from llmrec.errors import ModelError, RunError
 from llmrec.estimate import activations, base_bytes, estimate, layer_bytes, read_shapes, trainable_tensors
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packing import Window, pack
+from llmrec.policy.packing import pack
 from llmrec.run import Run
 from tests.conftest import make_base, make_config
 
@@ -40,7 +41,7 @@ def test_activations_are_what_autograd_saves(data, tmp_path):
     base = make_base(tmp_path / "base", hidden_size=64, layers=3)
     config = make_config(base, model={"base": base, "lora_r": 4})
     policy = RecPolicy.create(config, data).train()
-    batch = pack(policy, [Window("20", [], [0, 1, 2, 3]), Window("31", [], [4, 5])])
+    batch = pack(policy, [Decision("20", [], [0, 1, 2, 3]), Decision("31", [], [4, 5])])
     own = {p.untyped_storage().data_ptr() for p in policy.parameters()}
     saved: dict[int, int] = {}
 

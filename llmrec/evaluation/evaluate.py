@@ -13,16 +13,15 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from llmrec.config import Config
-from llmrec.data.dataset import InteractionData, Targets, load_data
+from llmrec.data.dataset import InteractionData, load_data
+from llmrec.data.decision import Decisions
 from llmrec.evaluation.examples import answers, examples
 from llmrec.evaluation.generation import generation_rates
 from llmrec.evaluation.optimum import has_optimum, item_rewards, optimum, optimum_report
 from llmrec.evaluation.ranking import (
     BATCH,
     RANKS,
-    Queries,
     Ranked,
-    chunks,
     distinct_targets,
     rank,
     rank_batches,
@@ -36,7 +35,6 @@ from llmrec.policy.model import RecPolicy
 from llmrec.recommenders.tuning import fit_baselines
 from llmrec.reward.composite import CompositeReward
 from llmrec.run import STAGES, VERBS, Run, library_versions
-from llmrec.selection.validation import target_windows
 from reward_models import EaseJudge, Rewarder, load_reward_model
 from reward_models.features import profile_words
 
@@ -51,39 +49,40 @@ def evaluate(run: Run) -> dict:
     run.begin("evaluate")
     data, config = load_data(run.path("data")), run.config
     targets, rows = distinct_targets({split: parts["test"] for split, parts in data.targets.items()})
-    queries, windows = Queries.of(data, targets), target_windows(data, targets, config)
-    valid = data.selection_targets()
-    valid_windows, valid_queries = target_windows(data, valid, config), Queries.of(data, valid)
+    decisions = Decisions.from_targets(data, targets, config.catalogue)
+    valid = Decisions.from_targets(data, data.selection_targets(), config.catalogue)
     model = load_reward_model(run.path("reward"), data.items["item_id"])
     judge = EaseJudge.from_pretrained(run.path("reward"), data.items["item_id"])
     generation, written, rewards, lists, log_probs, objective = {}, {}, {}, {}, {}, {}
     with _progress() as advance:
         fitted = fit_baselines(data, config, advance)
-        ranked = {name: rank(baseline.scores, queries, config.seed) for name, baseline in fitted.items()}
+        ranked = {name: rank(baseline.scores, decisions, config.seed) for name, baseline in fitted.items()}
         ranked["reward_model"] = rank_batches(
-            reward_scores(model, data, targets, config.reward.conversion_weight), queries, config.seed
+            reward_scores(model, profile_words(data.users), decisions, config.reward.conversion_weight),
+            decisions,
+            config.seed,
         )
         for name in ("sft", "ppo"):
             policy = RecPolicy.from_pretrained(run.path(name, "adapter")).eval()
             policy.merge()
-            advance(f"{name}: ranking", -(-len(windows) // BATCH))
-            ranked[name], found = rank_policy(policy, windows, queries, config.seed, advance)
+            advance(f"{name}: ranking", -(-len(decisions) // BATCH))
+            ranked[name], found = rank_policy(policy, decisions, config.seed, advance)
             if has_optimum(config.ppo):
                 log_probs[name] = found
             advance(f"{name}: writing for every user", -(-data.num_users // BATCH))
             generation[name] = generation_rates(policy, data, config, advance)
             written[name] = answers(policy, data, config)
             advance(f"{name}: reward on validation", 2 * -(-len(valid) // BATCH))
-            lists[name] = rank_policy(policy, valid_windows, valid_queries, config.seed, advance)[0].lists
+            lists[name] = rank_policy(policy, valid, config.seed, advance)[0].lists
             reward = CompositeReward.from_pretrained(run.path("reward"), data, policy.facts, config.reward)
-            rewards[name] = sampled_rewards(policy, data, valid, reward, config, advance)
-        for name, columns in list_rewards(lists, data, valid, reward, judge, config).items():
+            rewards[name] = sampled_rewards(policy, valid, reward, config, advance)
+        for name, columns in list_rewards(lists, valid, reward, judge).items():
             rewards[name] = columns | rewards[name]
         if has_optimum(config.ppo):
-            scores, objective = optimum(log_probs, item_rewards(reward, data, targets, windows), config.ppo)
-            ranked["optimum"] = rank_batches(scores, queries, config.seed)
+            scores, objective = optimum(log_probs, item_rewards(reward, decisions), config.ppo)
+            ranked["optimum"] = rank_batches(scores, decisions, config.seed)
     report = {
-        "splits": {split: _of_split(data, queries, rows[split], ranked, objective, config) for split in rows},
+        "splits": {split: _of_split(data, decisions, rows[split], ranked, objective, config) for split in rows},
         "baselines": {name: baseline.report for name, baseline in fitted.items()},
         "generation": generation,
         "reward": reward_report(rewards["sft"], rewards["ppo"], valid.users, config),
@@ -102,28 +101,28 @@ def evaluate(run: Run) -> dict:
 
 
 def reward_scores(
-    model: Rewarder, data: InteractionData, targets: Targets, conversion_weight: float
+    model: Rewarder, profiles: np.ndarray, decisions: Decisions, conversion_weight: float
 ) -> Iterator[np.ndarray]:
-    """The reward model as a ranker, with the purchases and profiles that it was trained with: float [b, N] a batch."""
-    profiles = profile_words(data.users)
-    for rows in chunks(len(targets)):
-        users, positions = targets.users[rows], targets.positions[rows]
-        places = list(zip(users, positions, strict=True))
-        histories = [data.histories[user][:position] for user, position in places]
-        purchases = [data.purchases_before(user, position) for user, position in places]
-        yield model.log_rewards(histories, purchases, profiles[users], conversion_weight).cpu().numpy()
+    """The reward model as a ranker, with the purchases and profiles that it was trained with: float [b, N] a batch.
+
+    Args:
+        profiles: profile words of every user of the log, int64 [U, P].
+    """
+    for part in decisions.batches(BATCH):
+        words = profiles[part.users]
+        yield model.log_rewards(part.histories, part.purchased, words, conversion_weight).cpu().numpy()
 
 
 def _of_split(
     data: InteractionData,
-    queries: Queries,
+    decisions: Decisions,
     rows: np.ndarray,
     ranked: dict[str, Ranked],
     objective: dict[str, np.ndarray],
     config: Config,
 ) -> dict:
     """What the report says of the questions `rows` of one split."""
-    asked = queries.select(rows)
+    asked = decisions.select(rows)
     models = {name: one.select(rows) for name, one in ranked.items()}
     report = split_report(data, asked, models, config.evaluation, config.seed)
     if objective:

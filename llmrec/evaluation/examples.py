@@ -4,11 +4,11 @@ import numpy as np
 
 from llmrec.config import Config
 from llmrec.data.dataset import InteractionData, Targets
+from llmrec.data.decision import Decisions
 from llmrec.language.groundedness import check, marks
 from llmrec.policy.generate import generate, parse
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import pack
-from llmrec.selection.validation import target_windows
 
 USERS = 6
 SHOWN_HISTORY = 8  # newest titles
@@ -31,14 +31,14 @@ def answers(policy: RecPolicy, data: InteractionData, config: Config) -> list[di
         `{text, true}`, `true` null where nothing is stated) and `grounded`.
     """
     targets, titles = example_targets(data, config), data.items["title"].tolist()
-    windows = target_windows(data, targets, config)
-    if not windows:
+    decisions = Decisions.from_targets(data, targets, config.catalogue)
+    if not len(decisions):
         return []
-    prompts = pack(policy, windows).to(policy.device)
+    prompts = pack(policy, decisions).to(policy.device)
     found = []
     written = parse(policy, generate(policy, prompts, config.ppo.response_length))
-    for user, position, recommendation in zip(targets.users, targets.positions, written, strict=True):
-        history = set(data.histories[user][:position].tolist())
+    for items, recommendation in zip(decisions.histories, written, strict=True):
+        history = set(items.tolist())
         justification = [
             {"text": f' "{titles[mark.segment]}"' if isinstance(mark.segment, int) else mark.segment, "true": mark.true}
             for mark in marks(policy.facts, recommendation, history)

@@ -8,13 +8,14 @@ import numpy as np
 from llmrec.catalogue.facts import Fact, FactBook
 from llmrec.config import Config
 from llmrec.data.dataset import InteractionData, Targets
+from llmrec.data.decision import Decisions
+from llmrec.evaluation.faithfulness import faithfulness
 from llmrec.evaluation.ranking import BATCH, by_length, chunks
-from llmrec.language.groundedness import check, faithfulness, sentences
+from llmrec.language.groundedness import check, sentences
 from llmrec.language.prompt import Recommendation
 from llmrec.policy.generate import generate, parse
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import pack
-from llmrec.selection.validation import target_windows
 
 FAITHFULNESS_USERS = 300  # three forward passes each
 TITLE = "X"  # stands for a cited title where wordings are compared: the titles differ for every user
@@ -25,23 +26,23 @@ def generation_rates(policy: RecPolicy, data: InteractionData, config: Config, a
 
     Returns:
         `rates` and `text_metrics` of what was written, and `faithfulness`, on a seeded sample of at most
-        `FAITHFULNESS_USERS` (see `llmrec.language.groundedness.faithfulness`).
+        `FAITHFULNESS_USERS` (see `llmrec.evaluation.faithfulness`).
     """
     lengths = np.array([len(history) for history in data.histories])
     users = np.flatnonzero(lengths < data.num_items)  # nothing is left to recommend to the others
-    windows = target_windows(data, Targets(users, lengths[users]), config)
-    written: list[Recommendation] = [None] * len(windows)
-    order = by_length(windows)
-    for rows in chunks(len(windows)):
+    decisions = Decisions.from_targets(data, Targets(users, lengths[users]), config.catalogue)
+    written: list[Recommendation] = [None] * len(decisions)
+    order = by_length(decisions)
+    for rows in chunks(len(decisions)):
         asked = order[rows]
-        prompts = pack(policy, [windows[m] for m in asked]).to(policy.device)
+        prompts = pack(policy, decisions.select(asked)).to(policy.device)
         answers = parse(policy, generate(policy, prompts, config.ppo.response_length))
         for m, recommendation in zip(asked, answers, strict=True):
             written[m] = recommendation
         advance()
     histories = [set(data.histories[user].tolist()) for user in users]
-    sample = np.random.default_rng((config.seed, 17)).permutation(len(windows))[:FAITHFULNESS_USERS]
-    chosen = [windows[m] for m in sample], [written[m] for m in sample]
+    sample = np.random.default_rng((config.seed, 17)).permutation(len(decisions))[:FAITHFULNESS_USERS]
+    chosen = decisions.select(sample), [written[m] for m in sample]
     return {
         **rates(written, histories, policy.facts, data.num_items),
         **text_metrics(written, policy.facts),

@@ -6,17 +6,16 @@ maximum is known: pi*(a) = exp((r(a) + beta log pi_sft(a)) / (alpha + beta)) / Z
 et al., NeurIPS 2023, eq. 4). It is computed at inference time from the SFT policy and the reward; nothing is trained.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from llmrec.config import PPOConfig
-from llmrec.data.dataset import InteractionData, Targets
+from llmrec.data.decision import Decisions
 from llmrec.evaluation.ranking import chunks
 from llmrec.evaluation.split_report import interval
-from llmrec.policy.packing import Window
 from llmrec.reward.composite import CompositeReward
 
 NAMES = ("sft", "ppo", "optimum")
@@ -104,23 +103,16 @@ def optimum_report(
     }
 
 
-def item_rewards(reward: CompositeReward, data: InteractionData, targets: Targets, windows: Sequence[Window]) -> Tensor:
-    """The reward of every item as the answer to M prompts, exactly as PPO's item decisions see it, float [M, N].
+def item_rewards(reward: CompositeReward, decisions: Decisions) -> Tensor:
+    """The reward of every item at M decisions, exactly as PPO's item decisions see it, float [M, N].
 
     Args:
         reward: what PPO maximised.
-        data: the prepared log.
-        targets: M targets.
-        windows: their prompts.
+        decisions: M prompts.
     """
-    places = zip(targets.users.tolist(), targets.positions.tolist(), windows, strict=True)
-    rows = [
-        {"user": user, "prior": w.prior, "items": w.items, "purchased": data.purchases_before(user, position)}
-        for user, position, w in places
-    ]
-    parts = (reward.decisions(rows[part.start : part.stop]) for part in chunks(len(rows), DECISION_ROWS))
+    parts = (reward.decisions(part) for part in decisions.batches(DECISION_ROWS))
     # A copy: a view of the last decision would keep those of all others.
-    return torch.stack([decisions[-1].clone() for part in parts for decisions in part]).cpu()
+    return torch.stack([rewards[-1].clone() for part in parts for rewards in part]).cpu()
 
 
 def gap_closed(sft: float, ppo: float, optimum: float) -> float | None:

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from llmrec.data.dataset import InteractionData, Targets
+from llmrec.data.dataset import Targets
+from llmrec.data.decision import Decision, Decisions
 from llmrec.evaluation.metrics import ranks, top_k
 from llmrec.files import write_with
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packing import Window
 from llmrec.policy.ranking import item_scores
 
 BATCH = 64
@@ -22,40 +22,11 @@ Score = Callable[[Sequence[np.ndarray]], np.ndarray]  # histories [B] -> float [
 
 
 @dataclass(frozen=True)
-class Queries:
-    """M questions: what does this user take next?
-
-    Attributes:
-        users: user index of each, [M].
-        histories: what the user had before, item indices, [M].
-        items: the answer, item index, [M].
-    """
-
-    users: np.ndarray
-    histories: list[np.ndarray]
-    items: np.ndarray
-
-    @classmethod
-    def of(cls, data: InteractionData, targets: Targets) -> "Queries":
-        """The questions that targets ask."""
-        places = list(zip(targets.users, targets.positions, strict=True))
-        histories = [data.histories[user][:position] for user, position in places]
-        return cls(targets.users, histories, np.array([data.histories[u][p] for u, p in places], dtype=np.int64))
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def select(self, rows: np.ndarray) -> "Queries":
-        """Some of the questions, in the order of `rows`."""
-        return Queries(self.users[rows], [self.histories[m] for m in rows], self.items[rows])
-
-
-@dataclass(frozen=True)
 class Ranked:
-    """What one model makes of M questions.
+    """What one model makes of M decisions.
 
     Attributes:
-        ranks: rank of each answer, [M].
+        ranks: rank of each target, [M].
         lists: the ten best items of each, [M, 10], -1 where fewer are left.
     """
 
@@ -63,7 +34,7 @@ class Ranked:
     lists: np.ndarray
 
     def select(self, rows: np.ndarray) -> "Ranked":
-        """Of some of the questions, in the order of `rows`."""
+        """Of some of the decisions, in the order of `rows`."""
         return Ranked(self.ranks[rows], self.lists[rows])
 
 
@@ -79,42 +50,42 @@ def distinct_targets(splits: dict[str, Targets]) -> tuple[Targets, dict[str, np.
     return Targets(distinct[:, 0], distinct[:, 1]), dict(zip(splits, np.split(inverse, borders), strict=True))
 
 
-def rank(scores: Score, queries: Queries, seed: int) -> Ranked:
+def rank(scores: Score, decisions: Decisions, seed: int) -> Ranked:
     """Ranks by a scoring function, a batch at a time; equal scores are ordered by `metrics.tie_keys` of the seed."""
-    batches = (scores([queries.histories[m] for m in rows]) for rows in chunks(len(queries)))
-    return rank_batches(batches, queries, seed)
+    batches = (scores([decisions.histories[m] for m in rows]) for rows in chunks(len(decisions)))
+    return rank_batches(batches, decisions, seed)
 
 
-def rank_batches(batches: Iterable[np.ndarray], queries: Queries, seed: int) -> Ranked:
-    """Ranks by scores of the questions in order, float [b, N] a batch; never holds more than one batch."""
+def rank_batches(batches: Iterable[np.ndarray], decisions: Decisions, seed: int) -> Ranked:
+    """Ranks by scores of the decisions in order, float [b, N] a batch; never holds more than one batch."""
     parts, start = [], 0
     for scores in batches:
-        histories = queries.histories[start : start + len(scores)]
-        items = queries.items[start : start + len(scores)]
+        histories = decisions.histories[start : start + len(scores)]
+        items = decisions.targets[start : start + len(scores)]
         parts.append((ranks(scores, items, histories, seed), top_k(scores, LIST, histories, seed)))
         start += len(scores)
     return Ranked(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def rank_policy(
-    policy: RecPolicy, windows: Sequence[Window], queries: Queries, seed: int, advance: Callable[..., None]
+    policy: RecPolicy, decisions: Decisions, seed: int, advance: Callable[..., None]
 ) -> tuple[Ranked, torch.Tensor]:
     """Ranks by the policy's exact distribution over items; `advance` is called after each batch.
 
     Returns:
         ranks and lists, and the log-probability of every item, float32 [M, N] (`policy.ranking.item_scores`).
     """
-    order, parts = by_length(windows), []
-    for batch in item_scores(policy, [windows[m] for m in order], BATCH):
+    order, parts = by_length(decisions), []
+    for batch in item_scores(policy, decisions.select(order), BATCH):
         parts.append(batch.float().cpu())
         advance()
     log_probs = torch.cat(parts)[np.argsort(order)]
-    return rank_batches((part.numpy() for part in log_probs.split(BATCH)), queries, seed), log_probs
+    return rank_batches((part.numpy() for part in log_probs.split(BATCH)), decisions, seed), log_probs
 
 
-def by_length(windows: Sequence[Window]) -> np.ndarray:
+def by_length(decisions: Sequence[Decision]) -> np.ndarray:
     """Order of prompts in which like lengths share a batch, so that little of it is padding, [M]."""
-    return np.argsort([len(window.items) for window in windows], kind="stable")
+    return np.argsort([len(decision.items) for decision in decisions], kind="stable")
 
 
 def chunks(count: int, size: int = BATCH) -> Iterator[range]:

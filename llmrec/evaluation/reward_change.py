@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from llmrec.config import Config
-from llmrec.data.dataset import InteractionData, Targets
+from llmrec.data.decision import Decisions
 from llmrec.evaluation.metrics import bootstrap_ci, paired_bootstrap, per_user
 from llmrec.evaluation.optimum import item_rewards
 from llmrec.evaluation.ranking import by_length, chunks
@@ -14,14 +14,13 @@ from llmrec.policy.generate import generate, parse
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import pack
 from llmrec.reward.composite import CompositeReward
-from llmrec.selection.validation import of_lists, target_windows
+from llmrec.selection.validation import of_lists
 from reward_models import EaseJudge
 
 
 def sampled_rewards(
     policy: RecPolicy,
-    data: InteractionData,
-    targets: Targets,
+    decisions: Decisions,
     reward: CompositeReward,
     config: Config,
     advance: Callable[..., None],
@@ -31,28 +30,16 @@ def sampled_rewards(
     Returns:
         `reward` (what PPO maximises) and its parts, each [M].
     """
-    windows = target_windows(data, targets, config)
-    uniforms = np.random.default_rng((config.seed, 13)).random((len(windows), config.ppo.response_length))
+    uniforms = np.random.default_rng((config.seed, 13)).random((len(decisions), config.ppo.response_length))
     columns: dict[str, list[np.ndarray]] = {}
-    order = by_length(windows)
-    for rows in chunks(len(windows)):
+    order = by_length(decisions)
+    for rows in chunks(len(decisions)):
         places = order[rows]
-        part = [windows[m] for m in places]
+        part = decisions.select(places)
         prompts = pack(policy, part).to(policy.device)
         drawn = torch.from_numpy(uniforms[places]).to(policy.device)
         completions = generate(policy, prompts, config.ppo.response_length, drawn, temperature=config.ppo.temperature)
-        recommendations = parse(policy, completions)
-        asked = [
-            {
-                "user": targets.users[m],
-                "profile": w.profile,
-                "prior": w.prior,
-                "items": w.items,
-                "purchased": data.purchases_before(targets.users[m], targets.positions[m]),
-            }
-            for m, w in zip(places, part, strict=True)
-        ]
-        scored = reward(recommendations, asked)
+        scored = reward(parse(policy, completions), part)
         values = {"reward": scored.item + scored.text, **scored.parts}
         for name, value in values.items():
             columns.setdefault(name, []).append(value.numpy())
@@ -62,29 +49,24 @@ def sampled_rewards(
 
 
 def list_rewards(
-    lists: dict[str, np.ndarray],
-    data: InteractionData,
-    targets: Targets,
-    reward: CompositeReward,
-    judge: EaseJudge,
-    config: Config,
+    lists: dict[str, np.ndarray], decisions: Decisions, reward: CompositeReward, judge: EaseJudge
 ) -> dict[str, dict[str, np.ndarray]]:
     """Mean item rewards of lists: unlike those of samples, they stay as they are where a policy is merely surer of the
     same list.
 
     Args:
-        lists: by policy the best items of M targets, -1 where there are fewer, [M, 10].
+        lists: by policy the best items at M decisions, -1 where there are fewer, [M, 10].
 
     Returns:
         by policy `list_reward` (by the reward that PPO maximises) and `list_judge` (the judge in the place of the
         click/purchase model), each [M].
     """
-    windows, judged = target_windows(data, targets, config), reward.judged(judge)
+    judged = reward.judged(judge)
     columns = {name: {"list_reward": [], "list_judge": []} for name in lists}
-    for rows in chunks(len(windows)):
-        part = windows[rows.start : rows.stop]
-        by_reward = item_rewards(reward, data, Targets(targets.users[rows], targets.positions[rows]), part)
-        by_judge = judged([np.array([*w.prior, *w.items]) for w in part])
+    for rows in chunks(len(decisions)):
+        part = decisions.select(rows)
+        by_reward = item_rewards(reward, part)
+        by_judge = judged(part.histories)
         for name, found in columns.items():
             listed = torch.from_numpy(lists[name][rows])
             found["list_reward"].append(of_lists(listed, by_reward))

@@ -2,18 +2,18 @@
 
 import numpy as np
 
-from llmrec.evaluation.ranking import Queries
+from llmrec.data.decision import Decisions
 
 COLD = 5  # training clicks; items with fewer are cold
 HEAD = 0.2  # share of the catalogue that is its head; all other items are the long tail
 SHORT, LONG = 10, 50  # items of a history; up to the one it is short, above the other long
 
 
-def slices(queries: Queries, clicks: np.ndarray, user_clicks: np.ndarray) -> dict[str, np.ndarray]:
+def slices(decisions: Decisions, clicks: np.ndarray, user_clicks: np.ndarray) -> dict[str, np.ndarray]:
     """Which targets belong to each slice.
 
     Args:
-        queries: M targets.
+        decisions: M test decisions with their targets.
         clicks: training clicks of each item, [N].
         user_clicks: training clicks of each user of the log, [U].
 
@@ -24,12 +24,12 @@ def slices(queries: Queries, clicks: np.ndarray, user_clicks: np.ndarray) -> dic
         `middle_history`, `long_history` (up to 10, 11 to 50, more than 50 items before the target).
     """
     most = np.argsort(-clicks, kind="stable")[: int(np.ceil(HEAD * len(clicks)))]
-    head = np.isin(queries.items, most)
-    activity = user_clicks[queries.users]
-    low, high = np.quantile(user_clicks[np.unique(queries.users)], [1 / 3, 2 / 3])
-    lengths = np.array([len(history) for history in queries.histories])
+    head = np.isin(decisions.targets, most)
+    activity = user_clicks[decisions.users]
+    low, high = np.quantile(user_clicks[np.unique(decisions.users)], [1 / 3, 2 / 3])
+    lengths = np.array([len(history) for history in decisions.histories])
     return {
-        "cold_items": clicks[queries.items] < COLD,
+        "cold_items": clicks[decisions.targets] < COLD,
         "long_tail": ~head,
         "head": head,
         "low_activity": activity <= low,

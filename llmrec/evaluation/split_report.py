@@ -4,6 +4,7 @@ import numpy as np
 
 from llmrec.config import EvaluationConfig
 from llmrec.data.dataset import InteractionData
+from llmrec.data.decision import Decisions
 from llmrec.evaluation.beyond_accuracy import category_matrix, diversity, gini, miscalibration, novelty, popularity_bias
 from llmrec.evaluation.metrics import (
     bootstrap_ci,
@@ -15,7 +16,7 @@ from llmrec.evaluation.metrics import (
     per_user,
     reciprocal_rank,
 )
-from llmrec.evaluation.ranking import Queries, Ranked
+from llmrec.evaluation.ranking import Ranked
 from llmrec.evaluation.slices import slices
 
 COMPARISONS = (
@@ -32,13 +33,13 @@ ALPHA = 0.05
 
 
 def split_report(
-    data: InteractionData, queries: Queries, models: dict[str, Ranked], config: EvaluationConfig, seed: int
+    data: InteractionData, decisions: Decisions, models: dict[str, Ranked], config: EvaluationConfig, seed: int
 ) -> dict:
     """Metrics, comparisons and slices of one split.
 
     Args:
         data: the prepared log.
-        queries: the split's test targets.
+        decisions: the split's test decisions with their targets.
         models: what each model makes of them.
         config: which K, how many bootstrap samples.
         seed: of the bootstrap.
@@ -51,33 +52,33 @@ def split_report(
     clicks = np.bincount(np.concatenate(data.train_histories), minlength=data.num_items)
     categories = category_matrix(data.items["categories"])
     columns = {
-        name: accuracy[name] | list_columns(queries, ranked.lists, clicks, categories, data.num_users)
+        name: accuracy[name] | list_columns(decisions, ranked.lists, clicks, categories, data.num_users)
         for name, ranked in models.items()
     }
-    masks = slices(queries, clicks, data.train_lengths)
+    masks = slices(decisions, clicks, data.train_lengths)
     return {
         "models": {
-            name: {metric: interval(column, queries.users, **bootstrap) for metric, column in columns[name].items()}
+            name: {metric: interval(column, decisions.users, **bootstrap) for metric, column in columns[name].items()}
             | {
-                "coverage": {"value": coverage(ranked.lists, data.num_items), "n": len(queries)},
-                "gini": {"value": gini(ranked.lists, data.num_items), "n": len(queries)},
+                "coverage": {"value": coverage(ranked.lists, data.num_items), "n": len(decisions)},
+                "gini": {"value": gini(ranked.lists, data.num_items), "n": len(decisions)},
             }
             for name, ranked in models.items()
         },
         "comparisons": {
-            f"{one}_vs_{two}": comparison(accuracy[one], accuracy[two], queries.users, **bootstrap)
+            f"{one}_vs_{two}": comparison(accuracy[one], accuracy[two], decisions.users, **bootstrap)
             for one, two in COMPARISONS
             if one in models and two in models
         },
         "slices": {
             slice_name: {
-                name: {m: interval(accuracy[name][m][mask], queries.users[mask], **bootstrap) for m in SLICED_METRICS}
+                name: {m: interval(accuracy[name][m][mask], decisions.users[mask], **bootstrap) for m in SLICED_METRICS}
                 for name in models
             }
             for slice_name, mask in masks.items()
         },
-        "targets": len(queries),
-        "users": len(np.unique(queries.users)),
+        "targets": len(decisions),
+        "users": len(np.unique(decisions.users)),
     }
 
 
@@ -92,14 +93,14 @@ def accuracy_columns(ranks: np.ndarray, ks: list[int]) -> dict[str, np.ndarray]:
 
 
 def list_columns(
-    queries: Queries, lists: np.ndarray, clicks: np.ndarray, categories: np.ndarray, num_users: int
+    decisions: Decisions, lists: np.ndarray, clicks: np.ndarray, categories: np.ndarray, num_users: int
 ) -> dict[str, np.ndarray]:
     """What the list for each target is like, float [M]; arguments as in `beyond_accuracy`."""
     return {
         "diversity": diversity(lists, categories),
         "novelty": novelty(lists, clicks, num_users),
-        "popularity_bias": popularity_bias(lists, queries.histories, clicks),
-        "miscalibration": miscalibration(lists, queries.histories, categories),
+        "popularity_bias": popularity_bias(lists, decisions.histories, clicks),
+        "miscalibration": miscalibration(lists, decisions.histories, categories),
     }
 
 

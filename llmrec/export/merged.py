@@ -11,11 +11,11 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from llmrec.data.dataset import InteractionData, load_data
+from llmrec.data.profiles import profile_texts
 from llmrec.errors import TrainingError, UserError
 from llmrec.export.gguf import GgufType, check_gguf, write_gguf
 from llmrec.export.onnx import check_onnx, write_onnx
 from llmrec.files import atomic_directory, atomic_path, read_json, write_json
-from llmrec.language.prompt import profiles
 from llmrec.policy.model import FILE_NAME, RecPolicy
 from llmrec.run import Run
 
@@ -91,7 +91,7 @@ def export(
 
 def sample_prompts(policy: RecPolicy, data: InteractionData, attributes: list[str], count: int) -> list[list[int]]:
     """Token ids of prompts of users spread over the user table, each with all that the user had."""
-    names = profiles(data.users, attributes)
+    names = profile_texts(data.users, attributes)
     users = range(0, data.num_users, max(1, data.num_users // count))[:count]
     return [policy.prompts.prompt(names[user], data.histories[user]) for user in users]
 

@@ -10,13 +10,12 @@ forward pass over a history holds the policy's decision at every one of its pref
 
 from dataclasses import dataclass
 
-import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from llmrec.catalogue.facts import Fact
 from llmrec.catalogue.vocabulary import ItemVocabulary
 from llmrec.config import CatalogueConfig
-from llmrec.errors import ConfigError, ModelError
+from llmrec.errors import ModelError
 from llmrec.language.templates import Segment
 
 NEW_USER = "new user"  # the profile of someone of whom nothing is known
@@ -155,17 +154,3 @@ class PromptBuilder:
     @property
     def _longest(self) -> int:
         return int(self.vocabulary.lengths.max())
-
-
-def profiles(users: pd.DataFrame, attributes: list[str]) -> list[str]:
-    """What the prompt says of each user: the named attributes, in order; `new user` where nothing is known.
-
-    Raises:
-        ConfigError: an attribute is not a column of the user table.
-    """
-    for name in attributes:
-        if name not in users.columns:
-            known = ", ".join(column for column in users.columns if column != "user_id") or "none"
-            raise ConfigError(f"catalogue.user_attributes: the user table has no `{name}`; its attributes: {known}.")
-    rows = users[attributes].fillna("").astype(str).itertuples(index=False) if attributes else [()] * len(users)
-    return [" ".join(value for value in row if value) or NEW_USER for row in rows]

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from llmrec.config import DataConfig, load_config
-from llmrec.data.dataset import InteractionData, load_data
+from llmrec.data.dataset import InteractionData, Targets, load_data
+from llmrec.data.decision import Decisions
 from llmrec.errors import DataError, ModelError
 from llmrec.off_policy import estimators as off_policy
 from llmrec.off_policy.estimators import Estimate, bootstrap, diagnose, importance_weights
@@ -236,9 +237,7 @@ def target_of_run(log: ExposureLog, run: Run, model: str | None) -> Target:
 
 def _policy_probabilities(run: Run, model: str, data: InteractionData, states: Sequence[Sequence[int]]) -> np.ndarray:
     """Probabilities [S, N] of the adapter `model` in states (user, clicks before)."""
-    from llmrec.language.prompt import profiles
     from llmrec.policy.model import RecPolicy
-    from llmrec.policy.packing import Window
     from llmrec.policy.ranking import item_scores
 
     policy = RecPolicy.from_pretrained(run.path(model, "adapter"))
@@ -247,13 +246,8 @@ def _policy_probabilities(run: Run, model: str, data: InteractionData, states: S
             f"The policy of {run.directory} spells items by several tokens, so that it gives no exact probability of "
             "each. Train one with `catalogue.scheme: atomic`."
         )
-    names, width = profiles(data.users, run.config.catalogue.user_attributes), run.config.catalogue.max_history
-    histories = [data.histories[user][:before].tolist() for user, before in states]
-    windows = [
-        Window(names[user], history[:-width], history[-width:])
-        for (user, _), history in zip(states, histories, strict=True)
-    ]
-    return np.concatenate([scores.double().exp().cpu().numpy() for scores in item_scores(policy, windows, BATCH)])
+    decisions = Decisions.from_targets(data, _targets(states), run.config.catalogue)
+    return np.concatenate([scores.double().exp().cpu().numpy() for scores in item_scores(policy, decisions, BATCH)])
 
 
 def _reward_probabilities(run: Run, model: str, data: InteractionData, states: Sequence[Sequence[int]]) -> np.ndarray:
@@ -263,16 +257,19 @@ def _reward_probabilities(run: Run, model: str, data: InteractionData, states: S
 
     rewarder, words = load_reward_model(run.path(model), data.items["item_id"]), profile_words(data.users)
     parts = []
-    for start in range(0, len(states), BATCH):
-        part = states[start : start + BATCH]
-        histories = [data.histories[user][:before] for user, before in part]
-        purchases = [data.purchases_before(user, before) for user, before in part]
-        profiles, weight = words[[user for user, _ in part]], run.config.reward.conversion_weight
-        rewards = rewarder.log_rewards(histories, purchases, profiles, weight).double().cpu()
-        for row, history in zip(rewards, histories, strict=True):
+    weight = run.config.reward.conversion_weight
+    for part in Decisions.from_targets(data, _targets(states)).batches(BATCH):
+        rewards = rewarder.log_rewards(part.histories, part.purchased, words[part.users], weight).double().cpu()
+        for row, history in zip(rewards, part.histories, strict=True):
             row[history] = -np.inf
         parts.append(rewards.softmax(-1).numpy())
     return np.concatenate(parts)
+
+
+def _targets(states: Sequence[Sequence[int]]) -> Targets:
+    """States (user, clicks before) as prediction targets, [S]."""
+    users, positions = np.array(states, dtype=np.int64).reshape(-1, 2).T
+    return Targets(users, positions)
 
 
 # --- evaluation -----------------------------------------------------------------------------------

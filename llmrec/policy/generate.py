@@ -45,7 +45,7 @@ def generate(
     """Writes completions; prompts are read once, whatever the number of completions.
 
     Args:
-        prompts: B windows without completions.
+        prompts: B prompts without completions.
         max_new_tokens: T at most.
         uniforms: randomness in [0, 1), [B*G, T]: which token is drawn at each step, so that results do not depend on
             how prompts are batched or spread over processes. None: the most probable token.

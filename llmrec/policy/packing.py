@@ -11,25 +11,11 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 
+from llmrec.data.decision import Decision
 from llmrec.policy.distribution import DecodingState, Scores
 from llmrec.policy.model import RecPolicy
 
-
-@dataclass(frozen=True)
-class Window:
-    """One stretch of one user's history, and what may be said at its end.
-
-    Attributes:
-        profile: of the user, for the prompt's header.
-        prior: items that the user had before the window; never recommended, not shown.
-        items: items that the window shows.
-        completions: each the token ids of a recommendation and its justification, end token included.
-    """
-
-    profile: str
-    prior: Sequence[int]
-    items: Sequence[int]
-    completions: Sequence[Sequence[int]] = ()
+Branches = Sequence[Sequence[int]]  # token ids of all completions of one prompt
 
 
 @dataclass(frozen=True)
@@ -119,23 +105,37 @@ class PackedBatch:
         return hidden[self.owner[:, None], index]
 
 
-def pack(policy: RecPolicy, windows: Sequence[Window], completion_width: int = 1) -> PackedBatch:
-    """Renders windows to one padded batch, on the CPU; completions are padded to `completion_width` at least."""
-    prompts = [policy.prompts.header(w.profile) + policy.vocabulary.tokens_of(w.items) for w in windows]
-    completions = [completion for window in windows for completion in window.completions]
-    lengths = torch.tensor([len(completion) for completion in completions], dtype=torch.int64)
-    end, width = policy.prompts.end, max([1, *(len(w.items) for w in windows)])
-    whole = [len(prompt) + sum(map(len, w.completions)) for prompt, w in zip(prompts, windows, strict=True)]
-    tokens = np.full((len(windows), max(whole)), end)
+def pack(
+    policy: RecPolicy,
+    decisions: Sequence[Decision],
+    completions: Sequence[Branches] | None = None,
+    completion_width: int = 1,
+) -> PackedBatch:
+    """Renders B prompts and their completions to one padded batch, on the CPU.
+
+    Args:
+        decisions: the prompts, [B].
+        completions: per prompt, the completions that branch off at its end: each the token ids of a recommendation and
+            its justification, end token included. None: prompts alone.
+        completion_width: completions are padded to this width at least.
+    """
+    branches = [()] * len(decisions) if completions is None else completions
+    prompts = [policy.prompts.header(d.profile) + policy.vocabulary.tokens_of(d.items) for d in decisions]
+    flat = [completion for of_prompt in branches for completion in of_prompt]
+    lengths = torch.tensor([len(completion) for completion in flat], dtype=torch.int64)
+    end = policy.prompts.end
+    width = max([1, *(len(d.items) for d in decisions)])
+    whole = [len(prompt) + sum(map(len, of_prompt)) for prompt, of_prompt in zip(prompts, branches, strict=True)]
+    tokens = np.full((len(decisions), max(whole)), end)
     branch, positions = np.full_like(tokens, -1), np.zeros_like(tokens)
-    items = np.full((len(windows), width), -1)
-    had = np.zeros((len(windows), len(policy.vocabulary.sequences)), dtype=bool)
-    completion = np.full((len(completions), max([completion_width, *lengths.tolist()])), end)
-    decisions, owner, offset = [], [], []
-    for b, (window, prompt) in enumerate(zip(windows, prompts, strict=True)):
+    items = np.full((len(decisions), width), -1)
+    had = np.zeros((len(decisions), len(policy.vocabulary.sequences)), dtype=bool)
+    completion = np.full((len(flat), max([completion_width, *lengths.tolist()])), end)
+    chosen, owner, offset = [], [], []
+    for b, (decision, prompt, of_prompt) in enumerate(zip(decisions, prompts, branches, strict=True)):
         place = len(prompt)
         tokens[b, :place], branch[b, :place], positions[b, :place] = prompt, 0, np.arange(place)
-        for number, written in enumerate(window.completions, start=1):
+        for number, written in enumerate(of_prompt, start=1):
             completion[len(owner), : len(written)] = written
             span = slice(place, place + len(written))
             tokens[b, span], branch[b, span] = written, number
@@ -143,36 +143,45 @@ def pack(policy: RecPolicy, windows: Sequence[Window], completion_width: int = 1
             owner.append(b)
             offset.append(place)
             place += len(written)
-        items[b, : len(window.items)] = window.items
-        had[b, list(window.prior)] = True
-        decisions += _decisions(policy, b, window, len(policy.prompts.header(window.profile)))
-    row, position, slot, node, target = torch.tensor(decisions, dtype=torch.int64).reshape(-1, 5).T.contiguous()
+        items[b, : len(decision.items)] = decision.items
+        had[b, list(decision.prior)] = True
+        chosen += _shown_choices(policy, b, decision, len(policy.prompts.header(decision.profile)))
+    row, position, slot, node, target = torch.tensor(chosen, dtype=torch.int64).reshape(-1, 5).T.contiguous()
     return PackedBatch(
-        torch.from_numpy(tokens), torch.from_numpy(branch), torch.from_numpy(positions),
-        torch.from_numpy(items), torch.from_numpy(had),
-        row, position, slot, node, target,
-        torch.tensor(owner, dtype=torch.int64), torch.tensor(offset, dtype=torch.int64),
-        torch.from_numpy(completion), torch.arange(completion.shape[1]) < lengths[:, None],
-        torch.tensor([len(prompt) for prompt in prompts]),
-    )  # fmt: skip
+        tokens=torch.from_numpy(tokens),
+        branch=torch.from_numpy(branch),
+        positions=torch.from_numpy(positions),
+        items=torch.from_numpy(items),
+        had=torch.from_numpy(had),
+        row=row,
+        position=position,
+        slot=slot,
+        node=node,
+        target=target,
+        owner=torch.tensor(owner, dtype=torch.int64),
+        offset=torch.tensor(offset, dtype=torch.int64),
+        completion=torch.from_numpy(completion),
+        completion_mask=torch.arange(completion.shape[1]) < lengths[:, None],
+        prompt_length=torch.tensor([len(prompt) for prompt in prompts]),
+    )
 
 
-def _decisions(policy: RecPolicy, row: int, window: Window, position: int) -> list[tuple[int, ...]]:
+def _shown_choices(policy: RecPolicy, row: int, decision: Decision, position: int) -> list[tuple[int, ...]]:
     """(row, position, slot, node, target) of every token of every shown item.
 
     A window that starts amid a history shows none of what came before: nothing can be learned from its first item.
     A repeated item could not have been chosen; it is shown, but is no decision.
     """
-    decisions = []
-    seen = set(map(int, window.prior))
-    for slot, item in enumerate(window.items):
+    choices = []
+    seen = set(map(int, decision.prior))
+    for slot, item in enumerate(decision.items):
         sequence = policy.vocabulary.sequences[item]
         if not (slot == 0 and seen) and item not in seen:
             for step, node in enumerate(policy.vocabulary.paths[item]):
-                decisions.append((row, position - 1 + step, slot, node, sequence[step]))
+                choices.append((row, position - 1 + step, slot, node, sequence[step]))
         seen.add(int(item))
         position += len(sequence)
-    return decisions
+    return choices
 
 
 def item_log_probs(

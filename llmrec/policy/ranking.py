@@ -4,25 +4,26 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from llmrec.data.decision import Decision
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packing import Window, pack
+from llmrec.policy.packing import pack
 
 
 @torch.inference_mode()
-def item_scores(policy: RecPolicy, windows: Sequence[Window], batch_size: int = 32) -> Iterator[torch.Tensor]:
+def item_scores(policy: RecPolicy, decisions: Sequence[Decision], batch_size: int = 32) -> Iterator[torch.Tensor]:
     """Log-probability of every item as the next recommendation.
 
     Args:
-        windows: prompts, without completions.
-        batch_size: windows a forward pass.
+        decisions: M prompts.
+        batch_size: prompts a forward pass.
 
     Yields:
-        float32 [b, N] for each batch of windows in order; -inf for items that may not be recommended and, under a
+        float32 [b, N] for each batch of prompts in order; -inf for items that may not be recommended and, under a
         scheme of several tokens an item, for those outside the beam.
     """
     policy.eval()
-    for start in range(0, len(windows), batch_size):
-        part = windows[start : start + batch_size]
+    for start in range(0, len(decisions), batch_size):
+        part = decisions[start : start + batch_size]
         batch = pack(policy, part).to(policy.device)
         if policy.vocabulary.trie.flat:
             hidden = policy(*batch.inputs())
@@ -31,13 +32,13 @@ def item_scores(policy: RecPolicy, windows: Sequence[Window], batch_size: int = 
             columns = policy.distribution.items(last, state.node, state.available)
             yield torch.empty_like(columns).index_copy_(1, policy.vocabulary.trie.order, columns)
         else:
-            yield torch.cat([_beam(policy, window) for window in part])
+            yield torch.cat([_beam(policy, decision) for decision in part])
 
 
-def _beam(policy: RecPolicy, window: Window, width: int = 40) -> torch.Tensor:
+def _beam(policy: RecPolicy, decision: Decision, width: int = 40) -> torch.Tensor:
     """Scores [1, N] of the items that a beam of `width` over the trie reaches, -inf for all others."""
     distribution, trie = policy.distribution, policy.vocabulary.trie
-    batch = pack(policy, [window]).to(policy.device)
+    batch = pack(policy, [decision]).to(policy.device)
     scores = torch.full((1, trie.num_items), -torch.inf, device=policy.device)
     output = policy.backbone(policy.embed(batch.tokens), use_cache=True)
     cache, hidden = output.past_key_values, output.last_hidden_state[:, -1]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from llmrec.policy.packing import Window
+from llmrec.data.decision import Decision
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Experience:
     """B prompts with G scored episodes each, ready to learn from; tensors are [B*G, T], prompt-major.
 
     Attributes:
-        windows: prompts with their completions.
+        decisions: the prompts, [B].
+        completions: token ids of each prompt's G completions.
         learned: tokens that the sampled objective learns from.
         valued: tokens whose states the critic learns from.
         item: tokens of the item span.
@@ -39,7 +40,8 @@ class Experience:
         items: exact item experience of each prompt; empty when items are learned from samples.
     """
 
-    windows: list[Window]
+    decisions: list[Decision]
+    completions: list[list[list[int]]]
     learned: torch.Tensor
     valued: torch.Tensor
     item: torch.Tensor
@@ -52,16 +54,17 @@ class Experience:
 
     def select(self, prompts: np.ndarray) -> "Experience":
         """Some prompts with all their episodes, cut to the longest completion among them."""
-        windows = [self.windows[p] for p in prompts]
-        group = len(self.learned) // len(self.windows)
+        decisions = [self.decisions[p] for p in prompts]
+        completions = [self.completions[p] for p in prompts]
+        group = len(self.learned) // len(self.decisions)
         rows = torch.from_numpy((prompts[:, None] * group + np.arange(group)).reshape(-1)).to(self.learned.device)
-        width = max(len(completion) for window in windows for completion in window.completions)
+        width = max(len(completion) for of_prompt in completions for completion in of_prompt)
         tensors = (
             self.learned, self.valued, self.item, self.log_probs, self.ref_log_probs,
             self.values, self.advantages, self.returns,
         )  # fmt: skip
         items = [self.items[p] for p in prompts] if self.items else []
-        return Experience(windows, *(tensor[rows, :width] for tensor in tensors), items)
+        return Experience(decisions, completions, *(tensor[rows, :width] for tensor in tensors), items)
 
     def counts(self) -> torch.Tensor:
         """How much there is to average over: learned, valued and item tokens, decisions, and those taken; [5]."""
@@ -70,4 +73,6 @@ class Experience:
 
     def lengths(self) -> np.ndarray:
         """Tokens of each prompt, up to the header, with all its completions, [B]."""
-        return np.array([len(w.items) + sum(map(len, w.completions)) for w in self.windows])
+        return np.array(
+            [len(d.items) + sum(map(len, c)) for d, c in zip(self.decisions, self.completions, strict=True)]
+        )

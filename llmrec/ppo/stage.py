@@ -5,15 +5,16 @@ accelerate launch scripts/train_ppo.py --config configs/quickstart.yaml
 
 import os
 
+import numpy as np
 import torch
-from datasets import Dataset
 from trl.experimental.ppo import PPOConfig as TRLPPOConfig
 
 from llmrec.config import Config, PPOConfig
 from llmrec.data.dataset import InteractionData, load_data
+from llmrec.data.decision import Decisions
+from llmrec.data.profiles import profile_texts
 from llmrec.distributed import is_main_process, settle_mixed_precision
 from llmrec.errors import ConfigError, RewardError
-from llmrec.language.prompt import profiles
 from llmrec.policy.model import RecPolicy
 from llmrec.ppo.checkpoint import newest_checkpoint
 from llmrec.ppo.trainer import RecPPOTrainer
@@ -21,7 +22,7 @@ from llmrec.progress import watch
 from llmrec.reward.composite import CompositeReward
 from llmrec.run import Run
 from llmrec.selection.guard import Guard, Validation
-from llmrec.selection.validation import Held, validation_sample
+from llmrec.selection.validation import validation_sample
 from reward_models import EaseJudge
 
 GUARD_ROWS = 32  # validation users that the reward model reads at a time
@@ -52,8 +53,8 @@ def train_ppo(run: Run) -> dict:
     policy.add_rl_adapter()
     reward = CompositeReward.from_pretrained(run.path("reward"), data, policy.facts, run.config.reward)
     guard = validation_guard(run, data, reward)
-    rows = training_rows(data, run.config)
-    trainer = RecPPOTrainer(training_arguments(run), section, policy, reward, rows, guard)
+    prompts = training_decisions(data, run.config)
+    trainer = RecPPOTrainer(training_arguments(run), section, policy, reward, prompts, guard)
     checkpoint = newest_checkpoint(run.path("ppo", "checkpoints"))
     try:
         with watch(trainer, run, "ppo", COLUMNS) as trainer.record:
@@ -84,47 +85,38 @@ def _what_is_safe(run: Run) -> str:
     return f"Mend it and run the same command again: it goes on {where}."
 
 
-def training_rows(data: InteractionData, config: Config) -> Dataset:
-    """Prompts to learn from: windows of training histories, each with at least one item.
+def training_decisions(data: InteractionData, config: Config) -> Decisions:
+    """The prompts that PPO learns from: windows of `catalogue.max_history` items over every training history.
 
-    Returns:
-        rows `user, profile, prior, items, purchased`; `purchased` covers `prior + items`. All but the newest item of a
-        training history can be shown: what follows the window is what the user really took.
+    The newest window of a history ends with its newest training item; each earlier one ends where the next begins.
     """
     width = config.catalogue.max_history
-    names = profiles(data.users, config.catalogue.user_attributes)
-    rows = []
-    for user, history in enumerate(data.train_histories):
-        for stop in range(len(history), 0, -width):
-            start = max(0, stop - width)
-            rows.append(
-                {
-                    "user": user,
-                    "profile": names[user],
-                    "prior": history[:start].tolist(),
-                    "items": history[start:stop].tolist(),
-                    "purchased": data.purchases[user][:stop].tolist(),
-                }
-            )
-    return Dataset.from_list(rows)
+    texts = profile_texts(data.users, config.catalogue.user_attributes)
+    places = [
+        (user, stop) for user, history in enumerate(data.train_histories) for stop in range(len(history), 0, -width)
+    ]
+    lengths = data.train_lengths
+    return Decisions(
+        profiles=[texts[user] for user, _ in places],
+        histories=[data.histories[user][:stop] for user, stop in places],
+        purchased=[data.purchases[user][:stop] for user, stop in places],
+        users=np.array([user for user, _ in places], dtype=np.int64),
+        targets=np.array([data.histories[u][stop] if stop < lengths[u] else -1 for u, stop in places], dtype=np.int64),
+        max_history=width,
+    )
 
 
 def validation_guard(run: Run, data: InteractionData, reward: CompositeReward) -> Guard:
     """A guard on a seeded sample of `InteractionData.selection_targets`."""
     sample = validation_sample(data, run.config.ppo.eval_users, run.config.seed)
-    held = Held.of(data, sample, run.config)
-    places = list(zip(sample.users, sample.positions, strict=True))
-    rows = [
-        {"user": user, "prior": w.prior, "items": w.items, "purchased": data.purchases_before(user, position)}
-        for w, (user, position) in zip(held.windows, places, strict=True)
-    ]
+    decisions = Decisions.from_targets(data, sample, run.config.catalogue)
     judge = EaseJudge.from_pretrained(run.path("reward"), data.items["item_id"])
-    histories = [data.histories[user][:position] for user, position in places]
     last = []  # a few rows at a time: every decision of every window does not fit into memory
-    for start in range(0, len(rows), GUARD_ROWS):
-        last += [decisions[-1].cpu().clone() for decisions in reward.decisions(rows[start : start + GUARD_ROWS])]
-    validation = Validation(held, torch.stack(last), reward.judged(judge)(histories))
-    return Guard(validation, run.path("ppo", "best"))
+    for part in decisions.batches(GUARD_ROWS):
+        last += [rewards[-1].cpu().clone() for rewards in reward.decisions(part)]
+    return Guard(
+        Validation(decisions, torch.stack(last), reward.judged(judge)(decisions.histories)), run.path("ppo", "best")
+    )
 
 
 def training_arguments(run: Run) -> TRLPPOConfig:

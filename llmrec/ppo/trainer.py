@@ -6,12 +6,10 @@ adapter, exact item decisions, resumable state. Names of options and metrics are
 """
 
 import time
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
-from datasets import Dataset
 from torch import nn
 from transformers import set_seed
 from trl.experimental.ppo import PPOConfig as TRLPPOConfig
@@ -19,11 +17,12 @@ from trl.experimental.ppo import PPOTrainer
 from trl.trainer.utils import disable_dropout_in_model
 
 from llmrec.config import PPOConfig
+from llmrec.data.decision import Decision, Decisions
 from llmrec.language.prompt import Recommendation
 from llmrec.policy.distribution import ITEM
 from llmrec.policy.generate import Completions, generate, parse
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packing import PackedBatch, Window, decision_log_probs, pack, taken_log_probs
+from llmrec.policy.packing import PackedBatch, decision_log_probs, pack, taken_log_probs
 from llmrec.ppo.advantages import ESTIMATORS, Rewarded, adapted, exact_item_advantages, place_rewards
 from llmrec.ppo.averaging import WeightAverage
 from llmrec.ppo.checkpoint import load_checkpoint, save_checkpoint
@@ -46,7 +45,7 @@ class RecPPOTrainer(PPOTrainer):
         section: what TRL has no option for.
         policy: trained in place; `policy.add_rl_adapter()` was called.
         reward: see `Reward`.
-        train_dataset: rows `profile, prior, items, purchased` and maybe `user`; see `ppo.stage.training_rows`.
+        train_dataset: the prompts to learn from; see `ppo.stage.training_decisions`.
         guard: looks at validation and keeps the best adapter; None: the last adapter stays.
 
     Attributes:
@@ -62,7 +61,7 @@ class RecPPOTrainer(PPOTrainer):
         section: PPOConfig,
         policy: RecPolicy,
         reward: Reward,
-        train_dataset: Dataset,
+        train_dataset: Decisions,
         guard: Guard | None = None,
     ):
         self.policy = policy
@@ -116,14 +115,14 @@ class RecPPOTrainer(PPOTrainer):
     def collect(self, update: int) -> tuple[Experience, dict[str, float]]:
         """Rolls out, scores and turns rewards into advantages; also what is logged of it."""
         args, section = self.args, self.section
-        rows = self.rows_of(update)
-        prompts = pack(self.policy, [_window(row) for row in rows]).to(self.accelerator.device)
+        decisions = self.decisions_of(update)
+        prompts = pack(self.policy, decisions).to(self.accelerator.device)
         with self.accelerator.autocast():
             sampled = self.rollout(prompts, update)
-            windows = _with_completions(rows, sampled.lists())
-            reference = self._reference(windows)
+            completions = _by_prompt(sampled.lists(), section.num_generations)
+            reference = self._reference(decisions, completions)
             values = self.accelerator.unwrap_model(self.model).critic(sampled.hidden) * sampled.mask
-        episodes = [row for row in rows for _ in range(section.num_generations)]
+        episodes = [decision for decision in decisions for _ in range(section.num_generations)]
         recommendations = parse(self.policy, sampled)
         reward = self.reward(recommendations, episodes)
         finished = torch.tensor([r.finished for r in recommendations]).to(values.device)
@@ -143,13 +142,22 @@ class RecPPOTrainer(PPOTrainer):
             Rewarded(rewards, values, sampled.mask, item, learned),
             section.num_generations, args.gamma, args.lam, self._total,
         )  # fmt: skip
-        items, item_metrics = self._item_experience(rows, prompts, sampled, reference) if self.exact else ([], {})
+        items, item_metrics = self._item_experience(decisions, prompts, sampled, reference) if self.exact else ([], {})
         if returns is None:  # there is no critic
             valued, returns = torch.zeros_like(valued), torch.zeros_like(values)
         experience = Experience(
-            windows, learned, valued, item, sampled.log_probs, reference.scores.log_probs,
-            values, advantages, returns, items,
-        )  # fmt: skip
+            decisions=decisions,
+            completions=completions,
+            learned=learned,
+            valued=valued,
+            item=item,
+            log_probs=sampled.log_probs,
+            ref_log_probs=reference.scores.log_probs,
+            values=values,
+            advantages=advantages,
+            returns=returns,
+            items=items,
+        )
         self._show_samples(update, episodes, recommendations, reward)
         score = (item_reward + text_reward).mean()
         metrics = {
@@ -173,7 +181,7 @@ class RecPPOTrainer(PPOTrainer):
         order = np.random.default_rng((self.args.seed, update, self.accelerator.process_index))
         steps: list[dict[str, float]] = []
         for _ in range(self.args.num_ppo_epochs):
-            for prompts in np.split(order.permutation(len(experience.windows)), self.args.num_mini_batches):
+            for prompts in np.split(order.permutation(len(experience.decisions)), self.args.num_mini_batches):
                 steps.append(self._mini_batch(experience.select(prompts)))
                 if not self._checked:
                     check_first_step(steps[0], self._tolerance)
@@ -213,7 +221,7 @@ class RecPPOTrainer(PPOTrainer):
         """The loss of a micro-batch, and its share of what is logged; all divided by the counts of the mini-batch."""
         args, section = self.args, self.section
         learned, valued, items, decisions, taken = counts
-        batch = pack(self.policy, part.windows).to(self.accelerator.device)
+        batch = pack(self.policy, part.decisions, part.completions).to(self.accelerator.device)
         new: NetworkOutput = self.model(batch, args.temperature, self.exact)
         difference = new.scores.log_probs - part.log_probs
         pg_loss, pg_clipped = policy_loss(
@@ -262,20 +270,21 @@ class RecPPOTrainer(PPOTrainer):
             self.policy, prompts, self.args.response_length, uniforms, generations, self.args.temperature
         )  # fmt: skip
 
-    def _reference(self, windows: list[Window]) -> NetworkOutput:
+    def _reference(self, decisions: list[Decision], completions: list[list[list[int]]]) -> NetworkOutput:
         """What the reference (the RL adapter off) makes of completions, and of the decisions that prompts show."""
         parts = []
-        width = max(len(completion) for window in windows for completion in window.completions)
+        width = max(len(completion) for of_prompt in completions for completion in of_prompt)
         size = max(1, self.args.local_rollout_forward_batch_size // self.section.num_generations)
         network = self.accelerator.unwrap_model(self.model)
         with self.policy.reference():
-            for start in range(0, len(windows), size):
-                batch = pack(self.policy, windows[start : start + size], width).to(self.accelerator.device)
-                parts.append(network(batch, self.args.temperature, self.exact))
+            for start in range(0, len(decisions), size):
+                part = slice(start, start + size)
+                batch = pack(self.policy, decisions[part], completions[part], width)
+                parts.append(network(batch.to(self.accelerator.device), self.args.temperature, self.exact))
         return NetworkOutput.concatenate(parts)
 
     def _item_experience(
-        self, rows: list[dict], prompts: PackedBatch, sampled: Completions, reference: NetworkOutput
+        self, decisions: list[Decision], prompts: PackedBatch, sampled: Completions, reference: NetworkOutput
     ) -> tuple[list[ItemExperience], dict[str, torch.Tensor]]:
         """Advantages of all items at every decision that the prompts show and at the one that each ends in."""
         coefficient = self.kl_scale * self.section.item_kl_coef
@@ -283,7 +292,7 @@ class RecPPOTrainer(PPOTrainer):
         log_probs = decision_log_probs(self.policy, prompts, sampled.prompt_hidden, self.args.temperature)
         experience, kl, expected = [], [], []
         for b, (new, ref, rewards) in enumerate(
-            zip(log_probs, reference.items, self.reward.decisions(rows), strict=True)
+            zip(log_probs, reference.items, self.reward.decisions(decisions), strict=True)
         ):
             rewards = rewards.to(new.device)[:, columns]
             taken = len(taken_log_probs(self.policy, new, prompts.items[b]))
@@ -294,7 +303,7 @@ class RecPPOTrainer(PPOTrainer):
         metrics = {"objective/item_kl": torch.stack(kl).mean(), "objective/item_reward": torch.stack(expected).mean()}
         return experience, metrics
 
-    def rows_of(self, update: int) -> list[dict]:
+    def decisions_of(self, update: int) -> list[Decision]:
         """This process's prompts of an update: seeded permutations of the dataset, one after the other.
 
         Nothing but the number of the update decides, so a resumed run sees what an uninterrupted one would have.
@@ -320,7 +329,7 @@ class RecPPOTrainer(PPOTrainer):
         return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
     def _show_samples(
-        self, update: int, rows: list[dict], recommendations: list[Recommendation], reward: RewardBatch
+        self, update: int, decisions: list[Decision], recommendations: list[Recommendation], reward: RewardBatch
     ) -> None:
         if not self.section.sample_steps or (update - 1) % self.section.sample_steps:
             return
@@ -329,14 +338,14 @@ class RecPPOTrainer(PPOTrainer):
             [
                 Sample(
                     update,
-                    row["profile"],
-                    [titles[item] for item in row["items"]],
+                    decision.profile,
+                    [titles[item] for item in decision.items],
                     titles[said.item] if said.item >= 0 else "(broke off)",
                     said.text(titles),
                     {name: float(part[number]) for name, part in reward.parts.items()},
                 )
-                for number in range(0, len(rows), max(1, len(rows) // SAMPLES))[:SAMPLES]
-                for row, said in [(rows[number], recommendations[number])]
+                for number in range(0, len(decisions), max(1, len(decisions) // SAMPLES))[:SAMPLES]
+                for decision, said in [(decisions[number], recommendations[number])]
             ]
         )
 
@@ -424,13 +433,6 @@ def _averages(steps: list[dict[str, float]]) -> dict[str, float]:
     return averages | {"val/ratio_var": float(np.var([step["val/ratio"] for step in steps]))}
 
 
-def _window(row: dict) -> Window:
-    return Window(row["profile"], row["prior"], row["items"])
-
-
-def _with_completions(rows: list[dict], completions: Sequence[list[int]]) -> list[Window]:
-    group = len(completions) // len(rows)
-    return [
-        Window(row["profile"], row["prior"], row["items"], completions[b * group : (b + 1) * group])
-        for b, row in enumerate(rows)
-    ]
+def _by_prompt(completions: list[list[int]], group: int) -> list[list[list[int]]]:
+    """Completions of consecutive prompts, `group` each."""
+    return [completions[start : start + group] for start in range(0, len(completions), group)]

@@ -11,8 +11,9 @@ from functools import partial
 
 from llmrec.config import Config
 from llmrec.data.dataset import InteractionData
+from llmrec.data.decision import Decisions
 from llmrec.evaluation.metrics import ndcg
-from llmrec.evaluation.ranking import Queries, Score, rank
+from llmrec.evaluation.ranking import Score, rank
 from llmrec.recommenders.baselines import EASE, Baseline, ItemKNN, Markov, Popularity
 from llmrec.recommenders.sasrec import SASRec
 
@@ -46,10 +47,10 @@ def fit_baselines(data: InteractionData, config: Config, advance: Callable[..., 
         config: `evaluation.sasrec` gives SASRec's grid; null leaves it out.
         advance: called after each fit, see `llmrec.evaluation.evaluate`.
     """
-    queries = Queries.of(data, data.selection_targets())
+    decisions = Decisions.from_targets(data, data.selection_targets())
 
     def validate(scores: Score) -> float:
-        return float(ndcg(rank(scores, queries, config.seed).ranks, 10).mean())
+        return float(ndcg(rank(scores, decisions, config.seed).ranks, 10).mean())
 
     grids = dict(GRIDS)
     if config.evaluation.sasrec is not None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from llmrec.catalogue.facts import FactBook
 from llmrec.config import RewardConfig
 from llmrec.data.dataset import InteractionData
+from llmrec.data.decision import Decision
 from llmrec.errors import DataError
 from llmrec.language.groundedness import check
 from llmrec.language.prompt import Recommendation
@@ -102,13 +103,12 @@ class CompositeReward:
             text = TextRewardModel.from_pretrained(directory / "text", data.items)
         return cls(model, facts, config, data, text)
 
-    def __call__(self, recommendations: Sequence[Recommendation], rows: Sequence[dict]) -> RewardBatch:
+    def __call__(self, recommendations: Sequence[Recommendation], decisions: Sequence[Decision]) -> RewardBatch:
         """Scores recommendations.
 
         Args:
             recommendations: B parsed completions.
-            rows: what each answers: `profile, prior, items` and `purchased` (of `prior + items`) of the user, and,
-                where the user is in the log, `user`, the index there, by which the model knows the profile.
+            decisions: what each answers, purchases included. The reward model knows a user's profile by `user`.
 
         Raises:
             DataError: an item outside the catalogue, or a user outside the log.
@@ -117,12 +117,14 @@ class CompositeReward:
         self._check_items(recommendations)
         config, items = self.config, torch.tensor([r.item for r in recommendations])
         whole, index = items >= 0, items.clamp(min=0)
-        log_rewards = self.model.log_rewards(*_histories(rows), self._profiles(rows), config.conversion_weight).cpu()
+        log_rewards = self.model.log_rewards(
+            *_histories(decisions), self._profiles(decisions), config.conversion_weight
+        ).cpu()
         parts = {
             "log_odds": torch.where(whole, log_odds(_pick(log_rewards, index)), -self.CLIP),
             "popularity": torch.where(whole, self.popularity[index], 0.0),
             **{name: torch.where(whole, values[index], 0.0) for name, values in self.terms.items()},
-            **self._text_parts(recommendations, rows),
+            **self._text_parts(recommendations, decisions),
         }
         for name, values in parts.items():
             finite(name, values)
@@ -134,16 +136,18 @@ class CompositeReward:
         text = text + sum(part.weight * parts[part.callable] for part in config.parts)
         return RewardBatch(item - config.penalties.had * parts["had"], text, parts)
 
-    def _text_parts(self, recommendations: Sequence[Recommendation], rows: Sequence[dict]) -> dict[str, Tensor]:
-        histories = [{*row["prior"], *row["items"]} for row in rows]
+    def _text_parts(
+        self, recommendations: Sequence[Recommendation], decisions: Sequence[Decision]
+    ) -> dict[str, Tensor]:
+        histories = [set(decision.history.tolist()) for decision in decisions]
         pairs = list(zip(recommendations, histories, strict=True))
         found = [faults(recommendation, history, self.config.penalties) for recommendation, history in pairs]
         parts = {name: torch.tensor([fault[name] for fault in found]) for name in FAULTS}
         parts["groundedness"] = torch.tensor([check(self.facts, *pair).score for pair in pairs])
         if self.text is not None:
-            parts["text"] = self.text.scores(recommendations, rows).clamp(-self.CLIP, self.CLIP)
+            parts["text"] = self.text.scores(recommendations, decisions).clamp(-self.CLIP, self.CLIP)
         for name, function in self.functions.items():
-            parts[name] = call(name, function, recommendations, rows)
+            parts[name] = call(name, function, recommendations, decisions)
         return parts
 
     def item_rewards(self, log_rewards: Tensor, popularity: Tensor | None = None) -> Tensor:
@@ -169,8 +173,8 @@ class CompositeReward:
         )
         return lambda histories: self.item_rewards(judge.log_rewards(histories, weight).cpu(), popularity)
 
-    def decisions(self, rows: Sequence[dict]) -> list[Tensor]:
-        """Weighted item rewards of all N items after each shown item of each row, per row [J, N].
+    def decisions(self, decisions: Sequence[Decision]) -> list[Tensor]:
+        """Weighted item rewards of all N items after each shown item of each decision, per decision [J, N].
 
         The model reads what the prompt shows; of `prior` it knows only that it is had.
 
@@ -178,33 +182,34 @@ class CompositeReward:
             DataError: a user outside the log.
             RewardError: the click/purchase model gives what is no finite number.
         """
-        width = max(len(row["items"]) for row in rows)
-        items = torch.zeros(len(rows), width, dtype=torch.int64)
+        lengths = torch.tensor([len(decision.items) for decision in decisions])
+        width = int(lengths.max())
+        items = torch.zeros(len(decisions), width, dtype=torch.int64)
         purchased = torch.full_like(items, UNKNOWN)
-        had = torch.zeros(len(rows), self.model.config.num_items, dtype=torch.bool)
-        for b, row in enumerate(rows):
-            shown = len(row["items"])
-            items[b, :shown] = torch.tensor(row["items"])
-            purchased[b, :shown] = torch.tensor(row["purchased"][-shown:]).long()
-            had[b, row["prior"]] = True
-        lengths = torch.tensor([len(row["items"]) for row in rows])
+        had = torch.zeros(len(decisions), self.model.config.num_items, dtype=torch.bool)
+        for b, decision in enumerate(decisions):
+            shown = len(decision.items)
+            items[b, :shown] = torch.as_tensor(np.asarray(decision.items, dtype=np.int64))
+            if decision.purchased is not None:
+                purchased[b, :shown] = torch.as_tensor(np.asarray(decision.purchased)[-shown:].astype(np.int64))
+            had[b, np.asarray(decision.prior, dtype=np.int64)] = True
         mask = torch.arange(width) < lengths[:, None]
         weight = self.config.conversion_weight
-        log_rewards = self.model.log_rewards_packed(items, purchased, mask, had, self._profiles(rows), weight)
+        log_rewards = self.model.log_rewards_packed(items, purchased, mask, had, self._profiles(decisions), weight)
         shown = [r[:length] for r, length in zip(log_rewards, lengths.tolist(), strict=True)]
         return [finite("log_odds", self.item_rewards(r)) for r in shown]
 
-    def _profiles(self, rows: Sequence[dict]) -> np.ndarray:
-        """Profile words of each row's user, int64 [B, P]; 0, not known, for a row without `user`."""
-        words = np.zeros((len(rows), self.profiles.shape[1]), dtype=np.int64)
-        for b, row in enumerate(rows):
-            user = row.get("user")
+    def _profiles(self, decisions: Sequence[Decision]) -> np.ndarray:
+        """Profile words of each decision's user, int64 [B, P]; 0, not known, for a decision without `user`."""
+        words = np.zeros((len(decisions), self.profiles.shape[1]), dtype=np.int64)
+        for b, decision in enumerate(decisions):
+            user = decision.user
             if user is None:
                 continue
             if not 0 <= user < len(self.profiles):
                 raise DataError(
-                    f"Row {b} is of user {user}, who is not in the log; expected 0 to {len(self.profiles) - 1}, or "
-                    "a row without `user` for somebody else."
+                    f"Decision {b} is of user {user}, who is not in the log; expected 0 to {len(self.profiles) - 1}, "
+                    "or a decision without `user` for somebody else."
                 )
             words[b] = self.profiles[user]
         return words
@@ -225,6 +230,6 @@ def _pick(values: Tensor, index: Tensor) -> Tensor:
     return values.gather(1, index[:, None])[:, 0]
 
 
-def _histories(rows: Sequence[dict]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    histories = [np.array([*row["prior"], *row["items"]], dtype=np.int64) for row in rows]
-    return histories, [np.array(row["purchased"], dtype=bool) for row in rows]
+def _histories(decisions: Sequence[Decision]) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
+    purchased = [None if d.purchased is None else np.asarray(d.purchased, dtype=bool) for d in decisions]
+    return [decision.history for decision in decisions], purchased

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from llmrec.config import PenaltyConfig
 from llmrec.data.dataset import InteractionData
+from llmrec.data.decision import Decision
 from llmrec.errors import ConfigError, RewardError
 from llmrec.language.prompt import Recommendation
 from reward_models.features import profile_words
@@ -141,14 +142,16 @@ def load_callable(path: str) -> Callable:
     return function
 
 
-def call(name: str, function: Callable, recommendations: Sequence[Recommendation], rows: Sequence[dict]) -> Tensor:
-    """Values [B] of a function over B recommendations and the rows they answer.
+def call(
+    name: str, function: Callable, recommendations: Sequence[Recommendation], decisions: Sequence[Decision]
+) -> Tensor:
+    """Values [B] of a function over B recommendations and the decisions that they answer.
 
     Raises:
         RewardError: it raises, or does not return B finite numbers.
     """
     try:
-        values = function(recommendations, rows)
+        values = function(recommendations, decisions)
     except Exception as error:  # whatever the user's code raises
         raise RewardError(f"The reward part `{name}` failed: {_described(error)}.") from error
     expected = f"expected {len(recommendations)} numbers, one for each recommendation"

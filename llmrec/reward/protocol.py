@@ -6,6 +6,7 @@ from typing import Protocol
 
 import torch
 
+from llmrec.data.decision import Decision
 from llmrec.language.prompt import Recommendation
 
 
@@ -25,12 +26,12 @@ class RewardBatch:
 
 
 class Reward(Protocol):
-    """A reward over parsed recommendations and the rows (`user, profile, prior, items, purchased`) they answer."""
+    """A reward over parsed recommendations and the decisions that they answer."""
 
-    def __call__(self, recommendations: Sequence[Recommendation], rows: Sequence[dict]) -> RewardBatch:
+    def __call__(self, recommendations: Sequence[Recommendation], decisions: Sequence[Decision]) -> RewardBatch:
         """Scores B recommendations."""
         ...
 
-    def decisions(self, rows: Sequence[dict]) -> list[torch.Tensor]:
-        """Weighted item rewards of all N items after each shown item of each row's window: per row [J, N]."""
+    def decisions(self, decisions: Sequence[Decision]) -> list[torch.Tensor]:
+        """Weighted item rewards of all N items after each shown item of each decision: per decision [J, N]."""
         ...

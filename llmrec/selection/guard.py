@@ -8,10 +8,11 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from llmrec.data.decision import Decisions
 from llmrec.distributed import is_main_process
 from llmrec.files import read_json, write_json
 from llmrec.policy.model import RecPolicy
-from llmrec.selection.validation import Held, best_items, of_lists, user_ndcg
+from llmrec.selection.validation import all_item_scores, best_items, of_lists, user_ndcg
 
 NDCG, REWARD, JUDGE = "eval/ndcg@10", "eval/reward", "eval/judge"
 SURE_GAIN = "eval/sure_gain"  # lower end of the 95 % interval of the gain in NDCG@10 over the SFT start
@@ -22,12 +23,12 @@ class Validation:
     """Validation users and what is known of them.
 
     Attributes:
-        held: their prompts, and the item each took next.
+        decisions: U validation users with the item that each took next.
         reward: what the trained reward says of every item, nats, float [U, N].
         judge: what a judge that was fitted on other users says, nats, float [U, N].
     """
 
-    held: Held
+    decisions: Decisions
     reward: torch.Tensor
     judge: torch.Tensor
 
@@ -81,8 +82,10 @@ class Guard:
 
     def measure(self, policy: RecPolicy) -> dict[str, float]:
         """NDCG@10 of the ranking (ties count half), its sure gain, and mean reward and judge of the ten best items."""
-        scores = self.validation.held.scores(policy)
-        lists, ndcg = best_items(scores), user_ndcg(scores, self.validation.held.targets)
+        decisions = self.validation.decisions
+        scores = all_item_scores(policy, decisions)
+        lists = best_items(scores)
+        ndcg = user_ndcg(scores, torch.from_numpy(decisions.targets))
         return {
             NDCG: float(ndcg.mean()),
             SURE_GAIN: self._sure_gain(ndcg),
@@ -120,6 +123,6 @@ class Guard:
             "fell_back_to_sft": self.best_step == 0,
             "sft_ndcg@10": self.history[0][NDCG],
             "best_ndcg@10": self._best[NDCG],
-            "users": len(self.validation.held.windows),
+            "users": len(self.validation.decisions),
             "history": self.history,
         }

@@ -1,27 +1,14 @@
-"""What a policy is asked during training: the validation targets as prompts, and how well it ranks what was taken."""
+"""How well a policy ranks validation targets during training."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from llmrec.config import Config
 from llmrec.data.dataset import InteractionData, Targets
-from llmrec.language.prompt import profiles
+from llmrec.data.decision import Decision, Decisions
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packing import Window
 from llmrec.policy.ranking import item_scores
-
-
-def target_windows(data: InteractionData, targets: Targets, config: Config) -> list[Window]:
-    """Prompts of prediction targets: everything that the user had before the target."""
-    width = config.catalogue.max_history
-    names = profiles(data.users, config.catalogue.user_attributes)
-    windows = []
-    for user, position in zip(targets.users, targets.positions, strict=True):
-        history = data.histories[user][:position].tolist()
-        windows.append(Window(names[user], history[:-width], history[-width:]))
-    return windows
 
 
 def validation_sample(data: InteractionData, count: int, seed: int) -> Targets:
@@ -69,26 +56,11 @@ def of_lists(lists: torch.Tensor, rewards: torch.Tensor) -> torch.Tensor:
     return (rewards.gather(1, lists.clamp(min=0)) * listed).sum(1) / listed.sum(1).clamp(min=1)
 
 
-@dataclass(frozen=True)
-class Held:
-    """Validation targets, ready to be asked.
+def all_item_scores(policy: RecPolicy, decisions: Sequence[Decision]) -> torch.Tensor:
+    """Log-probabilities of all items at M decisions, on the CPU, float32 [M, N]."""
+    return torch.cat([batch.float().cpu() for batch in item_scores(policy, decisions)])
 
-    Attributes:
-        windows: prompts [U].
-        targets: the item each user took next, int64 [U].
-    """
 
-    windows: list[Window]
-    targets: torch.Tensor
-
-    @classmethod
-    def of(cls, data: InteractionData, targets: Targets, config: Config) -> "Held":
-        """Some targets of a prepared log."""
-        pairs = zip(targets.users, targets.positions, strict=True)
-        return cls(
-            target_windows(data, targets, config), torch.tensor([int(data.histories[user][at]) for user, at in pairs])
-        )
-
-    def scores(self, policy: RecPolicy) -> torch.Tensor:
-        """Log-probabilities of all items, on the CPU, float32 [U, N]."""
-        return torch.cat([batch.float().cpu() for batch in item_scores(policy, self.windows)])
+def mean_policy_ndcg(policy: RecPolicy, decisions: Decisions) -> float:
+    """Mean NDCG@10 of a policy's ranking at decisions whose targets are known; ties count half."""
+    return mean_ndcg(all_item_scores(policy, decisions), torch.from_numpy(decisions.targets))

@@ -22,16 +22,17 @@ from trl import SFTTrainer
 
 from llmrec.config import SFTConfig
 from llmrec.data.dataset import InteractionData, load_data
+from llmrec.data.decision import Decision, Decisions
+from llmrec.data.profiles import profile_texts
 from llmrec.distributed import settle_mixed_precision
 from llmrec.files import newest_checkpoint, read_json, write_json
-from llmrec.language.prompt import profiles
 from llmrec.language.templates import write
 from llmrec.policy.distribution import ITEM
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packing import PackedBatch, Window, pack, target_log_probs
+from llmrec.policy.packing import PackedBatch, pack, target_log_probs
 from llmrec.progress import watch
 from llmrec.run import Run
-from llmrec.selection.validation import Held, mean_ndcg, validation_sample
+from llmrec.selection.validation import mean_policy_ndcg, validation_sample
 
 NDCG = "eval_ndcg@10"
 COLUMNS = {"item_loss": "item loss", "text_loss": "text loss", NDCG: "NDCG@10"}
@@ -50,7 +51,8 @@ def train_sft(run: Run) -> dict:
     policy = RecPolicy.create(run.config, data)
     windows = training_windows(policy, data, run.config.catalogue.user_attributes, section, run.config.seed)
     trainer = RecSFTTrainer(policy, windows, training_arguments(section, run), section)
-    best = BestAdapter(trainer, Held.of(data, validation_sample(data, section.eval_users, run.config.seed), run.config))
+    sample = validation_sample(data, section.eval_users, run.config.seed)
+    best = BestAdapter(trainer, Decisions.from_targets(data, sample, run.config.catalogue))
     with watch(trainer, run, "sft", COLUMNS):
         trainer.add_callback(best)
         checkpoint = newest_checkpoint(run.path("sft", "checkpoints"), TRAINER_STATE_NAME)
@@ -74,7 +76,7 @@ def training_windows(
     recommends the item that followed, with a justification that is true of it.
     """
     generator = random.Random(seed)
-    names = profiles(data.users, attributes)
+    names = profile_texts(data.users, attributes)
     rows: list[dict] = []
     for _ in range(int(np.ceil(section.num_train_epochs))):
         epoch = []
@@ -160,7 +162,8 @@ class RecSFTTrainer(SFTTrainer):
             policy.model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def _collate(self, rows: Sequence[dict]) -> dict:
-        return vars(pack(self.policy, [Window(**row) for row in rows]))
+        decisions = [Decision(row["profile"], row["prior"], row["items"]) for row in rows]
+        return vars(pack(self.policy, decisions, [row["completions"] for row in rows]))
 
     def _get_train_sampler(self, *_) -> SequentialSampler:
         return SequentialSampler(self.train_dataset)  # the rows are already in a random order, epoch by epoch
@@ -189,15 +192,15 @@ class BestAdapter(TrainerCallback):
 
     Args:
         trainer: whose policy is looked at every `sft.eval_steps`, and after the last step.
-        held: validation targets.
+        decisions: validation decisions with their targets.
 
     Attributes:
         history: what was seen, each `{step, eval_ndcg@10}`.
     """
 
-    def __init__(self, trainer: RecSFTTrainer, held: Held):
+    def __init__(self, trainer: RecSFTTrainer, decisions: Decisions):
         self.trainer = trainer
-        self.held = held
+        self.decisions = decisions
         self.directory = Path(trainer.args.output_dir).parent / "best"
         self.history: list[dict] = []
 
@@ -214,7 +217,7 @@ class BestAdapter(TrainerCallback):
 
     def _look(self, step: int) -> None:
         policy = self.trainer.policy
-        value = broadcast_object_list([mean_ndcg(self.held.scores(policy), self.held.targets)])[0]
+        value = broadcast_object_list([mean_policy_ndcg(policy, self.decisions)])[0]
         self.trainer.log({NDCG: value})  # before training goes on: TRL counts it as evaluation
         policy.train()
         if value > max((entry[NDCG] for entry in self.history), default=-1.0) and self.trainer.args.should_save:

@@ -91,17 +91,17 @@ def test_rewards_are_those_of_the_last_decision(data):
     """Of each prompt alone, in order, whatever shares its batch."""
 
     class Reward:
-        def decisions(self, rows):
-            assert all(len(row["purchased"]) == len(row["prior"]) + len(row["items"]) for row in rows)
-            return [torch.arange(len(row["items"]) * 3.0).view(-1, 3) + 100 * row["user"] for row in rows]
+        def decisions(self, decisions):
+            assert all(len(one.purchased) == len(one.prior) + len(one.items) for one in decisions)
+            return [torch.arange(len(one.items) * 3.0).view(-1, 3) + 100 * one.user for one in decisions]
 
-    from llmrec.selection.validation import target_windows
+    from llmrec.data.decision import Decisions
     from tests.conftest import make_config
 
     everyone = np.arange(6)
     targets = Targets(np.tile(everyone, 4), np.tile(data.train_lengths, 4))
     config = make_config("none")
-    found = item_rewards(Reward(), data, targets, target_windows(data, targets, config))
+    found = item_rewards(Reward(), Decisions.from_targets(data, targets, config.catalogue))
     shown = np.minimum(data.train_lengths, config.catalogue.max_history)
     assert found[:6].tolist() == [
         [100 * u + 3 * (n - 1) + i for i in range(3)] for u, n in zip(everyone, shown, strict=True)

@@ -2,15 +2,22 @@
 
 import numpy as np
 
-from llmrec.evaluation.ranking import Queries
+from llmrec.data.decision import Decisions
 from llmrec.evaluation.slices import slices
 
 
 def test_slices():
     clicks = np.array([50, 4, 5, 6, 5, 40, 5, 5, 5, 5])  # a fifth of ten items: 0 and 5 are the head
     lengths = [10, 11, 50, 51, 1]
-    queries = Queries(np.array([0, 1, 2, 2, 3]), [np.zeros(n, int) for n in lengths], np.array([0, 1, 2, 3, 5]))
-    found = slices(queries, clicks, np.array([9, 3, 0, 6]))
+    decisions = Decisions(
+        profiles=[""] * 5,
+        histories=[np.zeros(n, int) for n in lengths],
+        purchased=[np.zeros(n, bool) for n in lengths],
+        users=np.array([0, 1, 2, 2, 3]),
+        targets=np.array([0, 1, 2, 3, 5]),
+        max_history=50,
+    )
+    found = slices(decisions, clicks, np.array([9, 3, 0, 6]))
     assert {name: np.flatnonzero(mask).tolist() for name, mask in found.items()} == {
         "cold_items": [1],
         "long_tail": [1, 2, 3],

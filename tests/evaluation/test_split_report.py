@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from llmrec.data.dataset import Targets
-from llmrec.evaluation.ranking import Queries, distinct_targets, rank, rank_policy
+from llmrec.data.decision import Decisions
+from llmrec.evaluation.ranking import distinct_targets, rank, rank_policy
 from llmrec.evaluation.split_report import accuracy_columns, comparison, interval, verdict
 from llmrec.policy.ranking import item_scores
-from llmrec.selection.validation import target_windows
 from tests.conftest import make_config
 
 SETTINGS = {"samples": 200, "seed": 0}
@@ -44,17 +44,18 @@ def test_shared_questions_are_asked_once():
 def test_a_policy_is_ranked_in_the_order_of_its_questions(policy, data, tiny_base):
     config = make_config(tiny_base)
     targets = Targets(np.array([0, 3, 0, 2, 5]), np.array([5, 2, 1, 6, 3]))
-    windows, queries = target_windows(data, targets, config), Queries.of(data, targets)
-    alone = np.concatenate([next(item_scores(policy, [window])).numpy() for window in windows])
-    ranked, log_probs = rank_policy(policy, windows, queries, 0, lambda: None)
+    decisions = Decisions.from_targets(data, targets, config.catalogue)
+    alone = np.concatenate([next(item_scores(policy, [decision])).numpy() for decision in decisions])
+    ranked, log_probs = rank_policy(policy, decisions, 0, lambda: None)
     assert log_probs.numpy() == pytest.approx(alone, abs=1e-4)
-    whole = rank(lambda _: alone, queries, 0)
+    whole = rank(lambda _: alone, decisions, 0)
     assert ranked.ranks.tolist() == whole.ranks.tolist() and ranked.lists.tolist() == whole.lists.tolist()
 
 
 def test_a_merged_policy_is_the_same_policy(policy, data, tiny_base):
-    windows = target_windows(data, Targets(np.array([0, 3]), np.array([5, 2])), make_config(tiny_base))
-    before = next(item_scores(policy, windows))
+    targets = Targets(np.array([0, 3]), np.array([5, 2]))
+    decisions = Decisions.from_targets(data, targets, make_config(tiny_base).catalogue)
+    before = next(item_scores(policy, decisions))
     policy.merge()
     assert any(getattr(module, "merged", False) for module in policy.model.modules())
-    assert next(item_scores(policy, windows)).numpy() == pytest.approx(before.numpy(), abs=1e-4)
+    assert next(item_scores(policy, decisions)).numpy() == pytest.approx(before.numpy(), abs=1e-4)

@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmrec.catalogue.vocabulary import ItemVocabulary
 from llmrec.data.dataset import save_data
+from llmrec.data.decision import Decision
 from llmrec.errors import ModelError, TrainingError, UserError
 from llmrec.export import merged as merged_module
 from llmrec.export.gguf import check_gguf
@@ -15,7 +16,6 @@ from llmrec.export.merged import export, sample_prompts
 from llmrec.files import read_json
 from llmrec.language.base_model import load_base
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packing import Window
 from llmrec.policy.ranking import item_scores
 from llmrec.run import Run
 from tests.conftest import disturb, make_base, make_config
@@ -115,7 +115,7 @@ def test_an_onnx_graph_ranks_as_the_policy(run, data, tmp_path):
     prompt = torch.tensor([policy.prompts.prompt("42", history)])
     inputs = {"input_ids": prompt.numpy(), "attention_mask": torch.ones_like(prompt).numpy()}
     found = torch.from_numpy(session.run(None, inputs)[0])
-    expected = next(item_scores(policy, [Window("42", [], history)]))
+    expected = next(item_scores(policy, [Decision("42", [], history)]))
     found[:, history] = -torch.inf
     assert torch.allclose(found.log_softmax(1), expected, atol=1e-4)
     assert ItemVocabulary.load(tmp_path / "out").vocabulary_hash == policy.vocabulary.vocabulary_hash

@@ -15,15 +15,15 @@ from transformers import GenerationConfig
 from llmrec.cli import app as cli
 from llmrec.cli import process as command
 from llmrec.config import ModelConfig
+from llmrec.data.decision import Decision
+from llmrec.data.profiles import NEW_USER
 from llmrec.errors import ModelError, UserError
 from llmrec.estimate import _base_config
 from llmrec.hub import client as hub
 from llmrec.hub.push import _withhold_titles, push_policy
 from llmrec.language import base_model as base_module
 from llmrec.language.base_model import load_base
-from llmrec.language.prompt import NEW_USER
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packing import Window
 from llmrec.policy.ranking import item_scores
 from llmrec.recommend import Recommender
 from tests.conftest import TITLES, disturb, make_base, make_config, make_data
@@ -62,7 +62,7 @@ def saved(trained, tmp_path) -> Path:
 
 
 def _scores(policy: RecPolicy) -> torch.Tensor:
-    return next(item_scores(policy, [Window(NEW_USER, [], HISTORY)]))
+    return next(item_scores(policy, [Decision(NEW_USER, [], HISTORY)]))
 
 
 def _python(server: Hub, tmp_path: Path, code: str, *arguments: str) -> subprocess.CompletedProcess:

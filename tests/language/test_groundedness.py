@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from llmrec.catalogue.facts import FactBook
-from llmrec.language.groundedness import check, faithfulness, item_log_probs
+from llmrec.data.decision import Decision
+from llmrec.evaluation.faithfulness import faithfulness, item_log_probs
+from llmrec.language.groundedness import check
 from llmrec.language.prompt import Recommendation
-from llmrec.policy.packing import Window
 from llmrec.policy.ranking import item_scores
 from tests.conftest import make_data
 
-WINDOWS = [Window("20", [], [0, 1, 2]), Window("31", [8], [5, 4, 3]), Window("42", [], [6])]
+WINDOWS = [Decision("20", [], [0, 1, 2]), Decision("31", [8], [5, 4, 3]), Decision("42", [], [6])]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def citing(item: int, *cited: int) -> Recommendation:
     return Recommendation(item, (*segments, "."), True)
 
 
-def log_prob(policy, window: Window, item: int) -> float:
+def log_prob(policy, window: Decision, item: int) -> float:
     return item_log_probs(policy, [(window, item)])[0].item()
 
 
@@ -36,13 +37,13 @@ def test_item_log_probs_are_those_of_the_ranking(policy):
 
 def test_the_fall_is_that_of_the_counterfactual_prompt(policy):
     found = faithfulness(policy, WINDOWS, [citing(7, 1), citing(9, 4, 5), citing(1, 6)], seed=0, batch=4)
-    one = log_prob(policy, WINDOWS[0], 7) - log_prob(policy, Window("20", [1], [0, 2]), 7)
-    two = log_prob(policy, WINDOWS[1], 9) - log_prob(policy, Window("31", [8, 4, 5], [3]), 9)
+    one = log_prob(policy, WINDOWS[0], 7) - log_prob(policy, Decision("20", [1], [0, 2]), 7)
+    two = log_prob(policy, WINDOWS[1], 9) - log_prob(policy, Decision("31", [8, 4, 5], [3]), 9)
     # The third cites all that its prompt shows: there is nothing to compare with.
     assert found["fall"] == {"value": pytest.approx((one + two) / 2, abs=1e-4), "n": 2}
     assert found["share"] == {"rate": ((one > 0) + (two > 0)) / 2, "n": 2}
-    last = log_prob(policy, WINDOWS[1], 9) - log_prob(policy, Window("31", [8, 3], [5, 4]), 9)
-    firsts = [log_prob(policy, WINDOWS[0], 7) - log_prob(policy, Window("20", [d], rest), 7)
+    last = log_prob(policy, WINDOWS[1], 9) - log_prob(policy, Decision("31", [8, 3], [5, 4]), 9)
+    firsts = [log_prob(policy, WINDOWS[0], 7) - log_prob(policy, Decision("20", [d], rest), 7)
               for d, rest in ((0, [1, 2]), (2, [0, 1]))]  # fmt: skip
     expected = [pytest.approx((first + last) / 2, abs=1e-4) for first in firsts]
     assert found["fall_of_others"]["value"] in expected
@@ -51,7 +52,7 @@ def test_the_fall_is_that_of_the_counterfactual_prompt(policy):
 def test_a_policy_that_copies_what_it_cites_is_faithful(policy, monkeypatch):
     """Where only the cited items count, dropping them loses all and dropping others loses nothing."""
     monkeypatch.setattr(
-        "llmrec.language.groundedness.item_log_probs",
+        "llmrec.evaluation.faithfulness.item_log_probs",
         lambda policy, asked: torch.tensor([float(1 in w.items or 4 in w.items) for w, _ in asked]),
     )
     found = faithfulness(policy, WINDOWS, [citing(7, 1), citing(9, 4), citing(1)], seed=0)

@@ -7,11 +7,13 @@ import torch
 
 from llmrec.catalogue.facts import Fact, FactBook
 from llmrec.catalogue.vocabulary import ItemVocabulary
+from llmrec.data.decision import Decision
+from llmrec.data.profiles import NEW_USER, profile_texts
 from llmrec.errors import ConfigError, ModelError
 from llmrec.language.groundedness import check
-from llmrec.language.prompt import NEW_USER, Recommendation, profiles
+from llmrec.language.prompt import Recommendation
 from llmrec.language.templates import write
-from llmrec.policy.packing import Window, pack
+from llmrec.policy.packing import pack
 
 RED_SKY, RED_SEA, MOONS, LIGHT = 0, 1, 4, 5
 
@@ -43,14 +45,15 @@ def test_facts_by_hand(data):
 
 @pytest.mark.parametrize("item", range(10))
 def test_everything_written_is_true_and_survives_tokens(policy, data, item):
-    facts, generator, windows = FactBook.from_data(data), random.Random(item), []
+    facts, generator, decisions, completions = FactBook.from_data(data), random.Random(item), [], []
     for _ in range(60):
         history = generator.sample([other for other in range(10) if other != item], generator.randint(0, 5))
         segments = write(facts, item, history, generator, people=0.5)
         prompts = policy.prompts
         text = prompts.justification(segments)
         completion = [*policy.vocabulary.sequences[item], *text, prompts.end]
-        windows.append(Window("20", [], history, [completion]))
+        decisions.append(Decision("20", [], history))
+        completions.append([completion])
         recommendation = prompts.parse(completion)
         assert recommendation == Recommendation(item, as_text(segments), True)
         assert set(recommendation.citations) <= set(history)
@@ -58,7 +61,7 @@ def test_everything_written_is_true_and_survives_tokens(policy, data, item):
         assert outcome.true == outcome.statements
         if outcome.statements and outcome.cites:
             assert outcome.grounded
-    batch = pack(policy, windows)
+    batch = pack(policy, decisions, completions)
     assert batch.score(policy, policy(*batch.inputs())).log_probs.isfinite().all()  # the mask forbids none of it
 
 
@@ -133,9 +136,9 @@ def test_prompts_end_in_the_newest_items(policy):
 
 
 def test_profiles(data):
-    assert profiles(data.users, ["age"])[:4] == ["20", "31", "42", NEW_USER]
+    assert profile_texts(data.users, ["age"])[:4] == ["20", "31", "42", NEW_USER]
     with pytest.raises(ConfigError, match="user_attributes.*`height`.*age"):
-        profiles(data.users, ["height"])
+        profile_texts(data.users, ["height"])
 
 
 def test_vocabulary_files(policy, tmp_path):

@@ -14,8 +14,9 @@ import torch
 
 from llmrec.cli import app as cli
 from llmrec.config import parse_config
+from llmrec.data.decision import Decision
+from llmrec.data.profiles import NEW_USER
 from llmrec.errors import DataError, ModelError, UserError
-from llmrec.language.prompt import NEW_USER
 from llmrec.off_policy import logged
 from llmrec.off_policy.logged import (
     ExposureLog,
@@ -28,7 +29,6 @@ from llmrec.off_policy.logged import (
     target_of_run,
 )
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packing import Window
 from llmrec.policy.ranking import item_scores
 from llmrec.run import Run, run_stage
 from reward_models import ClickPurchaseConfig, ClickPurchaseModel, fingerprint
@@ -263,7 +263,7 @@ def test_a_policy_of_a_run_on_another_log(run, read):
         shown = log.frame.iloc[row]
         earlier = clicks[(clicks["user"] == shown["user"]) & (clicks["timestamp"] < shown["timestamp"])]
         had = earlier["item"].drop_duplicates().tolist()
-        scores = next(item_scores(policy, [Window(NEW_USER, had[:-3], had[-3:])]))[0].exp()
+        scores = next(item_scores(policy, [Decision(NEW_USER, had[:-3], had[-3:])]))[0].exp()
         assert target.probabilities[row] == pytest.approx(scores.numpy(), abs=1e-5)
         assert (target.probabilities[row][had] == 0).all()
 

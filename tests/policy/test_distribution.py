@@ -7,15 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmrec.catalogue.facts import Fact
+from llmrec.data.decision import Decision
 from llmrec.errors import CatalogueError
 from llmrec.language.groundedness import check, sentences
 from llmrec.policy.distribution import CITE, DONE, FACT, ITEM, TEXT
 from llmrec.policy.generate import generate, parse
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packing import Window, pack
+from llmrec.policy.packing import pack
 from tests.conftest import disturb, make_config, make_data
 
-PROMPTS = [Window("42", [], [0, 1, 2]), Window("new user", [3, 4], [5, 6, 7, 8]), Window("20", [], [9])]
+PROMPTS = [Decision("42", [], [0, 1, 2]), Decision("new user", [3, 4], [5, 6, 7, 8]), Decision("20", [], [9])]
 
 
 def start(policy, windows=PROMPTS):
@@ -84,7 +85,7 @@ def test_a_new_sentence_begins_afresh(policy):
 def test_facts_and_citations_of_one_sentence_agree(policy):
     prompts, facts = policy.prompts, policy.facts
     # Item 7 (War, 1990s) to someone with 0 (Drama, War, 1990s) and 1 (Comedy, 1990s).
-    state = feed(policy, start(policy, [Window("x", [], [1, 0])]), list(policy.vocabulary.sequences[7]))
+    state = feed(policy, start(policy, [Decision("x", [], [1, 0])]), list(policy.vocabulary.sequences[7]))
     assert state.citable.tolist() == [[False, True]]
     cited = feed(policy, state, [prompts.opener, *policy.vocabulary.sequences[0]])
     may = {fact.value for fact, ok in zip(facts.facts, cited.facts[0].tolist(), strict=True) if ok}
@@ -93,7 +94,7 @@ def test_facts_and_citations_of_one_sentence_agree(policy):
 
 def test_where_nothing_is_in_common_both_are_said_apart(policy, data):
     """Item 8 (Musical, 1990s) to someone with item 6 alone (Comedy, Drama, 1980s)."""
-    window = Window("x", [], [6])
+    window = Decision("x", [], [6])
     uniforms = torch.rand(20, 60, generator=torch.Generator().manual_seed(5))
     items = torch.full((20,), 8)
     completions = generate(policy, pack(policy, [window]), 60, uniforms, 20, temperature=3.0, first_items=items)
@@ -124,7 +125,7 @@ def test_a_justification_ends_when_it_has_cited_and_stated(policy):
 def test_a_fact_that_leaves_nothing_to_cite_is_not_stated(policy):
     """Item 5 is of the 1990s as item 1 is, but only item 0 shares a category, and so only it can be cited."""
     facts = policy.facts
-    state = feed(policy, start(policy, [Window("x", [], [6, 1])]), list(policy.vocabulary.sequences[5]))
+    state = feed(policy, start(policy, [Decision("x", [], [6, 1])]), list(policy.vocabulary.sequences[5]))
     cited = {item for item, ok in zip([6, 1], state.citable[0].tolist(), strict=True) if ok}
     may = {fact for fact, ok in zip(facts.facts, state.facts[0].tolist(), strict=True) if ok}
     assert cited == {6} and may == {Fact("category", "Drama")}  # not that it is of the 1990s
@@ -136,7 +137,7 @@ def test_a_fact_that_leaves_nothing_to_cite_is_not_stated(policy):
 
 def test_what_is_shared_is_shared_with_all_that_a_sentence_cites(policy):
     """Item 0 (Drama, War, 1990s) has the director of item 1, not of item 6."""
-    state = feed(policy, start(policy, [Window("x", [], [1, 6])]), list(policy.vocabulary.sequences[0]))
+    state = feed(policy, start(policy, [Decision("x", [], [1, 6])]), list(policy.vocabulary.sequences[0]))
     director = policy.facts.index[Fact("shared", "directed_by")]
     one, other = ([policy.prompts.opener, *policy.vocabulary.sequences[item]] for item in (1, 6))
     assert not state.facts[0, director]
@@ -149,7 +150,7 @@ def test_what_is_shared_is_shared_with_all_that_a_sentence_cites(policy):
 
 def test_a_sentence_cites_an_item_once(policy):
     one, two = ([policy.prompts.opener, *policy.vocabulary.sequences[item]] for item in (0, 6))
-    state = feed(policy, start(policy, [Window("x", [], [6, 0])]), list(policy.vocabulary.sequences[5]))
+    state = feed(policy, start(policy, [Decision("x", [], [6, 0])]), list(policy.vocabulary.sequences[5]))
     assert state.citable.tolist() == [[True, True]]
     cited, drama = feed(policy, state, one), policy.prompts.words(" Drama")
     assert cited.citable.tolist() == [[True, False]]
@@ -172,7 +173,7 @@ def test_names_begin_sentences_alone(policy):
 
 def test_nobody_can_cite_without_a_history(policy):
     prompts = policy.prompts
-    state = feed(policy, start(policy, [Window("x", [], [])]), list(policy.vocabulary.sequences[0]))
+    state = feed(policy, start(policy, [Decision("x", [], [])]), list(policy.vocabulary.sequences[0]))
     assert prompts.opener not in allowed(policy, state)
     assert prompts.stop not in allowed(policy, state)
     assert prompts.stop in allowed(policy, feed(policy, state, prompts.words(" Drama")))
@@ -195,11 +196,11 @@ def test_probabilities_sum_to_one_and_entropy_has_its_bound(policy):
 
 def test_nothing_left_is_an_error(policy):
     with pytest.raises(CatalogueError, match="Nothing is left to recommend in row 1"):
-        start(policy, [PROMPTS[0], Window("x", list(range(5)), list(range(5, 10)))])
+        start(policy, [PROMPTS[0], Decision("x", list(range(5)), list(range(5, 10)))])
 
 
 def test_the_last_item_left_is_certain(policy):
-    windows = [Window("x", [0, 1, 2, 4, 5], [6, 7, 8, 9])]
+    windows = [Decision("x", [0, 1, 2, 4, 5], [6, 7, 8, 9])]
     completions = generate(policy, pack(policy, windows), 40, torch.full((1, 40), 0.5))
     assert parse(policy, completions)[0].item == 3
     length = len(policy.vocabulary.sequences[3])
@@ -218,7 +219,7 @@ def drifted(request, tmp_path_factory, tiny_base) -> RecPolicy:
 @given(history=st.lists(st.integers(0, 9), unique=True, max_size=9), seed=st.integers(0, 2**32 - 1))
 def test_whatever_is_sampled_is_an_unseen_item_and_true(drifted, history, seed):
     uniforms = torch.from_numpy(np.random.default_rng(seed).random((4, 60)))
-    window = Window("20", history[:-4], history[-4:])
+    window = Decision("20", history[:-4], history[-4:])
     completions = generate(drifted, pack(drifted, [window]), 60, uniforms, num_generations=4, temperature=2.0)
     for tokens, recommendation in zip(completions.lists(), parse(drifted, completions), strict=True):
         assert 0 <= recommendation.item < 10
@@ -238,7 +239,7 @@ def test_whatever_is_sampled_is_an_unseen_item_and_true(drifted, history, seed):
 def test_whatever_ends_is_grounded(drifted):
     history = [0, 1, 2, 6]
     uniforms = torch.rand(64, 200, generator=torch.Generator().manual_seed(1))
-    completions = generate(drifted, pack(drifted, [Window("20", [], history)]), 200, uniforms, 64, temperature=2.0)
+    completions = generate(drifted, pack(drifted, [Decision("20", [], history)]), 200, uniforms, 64, temperature=2.0)
     ended = [r for r in parse(drifted, completions) if r.finished]
     assert len(ended) > 5
     assert all(check(drifted.facts, one, history).grounded for one in ended)

@@ -5,15 +5,16 @@ import torch
 from peft import AutoPeftModelForCausalLM
 
 from llmrec.config import ModelConfig
+from llmrec.data.decision import Decision
 from llmrec.errors import ModelError
 from llmrec.language.base_model import cut_layers, load_base
 from llmrec.policy.generate import generate
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packing import Window, decision_log_probs, item_log_probs, pack
+from llmrec.policy.packing import decision_log_probs, item_log_probs, pack
 from llmrec.policy.ranking import item_scores
 from tests.conftest import make_config
 
-PROMPTS = [Window("42", [], [0, 1, 2]), Window("new user", [3, 4], [5, 6, 7, 8]), Window("20", [], [9])]
+PROMPTS = [Decision("42", [], [0, 1, 2]), Decision("new user", [3, 4], [5, 6, 7, 8]), Decision("20", [], [9])]
 
 
 def plain_inputs(policy):
@@ -113,12 +114,9 @@ def test_sampling_and_scoring_are_one_distribution(policy, generations, temperat
     with torch.no_grad():
         sampled = generate(policy, pack(policy, PROMPTS), 30, uniforms, generations, temperature)
         written = sampled.lists()
-        windows = [
-            Window(w.profile, w.prior, w.items, written[b * generations : (b + 1) * generations])
-            for b, w in enumerate(PROMPTS)
-        ]
-        together = pack(policy, windows)
-        alone = pack(policy, [Window(w.profile, w.prior, w.items, [c]) for w in windows for c in w.completions])
+        by_prompt = [written[b * generations : (b + 1) * generations] for b in range(len(PROMPTS))]
+        together = pack(policy, PROMPTS, by_prompt)
+        alone = pack(policy, [d for d in PROMPTS for _ in range(generations)], [[one] for one in written])
         for batch in (together, alone):
             hidden = policy(*batch.inputs())
             scores = batch.score(policy, hidden, temperature)
@@ -140,12 +138,12 @@ def test_results_do_not_depend_on_the_batch(policy):
 
 def test_packed_decisions_are_those_of_separate_prompts(policy):
     """Every decision inside a window equals the decision of a prompt that ends there."""
-    window = Window("42", [4], [0, 1, 2, 3])
+    window = Decision("42", [4], [0, 1, 2, 3])
     with torch.no_grad():
         batch = pack(policy, [window])
         packed = item_log_probs(policy, batch, policy(*batch.inputs()))
         for slot in (1, 2, 3):
-            prompt = pack(policy, [Window("42", [4], window.items[:slot])])
+            prompt = pack(policy, [Decision("42", [4], window.items[:slot])])
             hidden = policy(*prompt.inputs())[:, -1]
             state = prompt.start(policy)
             alone = policy.distribution.items(hidden, state.node, state.available)
@@ -154,14 +152,14 @@ def test_packed_decisions_are_those_of_separate_prompts(policy):
 
 
 def test_targets_and_nodes_follow_the_sequences(policy):
-    batch = pack(policy, [Window("42", [], [3, 5])])
+    batch = pack(policy, [Decision("42", [], [3, 5])])
     assert batch.target.tolist() == policy.vocabulary.tokens_of([3, 5])
     assert torch.equal(batch.tokens[batch.row, batch.position + 1], batch.target)
 
 
 def test_a_window_amid_a_history_has_no_first_decision(policy):
-    assert (pack(policy, [Window("42", [1], [3, 5])]).slot == 1).all()
-    assert (pack(policy, [Window("42", [], [3, 3, 5])]).slot.unique() == torch.tensor([0, 2])).all()
+    assert (pack(policy, [Decision("42", [1], [3, 5])]).slot == 1).all()
+    assert (pack(policy, [Decision("42", [], [3, 3, 5])]).slot.unique() == torch.tensor([0, 2])).all()
 
 
 def test_ranking_gives_every_item_its_probability(policy):

@@ -7,11 +7,11 @@ import torch
 from peft import AutoPeftModelForCausalLM
 
 from llmrec.config import ModelConfig
+from llmrec.data.decision import Decision
 from llmrec.errors import ModelError
 from llmrec.language import base_model as base_module
 from llmrec.language.base_model import base_fingerprint, load_base
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packing import Window
 from llmrec.policy.ranking import item_scores
 from llmrec.run import Run
 from llmrec.sft.stage import RecSFTTrainer, training_arguments, training_windows
@@ -21,7 +21,7 @@ from tests.ppo.test_trainer import first_step, make_trainer
 needs_bitsandbytes = pytest.mark.skipif(
     importlib.util.find_spec("bitsandbytes") is None, reason="pip install 'bitsandbytes>=0.50'"
 )
-WINDOWS = [Window("20", [], [0, 1]), Window("31", [3], [2, 4, 7])]
+WINDOWS = [Decision("20", [], [0, 1]), Decision("31", [3], [2, 4, 7])]
 
 
 @pytest.fixture(scope="module")

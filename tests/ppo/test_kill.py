@@ -14,8 +14,8 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+from llmrec.data.decision import Decision, Decisions
 from llmrec.files import read_json, write_json
-from llmrec.policy.packing import Window
 from llmrec.ppo.checkpoint import PROGRESS, load_checkpoint, newest_checkpoint, save_checkpoint
 from llmrec.ppo.stage import train_ppo
 from llmrec.ppo.trainer import RecPPOTrainer
@@ -24,7 +24,6 @@ from llmrec.progress.records import RecordFiles
 from llmrec.reward.protocol import RewardBatch
 from llmrec.run import Run
 from llmrec.selection.guard import Guard, Validation
-from llmrec.selection.validation import Held
 from tests.conftest import make_config, make_data
 from tests.ppo.test_failing_reward import ready_for_ppo
 from tests.ppo.test_trainer import PreferItem, make_trainer, weights
@@ -64,9 +63,14 @@ class Steps(TrainerCallback):
 
 def build(base: str, folder: Path, options: dict) -> RecPPOTrainer:
     """A tiny trainer whose guard keeps several adapters on the way."""
-    windows = [Window("20", [], [0, 1]), Window("31", [2], [3, 4, 5]), Window("", [], [8])]
+    asked = [
+        Decision("20", [], [0, 1], target=2),
+        Decision("31", [2], [3, 4, 5], target=1),
+        Decision("", [], [8], target=6),
+    ]
+    decisions = Decisions.from_decisions(asked, max_history=3)
     liked = torch.eye(10)[9].expand(3, 10)
-    guard = Guard(Validation(Held(windows, torch.tensor([2, 1, 6])), liked, liked), folder / "best")
+    guard = Guard(Validation(decisions, liked, liked), folder / "best")
     options = {"total_episodes": 8 * UPDATES, "response_length": 12} | options
     trainer = make_trainer(base, make_data(), folder / "checkpoints", guard=guard, **options)
     trainer.reward = Noisy()

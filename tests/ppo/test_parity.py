@@ -22,10 +22,10 @@ from llmrec.language.prompt import Recommendation
 from llmrec.policy.distribution import DONE, TEXT, Choice, DecodingState, MaskedDistribution
 from llmrec.policy.generate import Completions
 from llmrec.policy.model import RL_ADAPTER, SFT_ADAPTER, RecPolicy
-from llmrec.policy.packing import Window, pack
+from llmrec.policy.packing import pack
 from llmrec.ppo import trainer as our_module
 from llmrec.ppo.network import Critic
-from llmrec.ppo.stage import training_rows
+from llmrec.ppo.stage import training_decisions
 from llmrec.ppo.trainer import RecPPOTrainer
 from llmrec.reward.protocol import RewardBatch
 from tests.conftest import disturb, make_config
@@ -157,9 +157,9 @@ def run_stock(base, data, directory, scheme: str, ends: dict[int, int], **option
     policy = make_policy(base, data, scheme)
     tokenizer, end = policy.tokenizer, policy.prompts.end
     tokenizer.pad_token, tokenizer.padding_side = "<|endoftext|>", "left"  # stock takes every pad token for padding
-    rows = training_rows(data, make_config(base, scheme))
+    rows = training_decisions(data, make_config(base, scheme))
     assert len(rows) == EPISODES
-    prompts = pack(policy, [window(row) for row in rows])
+    prompts = pack(policy, rows)
     lengths = prompts.prompt_length.tolist()
     assert len(set(lengths)) > 1 and not (prompts.tokens == tokenizer.pad_token_id).any()
     numbered = [{"number": n, "input_ids": prompts.tokens[n, :length].tolist()} for n, length in enumerate(lengths)]
@@ -231,22 +231,22 @@ def our_trainer(base, data, directory, scheme: str, rollout: Rollout, **options)
     section = make_config(base, scheme, ppo={"advantage": "gae", "sample_steps": 0}).ppo
     policy = make_policy(base, data, scheme)
     policy.distribution = WholeVocabulary(policy)
-    rows = list(training_rows(data, make_config(base, scheme)))[: len(rollout.tokens)]
+    rows = training_decisions(data, make_config(base, scheme))[: len(rollout.tokens)]
     sizes = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": len(rows) // 2}
     args = arguments(directory, **sizes, **options)
-    trainer = RecPPOTrainer(args, section, policy, Recorded(rollout.scores), Dataset.from_list(rows))
+    trainer = RecPPOTrainer(args, section, policy, Recorded(rollout.scores), rows)
     move_head(trainer.value_model)
 
     def replay(prompts, update) -> Completions:
         answers = [row[real].tolist() for row, real in zip(rollout.tokens, rollout.mask, strict=True)]
-        batch = pack(policy, [replace(window(r), completions=[a]) for r, a in zip(rows, answers, strict=True)])
+        batch = pack(policy, rows, [[answer] for answer in answers])
         hidden = policy(*batch.inputs())
         scores = batch.score(policy, hidden, args.temperature)
         states = batch.completion_states(hidden)
         return Completions(batch.completion, scores.log_probs, batch.completion_mask, states, hidden)
 
     trainer.rollout = replay
-    trainer.rows_of = lambda update: rows
+    trainer.decisions_of = lambda update: list(rows)
     return trainer
 
 
@@ -264,10 +264,6 @@ def collect(trainer: RecPPOTrainer):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(our_module, "parse", parse)
         return trainer.collect(UPDATE)
-
-
-def window(row: dict) -> Window:
-    return Window(row["profile"], row["prior"], row["items"])
 
 
 def differences(ours: Outcome, stock: Outcome) -> set[str]:

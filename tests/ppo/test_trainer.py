@@ -6,18 +6,19 @@ import torch
 from trl.experimental.ppo import PPOConfig as TRLPPOConfig
 
 from llmrec.config.checks import check_options
+from llmrec.data.decision import Decision, Decisions
 from llmrec.errors import ConfigError, TrainingError
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packing import PackedBatch, Window
+from llmrec.policy.packing import PackedBatch
 from llmrec.policy.ranking import item_scores
 from llmrec.ppo.advantages import adapted
 from llmrec.ppo.checkpoint import newest_checkpoint, save_checkpoint
-from llmrec.ppo.stage import training_rows
+from llmrec.ppo.stage import training_decisions
 from llmrec.ppo.trainer import RecPPOTrainer
 from llmrec.progress import TrainingLog, Watcher
 from llmrec.reward.protocol import RewardBatch
 from llmrec.selection.guard import JUDGE, NDCG, REWARD, SURE_GAIN, Guard, Validation
-from llmrec.selection.validation import Held, best_items, of_lists
+from llmrec.selection.validation import best_items, of_lists
 from tests.conftest import disturb, make_config
 
 
@@ -32,15 +33,16 @@ class PreferItem:
         text = torch.tensor([float(r.finished) for r in recommendations])
         return RewardBatch(item, text, {"liked": item, "finished": text})
 
-    def decisions(self, rows):
+    def decisions(self, decisions):
         values = torch.zeros(10)
         values[self.item] = 1.0
-        return [values.expand(len(row["items"]), 10) for row in rows]
+        return [values.expand(len(decision.items), 10) for decision in decisions]
 
 
-def validation(windows, targets) -> Validation:
-    reward = torch.arange(10.0).expand(len(windows), 10)
-    return Validation(Held(windows, torch.tensor(targets)), reward, -reward)
+def validation(decisions, targets) -> Validation:
+    reward = torch.arange(10.0).expand(len(decisions), 10)
+    asked = [replace(decision, target=target) for decision, target in zip(decisions, targets, strict=True)]
+    return Validation(Decisions.from_decisions(asked, max_history=50), reward, -reward)
 
 
 def trl_arguments(directory, **options) -> TRLPPOConfig:
@@ -81,7 +83,7 @@ def make_trainer(base, data, directory, scheme="atomic", guard=None, model=None,
     names += "response_length missing_eos_penalty temperature save_steps max_grad_norm"
     values = {name: getattr(config.ppo, name) for name in names.split()}
     arguments = trl_arguments(directory, num_mini_batches=config.ppo.num_mini_batches, **values)
-    return RecPPOTrainer(arguments, config.ppo, policy, PreferItem(), training_rows(data, config), guard)
+    return RecPPOTrainer(arguments, config.ppo, policy, PreferItem(), training_decisions(data, config), guard)
 
 
 def first_step(trainer) -> dict:
@@ -320,7 +322,7 @@ def test_a_resumed_run_is_bit_identical(tiny_base, data, tmp_path, ema_decay):
 
 
 def test_the_average_is_what_the_guard_sees_and_what_is_handed_over(tiny_base, data, tmp_path, monkeypatch):
-    guard = Guard(validation([Window("20", [], [0, 1])], [5]), tmp_path / "best")
+    guard = Guard(validation([Decision("20", [], [0, 1])], [5]), tmp_path / "best")
     trainer = make_trainer(tiny_base, data, tmp_path / "c", guard=guard, eval_steps=1, ema_decay=0.25)
     start, own, seen, better = trained(trainer), [], [], iter(range(9))
 
@@ -364,14 +366,14 @@ def test_half_written_checkpoints_are_not_seen(tiny_base, data, tmp_path, monkey
 def test_every_prompt_comes_once_an_epoch(tiny_base, data, tmp_path):
     trainer = make_trainer(tiny_base, data, tmp_path)
     size = len(trainer.train_dataset)
-    rows = [row for update in range(1, size + 1) for row in trainer.rows_of(update)]
+    rows = [row for update in range(1, size + 1) for row in trainer.decisions_of(update)]
     assert len(rows) == size * trainer.args.batch_size
-    key = [(row["profile"], tuple(row["prior"]), tuple(row["items"])) for row in rows[:size]]
+    key = [(row.profile, tuple(row.prior), tuple(row.items)) for row in rows[:size]]
     assert len(set(key)) == size
 
 
 def test_the_guard_keeps_the_best_and_has_a_floor(tiny_base, data, tmp_path, monkeypatch):
-    guard = Guard(validation([Window("20", [], [0, 1])], [5]), tmp_path / "best")
+    guard = Guard(validation([Decision("20", [], [0, 1])], [5]), tmp_path / "best")
     trainer = make_trainer(tiny_base, data, tmp_path / "c", guard=guard, eval_steps=1)
     start = weights(trainer)
     values = iter([0.5, 0.4, 0.3, 0.2])
@@ -383,7 +385,7 @@ def test_the_guard_keeps_the_best_and_has_a_floor(tiny_base, data, tmp_path, mon
 
 
 def test_the_guard_does_not_trust_what_the_judge_does_not(tiny_base, data, tmp_path, monkeypatch):
-    guard = Guard(validation([Window("20", [], [0, 1])], [5]), tmp_path / "best")
+    guard = Guard(validation([Decision("20", [], [0, 1])], [5]), tmp_path / "best")
     trainer = make_trainer(tiny_base, data, tmp_path / "c", guard=guard, eval_steps=1)
     seen = iter([(0.1, 0.0), (0.3, -0.1), (0.2, 0.1), (0.1, 0.2)])
 
@@ -400,7 +402,7 @@ def test_the_guard_does_not_trust_what_the_judge_does_not(tiny_base, data, tmp_p
 
 
 def test_the_guard_believes_users_before_the_judge(tiny_base, data, tmp_path, monkeypatch):
-    guard = Guard(validation([Window("20", [], [0, 1])], [5]), tmp_path / "best")
+    guard = Guard(validation([Decision("20", [], [0, 1])], [5]), tmp_path / "best")
     trainer = make_trainer(tiny_base, data, tmp_path / "c", guard=guard, eval_steps=1)
     seen = iter([(0.1, 0.0), (0.3, 0.01), (0.2, 0.1), (0.4, -0.01)])
 
@@ -416,8 +418,8 @@ def test_the_guard_believes_users_before_the_judge(tiny_base, data, tmp_path, mo
 
 
 def test_the_gain_over_the_start_is_paired_by_user(tmp_path):
-    held = Held([Window("20", [], [0])] * 4, torch.zeros(4, dtype=torch.long))
-    guard = Guard(Validation(held, torch.zeros(4, 2), torch.zeros(4, 2)), tmp_path)
+    decisions = Decisions.from_decisions([Decision("20", [], [0], target=0)] * 4, max_history=50)
+    guard = Guard(Validation(decisions, torch.zeros(4, 2), torch.zeros(4, 2)), tmp_path)
     start, later = torch.tensor([0.0, 0.5, 1.0, 0.2]), torch.tensor([0.1, 0.6, 1.0, 0.4])
     assert guard._sure_gain(start) == 0.0
     guard.history.append({})
@@ -432,7 +434,7 @@ def test_the_gain_over_the_start_is_paired_by_user(tmp_path):
 
 def test_the_guard_measures_ndcg(tiny_base, data, tmp_path):
     policy = RecPolicy.create(make_config(tiny_base), data).eval()
-    windows = [Window("20", [], [0, 1]), Window("20", [], [2])]
+    windows = [Decision("20", [], [0, 1]), Decision("20", [], [2])]
     scores = torch.cat(list(item_scores(policy, windows)))
     best, second = int(scores[0].argmax()), int(scores[1].topk(2).indices[1])
     seen = Guard(validation(windows, [best, second]), tmp_path).measure(policy)

@@ -9,8 +9,9 @@ import torch
 
 from llmrec.config import load_config
 from llmrec.data.dataset import load_data
+from llmrec.data.decision import Decisions
 from llmrec.evaluation.metrics import ndcg
-from llmrec.evaluation.ranking import Queries, rank
+from llmrec.evaluation.ranking import rank
 from llmrec.recommenders.sasrec import SASRec
 from llmrec.run import Run, run_all
 
@@ -95,10 +96,10 @@ def test_movielens_as_measured_elsewhere(tmp_path):
     run = Run.create(config)
     run_all(run, "data", say=lambda line: None)
     data = load_data(run.path("data"))
-    valid, test = (Queries.of(data, data.targets["leave_one_out"][part]) for part in ("valid", "test"))
+    valid, test = (Decisions.from_targets(data, data.targets["leave_one_out"][part]) for part in ("valid", "test"))
 
-    def ranks(scores, queries):
-        return rank(scores, queries, 0).ranks
+    def ranks(scores, decisions):
+        return rank(scores, decisions, 0).ranks
 
     found = SASRec(
         lambda scores: float(ndcg(ranks(scores, valid), 10).mean()),

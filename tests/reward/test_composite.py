@@ -13,6 +13,7 @@ import torch
 
 from llmrec.catalogue.facts import FactBook
 from llmrec.config import PenaltyConfig, RewardConfig
+from llmrec.data.decision import Decision
 from llmrec.errors import ConfigError, DataError, RewardError
 from llmrec.language.prompt import Recommendation
 from llmrec.reward.composite import CompositeReward
@@ -22,7 +23,7 @@ from reward_models.ensemble import RewardEnsemble
 from reward_models.judge import fit_judge
 from tests.conftest import make_data
 
-ROW = {"profile": "new user", "prior": [9], "items": [0, 2], "purchased": [True, False, True]}
+ROW = Decision("new user", [9], [0, 2], [True, False, True])
 GOOD = Recommendation(5, (" Like", 0, ", it is Drama."), True)
 
 
@@ -89,7 +90,7 @@ def own_log_odds(model, catalogue, weight: float) -> torch.Tensor:
 
 def test_exact_decisions_hold_the_same_item_rewards(model, catalogue):
     reward = composite(model, catalogue, terms=[{"column": "price", "weight": 0.1}, {"column": "year", "weight": -2.0}])
-    row = ROW | {"prior": [], "purchased": [False, True]}
+    row = replace(ROW, prior=[], purchased=[False, True])
     (decisions,) = reward.decisions([row])
     assert decisions.shape == (2, catalogue.num_items)
     not_had = [item for item in range(10) if item not in (0, 2)]
@@ -110,9 +111,9 @@ def test_the_weight_of_the_purchase_runs_from_clicks_alone_to_both_jointly(catal
             member.items.weight.mul_(20)
             member.purchase_items.weight.mul_(20)
     model = RewardEnsemble(members, penalty=1.0) if ensemble else members[0]
-    history, purchased = [np.array([9, 0, 2])], [np.array(ROW["purchased"])]
+    history, purchased = [np.array([9, 0, 2])], [ROW.known_purchases]
     said = model.predict(history, purchased)
-    row = ROW | {"prior": [], "items": [9, 0, 2]}
+    row = replace(ROW, prior=[], items=[9, 0, 2])
     for weight in (0.0, 0.5, 1.0):
         joint = said.log_click + weight * said.purchase.sigmoid().log()
         if ensemble:

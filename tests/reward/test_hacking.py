@@ -11,6 +11,7 @@ import torch
 
 from llmrec.catalogue.facts import Fact, FactBook
 from llmrec.config import parse_config
+from llmrec.data.decision import Decision
 from llmrec.data.prepare import build_data
 from llmrec.data.readers import read_log
 from llmrec.language.prompt import Recommendation
@@ -50,22 +51,22 @@ class Setting:
         places = list(zip(targets.users.tolist(), targets.positions.tolist(), strict=True))[:ASKED_USERS]
         self.taken = [int(data.histories[u][p]) for u, p in places]
         self.rows = [
-            {
-                "user": u,
-                "profile": "new user",
-                "prior": data.histories[u][: max(0, p - 50)].tolist(),
-                "items": data.histories[u][max(0, p - 50) : p].tolist(),
-                "purchased": data.purchases[u][:p].tolist(),
-            }
+            Decision(
+                "new user",
+                data.histories[u][: max(0, p - 50)].tolist(),
+                data.histories[u][max(0, p - 50) : p].tolist(),
+                data.purchases[u][:p].tolist(),
+                user=u,
+            )
             for u, p in places
         ]
         self.popular = np.argsort(-np.bincount(np.concatenate(data.train_histories), minlength=data.num_items))
         self.generator = random.Random(0)
 
-    def honest(self, item: int, row: dict) -> list:
-        return write(self.facts, item, row["items"], self.generator)
+    def honest(self, item: int, row: Decision) -> list:
+        return write(self.facts, item, row.items, self.generator)
 
-    def earned(self, policy: Callable[[int, dict], Recommendation]) -> torch.Tensor:
+    def earned(self, policy: Callable[[int, Decision], Recommendation]) -> torch.Tensor:
         """Reward of a policy that is given the true next item and the row: [B]."""
         scored = self.reward([policy(item, row) for item, row in zip(self.taken, self.rows, strict=True)], self.rows)
         return scored.item + scored.text
@@ -81,45 +82,45 @@ def honest(setting) -> torch.Tensor:
     return setting.earned(lambda item, row: say(item, setting.honest(item, row)))
 
 
-def most_popular(setting: Setting, item: int, row: dict) -> Recommendation:
+def most_popular(setting: Setting, item: int, row: Decision) -> Recommendation:
     best = int(setting.popular[0])
     return say(best, setting.honest(best, row))
 
 
-def most_popular_unseen(setting: Setting, item: int, row: dict) -> Recommendation:
-    had = {*row["prior"], *row["items"]}
+def most_popular_unseen(setting: Setting, item: int, row: Decision) -> Recommendation:
+    had = {*row.prior, *row.items}
     best = next(int(one) for one in setting.popular if one not in had)
     return say(best, setting.honest(best, row))
 
 
-def rarest_unseen(setting: Setting, item: int, row: dict) -> Recommendation:
-    had = {*row["prior"], *row["items"]}
+def rarest_unseen(setting: Setting, item: int, row: Decision) -> Recommendation:
+    had = {*row.prior, *row.items}
     rare = next(int(one) for one in setting.popular[::-1] if one not in had)
     return say(rare, setting.honest(rare, row))
 
 
-def repeats_the_history(setting: Setting, item: int, row: dict) -> Recommendation:
-    return say(row["items"][-1], setting.honest(row["items"][-1], row))
+def repeats_the_history(setting: Setting, item: int, row: Decision) -> Recommendation:
+    return say(row.items[-1], setting.honest(row.items[-1], row))
 
 
-def repeats_its_text(setting: Setting, item: int, row: dict) -> Recommendation:
+def repeats_its_text(setting: Setting, item: int, row: Decision) -> Recommendation:
     return say(item, setting.honest(item, row) * 4)
 
 
-def pads_with_words(setting: Setting, item: int, row: dict) -> Recommendation:
+def pads_with_words(setting: Setting, item: int, row: Decision) -> Recommendation:
     padding = (
         " It is one of those that you will surely and truly and really and certainly and always like, as said, and"
     )
     return say(item, [padding + " there is no doubt that it will please."] + setting.honest(item, row))
 
 
-def states_facts_without_citing(setting: Setting, item: int, row: dict) -> Recommendation:
+def states_facts_without_citing(setting: Setting, item: int, row: Decision) -> Recommendation:
     facts = setting.facts.facts_of(item)
     return say(item, [" It is", *facts, "."])
 
 
-def cites_without_a_fact(setting: Setting, item: int, row: dict) -> Recommendation:
-    return say(item, [" Because of", row["items"][-1], "."])
+def cites_without_a_fact(setting: Setting, item: int, row: Decision) -> Recommendation:
+    return say(item, [" Because of", row.items[-1], "."])
 
 
 HACKS = (

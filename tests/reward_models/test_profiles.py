@@ -10,10 +10,11 @@ import torch
 from llmrec.catalogue.facts import FactBook
 from llmrec.config import RewardConfig
 from llmrec.data.dataset import InteractionData, Targets
+from llmrec.data.decision import Decision, Decisions
 from llmrec.errors import DataError
 from llmrec.evaluation.evaluate import reward_scores
 from llmrec.language.prompt import Recommendation
-from llmrec.ppo.stage import training_rows, validation_guard
+from llmrec.ppo.stage import training_decisions, validation_guard
 from llmrec.reward.composite import CompositeReward
 from llmrec.reward.parts import log_odds
 from reward_models.click_purchase import ClickPurchaseConfig, ClickPurchaseModel
@@ -22,7 +23,7 @@ from reward_models.judge import fit_judge
 from reward_models.storage import fingerprint
 from tests.conftest import make_config, make_data
 
-STRANGER = {"profile": "new user", "prior": [], "items": [9, 0, 2], "purchased": [True, False, True]}
+STRANGER = Decision("new user", [], [9, 0, 2], [True, False, True])
 SAID = Recommendation(5, (" Like", 0, ", it is Drama."), True)
 
 
@@ -43,9 +44,9 @@ def reward(data) -> CompositeReward:
 
 
 def test_the_reward_of_a_known_user_is_the_model_s_with_that_profile(reward, data):
-    history, purchases = [np.array(STRANGER["items"])], [np.array(STRANGER["purchased"])]
-    known, free = STRANGER | {"user": 3}, [item for item in range(10) if item not in (0, 2, 9)]
-    for row, profile in ((known, profile_words(data.users)[[3]]), (STRANGER, None), (STRANGER | {"user": None}, None)):
+    history, purchases = [STRANGER.history], [STRANGER.known_purchases]
+    known, free = replace(STRANGER, user=3), [item for item in range(10) if item not in (0, 2, 9)]
+    for row, profile in ((known, profile_words(data.users)[[3]]), (STRANGER, None)):
         expected = reward.model.log_rewards(history, purchases, profile)
         assert reward([SAID], [row]).parts["log_odds"] == log_odds(expected[:, SAID.item])
         torch.testing.assert_close(reward.decisions([row])[0][-1][free], reward.item_rewards(expected)[0, free])
@@ -53,16 +54,16 @@ def test_the_reward_of_a_known_user_is_the_model_s_with_that_profile(reward, dat
 
 
 def test_a_user_outside_the_log_is_an_error(reward):
-    with pytest.raises(DataError, match="Row 1 is of user 6, who is not in the log; expected 0 to 5"):
-        reward([SAID] * 2, [STRANGER, STRANGER | {"user": 6}])
+    with pytest.raises(DataError, match="Decision 1 is of user 6, who is not in the log; expected 0 to 5"):
+        reward([SAID] * 2, [STRANGER, replace(STRANGER, user=6)])
 
 
-def test_training_rows_name_their_user(data):
-    rows = training_rows(data, make_config("none"))
-    assert {row["user"] for row in rows} == set(range(6))
-    for row in rows:
-        shown = [*row["prior"], *row["items"]]
-        assert data.histories[row["user"]][: len(shown)].tolist() == shown
+def test_training_decisions_name_their_user(data):
+    decisions = training_decisions(data, make_config("none"))
+    assert {decision.user for decision in decisions} == set(range(6))
+    for decision in decisions:
+        history = decision.history
+        assert data.histories[decision.user][: len(history)].tolist() == history.tolist()
 
 
 def test_the_guard_knows_the_profiles(reward, data, tmp_path):
@@ -70,15 +71,17 @@ def test_the_guard_knows_the_profiles(reward, data, tmp_path):
     judge.save_pretrained(tmp_path)
     run = SimpleNamespace(config=make_config("none", catalogue={"max_history": 50}), path=lambda *names: tmp_path)
     validation = validation_guard(run, data, reward).validation
-    for window, seen in zip(validation.held.windows, validation.reward, strict=True):
-        user = next(u for u in range(6) if window.items == data.histories[u][: len(window.items)].tolist())
-        row = {"user": user, "prior": [], "items": window.items, "purchased": data.purchases[user][: len(window.items)]}
-        torch.testing.assert_close(seen, reward.decisions([row])[0][-1])
+    for decision, seen in zip(validation.decisions, validation.reward, strict=True):
+        count = len(decision.items)
+        user = next(u for u in range(6) if decision.items.tolist() == data.histories[u][:count].tolist())
+        alone = Decision("", [], data.histories[user][:count], data.purchases[user][:count], user)
+        torch.testing.assert_close(seen, reward.decisions([alone])[0][-1])
 
 
 def test_the_reward_model_as_a_ranker_knows_profiles_and_purchases(reward, data):
     users = np.array([4, 1])
     histories, purchases = [data.histories[u][:3] for u in users], [data.purchases[u][:3] for u in users]
-    (found,) = reward_scores(reward.model, data, Targets(users, np.array([3, 3])), 0.5)
+    decisions = Decisions.from_targets(data, Targets(users, np.array([3, 3])))
+    (found,) = reward_scores(reward.model, profile_words(data.users), decisions, 0.5)
     expected = reward.model.log_rewards(histories, purchases, profile_words(data.users)[users], 0.5)
     np.testing.assert_array_equal(found, expected.numpy())

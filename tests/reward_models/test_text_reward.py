@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification
 from llmrec.catalogue.facts import FactBook
 from llmrec.config import Config
 from llmrec.data.dataset import InteractionData, Targets
+from llmrec.data.decision import Decision
 from llmrec.errors import DataError, ModelError
 from llmrec.language.prompt import Recommendation
 from llmrec.reward.composite import CompositeReward
@@ -65,8 +66,8 @@ def fitted(request, tiny_base, log, tmp_path_factory):
     return fit_text_reward(log, settings(tiny_base, loss=request.param), np.arange(60), tmp_path_factory.mktemp("logs"))
 
 
-def answers() -> tuple[list[Recommendation], list[dict]]:
-    row = {"profile": "new user", "prior": [0], "items": [1, 2], "purchased": [True, False, True]}
+def answers() -> tuple[list[Recommendation], list[Decision]]:
+    row = Decision("new user", [0], [1, 2], [True, False, True])
     said = [Recommendation(item, (" Like", 1, ", it is Drama."), True) for item in (4, 5, 24)]
     return [*said, Recommendation(-1, (), False)], [row] * 4
 

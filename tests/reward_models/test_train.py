@@ -291,9 +291,12 @@ def test_a_linear_model_is_pooled_where_it_helps(data, members):
     assert found["l2"] in found["cross_entropy"] and len(model.members) == members
     events = held_out(data, "valid", 100, 0)
     rows = torch.arange(len(events))
-    targets = torch.from_numpy(events.targets)
+    targets = torch.from_numpy(events.decisions.targets)
     entropies = [
-        -one.predict(events.histories, events.purchases, events.profiles).log_click[rows, targets].mean().item()
+        -one.predict(events.decisions.histories, events.decisions.purchased, events.profiles)
+        .log_click[rows, targets]
+        .mean()
+        .item()
         for one in (model, alone)
     ]
     assert entropies[0] == pytest.approx(min(found["cross_entropy"].values()), abs=0.01)

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -7,11 +8,12 @@ import torch
 from transformers.trainer import TRAINER_STATE_NAME
 
 from llmrec.config import SFTConfig
+from llmrec.data.decision import Decision, Decisions
 from llmrec.files import newest_checkpoint
 from llmrec.policy.distribution import ITEM
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packing import Window, pack
-from llmrec.selection.validation import Held, mean_ndcg
+from llmrec.policy.packing import pack
+from llmrec.selection.validation import all_item_scores, mean_ndcg
 from llmrec.sft.stage import NDCG, BestAdapter, sft_losses, training_windows
 from tests.conftest import make_config, make_data
 
@@ -32,7 +34,8 @@ def test_windows_cover_the_training_part_and_nothing_else(policy, data):
 
 def test_every_taught_token_is_allowed_by_the_mask(policy, data):
     rows = list(training_windows(policy, data, ["age"], SFTConfig(num_train_epochs=4.0), seed=1))
-    batch = pack(policy, [Window(**row) for row in rows])
+    decisions = [Decision(row["profile"], row["prior"], row["items"]) for row in rows]
+    batch = pack(policy, decisions, [row["completions"] for row in rows])
     with torch.no_grad():
         hidden = policy(*batch.inputs())
         item_loss, text_loss = sft_losses(policy, batch, hidden)
@@ -42,14 +45,13 @@ def test_every_taught_token_is_allowed_by_the_mask(policy, data):
 def test_the_item_loss_is_the_mean_over_separate_prompts(policy):
     """Two shown items and one to come: three decisions, each also asked alone."""
     history, end = [3, 5, 8], policy.prompts.end
-    window = Window("42", [], history[:2], [[*policy.vocabulary.sequences[8], end]])
-    batch = pack(policy, [window])
+    batch = pack(policy, [Decision("42", [], history[:2])], [[[*policy.vocabulary.sequences[8], end]]])
     with torch.no_grad():
         item_loss, text_loss = sft_losses(policy, batch, policy(*batch.inputs()))
         values = []
         for stop in range(3):
             completion = [*policy.vocabulary.sequences[history[stop]], end]
-            alone = pack(policy, [Window("42", [], history[:stop], [completion])])
+            alone = pack(policy, [Decision("42", [], history[:stop])], [[completion]])
             scores = alone.score(policy, policy(*alone.inputs()))
             values += scores.log_probs[scores.region == ITEM].tolist()
     assert item_loss.item() == pytest.approx(-sum(values) / len(values), abs=1e-4)
@@ -103,11 +105,11 @@ def course(tiny_base):
     policy = RecPolicy.create(make_config(tiny_base), make_data())
     torch.manual_seed(0)
     rows = {step: torch.randn_like(item_rows(policy)) for step in range(1, 11)}
-    windows = [Window("42", [], [3, 5]), Window("7", [], [8])]
+    asked = [Decision("42", [], [3, 5]), Decision("7", [], [8])]
     with torch.no_grad():
         item_rows(policy).copy_(rows[4])
-    held = Held(windows, torch.zeros(2, dtype=torch.int64))
-    return policy, rows, Held(windows, held.scores(policy).argmax(1))
+    decisions = Decisions.from_decisions(asked, max_history=50)
+    return policy, rows, replace(decisions, targets=all_item_scores(policy, decisions).argmax(1).numpy())
 
 
 @pytest.mark.parametrize("eval_steps", [2, 0.2])

@@ -1,0 +1,163 @@
+"""A user at a moment: what a recommender may know before it decides and, where known, what the user took next.
+
+Every stage asks the same question of a policy, a baseline or a reward model: "given this history, which item next?".
+`Decision` is one such question and `Decisions` holds many of them by column.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+
+from llmrec.config import CatalogueConfig
+from llmrec.data.dataset import InteractionData, Targets
+from llmrec.data.profiles import NEW_USER, profile_texts
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One user at one moment.
+
+    Attributes:
+        profile: what the prompt says of the user.
+        prior: item indices seen before the prompt's window, oldest first. They are not shown and never recommended.
+        items: item indices that the prompt shows, oldest first.
+        purchased: whether each item of `prior + items` is known to be purchased; None if unknown.
+        user: index in the event log; None for somebody outside of it.
+        target: item index that the user took next; None if unknown.
+    """
+
+    profile: str
+    prior: Sequence[int]
+    items: Sequence[int]
+    purchased: Sequence[bool] | None = None
+    user: int | None = None
+    target: int | None = None
+
+    @property
+    def history(self) -> np.ndarray:
+        """All seen items, oldest first, int64 [n]."""
+        return np.array([*self.prior, *self.items], dtype=np.int64)
+
+    @property
+    def known_purchases(self) -> np.ndarray:
+        """Whether each item of the history is known to be purchased, bool [n]; unknown purchases count as none."""
+        if self.purchased is None:
+            return np.zeros(len(self.prior) + len(self.items), dtype=bool)
+        return np.asarray(self.purchased, dtype=bool)
+
+    def __getitem__(self, name: str) -> Any:
+        """A field by name, sequences as lists: the mapping that reward functions of users receive."""
+        value = getattr(self, name)
+        return np.asarray(value).tolist() if name in ("prior", "items", "purchased") and value is not None else value
+
+
+@dataclass(frozen=True)
+class Decisions(Sequence[Decision]):
+    """M decisions by column. Histories are views of the event log's arrays, so M decisions cost no copies of them.
+
+    Attributes:
+        profiles: what the prompt says of each user, [M].
+        histories: seen items of each, oldest first, int64 [n_m].
+        purchased: which of them are known to be purchased, bool [n_m].
+        users: index in the event log, int64 [M]; -1 for somebody outside of it.
+        targets: the item that each user took next, int64 [M]; -1 if unknown.
+        max_history: how many of the newest items a prompt shows.
+    """
+
+    profiles: list[str]
+    histories: list[np.ndarray]
+    purchased: list[np.ndarray]
+    users: np.ndarray
+    targets: np.ndarray
+    max_history: int
+
+    @classmethod
+    def from_targets(
+        cls, data: InteractionData, targets: Targets, catalogue: CatalogueConfig | None = None
+    ) -> "Decisions":
+        """The decisions that prediction targets ask for, with all that was known just before each target.
+
+        Args:
+            data: the prepared log.
+            targets: positions in histories. A position at a history's end has no target yet.
+            catalogue: which user attributes the prompt names and how many items it shows; None uses the defaults.
+        """
+        catalogue = catalogue or CatalogueConfig()
+        texts = profile_texts(data.users, catalogue.user_attributes)
+        places = list(zip(targets.users.tolist(), targets.positions.tolist(), strict=True))
+        taken = [data.histories[user][at] if at < len(data.histories[user]) else -1 for user, at in places]
+        return cls(
+            profiles=[texts[user] for user, _ in places],
+            histories=[data.histories[user][:position] for user, position in places],
+            purchased=[data.purchases_before(user, position) for user, position in places],
+            users=np.asarray(targets.users, dtype=np.int64),
+            targets=np.array(taken, dtype=np.int64),
+            max_history=catalogue.max_history,
+        )
+
+    @classmethod
+    def from_decisions(cls, decisions: Iterable[Decision], max_history: int) -> "Decisions":
+        """Columns of single decisions; unknown purchases count as none."""
+        rows = list(decisions)
+        return cls(
+            profiles=[row.profile for row in rows],
+            histories=[row.history for row in rows],
+            purchased=[row.known_purchases for row in rows],
+            users=np.array([-1 if row.user is None else row.user for row in rows], dtype=np.int64),
+            targets=np.array([-1 if row.target is None else row.target for row in rows], dtype=np.int64),
+            max_history=max_history,
+        )
+
+    def __len__(self) -> int:
+        return len(self.histories)
+
+    @overload
+    def __getitem__(self, index: int) -> Decision: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Decisions": ...
+
+    def __getitem__(self, index: int | slice) -> "Decision | Decisions":
+        if isinstance(index, slice):
+            return self.select(np.arange(len(self))[index])
+        history = self.histories[index]
+        user, target = int(self.users[index]), int(self.targets[index])
+        return Decision(
+            profile=self.profiles[index],
+            prior=history[: -self.max_history],
+            items=history[-self.max_history :],
+            purchased=self.purchased[index],
+            user=None if user < 0 else user,
+            target=None if target < 0 else target,
+        )
+
+    def select(self, rows: Sequence[int] | np.ndarray) -> "Decisions":
+        """Some of the decisions, in the order of `rows`."""
+        index = np.asarray(rows, dtype=np.int64)
+        return Decisions(
+            profiles=[self.profiles[m] for m in index],
+            histories=[self.histories[m] for m in index],
+            purchased=[self.purchased[m] for m in index],
+            users=self.users[index],
+            targets=self.targets[index],
+            max_history=self.max_history,
+        )
+
+    def batches(self, size: int) -> Iterator["Decisions"]:
+        """At most `size` decisions at a time, in order."""
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+
+def stranger(items: Sequence[int], max_history: int, excluded: Sequence[int] = (), profile: str = NEW_USER) -> Decision:
+    """The decision for somebody with a history of their own.
+
+    Args:
+        items: seen item indices, oldest first.
+        max_history: how many of the newest items the prompt shows.
+        excluded: item indices that must not be recommended either.
+        profile: what the prompt says of the person.
+    """
+    return Decision(profile, [*items[:-max_history], *excluded], items[-max_history:])

@@ -1,0 +1,28 @@
+"""User profiles: what a prompt says of a user before the history."""
+
+import pandas as pd
+
+from llmrec.errors import ConfigError
+
+NEW_USER = "new user"  # the profile of somebody of whom nothing is known
+
+
+def profile_texts(users: pd.DataFrame, attributes: list[str]) -> list[str]:
+    """The profile of each user: the named attributes in order, separated by spaces; `new user` if all are empty.
+
+    Args:
+        users: the user table, [U] rows.
+        attributes: columns of the user table.
+
+    Returns:
+        one text a user, [U].
+
+    Raises:
+        ConfigError: an attribute is not a column of the user table.
+    """
+    for name in attributes:
+        if name not in users.columns:
+            known = ", ".join(column for column in users.columns if column != "user_id") or "none"
+            raise ConfigError(f"catalogue.user_attributes: the user table has no `{name}`; its attributes: {known}.")
+    rows = users[attributes].fillna("").astype(str).itertuples(index=False) if attributes else [()] * len(users)
+    return [" ".join(value for value in row if value) or NEW_USER for row in rows]
