@@ -33,7 +33,8 @@ PARTS = {
 def estimate_command(
     config: ConfigArgument,
     items: Annotated[
-        int | None, typer.Option(min=1, help="Catalogue size. By default the size of the prepared data.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Number of items. By default the size of the prepared catalogue."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -21,7 +21,8 @@ def export_command(
     ] = None,
     gguf: Annotated[Path | None, typer.Option(metavar="FILE", help="Output file for llama.cpp.")] = None,
     gguf_type: Annotated[
-        Literal["f32", "f16", "q8_0"], typer.Option(help="Number format of the weight matrices in the GGUF file.")
+        Literal["f32", "f16", "q8_0"],
+        typer.Option(metavar="f32|f16|q8_0", help="Number format of the weight matrices in the GGUF file."),
     ] = "q8_0",
     onnx: Annotated[
         Path | None, typer.Option(metavar="OUT", help="Output directory of an ONNX graph that ranks all items.")
@@ -30,7 +31,7 @@ def export_command(
 ) -> None:
     """Merge the adapter into full-precision weights and write them for transformers, llama.cpp or ONNX Runtime."""
     if merged is gguf is onnx is None:
-        raise UserError("No output was named. Give one or more of --merged OUT, --gguf FILE and --onnx OUT.")
+        raise UserError("No output was given. Give one or more of --merged OUT, --gguf FILE and --onnx OUT.")
     with reserve_stdout(as_json):
         from llmrec.export.merged import export
 

@@ -28,7 +28,10 @@ def off_policy_command(
     run: Annotated[Path | None, typer.Option(metavar="DIR", help="Evaluate a model of this run.")] = None,
     model: Annotated[
         Literal["ppo", "sft", "reward"] | None,
-        typer.Option(help="Model of --run to evaluate. By default the first of these that has finished."),
+        typer.Option(
+            metavar="ppo|sft|reward",
+            help="Model of --run to evaluate. By default the first of these that has finished.",
+        ),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Show the estimates even if the effective sample size is too small.")

@@ -9,6 +9,6 @@ ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML con
 RunOption = Annotated[Path, typer.Option("--run", metavar="DIR", help="Run directory.")]
 AdapterOption = Annotated[
     Literal["sft", "ppo"] | None,
-    typer.Option(help="Adapter to use. By default ppo if that stage has finished, else sft."),
+    typer.Option(metavar="sft|ppo", help="Adapter to use. By default ppo if that stage has finished, else sft."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and everything else on stderr.")]

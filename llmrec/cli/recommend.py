@@ -41,7 +41,7 @@ def recommend_command(
         str | None, typer.Option(metavar="REV", help="Branch, tag or commit of the hub repository in --model.")
     ] = None,
     user: Annotated[str | None, typer.Option(metavar="ID", help="User of the event log, instead of titles.")] = None,
-    top_k: Annotated[int, typer.Option(min=1, help="Number of recommendations.")] = 5,
+    top_k: Annotated[int, typer.Option(min=1, metavar="N", help="Number of recommendations.")] = 5,
     exclude: Annotated[
         list[str] | None,
         typer.Option(metavar="TITLE", help="Title to leave out. Repeat the option for several titles."),

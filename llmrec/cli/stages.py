@@ -118,7 +118,7 @@ def run_command(
     config: ConfigArgument,
     seeds: Annotated[
         int | None,
-        typer.Option(min=2, help="Number of training seeds. Runs all of them and reports their mean and spread."),
+        typer.Option(min=2, metavar="N", help="Run under N training seeds, at least 2, and report mean and spread."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
