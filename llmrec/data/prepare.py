@@ -4,7 +4,6 @@ Read the log, decide which events are clicks and purchases, keep each user's fir
 order, hold out by every configured split, describe the result, and write all of it at once.
 """
 
-import re
 from contextlib import suppress
 from typing import Any
 
@@ -13,16 +12,13 @@ import pandas as pd
 
 from llmrec.config import DataConfig
 from llmrec.data.card import dataset_card
-from llmrec.data.dataset import InteractionData, load_data, save_data
+from llmrec.data.dataset import InteractionData, save_data
+from llmrec.data.exposures import find_exposures
 from llmrec.data.feedback import feedback
+from llmrec.data.histories import choose_users, first_clicks, known_purchases
 from llmrec.data.readers import RawLog, check_log, read_log
 from llmrec.data.splits import PARTS, Split, given, leave_one_out, seeded_hash, shared_train_lengths, temporal
 from llmrec.errors import DataError
-
-__all__ = ["build_data", "load_data", "prepare_stage", "save_data"]
-
-# The clicks that a user needs by default, and for what; True: if a split is leave-one-out.
-MIN_CLICKS = {True: (3, "for training, validation and test"), False: (2, "to learn from and to predict")}
 
 
 def prepare_stage(run: Any) -> None:
@@ -74,7 +70,7 @@ def build_data(log: RawLog, config: DataConfig, seed: int) -> InteractionData:
     if "given" in config.splits:
         check_given(log)
     history = first_clicks(events, seed)
-    user_ids, dropped = _choose_users(events["user_id"].unique(), history["user_id"], config)
+    user_ids, dropped = choose_users(events["user_id"].unique(), history["user_id"], config)
     user_index = pd.Index(user_ids)
     events, history = _number_users(events, user_index), _number_users(history, user_index)
     history = history.sort_values("user", kind="stable", ignore_index=True)
@@ -98,77 +94,6 @@ def build_data(log: RawLog, config: DataConfig, seed: int) -> InteractionData:
     _check_splits(data)
     data.card.update(dataset_card(data, events, splits, dropped, config, seed, log.timed))
     return data
-
-
-def first_clicks(events: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Each user's first click on each item, in time order; ties in time are in the order of a seeded hash.
-
-    Args:
-        events: rows of `user_id, item_id, item, timestamp, click (bool), purchase (bool)`, optional `split`.
-        seed: of the hash.
-
-    Returns:
-        rows of `user_id, item_id, item, timestamp, bought_at, part`; a user's rows are in order, but users may be
-        mixed. `bought_at` is the time of the user's first purchase of the item, NaN if there is none; `part` is the
-        place of `split` in `PARTS`, -1 if it is none of them.
-    """
-    pair = ["user_id", "item"]
-    clicks = events[events["click"]].sort_values("timestamp", kind="stable")
-    history = clicks.drop_duplicates(pair).reset_index(drop=True)
-    bought = events[events["purchase"]].groupby(pair)["timestamp"].min()
-    history["bought_at"] = bought.reindex(pd.MultiIndex.from_frame(history[pair])).to_numpy(dtype=np.float64)
-    tie = seeded_hash(seed, "ties", history["user_id"], history["item_id"])
-    history["part"] = pd.Index(PARTS).get_indexer(history["split"]) if "split" in history else -1
-    order = np.lexsort((tie, history["part"], history["timestamp"]))
-    return history.iloc[order].reset_index(drop=True)[["user_id", "item_id", "item", "timestamp", "bought_at", "part"]]
-
-
-def known_purchases(history: pd.DataFrame, lengths: np.ndarray, train_lengths: np.ndarray) -> np.ndarray:
-    """Which clicks count as purchased, bool [E].
-
-    A click of the training part counts only if it was bought before the user's first held-out click: what was
-    bought later is not known to a model that is trained on the part before.
-
-    Args:
-        history: rows of `timestamp, bought_at`, sorted by user and time.
-        lengths, train_lengths: of each history, int64 [U].
-    """
-    starts = np.cumsum(lengths) - lengths
-    times = history["timestamp"].to_numpy()
-    held_out = train_lengths < lengths
-    first = np.full(len(lengths), np.inf)
-    first[held_out] = times[(starts + train_lengths)[held_out]]
-    bought_at = history["bought_at"].to_numpy()
-    training = np.arange(len(history)) < np.repeat(starts + train_lengths, lengths)
-    return np.where(training, bought_at <= np.repeat(first, lengths), ~np.isnan(bought_at))
-
-
-def natural_key(user_id: str) -> tuple:
-    """Sort key under which `2` comes before `10` and `u2` before `u10`."""
-    parts = re.split(r"(\d+)", user_id)
-    return tuple((1, part) if n % 2 == 0 else (0, int(part)) for n, part in enumerate(parts) if part), user_id
-
-
-def _choose_users(all_users: np.ndarray, of_clicks: pd.Series, config: DataConfig) -> tuple[list[str], int]:
-    """Ids of the users with enough clicks, sorted, and how many were dropped."""
-    counts = of_clicks.value_counts().reindex(all_users, fill_value=0)
-    default, purpose = MIN_CLICKS["leave_one_out" in config.splits]
-    least = default if config.min_user_events is None else config.min_user_events
-    short = counts[counts < least]
-    if len(short) and config.min_user_events is None:
-        first = sorted(short.index, key=natural_key)[:5]
-        named = ", ".join(f"{user!r} ({short[user]})" for user in first) + (", ..." if len(short) > 5 else "")
-        raise DataError(
-            f"{len(short)} of {len(counts)} users clicked fewer than {least} different items: {named}; "
-            f"expected one item each {purpose}. Set `data.min_user_events: {least}` to drop such users, or loosen the "
-            "rules of `data.click`."
-        )
-    if len(short) == len(counts):
-        raise DataError(
-            f"No user clicked {least} different items; expected at least one who did. The most is "
-            f"{counts.max()}: lower `data.min_user_events`, or loosen the rules of `data.click`."
-        )
-    return sorted(counts.index.difference(short.index), key=natural_key), len(short)
 
 
 def _number_users(frame: pd.DataFrame, user_index: pd.Index) -> pd.DataFrame:
@@ -265,42 +190,6 @@ def _explain_no_clicks(log: RawLog, config: DataConfig) -> str:
         f"`data.purchase` ({', '.join(config.purchase)}); expected at least one. The log's event types are "
         f"{types}{ratings}: change the rules."
     )
-
-
-def find_exposures(events: pd.DataFrame) -> pd.DataFrame:
-    """Logged impressions: events with a ranking, a position or a propensity. Empty if the log has none.
-
-    Events of one user, item and `ranking_id` are one impression, clicked if one of them is a click; without
-    a `ranking_id` every event is an impression of its own.
-
-    Args:
-        events: rows of `user, item, timestamp, click` and optional `ranking_id, position, propensity`.
-
-    Returns:
-        rows of `user, item, timestamp, click, position, propensity`, in time order.
-    """
-    marks = [name for name in ("ranking_id", "position", "propensity") if name in events]
-    shown = events[events[marks].notna().any(axis=1)] if marks else events[:0]
-    if shown.empty:
-        return pd.DataFrame()
-    ranking = shown["ranking_id"] if "ranking_id" in shown else pd.Series(index=shown.index, dtype="str")
-    alone = pd.Series([f"\x1f{n}" for n in range(len(shown))], index=shown.index, dtype="str")
-    table = pd.DataFrame(
-        {
-            "user": shown["user"],
-            "item": shown["item"],
-            "ranking": ranking.fillna(alone),
-            "timestamp": shown["timestamp"],
-            "click": shown["click"],
-            "position": shown.get("position", pd.Series(pd.NA, shown.index, dtype="Int64")),
-            "propensity": shown.get("propensity", np.nan),
-        }
-    )
-    merged = table.groupby(["user", "item", "ranking"], sort=False, as_index=False).agg(
-        {"timestamp": "min", "click": "any", "position": "first", "propensity": "first"}
-    )
-    ordered = merged.sort_values(["timestamp", "user", "item"], kind="stable", ignore_index=True)
-    return ordered.drop(columns="ranking").astype({"propensity": "float64", "position": "Int64"})
 
 
 def _user_table(log: RawLog, user_index: pd.Index) -> pd.DataFrame:

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llmrec.data.dataset import InteractionData, Targets
-from llmrec.data.prepare import build_data, known_purchases, load_data, natural_key, prepare_stage, save_data
+from llmrec.data.dataset import InteractionData, Targets, load_data, save_data
+from llmrec.data.histories import known_purchases, natural_key
+from llmrec.data.prepare import build_data, prepare_stage
 from llmrec.data.readers import RawLog
 from llmrec.errors import ConfigError, DataError, RunError
 from tests.data.logs import config, raw_log

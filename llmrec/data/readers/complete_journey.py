@@ -9,7 +9,8 @@ import pandas as pd
 
 from llmrec.config import DataConfig
 from llmrec.data.readers.columns import as_text, clean_categories, require_columns, to_events, to_ids, to_users
-from llmrec.data.readers.files import read_any_table, resolve_path
+from llmrec.data.readers.parsing import read_any_table
+from llmrec.data.readers.paths import resolve_path
 from llmrec.data.readers.raw import RawLog, Table
 from llmrec.errors import DataError
 

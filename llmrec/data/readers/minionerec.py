@@ -13,7 +13,8 @@ import pandas as pd
 
 from llmrec.config import DataConfig
 from llmrec.data.readers.columns import as_text, clean_categories, require_columns, to_categories, to_ids
-from llmrec.data.readers.files import read_delimited, read_text, resolve_path
+from llmrec.data.readers.parsing import read_delimited, read_text
+from llmrec.data.readers.paths import resolve_path
 from llmrec.data.readers.raw import RawLog, Source, Table
 from llmrec.data.splits import PARTS
 from llmrec.errors import ConfigError, DataError

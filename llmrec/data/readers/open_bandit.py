@@ -9,7 +9,8 @@ import pandas as pd
 
 from llmrec.config import DataConfig
 from llmrec.data.readers.columns import as_text, require_columns, to_events, to_ids
-from llmrec.data.readers.files import find_one, read_delimited, resolve_path
+from llmrec.data.readers.parsing import read_delimited
+from llmrec.data.readers.paths import find_one, resolve_path
 from llmrec.data.readers.raw import RawLog, Table
 
 _USER = [f"user_feature_{n}" for n in range(4)]

@@ -14,7 +14,8 @@ from llmrec.data.readers.columns import (
     to_users,
     to_years,
 )
-from llmrec.data.readers.files import read_any_table, resolve_path
+from llmrec.data.readers.parsing import read_any_table
+from llmrec.data.readers.paths import resolve_path
 from llmrec.data.readers.raw import RawLog, Table
 from llmrec.errors import ConfigError
 
