@@ -75,7 +75,7 @@ def _comparisons_table(name: str, split: SplitReport) -> Table:
 
 
 def _comparison(comparison: Comparison | None) -> str:
-    verdict = "" if comparison is None else f" {comparison.conclusion}"
+    verdict = "" if comparison is None or comparison.conclusion is None else f" {comparison.conclusion}"
     return measured_cell(comparison, verdict)
 
 

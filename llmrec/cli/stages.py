@@ -16,7 +16,7 @@ from llmrec.cli.results import print_report, print_reward
 from llmrec.config import load_config
 from llmrec.distributed import is_main_process
 from llmrec.errors import UserError
-from llmrec.evaluation.report import Report, RewardModelReport, SeedsReport
+from llmrec.evaluation.report import Report, RewardModelReport
 from llmrec.progress.console import console_for
 from llmrec.run import Run, run_all
 
@@ -155,7 +155,7 @@ def _run_seeds(path: Path, count: int, console: Console) -> Report:
         print_line(console, f"seed {run.config.seed}: {run.directory}")
         run_all(run, say=line_printer(console))
         _write_page(run)
-    report = SeedsReport.model_validate(seeds_report(runs))
+    report = seeds_report(runs)
     target = Path(config.output_dir) / f"{config.name}-seeds.json"
     report.write(target)
     print_report(console, report)

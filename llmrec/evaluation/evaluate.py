@@ -1,22 +1,23 @@
-"""The evaluation stage: every model on every split, what the policies wrote, and what RL did to the reward.
+"""The evaluation stage: measures every model of a run on every split and writes `report.json`.
 
-Nothing here is sampled but the reward comparison: ranking is over the full catalogue minus what the user had, ties
-broken by a seeded hash; generated text is the most probable one.
+Rankings cover the full catalogue without the items that the user has seen; a seeded hash breaks ties. Generated text is
+the most probable completion. Only the comparison of rewards before and after RL samples completions.
 """
 
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
+from llmrec.catalogue.facts import FactBook
 from llmrec.config import Config
-from llmrec.data.dataset import InteractionData, load_data
+from llmrec.data.dataset import InteractionData, Targets, load_data
 from llmrec.data.decision import Decisions
 from llmrec.evaluation.examples import answers, examples
-from llmrec.evaluation.generation import generation_rates
+from llmrec.evaluation.generation import generation_report
 from llmrec.evaluation.optimum import has_optimum, item_rewards, optimum, optimum_report
 from llmrec.evaluation.ranking import (
     BATCH,
@@ -28,10 +29,23 @@ from llmrec.evaluation.ranking import (
     rank_policy,
     save_ranks,
 )
+from llmrec.evaluation.report import (
+    POLICIES,
+    BaselineReport,
+    DatasetCard,
+    Environment,
+    ExampleAnswer,
+    GenerationReport,
+    GuardReport,
+    Report,
+    RewardModelReport,
+    RewardReport,
+    SplitReport,
+)
 from llmrec.evaluation.reward_change import list_rewards, reward_report, sampled_rewards
 from llmrec.evaluation.split_report import split_report
-from llmrec.files import write_json
 from llmrec.policy.model import RecPolicy
+from llmrec.progress.bars import ProgressBar, bar
 from llmrec.recommenders.tuning import fit_baselines
 from llmrec.reward.composite import CompositeReward
 from llmrec.run import STAGES, VERBS, Run, library_versions
@@ -39,138 +53,238 @@ from reward_models import EaseJudge, Rewarder, load_reward_model
 from reward_models.features import profile_words
 
 
-def evaluate(run: Run) -> dict:
-    """Measures all models of a run and writes `report.json`, and the rank of every target; returns the report.
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs of an evaluation.
+
+    Attributes:
+        run: the run.
+        data: its prepared log.
+        targets: the M distinct test targets of all splits.
+        rows: indices into `targets` for each split, int64.
+        test: the decisions at the test targets, [M].
+        valid: the decisions at the validation targets, [V].
+        reward: the reward that PPO maximized.
+    """
+
+    run: Run
+    data: InteractionData
+    targets: Targets
+    rows: dict[str, np.ndarray]
+    test: Decisions
+    valid: Decisions
+    reward: CompositeReward
+
+    @classmethod
+    def from_run(cls, run: Run) -> "Inputs":
+        """Reads the data and the reward of a run."""
+        data = load_data(run.path("data"))
+        facts = FactBook.load(run.path("ppo", "adapter"))
+        targets, rows = distinct_targets({split: parts["test"] for split, parts in data.targets.items()})
+        return cls(
+            run=run,
+            data=data,
+            targets=targets,
+            rows=rows,
+            test=Decisions.from_targets(data, targets, run.config.catalogue),
+            valid=Decisions.from_targets(data, data.selection_targets(), run.config.catalogue),
+            reward=CompositeReward.from_pretrained(run.path("reward"), data, facts, run.config.reward),
+        )
+
+    @property
+    def config(self) -> Config:
+        """Config of the run."""
+        return self.run.config
+
+
+@dataclass(frozen=True)
+class PolicyResults:
+    """Measurements of one policy.
+
+    Attributes:
+        ranked: its ranking of the test targets.
+        log_probs: log-probability of every item after every test prompt, float32 [M, N]; None if PPO's objective has
+            no computable optimum.
+        generation: quality of what it writes.
+        answers: its answers to the example users.
+        valid_lists: its ten best items for each validation target, [V, 10].
+        rewards: rewards of its sampled completions on validation by part, each [V].
+    """
+
+    ranked: Ranked
+    log_probs: Tensor | None
+    generation: GenerationReport
+    answers: list[ExampleAnswer]
+    valid_lists: np.ndarray
+    rewards: dict[str, np.ndarray]
+
+
+def evaluate(run: Run) -> Report:
+    """Measures all models of a run; writes `report.json` and the rank of every target.
+
+    Args:
+        run: a run whose earlier stages have finished.
+
+    Returns:
+        The report.
 
     Raises:
         RunError: an earlier stage has not finished.
     """
     run.require("data", "sft", "reward", "ppo")
     run.begin("evaluate")
-    data, config = load_data(run.path("data")), run.config
-    targets, rows = distinct_targets({split: parts["test"] for split, parts in data.targets.items()})
-    decisions = Decisions.from_targets(data, targets, config.catalogue)
-    valid = Decisions.from_targets(data, data.selection_targets(), config.catalogue)
-    model = load_reward_model(run.path("reward"), data.items["item_id"])
-    judge = EaseJudge.from_pretrained(run.path("reward"), data.items["item_id"])
-    generation, written, rewards, lists, log_probs, objective = {}, {}, {}, {}, {}, {}
-    with _progress() as advance:
-        fitted = fit_baselines(data, config, advance)
-        ranked = {name: rank(baseline.scores, decisions, config.seed) for name, baseline in fitted.items()}
-        ranked["reward_model"] = rank_batches(
-            reward_scores(model, profile_words(data.users), decisions, config.reward.conversion_weight),
-            decisions,
-            config.seed,
-        )
-        for name in ("sft", "ppo"):
-            policy = RecPolicy.from_pretrained(run.path(name, "adapter")).eval()
-            policy.merge()
-            advance(f"{name}: ranking", -(-len(decisions) // BATCH))
-            ranked[name], found = rank_policy(policy, decisions, config.seed, advance)
-            if has_optimum(config.ppo):
-                log_probs[name] = found
-            advance(f"{name}: writing for every user", -(-data.num_users // BATCH))
-            generation[name] = generation_rates(policy, data, config, advance)
-            written[name] = answers(policy, data, config)
-            advance(f"{name}: reward on validation", 2 * -(-len(valid) // BATCH))
-            lists[name] = rank_policy(policy, valid, config.seed, advance)[0].lists
-            reward = CompositeReward.from_pretrained(run.path("reward"), data, policy.facts, config.reward)
-            rewards[name] = sampled_rewards(policy, valid, reward, config, advance)
-        for name, columns in list_rewards(lists, valid, reward, judge).items():
-            rewards[name] = columns | rewards[name]
-        if has_optimum(config.ppo):
-            scores, objective = optimum(log_probs, item_rewards(reward, decisions), config.ppo)
-            ranked["optimum"] = rank_batches(scores, decisions, config.seed)
-    report = {
-        "splits": {split: _of_split(data, decisions, rows[split], ranked, objective, config) for split in rows},
-        "baselines": {name: baseline.report for name, baseline in fitted.items()},
-        "generation": generation,
-        "reward": reward_report(rewards["sft"], rewards["ppo"], valid.users, config),
-        "reward_model": run.metrics("reward"),
-        "guard": run.metrics("ppo")["guard"],
-        "examples": examples(data, config, written),
-        "data": data.card,
-        "environment": environment(config),
-        "commands": [f"llmrec {VERBS[stage]} {run.directory}" for stage in STAGES],
-        "seconds": {stage: run.record(stage)["seconds"] for stage in STAGES if stage != "evaluate"},
-    }
-    save_ranks(run.path("evaluate", RANKS), targets, rows, ranked)
-    write_json(run.report_path, plain(report))
+    inputs = Inputs.from_run(run)
+    with bar("evaluate") as progress:
+        baselines = fit_baselines(inputs.data, run.config, _callback(progress))
+        policies = {}
+        ranked = {name: rank(one.scores, inputs.test, run.config.seed) for name, one in baselines.items()}
+        ranked["reward_model"] = rank_reward_model(inputs)
+        for name in POLICIES:
+            policies[name] = measure_policy(name, inputs, progress)
+            ranked[name] = policies[name].ranked
+    reward = compare_rewards(inputs, policies)
+    objective = {}
+    if has_optimum(run.config.ppo):
+        ranked["optimum"], objective = rank_optimum(inputs, policies)
+    report = Report(
+        splits={split: report_split(inputs, split, ranked, objective) for split in inputs.rows},
+        baselines={name: BaselineReport.model_validate(one.report) for name, one in baselines.items()},
+        generation={name: policy.generation for name, policy in policies.items()},
+        reward=reward,
+        reward_model=RewardModelReport.model_validate(run.metrics("reward")),
+        guard=GuardReport.model_validate(run.metrics("ppo")["guard"]),
+        examples=examples(inputs.data, run.config, {name: policy.answers for name, policy in policies.items()}),
+        data=DatasetCard.model_validate(inputs.data.card),
+        environment=environment(run.config),
+        commands=[f"llmrec {VERBS[stage]} {run.directory}" for stage in STAGES],
+        seconds={stage: run.record(stage)["seconds"] for stage in STAGES if stage != "evaluate"},
+    )
+    save_ranks(run.path("evaluate", RANKS), inputs.targets, inputs.rows, ranked)
+    report.write(run.report_path)
     run.finish("evaluate", {"report": run.report_path.name})
     return report
+
+
+def measure_policy(name: str, inputs: Inputs, progress: ProgressBar) -> PolicyResults:
+    """Ranks the test targets by a policy, lets it write for every user, and samples its rewards on validation."""
+    data, config, valid = inputs.data, inputs.config, inputs.valid
+    policy = RecPolicy.from_pretrained(inputs.run.path(name, "adapter")).eval()
+    policy.merge()
+    progress.start(f"{name}: ranking", _batches(len(inputs.test)))
+    ranked, log_probs = rank_policy(policy, inputs.test, config.seed, progress.advance)
+    progress.start(f"{name}: writing for every user", _batches(data.num_users))
+    generation = generation_report(policy, data, config, progress.advance)
+    written = answers(policy, data, config)
+    progress.start(f"{name}: reward on validation", 2 * _batches(len(valid)))
+    valid_ranked, _ = rank_policy(policy, valid, config.seed, progress.advance)
+    return PolicyResults(
+        ranked=ranked,
+        log_probs=log_probs if has_optimum(config.ppo) else None,
+        generation=generation,
+        answers=written,
+        valid_lists=valid_ranked.lists,
+        rewards=sampled_rewards(policy, valid, inputs.reward, config, progress.advance),
+    )
+
+
+def rank_reward_model(inputs: Inputs) -> Ranked:
+    """Ranks the test targets by the reward model."""
+    model = load_reward_model(inputs.run.path("reward"), inputs.data.items["item_id"])
+    profiles = profile_words(inputs.data.users)
+    scores = reward_scores(model, profiles, inputs.test, inputs.config.reward.conversion_weight)
+    return rank_batches(scores, inputs.test, inputs.config.seed)
 
 
 def reward_scores(
     model: Rewarder, profiles: np.ndarray, decisions: Decisions, conversion_weight: float
 ) -> Iterator[np.ndarray]:
-    """The reward model as a ranker, with the purchases and profiles that it was trained with: float [b, N] a batch.
+    """The reward of every item at M decisions, given the same purchases and profiles as in training.
 
     Args:
+        model: the reward model.
         profiles: profile words of every user of the log, int64 [U, P].
+        decisions: the M decisions.
+        conversion_weight: weight of log P(purchase | click).
+
+    Yields:
+        float [b, N] for each batch of decisions, in order.
     """
     for part in decisions.batches(BATCH):
         words = profiles[part.users]
         yield model.log_rewards(part.histories, part.purchased, words, conversion_weight).cpu().numpy()
 
 
-def _of_split(
-    data: InteractionData,
-    decisions: Decisions,
-    rows: np.ndarray,
-    ranked: dict[str, Ranked],
-    objective: dict[str, np.ndarray],
-    config: Config,
-) -> dict:
-    """What the report says of the questions `rows` of one split."""
-    asked = decisions.select(rows)
+def compare_rewards(inputs: Inputs, policies: dict[str, PolicyResults]) -> RewardReport:
+    """Rewards on validation before (SFT) and after (PPO): of the ten best items and of sampled completions."""
+    judge = EaseJudge.from_pretrained(inputs.run.path("reward"), inputs.data.items["item_id"])
+    lists = {name: policy.valid_lists for name, policy in policies.items()}
+    of_lists = list_rewards(lists, inputs.valid, inputs.reward, judge)
+    rewards = {name: of_lists[name] | policy.rewards for name, policy in policies.items()}
+    return reward_report(rewards["sft"], rewards["ppo"], inputs.valid.users, inputs.config)
+
+
+def rank_optimum(inputs: Inputs, policies: dict[str, PolicyResults]) -> tuple[Ranked, dict[str, np.ndarray]]:
+    """Ranks the test targets by the exact optimum of PPO's objective.
+
+    Returns:
+        The ranking, and the objective of SFT, PPO and the optimum at each target, nats, each [M].
+    """
+    log_probs = {name: policy.log_probs for name, policy in policies.items() if policy.log_probs is not None}
+    rewards = item_rewards(inputs.reward, inputs.test)
+    scores, objective = optimum(log_probs, rewards, inputs.config.ppo)
+    return rank_batches(scores, inputs.test, inputs.config.seed), objective
+
+
+def report_split(
+    inputs: Inputs, split: str, ranked: dict[str, Ranked], objective: dict[str, np.ndarray]
+) -> SplitReport:
+    """The report of one split.
+
+    Args:
+        inputs: the inputs of the evaluation.
+        split: name of the split.
+        ranked: rankings of all M test targets, by model.
+        objective: PPO's objective at all M test targets, by model; empty if it has no computable optimum.
+    """
+    rows, config = inputs.rows[split], inputs.config
+    decisions = inputs.test.select(rows)
     models = {name: one.select(rows) for name, one in ranked.items()}
-    report = split_report(data, asked, models, config.evaluation, config.seed)
+    report = split_report(inputs.data, decisions, models, config.evaluation, config.seed)
     if objective:
-        values = {name: column[rows] for name, column in objective.items()}
-        settings = {"section": config.ppo, "samples": config.evaluation.bootstrap, "seed": config.seed}
-        report["optimum"] = optimum_report(values, report["models"], asked.users, **settings)
+        report.optimum = optimum_report(
+            {name: values[rows] for name, values in objective.items()},
+            report.models,
+            decisions.users,
+            section=config.ppo,
+            samples=config.evaluation.bootstrap,
+            seed=config.seed,
+        )
     return report
 
 
-def environment(config: Config) -> dict:
-    """Versions, seed and kind of machine."""
-    return {
-        "versions": library_versions(),
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
-        "threads": torch.get_num_threads(),
-        "seed": config.seed,
-    }
-
-
-def plain(value):
-    """Numpy numbers and arrays as Python's own."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value.item() if isinstance(value, np.generic) else value
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[..., None]]:
-    """A progress bar: called without arguments it moves on by one; with (description, total) it begins anew."""
-    columns = (
-        TextColumn("evaluate"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
+def environment(config: Config) -> Environment:
+    """Versions, seed and machine."""
+    return Environment(
+        versions=library_versions(),
+        python=platform.python_version(),
+        machine=f"{platform.system()} {platform.machine()}",
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        threads=torch.get_num_threads(),
+        seed=config.seed,
     )
-    with Progress(*columns) as progress:
-        task = progress.add_task("", total=None)
 
-        def advance(description: str | None = None, total: int | None = None) -> None:
-            if total is None:
-                progress.advance(task)
-            else:
-                progress.reset(task, total=total, description=description)
 
-        yield advance
+def _batches(count: int) -> int:
+    return -(-count // BATCH)
+
+
+def _callback(progress: ProgressBar) -> Callable[..., None]:
+    """A function that advances the bar by one, or with a description and a total starts it anew."""
+
+    def advance(description: str = "", total: int | None = None) -> None:
+        if total is None:
+            progress.advance()
+        else:
+            progress.start(description, total)
+
+    return advance

@@ -1,12 +1,12 @@
-"""The best that KL-regularised RL could reach, exactly, and how much of the way PPO went.
+"""The exact optimum of PPO's item objective, and the share of the gap to it that PPO closed.
 
-PPO's item decisions maximise J(pi) = E_pi[r] - beta KL(pi || pi_sft) + alpha H(pi). Over an enumerable catalogue the
-maximum is known: pi*(a) = exp((r(a) + beta log pi_sft(a)) / (alpha + beta)) / Z, with J(pi*) = (alpha + beta) log Z
-(alpha 0: Korbak et al., RL with KL penalties is better viewed as Bayesian inference, Findings of EMNLP 2022; Rafailov
-et al., NeurIPS 2023, eq. 4). It is computed at inference time from the SFT policy and the reward; nothing is trained.
+PPO's item decisions maximize J(pi) = E_pi[r] - beta KL(pi || pi_sft) + alpha H(pi). Over a catalogue that can be
+enumerated the maximum is known: pi*(a) = exp((r(a) + beta log pi_sft(a)) / (alpha + beta)) / Z, with
+J(pi*) = (alpha + beta) log Z. For alpha = 0 see Korbak et al., Findings of EMNLP 2022, and Rafailov et al., NeurIPS
+2023, eq. 4. The optimum is computed from the SFT policy and the reward; no model is trained for it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -15,34 +15,50 @@ from torch import Tensor
 from llmrec.config import PPOConfig
 from llmrec.data.decision import Decisions
 from llmrec.evaluation.ranking import chunks
-from llmrec.evaluation.split_report import interval
+from llmrec.evaluation.report import OPTIMUM, POLICIES, Estimate, OptimumReport
+from llmrec.evaluation.split_report import user_mean
 from llmrec.reward.composite import CompositeReward
 
-NAMES = ("sft", "ppo", "optimum")
-DECISION_ROWS = 16  # prompts a pass: the reward is computed after each of their items, [16, J, N]
+NAMES = (*POLICIES, OPTIMUM)
+DECISION_ROWS = 16  # prompts per batch; rewards are computed after each of their J items, [16, J, N]
 
 
 def has_optimum(section: PPOConfig) -> bool:
-    """Whether PPO maximises one fixed J that can be enumerated: exact item decisions, and a beta that stays."""
-    regularised = section.item_kl_coef + section.item_entropy_coef > 0
-    return section.advantage == "exact" and regularised and section.adaptive_kl_target is None
+    """Whether PPO maximizes one fixed J that can be enumerated: exact item decisions and constant weights."""
+    regularized = section.item_kl_coef + section.item_entropy_coef > 0
+    return section.advantage == "exact" and regularized and section.adaptive_kl_target is None
 
 
 def optimum_log_probs(sft: Tensor, rewards: Tensor, beta: float, alpha: float) -> Tensor:
-    """log pi* of all items, [..., N].
+    """Log-probabilities of the optimal policy.
 
     Args:
-        sft: log-probabilities of the SFT policy, -inf where an item may not be recommended, [..., N].
-        rewards: finite, in nats, [..., N].
-        beta, alpha: weights of the KL and of the entropy, above 0 together.
+        sft: log-probabilities of the SFT policy, -inf for items that may not be recommended, [..., N].
+        rewards: finite rewards in nats, [..., N].
+        beta: weight of the KL divergence.
+        alpha: weight of the entropy; alpha + beta must be above 0.
+
+    Returns:
+        log pi* of all items, [..., N].
     """
-    blocked = sft == -torch.inf  # 0 * -inf is no number
+    blocked = sft == -torch.inf  # masked below, because 0 * -inf is NaN
     logits = (rewards + beta * sft.masked_fill(blocked, 0.0)) / (alpha + beta)
     return logits.masked_fill(blocked, -torch.inf).log_softmax(-1)
 
 
 def objective(policy: Tensor, sft: Tensor, rewards: Tensor, beta: float, alpha: float) -> Tensor:
-    """J = E_pi[r] - beta KL(pi || pi_sft) + alpha H(pi), nats, [...], of log-probabilities [..., N], of one support."""
+    """J = E_pi[r] - beta KL(pi || pi_sft) + alpha H(pi).
+
+    Args:
+        policy: log-probabilities of pi, with the support of `sft`, [..., N].
+        sft: log-probabilities of the SFT policy, -inf for items that may not be recommended, [..., N].
+        rewards: finite rewards in nats, [..., N].
+        beta: weight of the KL divergence.
+        alpha: weight of the entropy.
+
+    Returns:
+        J in nats, [...].
+    """
     allowed = sft > -torch.inf
     own = policy.masked_fill(~allowed, 0.0)
     gain = rewards - beta * (own - sft.masked_fill(~allowed, 0.0)) - alpha * own
@@ -52,19 +68,20 @@ def objective(policy: Tensor, sft: Tensor, rewards: Tensor, beta: float, alpha: 
 def optimum(
     log_probs: dict[str, Tensor], rewards: Tensor, section: PPOConfig
 ) -> tuple[Iterator[np.ndarray], dict[str, np.ndarray]]:
-    """The optimum as scores to rank by, and the objective of SFT, PPO and the optimum.
+    """The optimal log-probabilities, and the objective of SFT, PPO and the optimum.
 
     Args:
-        log_probs: of `sft` and `ppo`, all items after each of M prompts, [M, N].
-        rewards: of the same, see `item_rewards`, [M, N].
-        section: beta is `item_kl_coef`, alpha `item_entropy_coef`; distributions are taken at `temperature`, as in
-            training.
+        log_probs: log-probabilities of all items after each of M prompts, for `sft` and `ppo`, [M, N].
+        rewards: rewards of all items after the same prompts, see `item_rewards`, [M, N].
+        section: `item_kl_coef` is beta, `item_entropy_coef` is alpha. Distributions are taken at `temperature`, as
+            in training.
 
     Returns:
-        log pi* in batches [b, N], and J of each prompt by policy, nats, float [M].
+        log pi* in batches [b, N], and J of each prompt in nats, by policy, float [M].
     """
     weights = (section.item_kl_coef, section.item_entropy_coef)
-    parts, values = [], {name: [] for name in NAMES}
+    parts: list[np.ndarray] = []
+    values: dict[str, list[np.ndarray]] = {name: [] for name in NAMES}
     for rows in chunks(len(rewards)):
         part = slice(rows.start, rows.stop)
         at = {name: (log_probs[name][part] / section.temperature).log_softmax(-1) for name in ("sft", "ppo")}
@@ -76,45 +93,60 @@ def optimum(
 
 
 def optimum_report(
-    values: dict[str, np.ndarray], models: dict, users: np.ndarray, section: PPOConfig, samples: int, seed: int
-) -> dict:
-    """What `report.json` says of one split.
+    values: dict[str, np.ndarray],
+    models: Mapping[str, Mapping[str, Estimate]],
+    users: np.ndarray,
+    section: PPOConfig,
+    samples: int,
+    seed: int,
+) -> OptimumReport:
+    """The objective on one split and the share of the gap that PPO closed.
 
     Args:
-        values: J by policy, [M].
-        models: the split's `models` of the report, with sft, ppo and optimum.
-        users: of each target, [M].
-        section: of the two weights.
-        samples, seed: of the bootstrap over users.
-
-    Returns:
-        `beta`, `alpha`, `objective.<sft|ppo|optimum>` and `gap_closed.<objective|ndcg@10>`.
+        values: J of each target, by policy, [M].
+        models: metrics of the split's models, which include SFT, PPO and the optimum.
+        users: user of each target, [M].
+        section: the config with the two weights.
+        samples: bootstrap resamples over users.
+        seed: seed of the bootstrap.
     """
-    means = {name: interval(value, users, samples, seed) for name, value in values.items()}
-    gains = {name: models[name]["ndcg@10"] for name in NAMES}
-    return {
-        "beta": section.item_kl_coef,
-        "alpha": section.item_entropy_coef,
-        "objective": means,
-        "gap_closed": {
-            metric: gap_closed(*(found[name]["value"] for name in NAMES))
-            for metric, found in (("objective", means), ("ndcg@10", gains))
-        },
-    }
+    objectives = {name: user_mean(value, users, samples, seed) for name, value in values.items()}
+    return OptimumReport(
+        beta=section.item_kl_coef,
+        alpha=section.item_entropy_coef,
+        objective=objectives,
+        gap_closed=gaps_closed(objectives, models),
+    )
 
 
 def item_rewards(reward: CompositeReward, decisions: Decisions) -> Tensor:
-    """The reward of every item at M decisions, exactly as PPO's item decisions see it, float [M, N].
+    """The reward of every item at M decisions, exactly as PPO's item decisions use it.
 
     Args:
-        reward: what PPO maximised.
-        decisions: M prompts.
+        reward: the reward that PPO maximized.
+        decisions: M decisions.
+
+    Returns:
+        float [M, N], in nats.
     """
     parts = (reward.decisions(part) for part in decisions.batches(DECISION_ROWS))
-    # A copy: a view of the last decision would keep those of all others.
+    # `clone`: a view of the last decision would keep the rewards of all earlier ones in memory.
     return torch.stack([rewards[-1].clone() for part in parts for rewards in part]).cpu()
 
 
-def gap_closed(sft: float, ppo: float, optimum: float) -> float | None:
-    """(ppo - sft) / (optimum - sft): 0 is the SFT start, 1 the optimum; None where the optimum is not above SFT."""
-    return (ppo - sft) / (optimum - sft) if optimum > sft else None
+def gaps_closed(
+    objectives: Mapping[str, Estimate], models: Mapping[str, Mapping[str, Estimate]]
+) -> dict[str, float | None]:
+    """The share of the gap from SFT to the optimum that PPO closed, in `objective` and `ndcg@10`."""
+    ndcg = {name: models.get(name, {}).get("ndcg@10") or Estimate() for name in NAMES}
+    return {
+        measure: gap_closed(*(found[name].value for name in NAMES))
+        for measure, found in (("objective", objectives), ("ndcg@10", ndcg))
+    }
+
+
+def gap_closed(sft: float | None, ppo: float | None, optimum: float | None) -> float | None:
+    """(ppo - sft) / (optimum - sft); None if a value is undefined or the optimum is not above SFT."""
+    if sft is None or ppo is None or optimum is None or optimum <= sft:
+        return None
+    return (ppo - sft) / (optimum - sft)

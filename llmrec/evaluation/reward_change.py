@@ -1,4 +1,4 @@
-"""What RL did to the reward: of the ten best items and of sampled completions, before (SFT) and after (PPO)."""
+"""The reward before (SFT) and after RL (PPO): of the ten best items and of sampled completions."""
 
 from collections.abc import Callable
 
@@ -10,6 +10,7 @@ from llmrec.data.decision import Decisions
 from llmrec.evaluation.metrics import bootstrap_ci, paired_bootstrap, per_user
 from llmrec.evaluation.optimum import item_rewards
 from llmrec.evaluation.ranking import by_length, chunks
+from llmrec.evaluation.report import Estimate, RewardReport
 from llmrec.policy.generate import generate, parse
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import pack
@@ -23,12 +24,19 @@ def sampled_rewards(
     decisions: Decisions,
     reward: CompositeReward,
     config: Config,
-    advance: Callable[..., None],
+    advance: Callable[[], None],
 ) -> dict[str, np.ndarray]:
-    """Rewards of completions sampled as in training, the same random numbers for every policy.
+    """Rewards of completions that are sampled as in training, with the same random numbers for every policy.
+
+    Args:
+        policy: the policy to sample from.
+        decisions: M decisions to prompt with.
+        reward: the reward that PPO maximized.
+        config: config of the run.
+        advance: called after each batch.
 
     Returns:
-        `reward` (what PPO maximises) and its parts, each [M].
+        `reward` (what PPO maximizes) and its parts, each [M].
     """
     uniforms = np.random.default_rng((config.seed, 13)).random((len(decisions), config.ppo.response_length))
     columns: dict[str, list[np.ndarray]] = {}
@@ -51,18 +59,22 @@ def sampled_rewards(
 def list_rewards(
     lists: dict[str, np.ndarray], decisions: Decisions, reward: CompositeReward, judge: EaseJudge
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Mean item rewards of lists: unlike those of samples, they stay as they are where a policy is merely surer of the
-    same list.
+    """Mean item rewards of the ten best items.
+
+    Unlike rewards of samples, they do not change if a policy only becomes more certain of the same list.
 
     Args:
-        lists: by policy the best items at M decisions, -1 where there are fewer, [M, 10].
+        lists: the best items at M decisions, by policy, filled up with -1, [M, 10].
+        decisions: the M decisions.
+        reward: the reward that PPO maximized.
+        judge: the independent judge.
 
     Returns:
-        by policy `list_reward` (by the reward that PPO maximises) and `list_judge` (the judge in the place of the
-        click/purchase model), each [M].
+        By policy `list_reward` (the reward that PPO maximizes) and `list_judge` (the same reward with the judge in
+        place of the click/purchase model), each [M].
     """
     judged = reward.judged(judge)
-    columns = {name: {"list_reward": [], "list_judge": []} for name in lists}
+    columns: dict[str, dict[str, list[torch.Tensor]]] = {name: {"list_reward": [], "list_judge": []} for name in lists}
     for rows in chunks(len(decisions)):
         part = decisions.select(rows)
         by_reward = item_rewards(reward, part)
@@ -76,23 +88,28 @@ def list_rewards(
 
 def reward_report(
     before: dict[str, np.ndarray], after: dict[str, np.ndarray], users: np.ndarray, config: Config
-) -> dict:
+) -> RewardReport:
     """Mean rewards before (SFT) and after (PPO) and their paired differences, with intervals over users.
 
     Args:
-        before, after: by part, of M targets, [M]; see `list_rewards` and `sampled_rewards`.
-        users: of each target, [M].
-        config: of the bootstrap.
+        before: rewards under SFT for M targets, by part, [M] each; see `list_rewards` and `sampled_rewards`.
+        after: rewards under PPO for the same targets.
+        users: user of each target, [M].
+        config: config of the run, for the bootstrap.
     """
-    settings = {"samples": config.evaluation.bootstrap, "seed": config.seed}
-    report = {}
-    for name in before:
-        prefix = "" if name == "reward" else f"{name}_"
-        first, second = (per_user(columns[name], users)[1] for columns in (before, after))
-        n = len(first)
-        for moment, values in (("before", first), ("after", second)):
-            value, low, high = bootstrap_ci(values, **settings)
-            report[f"{prefix}{moment}"] = {"value": value, "ci95": [low, high], "n": n}
-        value, low, high, _ = paired_bootstrap(second, first, **settings)
-        report[f"{prefix}difference"] = {"value": value, "ci95": [low, high], "n": n}
-    return report
+    samples, seed = config.evaluation.bootstrap, config.seed
+    estimates: dict[str, Estimate] = {}
+    for part in before:
+        prefix = "" if part == "reward" else f"{part}_"
+        first = per_user(before[part], users)[1]
+        second = per_user(after[part], users)[1]
+        estimates[f"{prefix}before"] = _estimate(bootstrap_ci(first, samples, seed), len(first))
+        estimates[f"{prefix}after"] = _estimate(bootstrap_ci(second, samples, seed), len(first))
+        difference, low, high, _ = paired_bootstrap(second, first, samples, seed)
+        estimates[f"{prefix}difference"] = _estimate((difference, low, high), len(first))
+    return RewardReport(estimates)
+
+
+def _estimate(mean_and_interval: tuple[float, float, float], n: int) -> Estimate:
+    value, low, high = mean_and_interval
+    return Estimate(value=value, ci95=(low, high), n=n)

@@ -1,10 +1,10 @@
-"""One experiment under several training seeds: the same data and targets, everything after them drawn anew.
+"""Means and spread over several runs of one experiment that share data and targets but differ in the training seed.
 
-The interval beside a mean is over users, of each user's mean over seeds; `seeds` shows the spread that no resampling of
-users can.
+The interval beside a mean is over users, for each user's mean over seeds. `seeds` holds the value of every seed: the
+spread over seeds cannot be estimated by resampling users.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,115 +12,182 @@ import pandas as pd
 from llmrec.config import Config
 from llmrec.errors import RunError
 from llmrec.evaluation.metrics import per_user
-from llmrec.evaluation.optimum import NAMES, gap_closed
+from llmrec.evaluation.optimum import gaps_closed
 from llmrec.evaluation.ranking import RANKS
-from llmrec.evaluation.split_report import COMPARED_METRICS, COMPARISONS, accuracy_columns, comparison, interval
-from llmrec.files import read_json
+from llmrec.evaluation.report import (
+    POLICIES,
+    Comparison,
+    Estimate,
+    GenerationReport,
+    Measurement,
+    OptimumReport,
+    Rate,
+    Report,
+    RewardReport,
+    SeedsReport,
+    SplitReport,
+)
+from llmrec.evaluation.split_report import COMPARISONS, accuracy_columns, compare, user_mean
 from llmrec.run import Run
 
-ASKED = ["split", "user", "position"]  # columns of the ranks that say which target a row is
+TARGET_COLUMNS = ["split", "user", "position"]  # columns of the table of ranks that identify a target
 
 
 def seeded(config: Config, count: int) -> list[Config]:
-    """`count` configs that differ in the training seed and, so that each has its own run directory, the name."""
+    """`count` configs that differ in the training seed and in the name, so that each has its own run directory."""
     seeds = range(config.seed, config.seed + count)
     return [config.model_copy(update={"seed": seed, "name": f"{config.name}-seed{seed}"}) for seed in seeds]
 
 
-def seeds_report(runs: Sequence[Run]) -> dict:
-    """What evaluated runs of one experiment have in common.
+def seeds_report(runs: Sequence[Run]) -> SeedsReport:
+    """Combines the reports of evaluated runs of one experiment.
 
     Args:
-        runs: their evaluate stage has finished; they ask the same targets.
+        runs: runs with a finished evaluation and the same test targets.
 
     Returns:
-        `splits` as in `report.json` but for slices, each metric also with `seeds`, its value by run (what is of lists,
-        such as coverage, has no interval), and a comparison whose seeds differ in sign has the verdict `no difference`;
-        `gap_closed` is of the means; `reward` and `generation`, by metric, the mean `value` or
-        `rate` and `seeds`; `runs`, the directories; `fell_back_to_sft`, by run.
+        A report without slices and examples. Every number is the mean over runs, with the number of each run under
+        `seeds`. Metrics of lists, rewards and generation have no interval. A comparison is `no difference` if the seeds
+        differ in sign.
 
     Raises:
-        RunError: one has not been evaluated, or was asked other targets.
+        RunError: a run has not been evaluated, or has other test targets.
     """
     for run in runs:
         run.require("evaluate")
-    reports = [read_json(run.report_path) for run in runs]
-    ranks = [pd.read_parquet(run.path("evaluate", RANKS)) for run in runs]
-    config = runs[0].config
-    for run, table in zip(runs, ranks, strict=True):
-        if not table[ASKED].equals(ranks[0][ASKED]):
-            raise RunError(
-                f"{run.directory} was asked other targets than {runs[0].directory}: give all the same data and "
-                "`data.seed`, and evaluate them again."
+    reports = [Report.load(run.report_path) for run in runs]
+    ranks = _ranks_of(runs)
+    return SeedsReport(
+        splits={
+            split: _split_report(
+                [table.loc[table["split"] == split] for table in ranks],
+                [report.splits[split] for report in reports],
+                runs[0].config,
             )
-    splits = {
-        split: _split(
-            [table[table["split"] == split] for table in ranks], [report["splits"][split] for report in reports], config
-        )
-        for split in reports[0]["splits"]
-    }
-    return {
-        "splits": splits,
-        "reward": _means([report["reward"] for report in reports], "value"),
-        "generation": {
-            name: _means([report["generation"][name] for report in reports], "rate") for name in ("sft", "ppo")
+            for split in reports[0].splits
         },
-        "fell_back_to_sft": [report["guard"]["fell_back_to_sft"] for report in reports],
-        "runs": [str(run.directory) for run in runs],
-    }
+        reward=RewardReport(_mean_estimates([report.reward.root for report in reports])),
+        generation={
+            name: _mean_generation([report.generation[name] for report in reports])
+            for name in POLICIES
+            if all(name in report.generation for report in reports)
+        },
+        fell_back_to_sft=[report.fell_back for report in reports],
+        runs=[str(run.directory) for run in runs],
+    )
 
 
-def _split(ranks: Sequence[pd.DataFrame], reports: Sequence[dict], config: Config) -> dict:
-    users, settings = ranks[0]["user"].to_numpy(), {"samples": config.evaluation.bootstrap, "seed": config.seed}
-    names = [name for name in ranks[0].columns if name not in ASKED]
+def _ranks_of(runs: Sequence[Run]) -> list[pd.DataFrame]:
+    """The rank of every test target by every model, a table per run.
+
+    Raises:
+        RunError: the runs have different test targets.
+    """
+    ranks = [pd.read_parquet(run.path("evaluate", RANKS)) for run in runs]
+    for run, table in zip(runs, ranks, strict=True):
+        if not table[TARGET_COLUMNS].equals(ranks[0][TARGET_COLUMNS]):
+            raise RunError(
+                f"{run.directory} has other test targets than {runs[0].directory}. Give all runs the same data and "
+                "the same `data.seed`, and evaluate them again."
+            )
+    return ranks
+
+
+def _split_report(ranks: Sequence[pd.DataFrame], reports: Sequence[SplitReport], config: Config) -> SplitReport:
+    """Combines one split.
+
+    Args:
+        ranks: ranks of the split's M targets, a table per run.
+        reports: reports of the split, one per run.
+        config: config of the first run.
+    """
+    users = ranks[0]["user"].to_numpy()
+    names = [name for name in ranks[0].columns if name not in TARGET_COLUMNS]
     columns = {
         name: [accuracy_columns(table[name].to_numpy(), config.evaluation.ks) for table in ranks] for name in names
     }
-    means = {
-        name: {metric: np.mean([one[metric] for one in of_seeds], axis=0) for metric in of_seeds[0]}
-        for name, of_seeds in columns.items()
+    means = {name: _mean_columns(of_seeds) for name, of_seeds in columns.items()}
+    values = {name: [_user_means(one, users) for one in of_seeds] for name, of_seeds in columns.items()}
+    models: dict[str, dict[str, Estimate]] = {}
+    for name in names:
+        models[name] = _mean_estimates([report.models[name] for report in reports])
+        for metric, column in means[name].items():
+            estimate = user_mean(column, users, config.evaluation.bootstrap, config.seed)
+            estimate.seeds = [one[metric] for one in values[name]]
+            models[name][metric] = estimate
+    comparisons = {
+        f"{one}_vs_{two}": _with_seeds(
+            compare(means[one], means[two], users, config.evaluation.bootstrap, config.seed), values[one], values[two]
+        )
+        for one, two in COMPARISONS
+        if one in names and two in names
     }
-    values = {
-        name: [{metric: float(per_user(one[metric], users)[1].mean()) for metric in one} for one in of_seeds]
-        for name, of_seeds in columns.items()
-    }
-    models = {
-        name: _means([report["models"][name] for report in reports], "value")
-        | {
-            metric: interval(column, users, **settings) | {"seeds": [one[metric] for one in values[name]]}
-            for metric, column in means[name].items()
-        }
-        for name in names
-    }
-    comparisons = {}
-    for one, two in COMPARISONS:
-        if one in names and two in names:
-            found = comparison(means[one], means[two], users, **settings)
-            for metric in COMPARED_METRICS:
-                pairs = zip(values[one], values[two], strict=True)
-                seeds = [first[metric] - second[metric] for first, second in pairs]
-                found[metric]["seeds"] = seeds
-                if min(seeds) * max(seeds) <= 0:  # users agree, seeds do not
-                    found[metric]["verdict"] = "no difference"
-            comparisons[f"{one}_vs_{two}"] = found
-    optima = [report.get("optimum") for report in reports]
-    return {"models": models, "comparisons": comparisons} | (_optimum(optima, models) if all(optima) else {})
+    split = SplitReport(models=models, comparisons=comparisons)
+    optima = [report.optimum for report in reports if report.optimum is not None]
+    if len(optima) == len(reports):
+        split.optimum = _mean_optimum(optima, models)
+    return split
 
 
-def _optimum(optima: Sequence[dict], models: dict) -> dict:
-    objective = _means([one["objective"] for one in optima], "value")
-    pairs = {"objective": objective, "ndcg@10": {name: models[name]["ndcg@10"] for name in NAMES}}
-    closed = {metric: gap_closed(*(found[name]["value"] for name in NAMES)) for metric, found in pairs.items()}
-    weights = {name: optima[0].get(name, 0.0) for name in ("beta", "alpha")}  # older reports know no alpha
-    return {"optimum": {**weights, "objective": objective, "gap_closed": closed}}
+def _mean_columns(of_seeds: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Means over seeds of each metric, [M] each."""
+    return {metric: np.mean([one[metric] for one in of_seeds], axis=0) for metric in of_seeds[0]}
 
 
-def _means(reports: Sequence[dict], key: str) -> dict:
-    """Of metrics `{key: number, ...}` that all reports have: their mean, and `seeds`."""
+def _user_means(columns: Mapping[str, np.ndarray], users: np.ndarray) -> dict[str, float]:
+    """Mean over users of each metric, [M] each."""
+    return {metric: float(per_user(column, users)[1].mean()) for metric, column in columns.items()}
+
+
+def _with_seeds(
+    comparisons: dict[str, Comparison], one: Sequence[Mapping[str, float]], two: Sequence[Mapping[str, float]]
+) -> dict[str, Comparison]:
+    """Adds the differences of each seed, and withdraws the verdict where they differ in sign.
+
+    Args:
+        comparisons: comparisons of two models, by metric.
+        one: metrics of the first model, one mapping per seed.
+        two: metrics of the second model, one mapping per seed.
+    """
+    for metric, comparison in comparisons.items():
+        differences = [first[metric] - second[metric] for first, second in zip(one, two, strict=True)]
+        comparison.seeds = [*differences]
+        if min(differences) * max(differences) <= 0:
+            comparison.verdict = "no difference"
+    return comparisons
+
+
+def _mean_optimum(optima: Sequence[OptimumReport], models: Mapping[str, Mapping[str, Estimate]]) -> OptimumReport:
+    """Combines the objectives; the gaps are those of the means."""
+    objective = _mean_estimates([one.objective for one in optima])
+    return OptimumReport(
+        beta=optima[0].beta, alpha=optima[0].alpha, objective=objective, gap_closed=gaps_closed(objective, models)
+    )
+
+
+def _mean_estimates(of_seeds: Sequence[Mapping[str, Estimate]]) -> dict[str, Estimate]:
+    """Means over seeds of the estimates that every seed has."""
     result = {}
-    for name, entry in reports[0].items():
-        shared = isinstance(entry, dict) and all(name in report for report in reports)
-        seeds = [report[name].get(key) for report in reports] if shared else [None]
-        if None not in seeds:
-            result[name] = {key: float(np.mean(seeds)), "seeds": seeds}
+    for name in of_seeds[0]:
+        numbers = _numbers([estimates.get(name) for estimates in of_seeds])
+        if numbers is not None:
+            result[name] = Estimate(value=float(np.mean(numbers)), seeds=[*numbers])
     return result
+
+
+def _mean_generation(of_seeds: Sequence[GenerationReport]) -> GenerationReport:
+    """Means over seeds of the rates that every seed has."""
+    result = {}
+    for name, measurement in of_seeds[0].measurements.items():
+        if ":" in name or not isinstance(measurement, Rate):
+            continue
+        numbers = _numbers([report.measurements.get(name) for report in of_seeds])
+        if numbers is not None:
+            result[name] = Rate(rate=float(np.mean(numbers)), seeds=[*numbers])
+    return GenerationReport(**result)
+
+
+def _numbers(measurements: Sequence[Measurement | None]) -> list[float] | None:
+    """The numbers of all seeds; None if one is missing or undefined."""
+    numbers = [one.number for one in measurements if one is not None and one.number is not None]
+    return numbers if len(numbers) == len(measurements) else None

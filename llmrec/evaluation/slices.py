@@ -1,41 +1,44 @@
-"""Kinds of questions in which a recommender may do better or worse than on the whole: masks over M targets."""
+"""Subsets of the test targets on which a recommender may be better or worse than on average, as masks."""
 
 import numpy as np
 
 from llmrec.data.decision import Decisions
 
-COLD = 5  # training clicks; items with fewer are cold
-HEAD = 0.2  # share of the catalogue that is its head; all other items are the long tail
-SHORT, LONG = 10, 50  # items of a history; up to the one it is short, above the other long
+COLD_CLICKS = 5  # an item with fewer training clicks is cold
+HEAD_SHARE = 0.2  # share of the catalogue in its head; all other items are the long tail
+SHORT_HISTORY = 10  # a history of at most so many items is short
+LONG_HISTORY = 50  # a history of more items is long
 
 
 def slices(decisions: Decisions, clicks: np.ndarray, user_clicks: np.ndarray) -> dict[str, np.ndarray]:
-    """Which targets belong to each slice.
+    """Assigns targets to slices.
 
     Args:
-        decisions: M test decisions with their targets.
+        decisions: M decisions with known targets.
         clicks: training clicks of each item, [N].
         user_clicks: training clicks of each user of the log, [U].
 
     Returns:
-        bool [M] each: `cold_items` (the target has fewer than 5 training clicks); `long_tail` (it is not among the
-        20 % of the catalogue with the most training clicks) and `head`; `low_activity`, `middle_activity`,
-        `high_activity` (terciles, by training clicks, of the users that are asked for); `short_history`,
-        `middle_history`, `long_history` (up to 10, 11 to 50, more than 50 items before the target).
+        bool [M] for each slice:
+        `cold_items`: the target has fewer than 5 training clicks.
+        `head`, `long_tail`: the target is, or is not, among the 20 % of items with the most training clicks.
+        `low_activity`, `middle_activity`, `high_activity`: tercile of the user by training clicks, among the users of
+        the targets.
+        `short_history`, `middle_history`, `long_history`: up to 10, 11 to 50, or more than 50 items before the target.
     """
-    most = np.argsort(-clicks, kind="stable")[: int(np.ceil(HEAD * len(clicks)))]
-    head = np.isin(decisions.targets, most)
+    most_clicked = np.argsort(-clicks, kind="stable")[: int(np.ceil(HEAD_SHARE * len(clicks)))]
+    head = np.isin(decisions.targets, most_clicked)
     activity = user_clicks[decisions.users]
     low, high = np.quantile(user_clicks[np.unique(decisions.users)], [1 / 3, 2 / 3])
     lengths = np.array([len(history) for history in decisions.histories])
     return {
-        "cold_items": clicks[decisions.targets] < COLD,
+        "cold_items": clicks[decisions.targets] < COLD_CLICKS,
         "long_tail": ~head,
         "head": head,
         "low_activity": activity <= low,
         "middle_activity": (activity > low) & (activity <= high),
         "high_activity": activity > high,
-        "short_history": lengths <= SHORT,
-        "middle_history": (lengths > SHORT) & (lengths <= LONG),
-        "long_history": lengths > LONG,
+        "short_history": lengths <= SHORT_HISTORY,
+        "middle_history": (lengths > SHORT_HISTORY) & (lengths <= LONG_HISTORY),
+        "long_history": lengths > LONG_HISTORY,
     }

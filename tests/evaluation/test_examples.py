@@ -1,4 +1,4 @@
-"""Examples in report.json: real users, what they really took, and each statement as the checker sees it."""
+"""Examples in report.json: users, the items they clicked next, and each statement as the checker marks it."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def facts(data) -> FactBook:
 
 
 def test_marks_worked_by_hand(facts):
-    """Item 0 (Drama, War, 1990s) after item 1 (Comedy, 1990s, the same director) and item 2, which nobody has had."""
+    """Item 0 (Drama, War, 1990s) follows item 1 (Comedy, 1990s, same director). Item 2 is cited but was never seen."""
     segments = (" Like", 1, ", it is War from the 1990s by Bob. Bob 7 too, Drama. After", 2, " with the same director.")
     recommendation = Recommendation(0, segments, True)
     found = marks(facts, recommendation, {1})
@@ -23,15 +23,15 @@ def test_marks_worked_by_hand(facts):
         (" Like", None, False),
         (1, True, False),
         (", it is ", None, False),
-        ("War", False, True),  # of the cited item it does not hold
+        ("War", False, True),  # false of the cited item
         (" ", None, False),
         ("from the 1990s", True, True),
         (" by ", None, False),
-        ("Bob", False, False),  # a name that no fact explains
-        (". Bob ", None, False),  # the first word of a sentence is no name
+        ("Bob", False, False),  # an unknown name
+        (". Bob ", None, False),  # the first word of a sentence is not taken for a name
         ("7", False, False),
         (" too, ", None, False),
-        ("Drama", True, True),  # nothing is cited in this sentence
+        ("Drama", True, True),  # this sentence cites nothing
         (". After", None, False),
         (2, False, False),
         (" ", None, False),
@@ -51,18 +51,18 @@ def test_example_targets_are_of_different_users_and_follow_the_seed(data):
     assert any(users != chosen.users.tolist() for users in others)
 
 
-def test_answers_stand_beside_what_the_user_took(policy, data):
+def test_answers_stand_beside_the_item_that_the_user_clicked(policy, data):
     config, titles = make_config("none"), data.items["title"].tolist()
     found = examples(data, config, {"sft": answers(policy, data, config)})
     assert len(found) == USERS
     for one in found:
-        user = data.user_index[one["user"]]
+        user = data.user_index[one.user]
         history = data.histories[user][:-1]
-        assert one["history"] == [titles[item] for item in history][-8:]
-        assert one["took"] == titles[data.histories[user][-1]]
-        assert one["sft"]["item"] in titles
-        said = one["sft"]["justification"]
-        for part in said:
-            if part["true"] and part["text"].strip().startswith('"'):
-                assert part["text"].strip(' "') in {titles[item] for item in history}
-        assert not one["sft"]["grounded"] or all(part["true"] is not False for part in said)
+        assert one.history == [titles[item] for item in history][-8:]
+        assert one.took == titles[data.histories[user][-1]]
+        assert one.sft is not None and one.sft.item in titles and one.ppo is None
+        statements = one.sft.justification
+        for statement in statements:
+            if statement.true and statement.text.strip().startswith('"'):
+                assert statement.text.strip(' "') in {titles[item] for item in history}
+        assert not one.sft.grounded or all(statement.true is not False for statement in statements)

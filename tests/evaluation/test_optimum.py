@@ -1,4 +1,4 @@
-"""The exact optimum of KL-regularised RL, against its closed form and against gradient ascent on the objective."""
+"""The exact optimum of KL-regularized RL, against its closed form and gradient ascent on the objective."""
 
 import numpy as np
 import pytest
@@ -15,10 +15,11 @@ from llmrec.evaluation.optimum import (
     optimum_log_probs,
     optimum_report,
 )
+from llmrec.evaluation.report import Estimate
 
 BETA, ALPHA = 0.7, 0.4
 REWARDS = torch.tensor([[1.0, -0.5, 0.3, 9.0], [0.0, 2.0, -1.0, 0.5]])
-# The first prompt may not be answered by item 3, whatever its reward.
+# Item 3 is not allowed for the first prompt, although its reward is the highest.
 SFT = torch.tensor([[0.2, 0.5, 0.3, 0.0], [0.1, 0.2, 0.3, 0.4]]).log()
 
 
@@ -29,7 +30,7 @@ def test_the_optimum_is_the_closed_form():
     assert objective(found, SFT, REWARDS, BETA, 0.0) == pytest.approx(BETA * weights.sum(1).log(), abs=1e-6)
 
 
-def test_an_entropy_bonus_flattens_the_optimum_and_leaves_its_ranking():
+def test_an_entropy_bonus_flattens_the_optimum_without_changing_its_ranking():
     sharp, flat = (optimum_log_probs(SFT, REWARDS, BETA, alpha) for alpha in (0.0, ALPHA))
     assert flat[1].numpy() == pytest.approx((sharp[1] * BETA / (BETA + ALPHA)).log_softmax(-1).numpy(), abs=1e-6)
     assert torch.equal(sharp.argsort(1), flat.argsort(1)) and flat[0, 3] == -torch.inf
@@ -62,7 +63,7 @@ def test_the_objective_of_a_policy_is_reward_minus_kl():
     assert objective(policy, SFT[:1], REWARDS[:1], BETA, 0.0).item() == pytest.approx(0.6 - 0.05 + 0.09 - BETA * kl)
 
 
-def test_the_temperature_of_training_is_the_one_of_the_optimum():
+def test_the_optimum_uses_the_temperature_of_training():
     section = PPOConfig(item_kl_coef=BETA, temperature=2.0)
     scores, values = optimum({"sft": SFT, "ppo": SFT}, REWARDS, section)
     flat = (SFT / 2).log_softmax(-1)
@@ -70,25 +71,30 @@ def test_the_temperature_of_training_is_the_one_of_the_optimum():
     assert values["ppo"] == pytest.approx(values["sft"]) and (values["optimum"] > values["sft"]).all()
 
 
-def test_gaps():
+def test_the_share_of_the_gap_that_ppo_closed():
     assert gap_closed(1.0, 1.5, 3.0) == 0.25
     assert gap_closed(1.0, 0.5, 3.0) == -0.25
     assert gap_closed(1.0, 1.5, 1.0) is None
-    models = {name: {"ndcg@10": {"value": value}} for name, value in (("sft", 0.1), ("ppo", 0.4), ("optimum", 0.5))}
+    assert gap_closed(None, 1.5, 1.0) is gap_closed(1.0, None, 2.0) is gap_closed(1.0, 1.5, None) is None
+    models = {
+        name: {"ndcg@10": Estimate(value=value)} for name, value in (("sft", 0.1), ("ppo", 0.4), ("optimum", 0.5))
+    }
     values = {"sft": np.array([0.0, 2.0]), "ppo": np.array([2.0, 2.0]), "optimum": np.array([4.0, 6.0])}
     report = optimum_report(values, models, np.array([3, 4]), PPOConfig(item_kl_coef=BETA), samples=100, seed=0)
-    assert report["gap_closed"] == {"objective": pytest.approx(1 / 4), "ndcg@10": pytest.approx(3 / 4)}
-    assert report["objective"]["optimum"]["value"] == 5.0 and report["objective"]["ppo"]["n"] == 2
+    assert report.gap_closed == {"objective": pytest.approx(1 / 4), "ndcg@10": pytest.approx(3 / 4)}
+    assert report.objective["optimum"].value == 5.0 and report.objective["ppo"].n == 2
+    assert (report.beta, report.alpha) == (BETA, 0.0)
+    assert optimum_report(values, {}, np.array([3, 4]), PPOConfig(), samples=100, seed=0).gap_closed["ndcg@10"] is None
 
 
 @pytest.mark.parametrize("changes", [{"advantage": "gae"}, {"item_kl_coef": 0.0}, {"adaptive_kl_target": 0.1}])
-def test_where_there_is_no_fixed_objective(changes):
+def test_configs_without_a_fixed_objective_have_no_optimum(changes):
     assert has_optimum(PPOConfig())
     assert not has_optimum(PPOConfig().model_copy(update=changes))
 
 
 def test_rewards_are_those_of_the_last_decision(data):
-    """Of each prompt alone, in order, whatever shares its batch."""
+    """Every prompt gets its own rewards, in order, whichever prompts share its batch."""
 
     class Reward:
         def decisions(self, decisions):

@@ -1,4 +1,4 @@
-"""Several training seeds of one experiment, from what their evaluations leave."""
+"""Reports over several training seeds, from made-up evaluations."""
 
 import json
 
@@ -22,7 +22,7 @@ SFT, PPO = 3, (1, 2, 30)  # ranks of every target, and PPO's by seed
 
 
 def finish(run: Run) -> None:
-    """What the evaluate stage leaves, with made-up ranks."""
+    """Marks every stage as finished and writes the files of the evaluate stage, with made-up ranks."""
     ranks = {"sft": np.full(USERS, SFT), "ppo": np.full(USERS, PPO[run.config.seed]), "optimum": np.full(USERS, 1)}
     ranked = {name: Ranked(values, np.zeros((USERS, 10))) for name, values in ranks.items()}
     targets = Targets(np.arange(USERS), np.zeros(USERS, dtype=int))
@@ -53,7 +53,7 @@ def runs(tmp_path) -> list[Run]:
     return [Run.create(one) for one in seeded(config, 3)]
 
 
-def test_seeds_differ_in_training_alone(runs):
+def test_seeds_change_only_the_training(runs):
     assert [run.config.name for run in runs] == ["tiny-seed0", "tiny-seed1", "tiny-seed2"]
     assert [run.config.seed for run in runs] == [0, 1, 2] and {run.config.data.seed for run in runs} == {0}
 
@@ -61,14 +61,14 @@ def test_seeds_differ_in_training_alone(runs):
 def test_means_and_spread(runs):
     for run in runs:
         finish(run)
-    found = seeds_report(runs)
+    found = seeds_report(runs).as_json()
     split, seeds = found["splits"]["temporal"], ndcg(np.array(PPO), 10).tolist()
     model = split["models"]["ppo"]["ndcg@10"]
     assert model["seeds"] == pytest.approx(seeds) and model["value"] == pytest.approx(np.mean(seeds))
     difference = split["comparisons"]["ppo_vs_sft"]["ndcg@10"]
     assert difference["difference"] == pytest.approx(np.mean(seeds) - 0.5)
     assert difference["seeds"] == pytest.approx([seed - 0.5 for seed in seeds])
-    assert difference["verdict"] == "no difference"  # in every user, but not in every seed
+    assert difference["verdict"] == "no difference"  # every user agrees, the seeds do not
     assert split["models"]["sft"]["coverage"] == {"value": pytest.approx(0.6), "seeds": [0.5, 0.6, 0.7]}
     closed = split["optimum"]["gap_closed"]
     assert closed == {"objective": 0.5, "ndcg@10": pytest.approx((np.mean(seeds) - 0.5) / 0.5)}
@@ -77,11 +77,11 @@ def test_means_and_spread(runs):
     assert found["fell_back_to_sft"] == [False, False, True]
 
 
-def test_seeds_that_agree(runs):
+def test_a_verdict_stands_if_the_seeds_agree(runs):
     for run in runs[:2]:
         finish(run)
-    found = seeds_report(runs[:2])["splits"]["temporal"]["comparisons"]["ppo_vs_sft"]["ndcg@10"]
-    assert found["verdict"] == "better"
+    found = seeds_report(runs[:2]).splits["temporal"].comparison("ppo", "sft", "ndcg@10")
+    assert found is not None and found.verdict == "better"
 
 
 def test_other_targets_are_refused(runs):
@@ -89,16 +89,16 @@ def test_other_targets_are_refused(runs):
         finish(run)
     file = runs[1].path("evaluate", RANKS)
     pd.read_parquet(file).iloc[::-1].reset_index(drop=True).to_parquet(file)
-    with pytest.raises(RunError, match="tiny-seed1 was asked other targets"):
+    with pytest.raises(RunError, match="tiny-seed1 has other test targets"):
         seeds_report(runs[:2])
 
 
-def test_a_run_that_was_not_evaluated(runs):
+def test_a_run_without_an_evaluation_is_refused(runs):
     with pytest.raises(RunError, match="no finished"):
         seeds_report(runs)
 
 
-def test_the_command(tmp_path, monkeypatch, capsys):
+def test_the_command_writes_and_prints_the_report(tmp_path, monkeypatch, capsys):
     config = tmp_path / "tiny.yaml"
     config.write_text(json.dumps(make_config("base", output_dir=str(tmp_path / "runs")).model_dump(mode="json")))
     monkeypatch.setattr(stages, "run_all", lambda run, say: finish(run))

@@ -1,4 +1,4 @@
-"""Slices of targets, on a catalogue where every border is met."""
+"""Slices of targets, on a catalogue with a target at every threshold."""
 
 import numpy as np
 
@@ -6,8 +6,8 @@ from llmrec.data.decision import Decisions
 from llmrec.evaluation.slices import slices
 
 
-def test_slices():
-    clicks = np.array([50, 4, 5, 6, 5, 40, 5, 5, 5, 5])  # a fifth of ten items: 0 and 5 are the head
+def test_every_target_is_in_the_right_slices():
+    clicks = np.array([50, 4, 5, 6, 5, 40, 5, 5, 5, 5])  # items 0 and 5 are the head: a fifth of ten items
     lengths = [10, 11, 50, 51, 1]
     decisions = Decisions(
         profiles=[""] * 5,
