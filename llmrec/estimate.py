@@ -1,13 +1,14 @@
-"""How much memory SFT and PPO need, counted from the shapes of the model and the sizes in a config.
+"""Estimates the memory that the SFT and PPO stages need, from the shapes of the model and the sizes in a config.
 
-No weights are read: the base is built without storage. What a stage holds all the time is added up, and to it the
-larger of what the update and the rollouts need for a while.
+No weights are read: the base model is built without storage. The peak of a stage is what it holds all the time, plus the
+larger of update and rollout, which take turns.
 """
 
 import importlib
 import importlib.util
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -22,40 +23,47 @@ from llmrec.run import Run
 from reward_models.judge import MAX_EASE_ITEMS
 from reward_models.linear import MAX_ITEMS
 
-HEADER = 20  # tokens of the chat template around a short profile
-TITLE = 8  # tokens of an item that is spelt by its title
-FLOAT = 4  # bytes; weights, gradients and logits are float32 under mixed precision too
+HEADER_TOKENS = 20  # tokens of the chat template and a short user profile
+TITLE_TOKENS = 8  # tokens of an item that is spelled by its title
+FLOAT32 = 4  # bytes; weights, gradients and logits are float32 under mixed precision too
+HALF = 2  # bytes of a bfloat16 or float16 number
 
-# Bytes a weight. nf4: half a byte, one byte a block of 64 for its scale, four a 256 of these. int8: rows have a scale.
-LINEAR_BYTES = {None: 4.0, "nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
-# Bytes a trainable number: two moments, in 8 bits with a scale of four bytes a block of 256.
+# Bytes of one weight of a linear map. nf4 takes half a byte, plus one byte for the scale of 64 weights, plus four bytes
+# for 256 such scales. int8 has one scale for each row, see `base_bytes`.
+LINEAR_WEIGHT_BYTES = {None: 4.0, "nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+# Bytes of AdamW's two moments of one trainable number. In 8 bits, 256 numbers share a scale of four bytes.
 OPTIMIZER_BYTES = {"adamw_torch_fused": 8.0, "adamw_bnb_8bit": 2 * (1 + 4 / 256)}
-SMALL = 4096  # bitsandbytes keeps smaller tensors in 32 bits
+SMALLEST_8BIT_TENSOR = 4096  # bitsandbytes keeps the moments of smaller tensors in 32 bits
 
-# Bytes a decision and item. Of the loss: the distribution (4) with its mask (1), and in its backward pass two
-# gradients (8); of PPO's also old distribution and advantages (8), twice the blocked (2), the ratio and its
-# exponent, the plain and clipped surrogates with their factors and the larger one (28), and the KL (5).
-SFT_DECISION, PPO_DECISION = 4 + 1 + 8, 4 + 1 + 8 + 8 + 2 + 28 + 5
-# In a rollout: which items are had (8), logits, their masking and normalisation (12), the mask (1).
-ROLLOUT_DECISION = 8 + 12 + 1
-# From rollout to update: the distribution and the advantages.
-EXPERIENCE_DECISION = 8
+# Bytes for one item at one item decision.
+# SFT loss: the distribution (4) and its mask (1); in the backward pass two gradients (8).
+SFT_LOSS_BYTES = 4 + 1 + 8
+# PPO loss: as SFT, and the old distribution and the advantages (8), two masks (2), the ratio and its logarithm, plain
+# and clipped surrogate with their factors and their minimum (28), and the KL divergence (5).
+PPO_LOSS_BYTES = SFT_LOSS_BYTES + 8 + 2 + 28 + 5
+# Rollout: which items the user has seen (8), logits, masked logits and log-probabilities (12), the mask (1).
+ROLLOUT_BYTES = 8 + 12 + 1
+# Between rollout and update: the distribution and the advantages.
+EXPERIENCE_BYTES = 4 + 4
+
+# What training imports. The stages themselves add a few MB.
+_LIBRARIES = ("trl.trainer.sft_trainer", "trl.experimental.ppo.ppo_trainer", "peft", "datasets", "matplotlib.pyplot")
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Bytes of one stage.
+class StageMemory:
+    """Bytes that one stage needs.
 
     Attributes:
-        base: frozen weights.
-        file: pages of the base's file that stay in memory although their weights were copied, see `file_bytes`.
-        adapters: LoRA factors; PPO has those of SFT and of RL, and maybe their average.
-        item_rows: embeddings of item tokens with their starting values; PPO has SFT's as well, and maybe an average.
-        gradients: of all that is trained.
-        optimizer: state of all that is trained.
+        base: frozen weights of the base model.
+        file: pages of the base model's file that stay in memory; see `file_bytes`.
+        adapters: LoRA matrices. PPO holds those of SFT and of RL, and maybe their average.
+        item_rows: embeddings of item tokens and their initial values. PPO also holds those of SFT, and maybe averages.
+        gradients: gradients of everything that is trained.
+        optimizer: optimizer state of everything that is trained.
         rewards: reward models.
-        update: what a forward pass saves for the backward pass, with item decisions.
-        rollout: keys and values of all episodes, one layer at work, and item decisions.
+        update: item decisions, and what a forward pass saves for the backward pass.
+        rollout: item decisions, keys and values of all episodes, and the work of one layer.
         process: Python with its libraries.
     """
 
@@ -72,79 +80,148 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """At the peak: update and rollout take turns."""
-        parts = asdict(self)
-        return sum(parts.values()) - min(self.update, self.rollout)
+        """Bytes at the peak. Update and rollout take turns."""
+        return sum(asdict(self).values()) - min(self.update, self.rollout)
 
     @property
     def device(self) -> int:
-        """At the peak on a GPU, which holds neither Python nor pages of a file."""
+        """Bytes at the peak on a GPU, which holds neither Python nor pages of a file."""
         return self.total - self.process - self.file
+
+    def as_dict(self) -> dict[str, int]:
+        """All parts, `total` and `device`."""
+        return {**asdict(self), "total": self.total, "device": self.device}
 
 
 @dataclass(frozen=True)
-class Shapes:
-    """What the numbers of a language model depend on.
+class ModelShapes:
+    """The sizes of a language model that memory depends on.
 
     Attributes:
-        config: of the model, with the layers that are kept.
-        linears: (in, out) of every linear map but the head.
-        other: numbers in all other weights, head and embeddings included.
-        items: of the catalogue.
-        tokens: new ones, one an item under `atomic`.
+        config: the model's config, with the number of layers that llmrec keeps.
+        linear_maps: (inputs, outputs) of every linear map except the output head.
+        other_weights: number of all other weights, which include head and embeddings.
+        items: size of the catalogue.
+        item_tokens: number of added tokens: one for each item in the `atomic` scheme, else 0.
     """
 
     config: PretrainedConfig
-    linears: list[tuple[int, int]]
-    other: int
+    linear_maps: list[tuple[int, int]]
+    other_weights: int
     items: int
-    tokens: int
+    item_tokens: int
 
     @property
-    def item_numbers(self) -> int:
-        """Numbers in the item rows of one adapter: of the embeddings, and of the head where it is another matrix."""
-        return self.tokens * self.config.hidden_size * (1 if self.config.tie_word_embeddings else 2)
+    def linear_weights(self) -> int:
+        """Number of weights of the linear maps except the output head."""
+        return sum(inputs * outputs for inputs, outputs in self.linear_maps)
+
+    @property
+    def item_row_weights(self) -> int:
+        """Number of weights in the item rows of one adapter: of the embeddings, and of the head unless it is tied."""
+        matrices = 1 if self.config.tie_word_embeddings else 2
+        return self.item_tokens * self.config.hidden_size * matrices
 
 
-def estimate(config: Config, items: int | None = None) -> dict:
-    """Memory of the sft and ppo stages.
+# --- the estimate ---------------------------------------------------------------------------------
+
+
+def estimate(config: Config, items: int | None = None) -> dict[str, Any]:
+    """Estimates the memory of the sft and ppo stages.
 
     Args:
-        config: of the run.
-        items: size of the catalogue; None: that of the prepared data.
+        config: the config of the run.
+        items: size of the catalogue; None for that of the prepared data.
 
     Returns:
-        `items`, `window_tokens`, `trainable` (numbers that a stage trains), and for `sft` and `ppo` bytes by part, with
-        `total` and, of it on a GPU, `device`.
+        `items`; `window_tokens`, the length of a prompt with its completion; `trainable`, the trained numbers of each
+        stage; and for `sft` and `ppo` the bytes of `StageMemory.as_dict`.
 
     Raises:
-        ModelError: the base's config cannot be read.
-        RunError: the data has not been prepared, and `items` is None.
+        ModelError: the config of the base model cannot be read.
+        RunError: `items` is None and the data has not been prepared.
     """
     items = catalogue_size(config) if items is None else items
     shapes = read_shapes(config, items)
     process = process_bytes(config)
-    window = HEADER + config.ppo.response_length
-    window += config.catalogue.max_history * (1 if config.catalogue.scheme == "atomic" else TITLE)
-    trained = trainable_tensors(shapes, config.model)
+    window = window_tokens(config)
+    policy = trainable_tensors(shapes, config.model)
     critic = [shapes.config.hidden_size, 1]
-    stages = {
-        "sft": _sft(config, shapes, window, trained, process),
-        "ppo": _ppo(config, shapes, window, [*trained, *critic], process),
-    }
     return {
         "items": items,
         "window_tokens": window,
-        "trainable": {"sft": sum(trained), "ppo": sum(trained) + sum(critic)},
-        **{name: {**asdict(memory), "total": memory.total, "device": memory.device} for name, memory in stages.items()},
+        "trainable": {"sft": sum(policy), "ppo": sum(policy) + sum(critic)},
+        "sft": sft_memory(config, shapes, window, policy, process).as_dict(),
+        "ppo": ppo_memory(config, shapes, window, [*policy, *critic], process).as_dict(),
     }
 
 
+def sft_memory(config: Config, shapes: ModelShapes, window: int, trained: list[int], process: int) -> StageMemory:
+    """Memory of the sft stage.
+
+    Args:
+        config: the config of the run.
+        shapes: the sizes of the model.
+        window: tokens of a prompt with its completion.
+        trained: numbers in each trained tensor.
+        process: bytes of Python with its libraries.
+    """
+    section = config.sft
+    batch = section.per_device_train_batch_size
+    decisions = batch * config.catalogue.max_history * shapes.items
+    saved = activation_bytes(shapes, config.model, batch * window, section.gradient_checkpointing)
+    return StageMemory(
+        base=base_bytes(shapes, config.model.quantization),
+        file=file_bytes(shapes, config.model.quantization),
+        adapters=FLOAT32 * (sum(trained) - shapes.item_row_weights),
+        item_rows=2 * FLOAT32 * shapes.item_row_weights,
+        gradients=FLOAT32 * sum(trained),
+        optimizer=optimizer_bytes(trained, section.optim),
+        rewards=0,
+        update=saved + SFT_LOSS_BYTES * decisions,
+        rollout=0,
+        process=process,
+    )
+
+
+def ppo_memory(config: Config, shapes: ModelShapes, window: int, trained: list[int], process: int) -> StageMemory:
+    """Memory of the ppo stage; see `sft_memory` for the arguments."""
+    section = config.ppo
+    group = section.num_generations
+    micro_batch = section.per_device_train_batch_size
+    episodes = micro_batch * section.gradient_accumulation_steps
+    prompt = window - section.response_length
+    # Episodes of one prompt share its item decisions, so each episode counts for a part of them.
+    decisions = (config.catalogue.max_history + 1) * shapes.items // group if section.advantage == "exact" else 0
+    tokens = micro_batch // group * (prompt + group * section.response_length)
+    saved = activation_bytes(shapes, config.model, tokens, section.gradient_checkpointing)
+    averages = 1 if section.ema_decay > 0 else 0  # one more copy of what is trained
+    return StageMemory(
+        base=base_bytes(shapes, config.model.quantization),
+        file=file_bytes(shapes, config.model.quantization),
+        adapters=(2 + averages) * FLOAT32 * (sum(trained) - shapes.item_row_weights),
+        item_rows=(4 + averages) * FLOAT32 * shapes.item_row_weights,
+        gradients=FLOAT32 * sum(trained),
+        optimizer=optimizer_bytes(trained, section.optim),
+        rewards=reward_bytes(config, shapes),
+        update=saved + (PPO_LOSS_BYTES * micro_batch + EXPERIENCE_BYTES * episodes) * decisions,
+        rollout=(
+            episodes * window * key_value_bytes(shapes.config)
+            + working_bytes(shapes, config.model, episodes // group * prompt)
+            + ROLLOUT_BYTES * episodes * decisions
+        ),
+        process=process,
+    )
+
+
+# --- sizes ----------------------------------------------------------------------------------------
+
+
 def catalogue_size(config: Config) -> int:
-    """Items in the prepared data of a config's run.
+    """Number of items in the prepared data of the run that a config describes.
 
     Raises:
-        RunError: it has not been prepared.
+        RunError: the data has not been prepared.
     """
     run = Run(config, Path(config.output_dir) / config.name)
     if not run.finished("data"):
@@ -155,11 +232,17 @@ def catalogue_size(config: Config) -> int:
     return run.metrics("data")["items"]
 
 
-def read_shapes(config: Config, items: int) -> Shapes:
-    """The base's shapes, from its config alone.
+def window_tokens(config: Config) -> int:
+    """Tokens of a prompt with a full history and its completion."""
+    item = 1 if config.catalogue.scheme == "atomic" else TITLE_TOKENS
+    return HEADER_TOKENS + config.catalogue.max_history * item + config.ppo.response_length
+
+
+def read_shapes(config: Config, items: int) -> ModelShapes:
+    """Reads the sizes of the base model from its config alone.
 
     Raises:
-        ModelError: there is no such config, or it has fewer layers than asked for.
+        ModelError: the config of the base cannot be read, or the base has fewer layers than `model.layers`.
     """
     model = config.model
     base = _base_config(model)
@@ -175,11 +258,15 @@ def read_shapes(config: Config, items: int) -> Shapes:
     with torch.device("meta"):
         network = AutoModelForCausalLM.from_config(base)
     head = network.get_output_embeddings()
-    linears = [m for m in network.modules() if isinstance(m, nn.Linear) and m is not head]
-    inner = sum(m.weight.numel() for m in linears)
-    tokens = items if config.catalogue.scheme == "atomic" else 0
-    other = sum(p.numel() for p in network.parameters()) - inner
-    return Shapes(base, [(m.in_features, m.out_features) for m in linears], other, items, tokens)
+    linear_maps = [module for module in network.modules() if isinstance(module, nn.Linear) and module is not head]
+    weights = sum(parameter.numel() for parameter in network.parameters())
+    return ModelShapes(
+        config=base,
+        linear_maps=[(module.in_features, module.out_features) for module in linear_maps],
+        other_weights=weights - sum(module.weight.numel() for module in linear_maps),
+        items=items,
+        item_tokens=items if config.catalogue.scheme == "atomic" else 0,
+    )
 
 
 def _base_config(model: ModelConfig) -> PretrainedConfig:
@@ -195,142 +282,120 @@ def _base_config(model: ModelConfig) -> PretrainedConfig:
         ) from None
 
 
-def trainable_tensors(shapes: Shapes, model: ModelConfig) -> list[int]:
-    """Numbers in each tensor that SFT trains: two LoRA factors a linear map, and the item rows."""
-    factors = [size * model.lora_r for pair in shapes.linears for size in pair]
-    return factors + ([shapes.item_numbers] if shapes.tokens else [])
+def trainable_tensors(shapes: ModelShapes, model: ModelConfig) -> list[int]:
+    """Numbers in each tensor that SFT trains: two LoRA matrices for each linear map, and the item rows."""
+    lora = [size * model.lora_r for linear_map in shapes.linear_maps for size in linear_map]
+    return [*lora, shapes.item_row_weights] if shapes.item_tokens else lora
+
+
+# --- bytes ----------------------------------------------------------------------------------------
 
 
 def process_bytes(config: Config) -> int:
-    """Memory of this process once it has imported what both stages import."""
-    import llmrec.ppo.stage
-    import llmrec.sft.stage  # noqa: F401
+    """Memory of this process after it has imported the libraries that training uses.
 
-    fewer_bits = config.model.quantization or "adamw_bnb_8bit" in (config.sft.optim, config.ppo.optim)
-    if fewer_bits and importlib.util.find_spec("bitsandbytes"):
-        importlib.import_module("bitsandbytes")
-
+    Anything else that the process holds counts as well, so call it early.
+    """
+    libraries: list[str] = list(_LIBRARIES)
+    uses_bitsandbytes = config.model.quantization or "adamw_bnb_8bit" in (config.sft.optim, config.ppo.optim)
+    if uses_bitsandbytes and importlib.util.find_spec("bitsandbytes"):
+        libraries.append("bitsandbytes")
+    for library in libraries:
+        importlib.import_module(library)
     return psutil.Process().memory_info().rss
 
 
-def _sft(config: Config, shapes: Shapes, window: int, trained: list[int], process: int) -> Memory:
-    section = config.sft
-    batch = section.per_device_train_batch_size
-    decisions = batch * config.catalogue.max_history * shapes.items
-    update = activations(shapes, config.model, batch * window, section.gradient_checkpointing)
-    factors = sum(trained) - shapes.item_numbers
-    return Memory(
-        base=base_bytes(shapes, config.model.quantization),
-        file=file_bytes(shapes, config.model.quantization),
-        adapters=FLOAT * factors,
-        item_rows=2 * FLOAT * shapes.item_numbers,
-        gradients=FLOAT * sum(trained),
-        optimizer=optimizer_bytes(trained, section.optim),
-        rewards=0,
-        update=update + SFT_DECISION * decisions,
-        rollout=0,
-        process=process,
-    )
+def base_bytes(shapes: ModelShapes, quantization: str | None) -> int:
+    """Frozen weights: linear maps as they are quantized; all others, and the rows of item tokens, in float32."""
+    linear = int(shapes.linear_weights * LINEAR_WEIGHT_BYTES[quantization])
+    scales = FLOAT32 * sum(outputs for _, outputs in shapes.linear_maps) if quantization == "int8" else 0
+    return linear + scales + FLOAT32 * (shapes.other_weights + shapes.item_row_weights)
 
 
-def _ppo(config: Config, shapes: Shapes, window: int, trained: list[int], process: int) -> Memory:
-    section, width = config.ppo, config.catalogue.max_history
-    group = section.num_generations
-    micro, episodes = section.per_device_train_batch_size, section.per_device_train_batch_size
-    episodes *= section.gradient_accumulation_steps
-    prompt = window - section.response_length
-    exact = section.advantage == "exact"
-    tokens = micro // group * (prompt + group * section.response_length)
-    decisions = (width + 1) * shapes.items // group if exact else 0  # an episode's share of its prompt's
-    update = activations(shapes, config.model, tokens, section.gradient_checkpointing)
-    factors = sum(trained) - shapes.item_numbers
-    average = section.ema_decay > 0  # of what trains, once more
-    return Memory(
-        base=base_bytes(shapes, config.model.quantization),
-        file=file_bytes(shapes, config.model.quantization),
-        adapters=(2 + average) * FLOAT * factors,
-        item_rows=(4 + average) * FLOAT * shapes.item_numbers,
-        gradients=FLOAT * sum(trained),
-        optimizer=optimizer_bytes(trained, section.optim),
-        rewards=reward_bytes(config, shapes),
-        update=update + (PPO_DECISION * micro + EXPERIENCE_DECISION * episodes) * decisions,
-        rollout=episodes * window * key_value_bytes(shapes.config)
-        + working_bytes(shapes, config.model, episodes // group * prompt)
-        + ROLLOUT_DECISION * episodes * decisions,
-        process=process,
-    )
+def file_bytes(shapes: ModelShapes, quantization: str | None) -> int:
+    """Pages of the base model's float32 file that stay mapped on the CPU although their weights were copied.
 
-
-def base_bytes(shapes: Shapes, quantization: str | None) -> int:
-    """Frozen weights: linear maps as they are quantised, all else and the rows for new tokens in float32."""
-    inner = sum(a * b for a, b in shapes.linears) * LINEAR_BYTES[quantization]
-    scales = FLOAT * sum(out for _, out in shapes.linears) if quantization == "int8" else 0
-    return int(inner) + scales + FLOAT * (shapes.other + shapes.item_numbers)
-
-
-def file_bytes(shapes: Shapes, quantization: str | None) -> int:
-    """Pages of a float32 file on the CPU: its norms are used where they lie, which keeps all of it mapped.
-
-    Embeddings are copied where item rows are added, linear maps where they are quantised. The system can drop these
-    pages when memory is short; until then they count as the process's. Of a file in fewer bits nothing stays.
+    The norms are used in place, which keeps the whole file mapped. Embeddings are copied when item rows are added, and
+    linear maps when they are quantized. The system can drop these pages when memory is short. On a GPU, or with a file
+    in fewer bits, no pages stay.
     """
     if torch.cuda.is_available() or shapes.config.dtype not in (None, torch.float32):
         return 0
-    inner = sum(a * b for a, b in shapes.linears) if quantization else 0
-    return FLOAT * (inner + (shapes.other if shapes.tokens else 0))
+    copied_linear = shapes.linear_weights if quantization else 0
+    copied_other = shapes.other_weights if shapes.item_tokens else 0
+    return FLOAT32 * (copied_linear + copied_other)
 
 
 def optimizer_bytes(tensors: list[int], optim: str) -> int:
-    """State of AdamW for tensors of given sizes."""
-    small = OPTIMIZER_BYTES["adamw_torch_fused"]
-    return int(sum(size * (small if size < SMALL else OPTIMIZER_BYTES[optim]) for size in tensors))
+    """State of AdamW.
+
+    Args:
+        tensors: numbers in each trained tensor.
+        optim: the config's `optim`.
+    """
+    in_32_bits = OPTIMIZER_BYTES["adamw_torch_fused"]
+    return int(sum(n * (in_32_bits if n < SMALLEST_8BIT_TENSOR else OPTIMIZER_BYTES[optim]) for n in tensors))
 
 
-def activations(shapes: Shapes, model: ModelConfig, tokens: int, checkpointing: bool) -> int:
-    """What a forward pass over so many tokens saves for the backward pass, and the gradients that flow in one layer.
+def activation_bytes(shapes: ModelShapes, model: ModelConfig, tokens: int, checkpointing: bool) -> int:
+    """What a forward pass saves for the backward pass, and the gradients that flow in one layer.
 
-    With checkpointing every layer saves its input alone, and one layer at a time the rest.
+    With gradient checkpointing every layer saves only its input, and one layer at a time saves the rest.
     """
     layers = shapes.config.num_hidden_layers
-    layer = layer_bytes(shapes.config, model.lora_r, mixed_precision() != "no")
-    saved = FLOAT * shapes.config.hidden_size * layers + layer if checkpointing else layer * layers
+    one_layer = layer_bytes(shapes.config, model.lora_r, mixed_precision() != "no")
+    saved = FLOAT32 * shapes.config.hidden_size * layers + one_layer if checkpointing else one_layer * layers
     return tokens * saved + working_bytes(shapes, model, tokens)
 
 
 def layer_bytes(config: PretrainedConfig, rank: int, mixed: bool) -> int:
-    """What one decoder layer saves for the backward pass, a token; its weights are frozen, LoRA is on all linear maps.
+    """What one decoder layer saves for the backward pass, for each token.
 
-    Saved are: what enters each of the two norms (the residual stream, float32); what leaves them, which LoRA's first
-    factors read (under autocast a copy for each of the five); queries, keys and values, turned and repeated for all
-    heads, what attention gives, and its normaliser; gate, its activation, up, and their product; LoRA's inner values.
+    The weights are frozen and LoRA is on all linear maps, so the layer saves:
+
+    - the inputs of its two norms, in float32;
+    - the outputs of the norms, which LoRA's first matrices read (under autocast, a copy for each of five);
+    - queries, keys and values with rotary embedding, repeated for all heads; the output and normalizer of attention;
+    - the gate, its activation, the up-projection and their product;
+    - the inner values of LoRA.
+
+    Args:
+        config: the model's config.
+        rank: LoRA's rank.
+        mixed: whether mixed precision is on.
     """
-    size, feed, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
-    queries, width = heads * _head_size(config), 2 if mixed else FLOAT
-    read = 5 if mixed else 2
-    return 2 * FLOAT * size + FLOAT * heads + width * (read * size + 4 * queries + 4 * feed + 7 * rank)
+    hidden = config.hidden_size
+    feed_forward = config.intermediate_size
+    heads = config.num_attention_heads
+    number = HALF if mixed else FLOAT32
+    norm_outputs = 5 if mixed else 2
+    float32_part = FLOAT32 * (2 * hidden + heads)
+    attention = 4 * heads * _head_size(config)
+    return float32_part + number * (norm_outputs * hidden + attention + 4 * feed_forward + 7 * rank)
 
 
-def working_bytes(shapes: Shapes, model: ModelConfig, tokens: int) -> int:
-    """What one layer needs for a while: three values the width of the feed-forward part, and a weight unpacked."""
-    width = 2 if mixed_precision() != "no" else FLOAT
-    unpacked = max(a * b for a, b in shapes.linears) * width if model.quantization else 0
-    return 3 * width * shapes.config.intermediate_size * tokens + unpacked
+def working_bytes(shapes: ModelShapes, model: ModelConfig, tokens: int) -> int:
+    """Temporary values of one layer: three of the feed-forward width, and the largest weight if it is dequantized."""
+    number = HALF if mixed_precision() != "no" else FLOAT32
+    largest = max(inputs * outputs for inputs, outputs in shapes.linear_maps)
+    dequantized = largest * number if model.quantization else 0
+    return 3 * number * shapes.config.intermediate_size * tokens + dequantized
 
 
 def key_value_bytes(config: PretrainedConfig) -> int:
-    """Keys and values of all layers, a token."""
-    width = 2 if mixed_precision() != "no" else FLOAT
-    return 2 * width * config.num_key_value_heads * _head_size(config) * config.num_hidden_layers
+    """Keys and values of all layers, for each token."""
+    number = HALF if mixed_precision() != "no" else FLOAT32
+    return 2 * number * config.num_key_value_heads * _head_size(config) * config.num_hidden_layers
 
 
-def reward_bytes(config: Config, shapes: Shapes) -> int:
-    """Square matrices of the judge and of the linear model, items of the click/purchase models, the float32 base of the
-    text reward.
-    """
-    section, items = config.reward, shapes.items
-    square = min(items, MAX_EASE_ITEMS) ** 2 + (2 * min(items, MAX_ITEMS) ** 2 if section.linear else 0)
-    text = sum(a * b for a, b in shapes.linears) + shapes.other if section.text else 0
-    return FLOAT * (square + 2 * items * section.hidden_size * section.ensemble + text)
+def reward_bytes(config: Config, shapes: ModelShapes) -> int:
+    """Reward models: item-to-item matrices, item embeddings, and the float32 base of the text reward model."""
+    section = config.reward
+    judge = min(shapes.items, MAX_EASE_ITEMS) ** 2
+    linear = 2 * min(shapes.items, MAX_ITEMS) ** 2 if section.linear else 0
+    embeddings = 2 * shapes.items * section.hidden_size * section.ensemble
+    text = shapes.linear_weights + shapes.other_weights if section.text else 0
+    return FLOAT32 * (judge + linear + embeddings + text)
 
 
 def _head_size(config: PretrainedConfig) -> int:

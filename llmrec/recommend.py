@@ -1,13 +1,14 @@
-"""Recommending to one person: the catalogue ranked by the policy, a justification for each of the best."""
+"""Recommends items to one person: ranks the catalogue and writes a justification for each of the best items."""
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmrec.data.dataset import InteractionData, load_data
 from llmrec.data.decision import stranger
 from llmrec.data.profiles import NEW_USER, profile_texts
-from llmrec.errors import CatalogueError
+from llmrec.errors import CatalogueError, nearest
 from llmrec.hub.client import find_adapter
 from llmrec.language.groundedness import check
 from llmrec.policy.generate import generate, parse
@@ -17,17 +18,19 @@ from llmrec.policy.ranking import item_scores
 from llmrec.policy.saved import completion_length
 from llmrec.run import Run
 
+SUGGESTED_TITLES = 3  # titles that an error message suggests at most
+
 
 @dataclass(frozen=True)
 class RankedItem:
     """One recommendation.
 
     Attributes:
-        item_id: the event log's id.
-        title: what people read.
-        score: probability that the policy gives it, among all items that it may recommend.
-        justification: what the policy says of it, with titles.
-        grounded: every statement of the justification is true.
+        item_id: the item's id in the event log.
+        title: the item's title.
+        score: probability of the item under the policy, among all items that the person has not seen.
+        justification: the text that the policy writes for the item.
+        grounded: whether every statement of the justification is true.
     """
 
     item_id: str
@@ -38,12 +41,12 @@ class RankedItem:
 
 
 class Recommender:
-    """A policy, and the log that it was trained on where that is at hand.
+    """Recommends with a policy, to users of the event log or to people with a history of their own.
 
     Args:
-        policy: of any device.
-        max_new_tokens: tokens of item and justification.
-        data: histories of known users; None: only people with a history of their own can be served.
+        policy: the policy, on any device.
+        max_new_tokens: tokens of an item and its justification at most.
+        data: the prepared event log. None if it is not at hand; then only people with a history can be served.
     """
 
     def __init__(self, policy: RecPolicy, max_new_tokens: int, data: InteractionData | None = None):
@@ -54,25 +57,25 @@ class Recommender:
 
     @classmethod
     def from_run(cls, run: Run, adapter: str | None = None, quantized: bool = True) -> "Recommender":
-        """Loads the policy of a run: of PPO if that stage has finished, else of SFT.
+        """Loads the policy of a run.
 
         Args:
             run: the run.
-            adapter: `ppo` or `sft`, instead.
-            quantized: False: the base in full precision, even if the adapter was trained on a quantised one.
+            adapter: `ppo` or `sft`; None for `ppo` if that stage has finished, else `sft`.
+            quantized: False to load the base model in full precision even if the adapter was trained on a quantized one.
 
         Raises:
-            RunError: the stage has not finished.
+            RunError: the stage that trains the adapter has not finished.
         """
         policy = RecPolicy.from_pretrained(run.adapter(adapter), quantized=quantized)
         return cls(policy, run.config.ppo.response_length, load_data(run.path("data")))
 
     @classmethod
     def from_pretrained(cls, model: str | Path, revision: str | None = None, quantized: bool = True) -> "Recommender":
-        """Loads a pushed or saved adapter, which brings its catalogue but no event log.
+        """Loads a pushed or saved adapter. It includes the catalogue, but no event log.
 
         Args:
-            model: an adapter's directory, or `OWNER/NAME` on the hub.
+            model: directory of an adapter, or `OWNER/NAME` on the hub.
             revision: branch, tag or commit on the hub.
             quantized: see `from_run`.
 
@@ -83,70 +86,85 @@ class Recommender:
         policy = RecPolicy.from_pretrained(directory, quantized=quantized)
         return cls(policy, completion_length(directory) or policy.completion_length)
 
-    def resolve_titles(self, titles: list[str]) -> list[int]:
-        """Item indices of titles (item ids where titles are withheld), whatever their case.
+    def resolve_titles(self, titles: Sequence[str]) -> list[int]:
+        """Finds items by title, without regard to case. Where titles are withheld, item ids stand for them.
+
+        Returns:
+            Item indices, in the order of `titles`.
 
         Raises:
-            CatalogueError: a title is not in the catalogue; the message names the nearest.
+            CatalogueError: a title is not in the catalogue; the message suggests similar ones.
         """
-        known = {title.casefold(): item for item, title in enumerate(self.policy.vocabulary.titles)}
-        return [self._resolve(title, known) for title in titles]
+        index_of = {title.casefold(): item for item, title in enumerate(self.policy.vocabulary.titles)}
+        return [self._resolve(title, index_of) for title in titles]
 
-    def _resolve(self, title: str, known: dict[str, int]) -> int:
+    def _resolve(self, title: str, index_of: dict[str, int]) -> int:
         wanted = " ".join(title.split()).casefold()
-        if wanted in known:
-            return known[wanted]
-        names = self.policy.vocabulary.titles
-        inside = [names[item] for text, item in known.items() if wanted and wanted in text]
-        near = [names[known[text]] for text in difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)]
-        nearest = list(dict.fromkeys([*near[:1], *inside[:3], *near]))[:3]
-        hint = "; did you mean " + " or ".join(f'"{name}"' for name in nearest) + "?" if nearest else "."
+        if wanted in index_of:
+            return index_of[wanted]
+        titles = self.policy.vocabulary.titles
+        similar = [titles[index_of[key]] for key in similar_titles(wanted, list(index_of))]
+        hint = "; did you mean " + " or ".join(f'"{name}"' for name in similar) + "?" if similar else "."
         raise CatalogueError(f'There is no item "{title}" in the catalogue{hint}')
 
     def recommend(
         self,
-        history: list[int] | None = None,
+        history: Sequence[int] | None = None,
         user: str | None = None,
         top_k: int = 5,
-        exclude: list[int] | None = None,
+        exclude: Sequence[int] | None = None,
     ) -> list[RankedItem]:
-        """The most probable items, best first, none of which the person has had.
+        """Recommends the most probable items that the person has not seen, best first.
 
         Args:
-            history: item indices, newest last, of someone who need not be in the log.
-            user: id of a user of the log, instead of a history.
-            top_k: how many; fewer come back if fewer are left.
-            exclude: item indices not to recommend.
+            history: item indices of somebody who need not be in the event log, oldest first.
+            user: id of a user of the event log, instead of a history.
+            top_k: number of items. Fewer are returned if fewer are left.
+            exclude: item indices that are not recommended.
 
         Raises:
-            CatalogueError: an unknown user, or nothing is left to recommend.
+            CatalogueError: the user is unknown, or no item is left to recommend.
         """
-        profile, items = self._who(history, user)
+        profile, items = self._profile_and_history(history, user)
         decision = stranger(items, self.policy.catalogue.max_history, exclude or [], profile)
-        scores = next(item_scores(self.policy, [decision]))[0]
-        best, chosen = scores.exp().topk(min(top_k, len(scores)))
-        chosen, best = chosen[best > 0], best[best > 0]
+        log_probs = next(item_scores(self.policy, [decision]))[0]
+        scores, chosen = log_probs.exp().topk(min(top_k, len(log_probs)))
+        is_possible = scores > 0
+        scores, chosen = scores[is_possible], chosen[is_possible]
+
         prompts = pack(self.policy, [decision] * len(chosen)).to(self.policy.device)
         completions = generate(self.policy, prompts, self.max_new_tokens, first_items=chosen)
+        vocabulary = self.policy.vocabulary
         return [
             RankedItem(
-                self.policy.vocabulary.item_ids[item],
-                self.policy.vocabulary.titles[item],
-                float(score),
-                recommendation.text(self.policy.vocabulary.titles),
-                check(self.policy.facts, recommendation, set(items)).grounded,
+                item_id=vocabulary.item_ids[item],
+                title=vocabulary.titles[item],
+                score=float(score),
+                justification=recommendation.text(vocabulary.titles),
+                grounded=check(self.policy.facts, recommendation, set(items)).grounded,
             )
-            for item, score, recommendation in zip(chosen.tolist(), best, parse(self.policy, completions), strict=True)
+            for item, score, recommendation in zip(
+                chosen.tolist(), scores, parse(self.policy, completions), strict=True
+            )
         ]
 
-    def _who(self, history: list[int] | None, user: str | None) -> tuple[str, list[int]]:
+    def _profile_and_history(self, history: Sequence[int] | None, user: str | None) -> tuple[str, list[int]]:
         if user is None:
             return NEW_USER, list(history or [])
         if self.data is None:
-            raise CatalogueError(f"A model without its run knows no users, so not {user}: give a history instead.")
+            raise CatalogueError(
+                f"A model without its run has no event log, so user {user} is not known: give a history instead."
+            )
         index = self.data.user_index.get(str(user))
         if index is None:
-            near = difflib.get_close_matches(str(user), self.data.user_index, n=3)
-            hint = f"; did you mean {' or '.join(near)}?" if near else "."
+            similar = nearest(str(user), self.data.user_index)
+            hint = f"; did you mean {similar}?" if similar else "."
             raise CatalogueError(f"There is no user {user} among the {self.data.num_users} users of the log{hint}")
         return self.profiles[index], self.data.histories[index].tolist()
+
+
+def similar_titles(wanted: str, titles: list[str]) -> list[str]:
+    """Titles to suggest instead of one that does not exist: the most similar first, then those that contain it."""
+    similar = difflib.get_close_matches(wanted, titles, n=SUGGESTED_TITLES, cutoff=0.5)
+    containing = [title for title in titles if wanted and wanted in title][:SUGGESTED_TITLES]
+    return list(dict.fromkeys([*similar[:1], *containing, *similar]))[:SUGGESTED_TITLES]

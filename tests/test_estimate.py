@@ -1,4 +1,4 @@
-"""The memory estimate against tensors that exist, and what it needs to know."""
+"""The memory estimate, compared with tensors that exist."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from llmrec.cli.app import app
 from llmrec.config import load_config
 from llmrec.data.decision import Decision
 from llmrec.errors import ModelError, RunError
-from llmrec.estimate import activations, base_bytes, estimate, layer_bytes, read_shapes, trainable_tensors
+from llmrec.estimate import activation_bytes, base_bytes, estimate, layer_bytes, read_shapes, trainable_tensors
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import pack
 from llmrec.run import Run
@@ -33,7 +33,7 @@ def test_weights_and_trainable_numbers_are_those_of_the_policy(data, tmp_path, q
     assert estimate(config, data.num_items)["trainable"] == {"sft": sum(trained), "ppo": sum(trained) + 65}
     frozen = [p for p in policy.parameters() if not p.requires_grad]
     held = sum(p.numel() * p.element_size() for p in frozen)
-    # Scales of the quantised blocks are no parameters.
+    # The scales of quantized blocks are not parameters, hence the tolerance.
     assert base_bytes(shapes, quantization) == pytest.approx(held, rel=0 if quantization is None else 0.05)
 
 
@@ -45,20 +45,20 @@ def test_activations_are_what_autograd_saves(data, tmp_path):
     own = {p.untyped_storage().data_ptr() for p in policy.parameters()}
     saved: dict[int, int] = {}
 
-    def note(tensor):
+    def record(tensor):
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
         hidden = policy(*batch.inputs())
     layers = 3 * batch.tokens.numel() * layer_bytes(AutoConfig.from_pretrained(base), 4, mixed=False)
     assert hidden.requires_grad
     assert sum(saved.values()) == pytest.approx(layers, rel=0.1)
 
 
-def test_checkpointing_and_fewer_bits_need_less(tiny_base):
+def test_checkpointing_and_quantization_reduce_memory(tiny_base):
     def total(stage: str, **sections) -> dict:
         return estimate(make_config(tiny_base, **sections), 1000)[stage]
 
@@ -69,7 +69,7 @@ def test_checkpointing_and_fewer_bits_need_less(tiny_base):
     assert total("sft", model={"base": tiny_base, "quantization": "nf4"})["base"] < total("sft")["base"]
     assert total("sft", model={"base": tiny_base, "quantization": "nf4"})["file"] > total("sft")["file"] > 0
     text = total("ppo", reward={"text": {}})["rewards"] - total("ppo")["rewards"]
-    assert text == total("ppo")["base"] - 4 * read_shapes(make_config(tiny_base), 1000).item_numbers
+    assert text == total("ppo")["base"] - 4 * read_shapes(make_config(tiny_base), 1000).item_row_weights
     assert total("ppo", reward={"linear": True})["rewards"] - total("ppo")["rewards"] == 4 * 2 * 1000**2
     more = estimate(make_config(tiny_base), 2000)["sft"]
     assert more["item_rows"] == 2 * total("sft")["item_rows"]
@@ -77,14 +77,14 @@ def test_checkpointing_and_fewer_bits_need_less(tiny_base):
     assert all(averaged[part] > total("ppo")[part] for part in ("adapters", "item_rows"))
 
 
-def test_layers_are_cut_and_too_many_refused(tiny_base):
+def test_layers_are_removed_and_too_many_are_refused(tiny_base):
     config = make_config(tiny_base, model={"base": tiny_base, "layers": 1})
-    assert len(read_shapes(config, 10).linears) == 7
+    assert len(read_shapes(config, 10).linear_maps) == 7
     with pytest.raises(ModelError, match="model.layers is 9"):
         read_shapes(make_config(tiny_base, model={"base": tiny_base, "layers": 9}), 10)
 
 
-def test_the_size_of_the_catalogue_must_be_known(tiny_base, tmp_path):
+def test_without_prepared_data_the_catalogue_size_must_be_given(tiny_base, tmp_path):
     config = make_config(tiny_base, output_dir=str(tmp_path))
     with pytest.raises(RunError, match="llmrec prepare.*--items N"):
         estimate(config)
@@ -94,13 +94,13 @@ def test_the_size_of_the_catalogue_must_be_known(tiny_base, tmp_path):
     assert estimate(config)["items"] == 77
 
 
-def test_a_base_without_a_config(tmp_path):
+def test_a_base_model_without_a_config_is_an_error(tmp_path):
     with pytest.raises(ModelError, match="Correct `model.base`"):
         estimate(make_config(str(tmp_path)), 10)
 
 
-def test_the_7b_config(tmp_path):
-    """The shapes of Qwen2.5-7B, without its weights: 4 bits fit a GPU of 24 GB."""
+def test_the_7b_config_fits_a_gpu_of_24_gb(tmp_path):
+    """With the shapes of Qwen2.5-7B, without its weights, quantized to 4 bits."""
     config = load_config(QLORA)
     Qwen2Config(
         vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28,
@@ -108,14 +108,14 @@ def test_the_7b_config(tmp_path):
     ).save_pretrained(tmp_path)  # fmt: skip
     config = config.model_copy(update={"model": config.model.model_copy(update={"base": str(tmp_path)})})
     shapes = read_shapes(config, 1682)
-    assert sum(a * b for a, b in shapes.linears) + shapes.other == pytest.approx(7.616e9, rel=1e-3)
+    assert shapes.linear_weights + shapes.other_weights == pytest.approx(7.616e9, rel=1e-3)
     found = estimate(config, 1682)
     for stage in ("sft", "ppo"):
         assert found[stage]["device"] == found[stage]["total"] - found[stage]["process"] - found[stage]["file"] < 24e9
-    assert activations(shapes, config.model, 1000, True) < activations(shapes, config.model, 1000, False) / 5
+    assert activation_bytes(shapes, config.model, 1000, True) < activation_bytes(shapes, config.model, 1000, False) / 5
 
 
-def test_the_verb_prints_a_table_and_json(tiny_base, tmp_path):
+def test_the_command_prints_a_table_and_json(tiny_base, tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text(
         f"name: a\noutput_dir: {tmp_path}\ndata: {{format: table, path: x}}\nmodel: {{base: {tiny_base}}}\n"
