@@ -62,7 +62,7 @@ class Recommender:
         Args:
             run: the run.
             adapter: `ppo` or `sft`; None for `ppo` if that stage has finished, else `sft`.
-            quantized: False to load the base model in full precision even if the adapter was trained on a quantized one.
+            quantized: False to load the base model in full precision even if training quantized it.
 
         Raises:
             RunError: the stage that trains the adapter has not finished.

@@ -16,9 +16,6 @@ EVERYTHING = "everything"
 # Imports that the table does not allow: importing module, and name of the imported part. This list must become empty.
 KNOWN: set[tuple[str, str]] = {
     ("llmrec.config.checks", "hub client"),
-    ("llmrec.estimate", "ppo"),
-    ("llmrec.estimate", "sft"),
-    ("llmrec.language.groundedness", "policy"),
     ("llmrec.policy.model", "hub"),
     ("llmrec.recommenders.baselines", "reward_models"),
     ("llmrec.recommenders.tuning", "evaluation"),

@@ -151,7 +151,7 @@ def test_a_directory_brings_what_recommending_needs(saved, trained):
     recommender = Recommender.from_pretrained(saved)
     assert recommender.max_new_tokens == trained.completion_length == 32
     assert GenerationConfig.from_pretrained(saved).eos_token_id == trained.tokenizer.eos_token_id
-    with pytest.raises(UserError, match="knows no users"):
+    with pytest.raises(UserError, match="has no event log"):
         recommender.recommend(user="7")
 
 
