@@ -236,7 +236,9 @@ class Ours:
             "per_device_train_batch_size": self.micro_batch,
             "gradient_accumulation_steps": work.episodes // self.micro_batch,
             "num_generations": self.generations,
+            "num_mini_batches": 1,
             "num_ppo_epochs": work.ppo_epochs,
+            "ema_decay": 0.0,
             "response_length": work.completion_tokens,
             "learning_rate": LEARNING_RATE,
         }

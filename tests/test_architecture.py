@@ -15,7 +15,6 @@ EVERYTHING = "everything"
 
 # Imports that the table does not allow: importing module, and name of the imported part. This list must become empty.
 KNOWN: set[tuple[str, str]] = {
-    ("llmrec.config.checks", "hub client"),
     ("llmrec.policy.model", "hub"),
     ("llmrec.recommenders.baselines", "reward_models"),
     ("llmrec.recommenders.tuning", "evaluation"),

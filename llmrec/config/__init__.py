@@ -1,14 +1,21 @@
-"""One YAML file describes one experiment."""
+"""The config of an experiment: one class a section, and a loader for its YAML file."""
 
 from llmrec.config.catalogue import CatalogueConfig
 from llmrec.config.data import ColumnsConfig, DataConfig
 from llmrec.config.evaluation import EvaluationConfig, SASRecConfig
 from llmrec.config.experiment import Config
 from llmrec.config.hub import INCLUDABLE, HubConfig
-from llmrec.config.loader import load_config, parse_config
+from llmrec.config.loader import (
+    dump_config,
+    dump_yaml,
+    load_config,
+    load_saved_config,
+    parse_config,
+    read_yaml,
+)
 from llmrec.config.model import LOCAL_BASE, ModelConfig
 from llmrec.config.ppo import PPOConfig
-from llmrec.config.reference import default_of
+from llmrec.config.reference import default_of, explain, json_schema, reference_markdown
 from llmrec.config.reward import PartConfig, PenaltyConfig, RewardConfig, TermConfig, TextRewardConfig
 from llmrec.config.sft import SFTConfig
 
@@ -31,6 +38,13 @@ __all__ = [
     "TermConfig",
     "TextRewardConfig",
     "default_of",
+    "dump_config",
+    "dump_yaml",
+    "explain",
+    "json_schema",
     "load_config",
+    "load_saved_config",
     "parse_config",
+    "read_yaml",
+    "reference_markdown",
 ]

@@ -1,49 +1,121 @@
-"""Section `data`."""
+"""Config section `data`: the event log, its clicks and purchases, and its splits."""
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, Strict, model_validator
 
 from llmrec.config.section import Section
 
+EXPOSURE_COLUMNS = ("ranking_id", "position", "propensity")  # a log with one of these holds what users were shown
+
 
 class ColumnsConfig(Section):
-    """Names of the columns in a CSV, Parquet or JSONL event log (right) for llmrec's own names (left)."""
+    """Names of the columns in an event log of format `table`. null: the log has no such column."""
 
-    user_id: str = "user_id"
-    item_id: str = "item_id"
-    timestamp: str = "timestamp"
-    event_type: str | None = None
-    rating: str | None = None
-    session_id: str | None = None
-    ranking_id: str | None = None
-    position: str | None = None
-    propensity: str | None = None
-    split: str | None = None
+    user_id: str = Field(default="user_id", description="Column of the user id.")
+    item_id: str = Field(default="item_id", description="Column of the item id.")
+    timestamp: str = Field(
+        default="timestamp", description="Column of the time: seconds or milliseconds since 1970, or ISO-8601 dates."
+    )
+    event_type: str | None = Field(default=None, description="Column of the event type, such as `view` or `buy`.")
+    rating: str | None = Field(default=None, description="Column of the rating, a number.")
+    session_id: str | None = Field(default=None, description="Column of the session id.")
+    ranking_id: str | None = Field(
+        default=None,
+        description="Column of the id of the list in which the item was shown. Its rows are logged exposures.",
+    )
+    position: str | None = Field(
+        default=None, description="Column of the item's rank in the list that was shown, 0 or more."
+    )
+    propensity: str | None = Field(
+        default=None, description="Column of the probability, in (0, 1], with which the logging policy showed the item."
+    )
+    split: str | None = Field(
+        default=None, description="Column that holds `train`, `valid` or `test`, for the split `given`."
+    )
 
 
 class DataConfig(Section):
-    """Where the event log is, which events count as clicks and purchases, and how it is split."""
+    """The event log: where it is, which events are clicks and purchases, and how it is split."""
 
-    format: Literal["movielens", "recbole", "table", "amazon2023", "complete_journey", "open_bandit", "minionerec"]
-    path: str = Field(description="directory or file; `package:NAME/DIR` reads from an installed package")
-    items: str | None = Field(None, description="item table (table) or metadata file (amazon2023)")
-    users: str | None = Field(None, description="user table (table)")
-    facts: str | None = Field(None, description="table of head, relation, tail (table)")
-    columns: ColumnsConfig = ColumnsConfig()
-    rating_range: tuple[float, float] | None = Field(None, description="ratings outside are errors; null: the format's")
-    click: list[str] = Field(["rating>=0"], description="rules such as `view` or `rating>=1`; one must hold")
-    purchase: list[str] = Field(["rating>=4"], description="rules; a purchase is also a click; []: the log has none")
+    format: Literal["movielens", "recbole", "table", "amazon2023", "complete_journey", "open_bandit", "minionerec"] = (
+        Field(description="Format of the event log. `table` reads any CSV, TSV, Parquet or JSONL file.")
+    )
+    path: str = Field(
+        description="Directory or file of the event log. `package:NAME/DIR` reads from an installed Python package."
+    )
+    items: str | None = Field(
+        default=None,
+        description="Path of the item table (format `table`) or of the metadata file (format `amazon2023`).",
+    )
+    users: str | None = Field(default=None, description="Path of the user table (format `table`).")
+    facts: str | None = Field(
+        default=None,
+        description="Path of a table of facts with columns `head`, `relation` and `tail` (format `table`).",
+    )
+    columns: ColumnsConfig = Field(default=ColumnsConfig(), description="Names of the log's columns (format `table`).")
+    rating_range: Annotated[tuple[float, float], Strict(False)] | None = Field(  # YAML has lists, no tuples
+        default=None, description="Lowest and highest rating allowed; others are errors. null: the range of the format."
+    )
+    click: list[str] = Field(
+        default=["rating>=0"],
+        description="Rules for clicks, such as `view` or `rating>=1`. An event that meets one rule is a click.",
+    )
+    purchase: list[str] = Field(
+        default=["rating>=4"],
+        description="Rules for purchases, as for clicks. A purchase is also a click. []: the log has no purchases.",
+    )
     min_user_events: int | None = Field(
-        None,
+        default=None,
         ge=0,
-        description="drop users with fewer clicks; null: such users are errors; below 3 only without leave_one_out",
+        description="Fewest clicks of a user; users with fewer are dropped. null: such users are errors. "
+        "The split `leave_one_out` needs 3 or more.",
     )
-    seed: int = Field(0, ge=0, description="orders equal timestamps, draws targets; the same for all training seeds")
-    splits: list[Literal["temporal", "leave_one_out", "given"]] = Field(["temporal", "leave_one_out"], min_length=1)
-    temporal_valid: float = Field(0.05, gt=0, lt=0.5, description="share of events, in time, for validation")
-    temporal_test: float = Field(0.05, gt=0, lt=0.5, description="share of events, in time, for the test")
-    targets_per_user: int = Field(10, ge=1, description="temporal split: at most so many seeded random targets a user")
+    seed: int = Field(
+        default=0,
+        ge=0,
+        description="Seed that orders events with equal timestamps and draws the targets. It is separate from the "
+        "training seed, so that all training seeds share one split.",
+    )
+    splits: list[Literal["temporal", "leave_one_out", "given"]] = Field(
+        default=["temporal", "leave_one_out"],
+        min_length=1,
+        description="Ways to hold events out. `temporal`: one cut in time for all users. `leave_one_out`: the last two "
+        "clicks of each user. `given`: the log's own split, which cannot be combined with the others.",
+    )
+    temporal_valid: float = Field(
+        default=0.05,
+        gt=0,
+        lt=0.5,
+        description="Share of events, by time, in the validation part of the temporal split.",
+    )
+    temporal_test: float = Field(
+        default=0.05, gt=0, lt=0.5, description="Share of events, by time, in the test part of the temporal split."
+    )
+    targets_per_user: int = Field(
+        default=10,
+        ge=1,
+        description="Largest number of targets of a user in each part of the temporal split, drawn at random.",
+    )
     given_valid: float = Field(
-        1.0, gt=0, le=1, description="given split: share of its validation users; what the others took is training data"
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Share of the validation users of the given split that is used for validation. The validation "
+        "clicks of the other users become training data.",
     )
+
+    @model_validator(mode="after")
+    def _splits_fit(self) -> Self:
+        least = self.min_user_events
+        if "given" in self.splits and len(self.splits) > 1:
+            raise ValueError(
+                f"data.splits is {list(self.splits)}: expected `given` alone, because another split may hold out its "
+                "training data. Use one run for each split."
+            )
+        if least is not None and least < 3 and "leave_one_out" in self.splits:
+            raise ValueError(
+                f"data.min_user_events is {least}, but leave_one_out needs 3 clicks a user: one each for training, "
+                "validation and test. Set it to 3 or more, or data.splits to [temporal]."
+            )
+        return self

@@ -1,125 +1,65 @@
-"""What to tell somebody whose config is wrong: the key, what was found, what is allowed or nearest."""
+"""Messages for a config that is wrong: the file, the key, what was found and what is allowed."""
 
-import difflib
-import types
-import typing
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
-# pydantic's names of errors, in words.
-_EXPECTED = {
-    "string_type": "text was expected (put it in quotes)",
-    "int_type": "a whole number was expected",
-    "int_from_float": "a whole number was expected",
-    "float_type": "a number was expected",
-    "bool_type": "true or false was expected",
-    "list_type": "a list was expected, for instance [a, b]",
-    "tuple_type": "a list was expected, for instance [a, b]",
-}
-
-_CONTAINERS = (list, tuple, typing.Union, types.UnionType)
+from llmrec.config.former import RENAMED
+from llmrec.config.section import Section, fields, section_of
+from llmrec.errors import nearest
 
 
-def describe(error: dict[str, Any], source: str, model: type[BaseModel]) -> str:
+def describe(error: ErrorDetails, source: str, model: type[Section]) -> str:
     """One line for one error of pydantic's `ValidationError.errors()`.
 
     Args:
-        error: of `model`, with `type, loc, input, msg, ctx`.
+        error: an error of `model`.
         source: what the message calls the config, usually its file.
-        model: the whole config's class.
+        model: class of the whole config.
     """
-    location = error["loc"]
-    key = _dotted(location)
+    known = dict(fields(model))
+    path = ".".join(part for part in error["loc"] if isinstance(part, str))  # without places in lists
+    shown = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]).lstrip(".")
+    field = known.get(path)
     if error["type"] == "extra_forbidden":
-        section = _section(model, location[:-1])
-        return f"{source}: unknown key `{key}`: {_nearest(str(location[-1]), _keys(section), 'known keys here')}"
-    if error["type"] == "missing" and isinstance(location[-1], int):
-        return f"{source}: `{_dotted(location[:-1])}` has too few values."
+        return f"{source}: unknown key `{shown}`: {_expected_key(path, known)}"
     if error["type"] == "missing":
-        return f"{source}: the key `{key}` is missing{_what_to_add(_field(model, location))}."
-    return f"{source}: `{key}` is {_shown(error['input'])}: {_reason(error, _field(model, location))}"
+        meaning = f" {field.description}" if field else ""
+        return f"{source}: the key `{shown}` is missing.{meaning}"
+    rule = error.get("ctx", {}).get("error")  # what a validator of ours raised
+    if rule is not None and (field is None or section_of(field.annotation)):
+        return f"{source}: {rule}"  # a rule for several keys, which it names itself
+    message = f"{rule or error['msg']}"
+    message = message if message.endswith(".") else f"{message}."
+    return f"{source}: `{shown}` is {_found(error['input'])}: {message}{_suggestion(error, field)}"
 
 
-def _reason(error: dict[str, Any], field: FieldInfo | None) -> str:
-    if error["type"] == "literal_error":
-        allowed = _literals(field.annotation) if field else []
-        return _nearest(str(error["input"]), allowed, "allowed")
-    if error["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        return "keys and values were expected; to keep the defaults, leave it out."
-    if error["type"] == "string_pattern_mismatch":
-        return "letters, digits, `.`, `_` and `-` are allowed, the first a letter or digit."
-    if error["type"] in _EXPECTED:
-        return f"{_EXPECTED[error['type']]}."
-    message = error["msg"]
-    return f"{message[:1].lower()}{message[1:]}."
+def _expected_key(path: str, known: dict[str, FieldInfo]) -> str:
+    """What a key that does not exist should have been."""
+    if path in RENAMED:
+        return f"it is now called `{RENAMED[path]}`."
+    section, _, name = path.rpartition(".")
+    keys = [key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == section]
+    near = nearest(name, keys)
+    return f"did you mean `{near}`?" if near else f"expected one of {', '.join(keys)}."
 
 
-def _dotted(location: tuple) -> str:
-    """`data.splits[0]` of ("data", "splits", 0)."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+def _suggestion(error: ErrorDetails, field: FieldInfo | None) -> str:
+    """What to write instead, where pydantic's message does not say it."""
+    if error["type"] == "literal_error" and field is not None:
+        near = nearest(str(error["input"]), _choices(field.annotation))
+        return f" Did you mean `{near}`?" if near else ""
+    if error["type"] == "string_pattern_mismatch" and field is not None:
+        return f" {field.description}"
+    return ""
 
 
-def _shown(value: Any) -> str:
-    text = "empty" if value is None else repr(value)
+def _choices(annotation: Any) -> list[str]:
+    """The texts in a type such as `Literal["a", "b"]`, also inside a list or an optional."""
+    return [text for part in get_args(annotation) for text in ([part] if isinstance(part, str) else _choices(part))]
+
+
+def _found(value: Any) -> str:
+    text = "null" if value is None else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _nearest(given: str, known: list[str], heading: str) -> str:
-    nearest = difflib.get_close_matches(given, known, n=1)
-    allowed = ", ".join(f"`{name}`" for name in known)
-    if nearest:
-        few = f" ({heading}: {allowed})" if len(known) <= 8 else ""
-        return f"did you mean `{nearest[0]}`?{few}"
-    return f"{heading}: {allowed}."
-
-
-def _field(model: type[BaseModel], location: tuple) -> FieldInfo | None:
-    """The field at a path; for an element of a list, the list's field."""
-    field = None
-    for part in location:
-        if isinstance(part, int):
-            continue
-        section = model if field is None else _as_section(field.annotation)
-        field = section.model_fields.get(part) if section else None
-        if field is None:
-            return None
-    return field
-
-
-def _section(model: type[BaseModel], location: tuple) -> type[BaseModel] | None:
-    field = _field(model, location)
-    return model if not location else _as_section(field.annotation) if field else None
-
-
-def _as_section(annotation: Any) -> type[BaseModel] | None:
-    """The section that a key holds, also in a list or where it may be left out."""
-    if typing.get_origin(annotation) in _CONTAINERS:
-        return next((s for value in typing.get_args(annotation) if (s := _as_section(value))), None)
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
-
-
-def _keys(section: type[BaseModel] | None) -> list[str]:
-    return list(section.model_fields) if section else []
-
-
-def _literals(annotation: Any) -> list[str]:
-    """The values of a `Literal`, also inside a list or an optional."""
-    if typing.get_origin(annotation) is typing.Literal:
-        return [str(value) for value in typing.get_args(annotation)]
-    if typing.get_origin(annotation) in _CONTAINERS:
-        return [value for part in typing.get_args(annotation) for value in _literals(part)]
-    return []
-
-
-def _what_to_add(field: FieldInfo | None) -> str:
-    if field is None:
-        return ""
-    section = _as_section(field.annotation)
-    if section:
-        needed = [name for name, inner in section.model_fields.items() if inner.is_required()]
-        return f": a section that has at least {', '.join(f'`{name}`' for name in needed)}"
-    allowed = _literals(field.annotation)
-    what = f"one of {', '.join(f'`{value}`' for value in allowed)}" if allowed else field.description
-    return f": {what}" if what else ""

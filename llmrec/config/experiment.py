@@ -1,11 +1,11 @@
 """The whole config of one experiment."""
 
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llmrec.config.catalogue import CatalogueConfig
-from llmrec.config.data import DataConfig
+from llmrec.config.data import EXPOSURE_COLUMNS, DataConfig
 from llmrec.config.evaluation import EvaluationConfig
 from llmrec.config.hub import HubConfig
 from llmrec.config.model import ModelConfig
@@ -16,19 +16,72 @@ from llmrec.config.sft import SFTConfig
 
 
 class Config(Section):
-    """A whole experiment."""
+    """One experiment. The defaults are the training settings of `configs/quickstart.yaml`."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="its folder in `output_dir`")
-    output_dir: str = "runs"
-    seed: int = Field(0, ge=0, description="of all training and of the bootstraps")
-    report_to: list[Literal["tensorboard", "trackio"]] = Field(
-        ["tensorboard"], description="where SFT and PPO report their metrics, samples and events; [] for nowhere"
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="Name of the run and of its directory in `output_dir`: letters, digits, `.`, `_` and `-`, "
+        "starting with a letter or digit.",
     )
-    data: DataConfig
-    catalogue: CatalogueConfig = CatalogueConfig()
-    model: ModelConfig = ModelConfig()
-    sft: SFTConfig = SFTConfig()
-    reward: RewardConfig = RewardConfig()
-    ppo: PPOConfig = PPOConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-    hub: HubConfig | None = Field(None, description="null: nothing is pushed")
+    output_dir: str = Field(default="runs", description="Directory that holds the run directories.")
+    seed: int = Field(default=0, ge=0, description="Seed of all training and of the bootstraps.")
+    report_to: list[Literal["tensorboard", "trackio"]] = Field(
+        default=["tensorboard"],
+        description="Trackers that receive the metrics, samples and events of SFT and PPO. []: none.",
+    )
+    data: DataConfig = Field(description="Event log, its clicks and purchases, and its splits.")
+    catalogue: CatalogueConfig = Field(default=CatalogueConfig(), description="How items become tokens.")
+    model: ModelConfig = Field(default=ModelConfig(), description="Base language model and its adapter.")
+    sft: SFTConfig = Field(default=SFTConfig(), description="Supervised fine-tuning.")
+    reward: RewardConfig = Field(
+        default=RewardConfig(), description="Reward models, and the weights of the reward's parts."
+    )
+    ppo: PPOConfig = Field(default=PPOConfig(), description="Reinforcement learning with PPO.")
+    evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="Evaluation and baselines.")
+    hub: HubConfig | None = Field(
+        default=None, description="Repository that the finished run is pushed to. null: no push."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_across_sections(cls, values: Any) -> Any:
+        """Fills in the defaults that depend on another section, where the config leaves them out."""
+        if not isinstance(values, dict):
+            return values
+        if _given(values.get("catalogue"), "scheme") == "title":
+            values = _with_default(values, "ppo", "advantage", "gae")
+        if _names_exposures(values.get("data")):
+            values = _with_default(values, "reward", "linear", False)
+        return values
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Self:
+        scheme = self.catalogue.scheme
+        if self.ppo.advantage == "exact" and scheme != "atomic":
+            raise ValueError(
+                f"ppo.advantage `exact` needs one token an item (catalogue.scheme: atomic), found `{scheme}`: set "
+                "ppo.advantage to `gae`."
+            )
+        if self.hub is not None and not self.hub.titles and scheme == "title":
+            raise ValueError(
+                "hub.titles is false, but under catalogue.scheme `title` the model writes items by their titles: set "
+                "hub.titles to true, or catalogue.scheme to `atomic`."
+            )
+        return self
+
+
+def _given(section: Any, key: str) -> Any:
+    """A value of a section that is a mapping or a `Section`; None if it is not there."""
+    return section.get(key) if isinstance(section, dict) else getattr(section, key, None)
+
+
+def _names_exposures(section: Any) -> bool:
+    """Whether a `data` section tells that the log holds exposures: what was shown, clicked or not."""
+    columns = _given(section, "columns")
+    return _given(section, "format") == "open_bandit" or any(_given(columns, key) for key in EXPOSURE_COLUMNS)
+
+
+def _with_default(values: dict[str, Any], section: str, key: str, default: Any) -> dict[str, Any]:
+    """The values with a default for a key of a section, unless the section is there and has the key."""
+    given = values.get(section, {})
+    return {**values, section: {key: default, **given}} if isinstance(given, dict) else values

@@ -1,74 +1,106 @@
-"""One YAML file describes one experiment. Unknown keys and wrong types are errors that name the key."""
+"""Reads and writes the YAML file of an experiment."""
 
-import difflib
-import json
-import re
+import io
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from llmrec.config.errors import describe
 from llmrec.config.experiment import Config
-from llmrec.errors import ConfigError
+from llmrec.config.former import upgraded
+from llmrec.errors import ConfigError, nearest
+
+
+def load_config(path: str | Path) -> Config:
+    """Reads and checks a YAML file.
+
+    Raises:
+        ConfigError: the file does not exist or is not YAML, or a key is wrong.
+    """
+    return parse_config(_read(Path(path)), str(path))
+
+
+def load_saved_config(path: str | Path) -> Config:
+    """Reads the config.yaml of a run directory, also one that an earlier version wrote.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    values = _read(Path(path))
+    return parse_config(upgraded(values) if isinstance(values, dict) else values, str(path))
 
 
 def parse_config(values: Any, source: str = "config") -> Config:
-    """Validates a mapping.
+    """Checks a mapping of keys to values.
 
     Args:
-        values: the parsed YAML.
+        values: the content of a YAML file.
         source: what error messages call it, usually the file.
 
     Raises:
-        ConfigError: names every wrong key and, for an unknown one, the nearest known.
+        ConfigError: names every wrong key and, for an unknown one, the nearest that exists.
     """
     if not isinstance(values, dict):
         found = "nothing" if values is None else f"a {type(values).__name__}"
         raise ConfigError(f"{source}: expected keys and values (`name: ...`), found {found}.")
     try:
-        return Config.model_validate_json(yaml_to_json(values))
+        return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(describe(e, source, Config) for e in error.errors())) from None
+        # A default that depends on a wrong key is reported as well; the wrong key alone is of use.
+        errors = [e for e in error.errors() if e["type"] != "default_factory_not_called"]
+        raise ConfigError("\n".join(describe(e, source, Config) for e in errors)) from None
 
 
-def yaml_to_json(values: dict) -> str:
-    """JSON text of parsed YAML; validating JSON lets pydantic be strict and still read lists as tuples."""
-    return json.dumps(values, default=str)
+def dump_config(config: Config) -> str:
+    """The YAML text of a config with all its keys; `load_config` reads it back as the same config."""
+    return dump_yaml(config.model_dump(mode="json"))
 
 
-class _YamlLoader(yaml.SafeLoader):
-    """YAML with two traps removed: `5e-4` is a number here, and a key given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [key.value for key, _ in node.value]
-        for key, _ in node.value:
-            if keys.count(key.value) > 1:
-                twice = f"`{key.value}` is given twice"
-                raise yaml.constructor.ConstructorError(None, None, twice, key.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-# PyYAML follows YAML 1.1, where a float needs a dot.
-_YamlLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
-def load_config(path: str | Path) -> Config:
-    """Reads and validates a YAML file.
+def read_yaml(text: str) -> Any:
+    """The value of a YAML 1.2 text.
 
     Raises:
-        ConfigError: no such file, not YAML, or a key that is wrong.
+        ValueError: it is not YAML, or has a key twice; the message names the line.
     """
-    path = Path(path)
+    try:
+        return _yaml().load(text)
+    except DuplicateKeyError as error:
+        raise ValueError(f"line {_line(error)}: {str(error.problem).partition(' with value')[0]}.") from None
+    except MarkedYAMLError as error:
+        raise ValueError(f"line {_line(error)}: {error.problem}.") from None
+    except YAMLError as error:
+        raise ValueError(str(error)) from None
+
+
+def dump_yaml(values: Any) -> str:
+    """YAML text of JSON values, mappings in their own order."""
+    text = io.StringIO()
+    _yaml().dump(values, text)
+    return text.getvalue()
+
+
+def _yaml() -> YAML:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # pyright: ignore[reportAttributeAccessIssue]
+    yaml.allow_unicode = True
+    return yaml
+
+
+def _line(error: MarkedYAMLError) -> int | str:
+    return error.problem_mark.line + 1 if error.problem_mark is not None else "?"
+
+
+def _read(path: Path) -> Any:
     if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
-        hint = f" Did you mean {path.parent / near[0]}?" if near else ""
+        near = nearest(path.name, [file.name for file in path.parent.glob("*.y*ml")])
+        hint = f" Did you mean {path.parent / near}?" if near else ""
         raise ConfigError(f"There is no config file {path}.{hint}")
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_YamlLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return read_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # also a UnicodeDecodeError
         raise ConfigError(f"{path} is not readable as YAML: {error}") from None
-    return parse_config(values, str(path))

@@ -1,4 +1,4 @@
-"""Section `model`."""
+"""Config section `model`: the base language model and its LoRA adapter."""
 
 from typing import Literal
 
@@ -6,17 +6,29 @@ from pydantic import Field
 
 from llmrec.config.section import Section
 
-LOCAL_BASE = "local:"  # what a push writes before the name of a base that is a directory of the machine it came from
+LOCAL_BASE = "local:"  # prefix that a push gives to a base model that was a directory of the machine it came from
 
 
 class ModelConfig(Section):
-    """The base language model and its adapter."""
+    """The base language model and its LoRA adapter."""
 
-    base: str = Field("bundled:smollm2-135m-instruct", description="hub id, local directory or `bundled:NAME`")
-    layers: int | None = Field(None, ge=1, description="keep the first N layers; null: all")
-    quantization: Literal["nf4", "int8"] | None = Field(
-        None, description="of the frozen base's linear layers, by bitsandbytes; null: full precision"
+    base: str = Field(
+        default="bundled:smollm2-135m-instruct",
+        description="Base model: a hub id, a local directory, or `bundled:NAME` for a model inside an installed "
+        "Python package.",
     )
-    lora_r: int = Field(16, ge=1)
-    lora_alpha: int = Field(32, ge=1)
-    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    layers: int | None = Field(
+        default=None, ge=1, description="Number of the base model's first layers that are kept. null: all layers."
+    )
+    quantization: Literal["nf4", "int8"] | None = Field(
+        default=None,
+        description="Number format of the base model's linear layers, which are frozen. It needs bitsandbytes. "
+        "null: full precision.",
+    )
+    lora_r: int = Field(default=16, ge=1, description="Rank of the LoRA matrices.")
+    lora_alpha: int = Field(
+        default=32, ge=1, description="Scale of the LoRA update, which is multiplied by lora_alpha / lora_r."
+    )
+    lora_dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="Dropout probability on the inputs of the LoRA matrices."
+    )

@@ -1,61 +1,165 @@
-"""Section `ppo`."""
+"""Config section `ppo`: reinforcement learning with PPO."""
 
-from typing import Literal
+import math
+from collections.abc import Callable
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llmrec.config.section import Optimizer, Section
 
 
-class PPOConfig(Section):
-    """PPO, with TRL's names where TRL has one."""
+def _by_advantage(exact: float, sampled: float) -> Callable[[dict[str, Any]], float]:
+    """A default that depends on `ppo.advantage`: exact item decisions allow larger steps than sampled ones."""
+    return lambda values: exact if values["advantage"] == "exact" else sampled
 
-    total_episodes: int = Field(1024, ge=1)
+
+def _mini_batches(values: dict[str, Any]) -> int:
+    """4, or the largest of its divisors that also divides the number of forward passes of an update."""
+    return math.gcd(4, values["gradient_accumulation_steps"])
+
+
+class PPOConfig(Section):
+    """Reinforcement learning with PPO. Keys that TRL also has carry TRL's names."""
+
+    total_episodes: int = Field(
+        default=1024, ge=1, description="Number of episodes (prompt and completion) in the training."
+    )
     advantage: Literal["exact", "gae", "rloo", "group"] = Field(
-        "exact",
-        description="`exact`: at item positions an expectation over the catalogue (atomic items), GAE in the text; "
-        "`gae`, `rloo`, `group`: from samples everywhere, the last two against the prompt's other generations",
+        default="exact",
+        description="Advantage estimator. `exact`: the expectation over the whole catalogue for items, GAE for text. "
+        "`gae`: GAE for both. `rloo`, `group`: return relative to other generations of the same prompt. `exact` needs "
+        "`catalogue.scheme: atomic`; the default under `title` is `gae`.",
     )
-    learning_rate: float = Field(1e-4, gt=0)
-    optim: Optimizer = Field("adamw_torch_fused", description="`adamw_bnb_8bit`: AdamW with its state in 8 bits")
-    per_device_train_batch_size: int = Field(8, ge=1, description="episodes a forward pass of the update")
-    gradient_accumulation_steps: int = Field(4, ge=1, description="batch = this x per_device_train_batch_size")
-    num_generations: int = Field(1, ge=1, description="rollouts of one prompt")
-    num_mini_batches: int = Field(1, ge=1)
-    num_ppo_epochs: int = Field(2, ge=1)
-    response_length: int = Field(32, ge=2, description="tokens of item and justification")
-    missing_eos_penalty: float = Field(1.0, ge=0)
-    kl_coef: float = Field(0.1, ge=0, description="of the text, and of sampled items")
-    item_kl_coef: float = Field(0.6, ge=0, description="of item decisions under `advantage: exact`")
-    item_entropy_coef: float = Field(
-        0.0,
+    learning_rate: float = Field(
+        default_factory=_by_advantage(exact=1e-3, sampled=1e-4),
+        gt=0,
+        description="Peak learning rate of the RL adapter, which falls linearly to 0. Default: 0.001 under "
+        "`advantage: exact`, 0.0001 under the others.",
+    )
+    optim: Optimizer = Field(
+        default="adamw_torch_fused",
+        description="Optimizer. `adamw_bnb_8bit` keeps the state of AdamW in 8 bits and needs bitsandbytes.",
+    )
+    per_device_train_batch_size: int = Field(
+        default=8, ge=1, description="Episodes in one forward pass of a device during the update."
+    )
+    gradient_accumulation_steps: int = Field(
+        default=4,
+        ge=1,
+        description="Forward passes in one update of a device. An update has this number times "
+        "`per_device_train_batch_size` episodes.",
+    )
+    num_generations: int = Field(
+        default=1, ge=1, description="Completions sampled for one prompt; it divides `per_device_train_batch_size`."
+    )
+    num_mini_batches: int = Field(
+        default_factory=_mini_batches,
+        ge=1,
+        description="Optimizer steps in one epoch of an update; it divides `gradient_accumulation_steps`. Default: 4, "
+        "or its largest divisor that fits.",
+    )
+    num_ppo_epochs: int = Field(default=4, ge=1, description="Passes over the episodes of an update.")
+    response_length: int = Field(default=32, ge=2, description="Most tokens of a completion: item and justification.")
+    missing_eos_penalty: float = Field(
+        default=1.0, ge=0, description="Penalty, in the unit of the reward, for a completion without an end token."
+    )
+    kl_coef: float = Field(
+        default_factory=_by_advantage(exact=1.0, sampled=0.1),
         ge=0,
-        description="entropy bonus of item decisions, `advantage: exact` alone; where the reward is log P(click), 1 "
-        "keeps the policy about as spread as its SFT start, so that all of what it learns is whom to prefer",
+        description="Weight of the text's KL penalty toward the SFT policy. Under `gae`, `rloo` and `group` it also "
+        "holds for items. Default: 1 under `advantage: exact`, 0.1 under the others.",
     )
-    item_loss_weight: float = Field(10.0, ge=0, description="of item decisions against the sampled text")
-    ptx_coef: float = Field(0.5, ge=0, description="of the log-likelihood of what users took, at item decisions")
-    kl_estimator: Literal["k1", "k3"] = "k1"
-    adaptive_kl_target: float | None = Field(None, gt=0, description="KL to steer both coefficients to; null: fixed")
-    adaptive_kl_horizon: int = Field(10_000, ge=1, description="episodes over which a full correction is made")
-    target_kl: float | None = Field(None, gt=0, description="an update stops when its KL to the old policy is larger")
-    cliprange: float = Field(0.2, gt=0)
-    cliprange_value: float = Field(0.2, gt=0)
-    vf_coef: float = Field(0.1, ge=0)
-    gamma: float = Field(1.0, ge=0, le=1)
-    lam: float = Field(0.95, ge=0, le=1)
-    temperature: float = Field(1.0, gt=0)
+    item_kl_coef: float = Field(
+        default=0.3, ge=0, description="Weight of the items' KL penalty toward the SFT policy under `advantage: exact`."
+    )
+    item_entropy_coef: float = Field(
+        default_factory=_by_advantage(exact=1.0, sampled=0.0),
+        ge=0,
+        description="Weight of the entropy bonus of item decisions, for `advantage: exact` only. With a log P(click) "
+        "reward, 1 keeps the policy's entropy near that of SFT, so RL changes the ranking rather than the sharpness. "
+        "Default: 1 under `exact`, 0 under the others.",
+    )
+    item_loss_weight: float = Field(
+        default=10.0,
+        ge=0,
+        description="Weight of the item loss relative to the text loss, for `advantage: exact` only.",
+    )
+    ptx_coef: float = Field(
+        default=0.0,
+        ge=0,
+        description="Weight of the log-likelihood of the items that users took, relative to the item loss, for "
+        "`advantage: exact` only.",
+    )
+    kl_estimator: Literal["k1", "k3"] = Field(
+        default="k1",
+        description="Estimator of the sampled KL. `k1`: the log-ratio. `k3`: never negative, lower variance.",
+    )
+    adaptive_kl_target: float | None = Field(
+        default=None,
+        gt=0,
+        description="KL to the SFT policy, in nats, toward which both KL coefficients adapt. null: they are fixed.",
+    )
+    adaptive_kl_horizon: int = Field(
+        default=10_000, ge=1, description="Episodes over which the adaptation makes a full correction."
+    )
+    target_kl: float | None = Field(
+        default=None,
+        gt=0,
+        description="KL to the policy before the update, in nats, above which the rest of an update is skipped. "
+        "null: no limit.",
+    )
+    cliprange: float = Field(default=0.3, gt=0, description="Clip range of the probability ratio.")
+    cliprange_value: float = Field(default=0.2, gt=0, description="Clip range of the critic's values.")
+    vf_coef: float = Field(default=0.1, ge=0, description="Weight of the critic's loss.")
+    gamma: float = Field(default=1.0, ge=0, le=1, description="Discount of later rewards in GAE, for each token.")
+    lam: float = Field(default=0.95, ge=0, le=1, description="Lambda of GAE.")
+    temperature: float = Field(
+        default=1.0,
+        gt=0,
+        description="Sampling temperature. Probabilities, KL and entropy are taken at this temperature.",
+    )
     ema_decay: float = Field(
-        0.0,
+        default=0.9,
         ge=0,
         lt=1,
-        description="of the average of the RL adapter over updates, which the guard looks at and keeps; after n "
-        "updates at most (1 + n) / (10 + n), .9 from 80 on; 0: none",
+        description="Decay of the moving average of the RL adapter's weights over updates. The average is what is "
+        "validated and kept. After n updates the decay is at most (1 + n) / (10 + n). 0: no average.",
     )
-    max_grad_norm: float = Field(1.0, gt=0)
-    eval_steps: int = Field(10, ge=1, description="updates between two looks at validation")
-    eval_users: int = Field(300, ge=1, description="validation users looked at")
-    gradient_checkpointing: bool = Field(False, description="less memory, a second forward pass")
-    sample_steps: int = Field(10, ge=0, description="updates between two looks at what the policy writes; 0: never")
-    save_steps: int = Field(10, ge=1)
-    save_total_limit: int = Field(2, ge=1, description="newest checkpoints that are kept")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="Gradient norm above which gradients are scaled down.")
+    eval_steps: int = Field(default=8, ge=1, description="Updates between two evaluations on validation.")
+    eval_users: int = Field(default=300, ge=1, description="Largest number of validation users in an evaluation.")
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="Whether activations are computed again in the backward pass: less memory, more time.",
+    )
+    sample_steps: int = Field(
+        default=10, ge=0, description="Updates between two records of sampled completions. 0: never."
+    )
+    save_steps: int = Field(default=16, ge=1, description="Updates between two checkpoints.")
+    save_total_limit: int = Field(default=2, ge=1, description="Number of newest checkpoints that are kept.")
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> Self:
+        if self.item_entropy_coef and self.advantage != "exact":
+            raise ValueError(
+                f"ppo.item_entropy_coef is {self.item_entropy_coef:g}, but only ppo.advantage `exact` has an entropy "
+                f"bonus, found `{self.advantage}`: set item_entropy_coef to 0."
+            )
+        if self.per_device_train_batch_size % self.num_generations:
+            raise ValueError(
+                f"ppo.num_generations is {self.num_generations}, which does not divide "
+                f"ppo.per_device_train_batch_size ({self.per_device_train_batch_size}). All generations of a prompt "
+                "share one forward pass: change one of the two."
+            )
+        if self.advantage in ("rloo", "group") and self.num_generations < 2:
+            raise ValueError(
+                f"ppo.advantage `{self.advantage}` compares the generations of one prompt, but ppo.num_generations is "
+                f"{self.num_generations}: set it to 2 or more."
+            )
+        if self.gradient_accumulation_steps % self.num_mini_batches:
+            raise ValueError(
+                f"ppo.num_mini_batches is {self.num_mini_batches}, which does not divide "
+                f"ppo.gradient_accumulation_steps ({self.gradient_accumulation_steps}): change one of the two."
+            )
+        return self

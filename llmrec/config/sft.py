@@ -1,4 +1,4 @@
-"""Section `sft`."""
+"""Config section `sft`: supervised fine-tuning."""
 
 from pydantic import Field
 
@@ -6,20 +6,44 @@ from llmrec.config.section import Optimizer, Section
 
 
 class SFTConfig(Section):
-    """Supervised fine-tuning on packed histories that end in a completion."""
+    """Supervised fine-tuning on packed histories, each followed by a recommendation with its justification."""
 
-    num_train_epochs: float = Field(3.0, gt=0)
-    learning_rate: float = Field(5e-4, gt=0)
-    per_device_train_batch_size: int = Field(16, ge=1, description="history windows a step")
-    gradient_accumulation_steps: int = Field(1, ge=1)
-    warmup_ratio: float = Field(0.05, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
-    optim: Optimizer = Field("adamw_torch_fused", description="`adamw_bnb_8bit`: AdamW with its state in 8 bits")
-    dropout: float = Field(0.0, ge=0, lt=1, description="on the input embeddings and the last hidden states")
-    text_weight: float = Field(0.3, ge=0, description="weight of the justification's loss")
-    eval_steps: float = Field(
-        0.2, gt=0, description="steps between two looks at validation, below 1 a share of all; the best adapter is kept"
+    num_train_epochs: float = Field(default=3.0, gt=0, description="Number of passes over the training histories.")
+    learning_rate: float = Field(
+        default=1e-3,
+        gt=0,
+        description="Peak learning rate. It rises during the warm-up and then falls to 0 along a cosine.",
     )
-    eval_users: int = Field(1000, ge=1, description="validation users looked at")
-    gradient_checkpointing: bool = Field(False, description="less memory, a second forward pass")
-    save_steps: int = Field(50, ge=1)
+    per_device_train_batch_size: int = Field(
+        default=8, ge=1, description="History windows in one forward pass of a device."
+    )
+    gradient_accumulation_steps: int = Field(default=1, ge=1, description="Forward passes in one optimizer step.")
+    warmup_ratio: float = Field(
+        default=0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises."
+    )
+    weight_decay: float = Field(default=0.0, ge=0, description="Weight decay of AdamW.")
+    optim: Optimizer = Field(
+        default="adamw_torch_fused",
+        description="Optimizer. `adamw_bnb_8bit` keeps the state of AdamW in 8 bits and needs bitsandbytes.",
+    )
+    dropout: float = Field(
+        default=0.2,
+        ge=0,
+        lt=1,
+        description="Dropout probability on the input embeddings and on the last hidden states.",
+    )
+    text_weight: float = Field(
+        default=0.3, ge=0, description="Weight of the justification's loss relative to the loss of the items."
+    )
+    eval_steps: float = Field(
+        default=0.2,
+        gt=0,
+        description="Optimizer steps between two evaluations on validation; a value below 1 is a share of all steps. "
+        "The adapter with the best NDCG@10 is kept.",
+    )
+    eval_users: int = Field(default=1000, ge=1, description="Largest number of validation users in an evaluation.")
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="Whether activations are computed again in the backward pass: less memory, more time.",
+    )
+    save_steps: int = Field(default=50, ge=1, description="Optimizer steps between two checkpoints.")

@@ -6,13 +6,13 @@ from contextlib import ExitStack, contextmanager
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from llmrec.config.checks import check_reporters
 from llmrec.distributed import is_main_process
 from llmrec.progress.console import console_for
 from llmrec.progress.records import RecordFiles, TensorBoard, Trackio
 from llmrec.progress.table import LiveTable
 from llmrec.progress.watcher import TrainingLog, Watcher
 from llmrec.run import Run
+from llmrec.run.requirements import check_trackers
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def watch(trainer: Trainer, run: Run, stage: str, columns: dict[str, str]) -> It
 
 
 def _watchers(run: Run, stage: str, columns: dict[str, str]) -> list[Watcher]:
-    check_reporters(run.config)
+    check_trackers(run.config)
     watchers: list[Watcher] = [RecordFiles(run.path(stage))]
     if "tensorboard" in run.config.report_to:
         watchers.append(TensorBoard(run.path(stage, "logs")))

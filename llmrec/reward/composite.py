@@ -134,7 +134,7 @@ class CompositeReward:
         if self.text is not None:
             text = text + config.text.weight * parts["text"]
         text = text + sum(part.weight * parts[part.callable] for part in config.parts)
-        return RewardBatch(item - config.penalties.had * parts["had"], text, parts)
+        return RewardBatch(item - config.penalties.seen * parts["had"], text, parts)
 
     def _text_parts(
         self, recommendations: Sequence[Recommendation], decisions: Sequence[Decision]

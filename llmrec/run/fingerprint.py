@@ -3,6 +3,7 @@
 from typing import Any
 
 from llmrec.config import Config, default_of
+from llmrec.config.former import FORMER_DEFAULTS, upgraded_record
 from llmrec.files import plain
 from llmrec.run.stages import STAGE_TABLE
 
@@ -29,6 +30,7 @@ def differences(recorded: dict[str, Any], current: dict[str, Any]) -> dict[str, 
     Returns:
         Dotted key to `old -> new`, for every value that differs.
     """
+    recorded = upgraded_record(recorded)
     keys = [*current, *(key for key in recorded if key not in current)]
     pairs = {key: (_recorded_value(recorded, key), current.get(key, NOT_SET)) for key in keys}
     return {key: f"{old} -> {new}" for key, (old, new) in pairs.items() if old != new}
@@ -37,13 +39,13 @@ def differences(recorded: dict[str, Any], current: dict[str, Any]) -> dict[str, 
 def _recorded_value(recorded: dict[str, Any], key: str) -> Any:
     """The value of a key in a recorded fingerprint.
 
-    A key that was added to the config later had its default, unless its section was off (`reward.text: null`).
+    A key that was added to the config later had its former default, unless its section was off (`reward.text: null`).
     """
     if key in recorded:
         return recorded[key]
     parts = key.split(".")
     section_was_off = any(".".join(parts[:depth]) in recorded for depth in range(1, len(parts)))
-    return NOT_SET if section_was_off else plain(default_of(key))
+    return NOT_SET if section_was_off else plain(FORMER_DEFAULTS.get(key, default_of(key)))
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

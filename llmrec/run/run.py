@@ -9,15 +9,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from llmrec.config import Config, load_config
-from llmrec.config.checks import check_options
+from llmrec.config import Config, dump_config, load_saved_config
 from llmrec.distributed import is_main_process
 from llmrec.errors import RunError, nearest
 from llmrec.files import plain, read_json, write_json, write_text
 from llmrec.run.fingerprint import config_fingerprint, differences
 from llmrec.run.records import METRICS_FILE, STARTED_FILE, StageRecord, read_record, result_mark
+from llmrec.run.requirements import check_installed
 from llmrec.run.stages import ADAPTER_STAGES, STAGE_TABLE, STAGES, VERBS, check_stage
 from llmrec.run.versions import library_versions
 
@@ -46,16 +44,16 @@ class Run:
         """Makes the run directory of a config, or opens it if it exists.
 
         Raises:
-            ConfigError: options of the config exclude each other, or a package that they need is not installed.
+            ConfigError: a package that the config needs is not installed.
             RunError: a stage in the directory was run or begun under other values. Nothing is changed then.
         """
-        check_options(config)
+        check_installed(config)
         directory = Path(config.output_dir) / config.name
         if directory.exists() and not directory.is_dir():
             raise RunError(f"{directory} is a file, not a run directory. Choose another `name` or `output_dir`.")
         run = cls(config, directory)
         run._refuse_conflicts(*STAGES)
-        text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        text = dump_config(config)
         target = directory / CONFIG_FILE
         if is_main_process() and not (target.is_file() and target.read_text(encoding="utf-8") == text):
             write_text(target, text)
@@ -71,7 +69,7 @@ class Run:
         directory = Path(directory)
         if not (directory / CONFIG_FILE).is_file():
             raise RunError(f"{directory} is not a run directory (no {CONFIG_FILE} in it). {_runs_near(directory)}")
-        return cls(load_config(directory / CONFIG_FILE), directory)
+        return cls(load_saved_config(directory / CONFIG_FILE), directory)
 
     # --- paths ---
 

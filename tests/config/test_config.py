@@ -1,14 +1,17 @@
-"""Mistakes in a config are named, with what is allowed or nearest."""
+"""Config files: what is read, which defaults hold, and how a mistake is reported."""
 
 from pathlib import Path
 
 import pytest
+import yaml
+from pydantic import ValidationError
 
-from llmrec.config import Config, default_of, load_config
-from llmrec.config.checks import check_options
+from llmrec.config import Config, DataConfig, PPOConfig, dump_config, load_config, load_saved_config, parse_config
+from llmrec.config.former import FORMER_DEFAULTS
 from llmrec.errors import ConfigError
 
 MINIMAL = "name: a\ndata: {format: movielens, path: x}\n"
+VALUES = {"name": "a", "data": {"format": "movielens", "path": "x"}}
 
 
 def _load(tmp_path: Path, text: str) -> Config:
@@ -17,16 +20,28 @@ def _load(tmp_path: Path, text: str) -> Config:
     return load_config(file)
 
 
+# --- reading and writing --------------------------------------------------------------------------
+
+
 def test_minimal_config_has_the_defaults(tmp_path: Path) -> None:
     config = _load(tmp_path, MINIMAL)
     assert (config.output_dir, config.seed, config.catalogue.scheme) == ("runs", 0, "atomic")
 
 
-def test_resolved_config_reads_back_as_itself(tmp_path: Path) -> None:
-    import yaml
+def test_a_written_config_reads_back_as_itself(tmp_path: Path) -> None:
+    sections = {"sft": {"learning_rate": 1e-5}, "catalogue": {"system_prompt": "yes", "user_attributes": ["Größe"]}}
+    config = parse_config(VALUES | sections | {"reward": {"text": {}, "terms": [{"column": "1e3", "weight": -1.0}]}})
+    text = dump_config(config)
+    assert _load(tmp_path, text) == config
+    assert list(config.model_dump())[:3] == [line.partition(":")[0] for line in text.splitlines()[:3]]
 
-    config = _load(tmp_path, MINIMAL + "sft: {learning_rate: 1e-5}\n")
-    assert _load(tmp_path, yaml.safe_dump(config.model_dump(mode="json"))) == config
+
+def test_a_config_that_pyyaml_wrote_reads_back(tmp_path: Path) -> None:
+    """Earlier versions wrote config.yaml with PyYAML, in YAML 1.1."""
+    sections = {"catalogue": {"system_prompt": "on", "user_attributes": ["no", "12:30", "1e5x", "~", "0x1f"]}}
+    config = parse_config(VALUES | sections | {"sft": {"learning_rate": 1e-5}})
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    assert _load(tmp_path, text) == config
 
 
 @pytest.mark.parametrize("number", ["5e-4", "5.0e-4", "0.0005"])
@@ -34,85 +49,8 @@ def test_exponents_need_no_dot(tmp_path: Path, number: str) -> None:
     assert _load(tmp_path, MINIMAL + f"sft: {{learning_rate: {number}}}\n").sft.learning_rate == 0.0005
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        (MINIMAL + "sft: {learning_rte: 1}", "unknown key `sft.learning_rte`: did you mean `learning_rate`?"),
-        (MINIMAL + "zzz: 1", "unknown key `zzz`: known keys here: `name`, `output_dir`"),
-        ("name: a\ndata: {format: table, path: x, columns: {user: u}}", "did you mean `user_id`?"),
-        ("name: a\ndata: {format: movielen, path: x}", "is 'movielen': did you mean `movielens`? (allowed: "),
-        (
-            "name: a\ndata: {format: table, path: x, splits: [tempral]}",
-            "`data.splits[0]` is 'tempral': did you mean",
-        ),
-        (MINIMAL + "ppo: {kl_estimator: k2}", "`ppo.kl_estimator` is 'k2': allowed: `k1`, `k3`."),
-        (MINIMAL + "sft: {learning_rate: fast}", "`sft.learning_rate` is 'fast': a number was expected."),
-        (MINIMAL + "sft: {learning_rate: '0.1'}", "`sft.learning_rate` is '0.1': a number was expected."),
-        (MINIMAL + "evaluation: {bootstrap: 1.5}", "a whole number was expected"),
-        (MINIMAL + "evaluation: {ks: 10}", "`evaluation.ks` is 10: a list was expected"),
-        (
-            MINIMAL + "sft: {num_train_epochs: -1}",
-            "`sft.num_train_epochs` is -1: input should be greater than 0.",
-        ),
-        (MINIMAL + "reward: {text: {pair: 9}}", "unknown key `reward.text.pair`: did you mean `pairs`?"),
-        (MINIMAL + "reward: {text: {loss: pair}}", "`reward.text.loss` is 'pair': did you mean `pairwise`?"),
-        (MINIMAL + "reward: {terms: [{colum: a, weight: 1}]}", "`reward.terms[0].colum`: did you mean `column`?"),
-        (MINIMAL + "reward: {parts: [{callable: 'a:b'}]}", "the key `reward.parts[0].weight` is missing"),
-        (MINIMAL + "sft:", "`sft` is empty: keys and values were expected"),
-        ("name: 2024\ndata: {format: table, path: x}", "`name` is 2024: text was expected"),
-        ("name: a b\ndata: {format: table, path: x}", "`name` is 'a b': letters, digits"),
-        ("name: a", "the key `data` is missing: a section that has at least `format`, `path`."),
-        ("name: a\ndata: {path: x}", "the key `data.format` is missing: one of `movielens`"),
-        (
-            "name: a\ndata: {format: table, path: x, rating_range: [1]}",
-            "`data.rating_range` has too few values.",
-        ),
-        ("- a", "expected keys and values"),
-        ("", "found nothing"),
-        (MINIMAL + "name: b", "`name` is given twice"),
-        (MINIMAL + "sft: [", "is not readable as YAML"),
-    ],
-)
-def test_mistakes_are_explained(tmp_path: Path, text: str, says: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        _load(tmp_path, text)
-    assert says in str(caught.value)
-    assert "experiment.yaml" in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("reward", "says"),
-    [
-        ("{parts: [{callable: brevity, weight: 1}]}", "`brevity` does not name a function; expected `module:function`"),
-        ("{parts: [{callable: 'a:b', weight: 1}, {callable: 'a:b', weight: 2}]}", "reward.parts names `a:b` twice"),
-        ("{terms: [{column: a, weight: 1}, {column: a, weight: 2}]}", "reward.terms names `a` twice"),
-        ("{penalties: {min_words: 9, max_words: 8}}", "reward.penalties.min_words is 9, more than max_words (8)"),
-    ],
-)
-def test_parts_of_the_reward_that_cannot_work(tmp_path: Path, reward: str, says: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        check_options(_load(tmp_path, MINIMAL + f"reward: {reward}\n"))
-    assert says in str(caught.value)
-
-
-@pytest.mark.parametrize("section", ["sft", "ppo"])
-def test_an_optimiser_that_is_not_installed(tmp_path: Path, section: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = _load(tmp_path, MINIMAL + f"{section}: {{optim: adamw_bnb_8bit}}\n")
-    monkeypatch.setattr("llmrec.config.checks.importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=f"{section}.optim is `adamw_bnb_8bit`.*pip install"):
-        check_options(config)
-
-
-def test_defaults_by_dotted_key() -> None:
-    assert default_of("reward.text.pairs") == 2000
-    assert default_of("reward.text") is None and default_of("data.path") is None
-    assert default_of("evaluation.sasrec.dropout") == [0.2, 0.5]
-
-
-def test_every_mistake_is_listed(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError) as caught:
-        _load(tmp_path, MINIMAL + "sed: 1\nsft: {learning_rate: x}\n")
-    assert len(str(caught.value).splitlines()) == 2
+def test_words_are_not_booleans(tmp_path: Path) -> None:
+    assert _load(tmp_path, MINIMAL + "catalogue: {system_prompt: yes}\n").catalogue.system_prompt == "yes"
 
 
 def test_missing_file_suggests_the_nearest(tmp_path: Path) -> None:
@@ -125,3 +63,157 @@ def test_not_text(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="not readable as YAML"):
         load_config(tmp_path / "a.yaml")
+
+
+# --- mistakes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (MINIMAL + "sft: {learning_rte: 1}", "unknown key `sft.learning_rte`: did you mean `learning_rate`?"),
+        (MINIMAL + "zzz: 1", "unknown key `zzz`: expected one of name, output_dir"),
+        ("name: a\ndata: {format: table, path: x, columns: {user: u}}", "did you mean `user_id`?"),
+        (MINIMAL + "reward: {text: {pair: 9}}", "unknown key `reward.text.pair`: did you mean `pairs`?"),
+        (MINIMAL + "reward: {terms: [{colum: a, weight: 1}]}", "`reward.terms[0].colum`: did you mean `column`?"),
+        (MINIMAL + "reward: {penalties: {had: 2.0}}", "it is now called `reward.penalties.seen`"),
+        ("name: a\ndata: {format: movielen, path: x}", "is 'movielen': Input should be 'movielens', 'recbole'"),
+        ("name: a\ndata: {format: movielen, path: x}", "Did you mean `movielens`?"),
+        ("name: a\ndata: {format: table, path: x, splits: [tempral]}", "`data.splits[0]` is 'tempral'"),
+        ("name: a\ndata: {format: table, path: x, splits: [tempral]}", "Did you mean `temporal`?"),
+        (MINIMAL + "ppo: {kl_estimator: k2}", "`ppo.kl_estimator` is 'k2': Input should be 'k1' or 'k3'."),
+        (MINIMAL + "reward: {text: {loss: pair}}", "`reward.text.loss` is 'pair': Input should be 'pairwise'"),
+        (MINIMAL + "sft: {learning_rate: fast}", "`sft.learning_rate` is 'fast': Input should be a valid number."),
+        (MINIMAL + "sft: {learning_rate: '0.1'}", "`sft.learning_rate` is '0.1': Input should be a valid number."),
+        (MINIMAL + "sft: {gradient_checkpointing: yes}", "is 'yes': Input should be a valid boolean."),
+        (MINIMAL + "evaluation: {bootstrap: 1.5}", "`evaluation.bootstrap` is 1.5: Input should be a valid integer"),
+        (MINIMAL + "evaluation: {ks: 10}", "`evaluation.ks` is 10: Input should be a valid list."),
+        (MINIMAL + "sft: {num_train_epochs: -1}", "`sft.num_train_epochs` is -1: Input should be greater than 0."),
+        (MINIMAL + "sft:", "`sft` is null: Input should be a valid dictionary"),
+        ("name: 2024\ndata: {format: table, path: x}", "`name` is 2024: Input should be a valid string."),
+        ("name: a b\ndata: {format: table, path: x}", "`name` is 'a b': String should match pattern"),
+        ("name: a b\ndata: {format: table, path: x}", "letters, digits"),
+        ("name: a", "the key `data` is missing. Event log"),
+        ("name: a\ndata: {path: x}", "the key `data.format` is missing. Format of the event log."),
+        (MINIMAL + "reward: {parts: [{callable: 'a:b'}]}", "the key `reward.parts[0].weight` is missing"),
+        ("name: a\ndata: {format: table, path: x, rating_range: [1]}", "the key `data.rating_range[1]` is missing."),
+        ("- a", "expected keys and values"),
+        ("", "found nothing"),
+        (MINIMAL + "name: b", 'is not readable as YAML: line 3: found duplicate key "name".'),
+        (MINIMAL + "sft: [", "is not readable as YAML: line 3: expected the node content"),
+    ],
+)
+def test_mistakes_are_explained(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        _load(tmp_path, text)
+    assert says in str(caught.value)
+    assert "experiment.yaml" in str(caught.value)
+
+
+def test_every_mistake_is_listed_once(tmp_path: Path) -> None:
+    """Defaults that depend on the wrong `ppo.advantage` are no mistakes of their own."""
+    with pytest.raises(ConfigError) as caught:
+        _load(tmp_path, MINIMAL + "sed: 1\nsft: {learning_rate: x}\nppo: {advantage: exct}\n")
+    assert len(str(caught.value).splitlines()) == 3
+
+
+# --- rules for several keys -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sections", "says"),
+    [
+        ({"reward": {"parts": [{"callable": "brevity", "weight": 1}]}}, "is 'brevity': expected `module:function`"),
+        ({"reward": {"parts": 2 * [{"callable": "a:b", "weight": 1}]}}, "reward.parts names `a:b` twice"),
+        ({"reward": {"terms": 2 * [{"column": "a", "weight": 1}]}}, "reward.terms names `a` twice"),
+        ({"reward": {"penalties": {"min_words": 9, "max_words": 8}}}, "min_words is 9, more than max_words (8)"),
+        ({"catalogue": {"scheme": "title"}, "ppo": {"advantage": "exact"}}, "set ppo.advantage to `gae`"),
+        ({"ppo": {"advantage": "gae", "item_entropy_coef": 1.0}}, "an entropy bonus, found `gae`"),
+        ({"ppo": {"advantage": "rloo"}}, "set it to 2 or more"),
+        ({"ppo": {"num_generations": 5}}, "ppo.num_generations is 5, which does not divide"),
+        ({"ppo": {"num_mini_batches": 3}}, "ppo.num_mini_batches is 3, which does not divide"),
+        ({"data": {"format": "table", "path": "x", "splits": ["given", "temporal"]}}, "expected `given` alone"),
+        ({"data": {"format": "table", "path": "x", "min_user_events": 2}}, "leave_one_out needs 3 clicks a user"),
+        ({"hub": {"repo": "a/b/c"}}, "`hub.repo` is 'a/b/c': expected a repository name, OWNER/NAME."),
+        ({"hub": {"repo": "a/b", "revision": "0" * 40}}, "expected the name of a branch"),
+        ({"hub": {"repo": "a/b", "titles": False}, "catalogue": {"scheme": "title"}}, "hub.titles is false"),
+    ],
+)
+def test_combinations_that_cannot_work(sections: dict, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(VALUES | sections)
+    assert says in str(caught.value) and len(str(caught.value).splitlines()) == 1
+
+
+def test_classes_check_the_same_rules() -> None:
+    with pytest.raises(ValidationError, match="does not divide"):
+        PPOConfig(num_mini_batches=3)
+    with pytest.raises(ValidationError, match="set ppo.advantage to `gae`"):
+        Config.model_validate({**VALUES, "catalogue": {"scheme": "title"}, "ppo": PPOConfig()})
+
+
+# --- defaults that depend on other keys -----------------------------------------------------------
+
+
+def test_items_of_several_tokens_are_sampled() -> None:
+    for ppo in ({}, {"total_episodes": 8}):
+        config = parse_config(VALUES | {"catalogue": {"scheme": "title"}, "ppo": ppo})
+        assert config.ppo.advantage == "gae" and config.ppo.item_entropy_coef == 0
+
+
+@pytest.mark.parametrize("advantage", ["gae", "rloo", "group"])
+def test_sampled_advantages_have_smaller_steps_and_no_entropy_bonus(advantage: str) -> None:
+    ppo = parse_config(VALUES | {"ppo": {"advantage": advantage, "num_generations": 2}}).ppo
+    assert (ppo.learning_rate, ppo.kl_coef, ppo.item_entropy_coef) == (1e-4, 0.1, 0.0)
+    exact = parse_config(VALUES).ppo
+    assert (exact.advantage, exact.learning_rate, exact.kl_coef, exact.item_entropy_coef) == ("exact", 1e-3, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(("passes", "mini_batches"), [(1, 1), (2, 2), (3, 1), (4, 4), (6, 2), (8, 4)])
+def test_mini_batches_fit_the_batch(passes: int, mini_batches: int) -> None:
+    assert PPOConfig(gradient_accumulation_steps=passes).num_mini_batches == mini_batches
+
+
+@pytest.mark.parametrize(
+    ("data", "linear"),
+    [
+        ({"format": "open_bandit"}, False),
+        ({"format": "table", "columns": {"propensity": "p"}}, False),
+        ({"format": "table", "columns": {"rating": "r"}}, True),
+        ({"format": "movielens"}, True),
+    ],
+)
+def test_the_linear_model_is_for_logs_without_exposures(data: dict, linear: bool) -> None:
+    values = {"name": "a", "data": data | {"path": "x"}}
+    assert parse_config(values).reward.linear is linear
+    assert parse_config(values | {"reward": {"linear": not linear}}).reward.linear is not linear
+    assert Config(name="a", data=DataConfig(**values["data"])).reward.linear is linear
+
+
+# --- configs of earlier versions ------------------------------------------------------------------
+
+
+def test_a_key_that_a_saved_config_lacks_has_its_former_value(tmp_path: Path) -> None:
+    values = parse_config(VALUES).model_dump(mode="json")
+    del values["ppo"]["ema_decay"], values["reward"]["linear"], values["sft"]["optim"]
+    values["reward"]["penalties"]["had"] = values["reward"]["penalties"].pop("seen") + 1
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(values))
+    config = load_saved_config(file)
+    assert (config.ppo.ema_decay, config.reward.linear, config.sft.optim) == (0.0, False, "adamw_torch_fused")
+    assert config.reward.penalties.seen == 6.0
+    assert load_config_fails(file)
+
+
+def load_config_fails(file: Path) -> bool:
+    """Whether the same file is refused as a config that somebody wrote today."""
+    with pytest.raises(ConfigError, match="unknown key `reward.penalties.had`"):
+        load_config(file)
+    return True
+
+
+def test_former_defaults_differ_from_today_s() -> None:
+    today = parse_config(VALUES)
+    for key, former in FORMER_DEFAULTS.items():
+        section, name = key.split(".")
+        assert getattr(getattr(today, section), name) != former, key

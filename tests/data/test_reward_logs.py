@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from llmrec.config import DataConfig, parse_config
-from llmrec.config.checks import check_options
 from llmrec.data.prepare import build_data
 from llmrec.data.readers import read_log
 from llmrec.errors import ConfigError, DataError
@@ -73,7 +72,7 @@ def test_too_few_events_for_leave_one_out():
         "data": {"format": "open_bandit", "path": ".", "min_user_events": 1, "splits": ["leave_one_out"]},
     }
     with pytest.raises(ConfigError, match="leave_one_out needs 3 clicks"):
-        check_options(parse_config(values))
+        parse_config(values)
 
 
 @pytest.fixture

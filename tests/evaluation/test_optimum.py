@@ -64,7 +64,7 @@ def test_the_objective_of_a_policy_is_reward_minus_kl():
 
 
 def test_the_optimum_uses_the_temperature_of_training():
-    section = PPOConfig(item_kl_coef=BETA, temperature=2.0)
+    section = PPOConfig(item_kl_coef=BETA, item_entropy_coef=0.0, temperature=2.0)
     scores, values = optimum({"sft": SFT, "ppo": SFT}, REWARDS, section)
     flat = (SFT / 2).log_softmax(-1)
     assert np.concatenate(list(scores)) == pytest.approx(optimum_log_probs(flat, REWARDS, BETA, 0.0).numpy())
@@ -80,7 +80,8 @@ def test_the_share_of_the_gap_that_ppo_closed():
         name: {"ndcg@10": Estimate(value=value)} for name, value in (("sft", 0.1), ("ppo", 0.4), ("optimum", 0.5))
     }
     values = {"sft": np.array([0.0, 2.0]), "ppo": np.array([2.0, 2.0]), "optimum": np.array([4.0, 6.0])}
-    report = optimum_report(values, models, np.array([3, 4]), PPOConfig(item_kl_coef=BETA), samples=100, seed=0)
+    section = PPOConfig(item_kl_coef=BETA, item_entropy_coef=0.0)
+    report = optimum_report(values, models, np.array([3, 4]), section, samples=100, seed=0)
     assert report.gap_closed == {"objective": pytest.approx(1 / 4), "ndcg@10": pytest.approx(3 / 4)}
     assert report.objective["optimum"].value == 5.0 and report.objective["ppo"].n == 2
     assert (report.beta, report.alpha) == (BETA, 0.0)
@@ -89,8 +90,9 @@ def test_the_share_of_the_gap_that_ppo_closed():
 
 @pytest.mark.parametrize("changes", [{"advantage": "gae"}, {"item_kl_coef": 0.0}, {"adaptive_kl_target": 0.1}])
 def test_configs_without_a_fixed_objective_have_no_optimum(changes):
-    assert has_optimum(PPOConfig())
-    assert not has_optimum(PPOConfig().model_copy(update=changes))
+    section = PPOConfig(item_entropy_coef=0.0)
+    assert has_optimum(section)
+    assert not has_optimum(section.model_copy(update=changes))
 
 
 def test_rewards_are_those_of_the_last_decision(data):

@@ -5,7 +5,6 @@ import pytest
 import torch
 from trl.experimental.ppo import PPOConfig as TRLPPOConfig
 
-from llmrec.config.checks import check_options
 from llmrec.data.decision import Decision, Decisions
 from llmrec.errors import ConfigError, TrainingError
 from llmrec.policy.model import RecPolicy
@@ -462,4 +461,4 @@ def test_a_surer_policy_is_worth_no_more_to_the_guard():
 )
 def test_options_that_do_not_fit(scheme, section, words):
     with pytest.raises(ConfigError, match=words):
-        check_options(make_config("base", scheme, ppo=section))
+        make_config("base", scheme, ppo=section)

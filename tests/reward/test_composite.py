@@ -40,7 +40,9 @@ def model(catalogue) -> ClickPurchaseModel:
 
 
 def composite(model, data, **section) -> CompositeReward:
-    return CompositeReward(model, FactBook.from_data(data), RewardConfig.model_validate(section), data)
+    """A reward of click and purchase, less popularity, unless `section` says otherwise."""
+    weights = {"conversion_weight": 1.0, "popularity_weight": 1.0} | section
+    return CompositeReward(model, FactBook.from_data(data), RewardConfig.model_validate(weights), data)
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ def test_the_reward_is_the_weighted_sum_of_its_parts(model, catalogue):
         popularity_weight=0.5,
         groundedness_weight=3.0,
         terms=[{"column": "price", "weight": 0.1}],
-        penalties={"too_short": 4.0, "had": 7.0},
+        penalties={"too_short": 4.0, "seen": 7.0},
     )
     said = [GOOD, Recommendation(0, (" Because of", 2, "."), True), Recommendation(3, (" It",), True)]
     batch = reward(said, [ROW] * 3)

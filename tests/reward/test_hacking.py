@@ -42,7 +42,8 @@ class Setting:
     def __init__(self):
         source = Path(RECBOLE.submodule_search_locations[0]) / "dataset_example" / "ml-100k"
         values = {"format": "recbole", "path": str(source), "click": ["rating>=1"]}
-        config = parse_config({"name": "hacks", "data": values, "reward": {"num_train_epochs": 6}})
+        reward = {"num_train_epochs": 6, "linear": False, "conversion_weight": 1.0, "popularity_weight": 1.0}
+        config = parse_config({"name": "hacks", "data": values, "reward": reward})
         data = build_data(read_log(config.data), config.data, seed=0)
         model, _ = fit_click_purchase(data, config.reward, seed=0, users=np.arange(FITTED_USERS))
         self.facts = FactBook.from_data(data)

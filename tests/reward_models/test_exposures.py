@@ -63,7 +63,9 @@ def exposure_log(data, shown: int, seed: int) -> pd.DataFrame:
 
 def test_items_and_positions_are_told_apart(data):
     logged = with_exposures(data, exposure_log(data, 3000, 0))
-    config = RewardConfig(num_train_epochs=12, learning_rate=1e-2, hidden_size=16, num_layers=1, dropout=0.0)
+    config = RewardConfig(
+        num_train_epochs=12, learning_rate=1e-2, hidden_size=16, num_layers=1, dropout=0.0, linear=False
+    )
     model, metrics = fit_click_purchase(logged, config, seed=0)
     assert metrics["training"]["exposures"] == 3000
     nobody = [np.zeros(0, dtype=int)] * 4
@@ -109,7 +111,7 @@ def test_weights_undo_the_logging_policy(data):
 def test_an_exposure_outside_the_catalogue(data):
     frame = exposure_log(data, 5, 0).assign(item=99)
     with pytest.raises(DataError, match="An exposure shows an item index outside 0..23"):
-        fit_click_purchase(with_exposures(data, frame), RewardConfig(), seed=0)
+        fit_click_purchase(with_exposures(data, frame), RewardConfig(linear=False), seed=0)
 
 
 @pytest.mark.skipif(
@@ -124,7 +126,7 @@ def test_open_bandit_trains_on_weighted_exposures():
     train = exposures_of(data, "train")
     assert train.weights.mean() == pytest.approx(1) and 0 < train.clipped < 0.2
     assert train.effective_sample_size < len(train)
-    section = RewardConfig(num_train_epochs=2, hidden_size=16, num_layers=1, weight_decay=0.1)
+    section = RewardConfig(num_train_epochs=2, hidden_size=16, num_layers=1, weight_decay=0.1, linear=False)
     model, metrics = fit_click_purchase(data, section, seed=0)
     exposures = metrics["exposures"]
     assert exposures["ece"]["value"] < 0.01 and set(exposures["position_bias"]) == {"1", "2", "3"}

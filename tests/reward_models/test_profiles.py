@@ -40,7 +40,9 @@ def reward(data) -> CompositeReward:
     model = ClickPurchaseModel(ClickPurchaseConfig(data.num_items, hidden_size=8, dropout=0.0)).eval()
     with torch.no_grad():
         model.profile.weight[1:].mul_(100)
-    return CompositeReward(model, FactBook.from_data(data), RewardConfig(), data)
+    return CompositeReward(
+        model, FactBook.from_data(data), RewardConfig(conversion_weight=1.0, popularity_weight=1.0), data
+    )
 
 
 def test_the_reward_of_a_known_user_is_the_model_s_with_that_profile(reward, data):

@@ -19,7 +19,15 @@ from reward_models.train import judge_split
 from reward_models.windows import UNKNOWN, collate, training_events
 
 SMALL = RewardConfig(
-    num_train_epochs=30, learning_rate=1e-2, hidden_size=16, num_layers=1, dropout=0.0, judge_users=0.2
+    num_train_epochs=30,
+    learning_rate=1e-2,
+    hidden_size=16,
+    num_layers=1,
+    dropout=0.0,
+    judge_users=0.2,
+    linear=False,
+    conversion_weight=1.0,
+    popularity_weight=1.0,
 )
 
 

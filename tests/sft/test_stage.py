@@ -19,7 +19,9 @@ from tests.conftest import make_config, make_data
 
 
 def test_windows_cover_the_training_part_and_nothing_else(policy, data):
-    rows = training_windows(policy, data, ["age"], SFTConfig(num_train_epochs=2.0), seed=0)
+    rows = training_windows(
+        policy, data, ["age"], SFTConfig(num_train_epochs=2.0, per_device_train_batch_size=16), seed=0
+    )
     allowed = {tuple(history.tolist()) for history in data.train_histories}
     taught = set()
     for row in rows:
@@ -33,7 +35,8 @@ def test_windows_cover_the_training_part_and_nothing_else(policy, data):
 
 
 def test_every_taught_token_is_allowed_by_the_mask(policy, data):
-    rows = list(training_windows(policy, data, ["age"], SFTConfig(num_train_epochs=4.0), seed=1))
+    section = SFTConfig(num_train_epochs=4.0, per_device_train_batch_size=16)
+    rows = list(training_windows(policy, data, ["age"], section, seed=1))
     decisions = [Decision(row["profile"], row["prior"], row["items"]) for row in rows]
     batch = pack(policy, decisions, [row["completions"] for row in rows])
     with torch.no_grad():
