@@ -123,7 +123,7 @@ def test_movielens(tmp_path):
     config = DataConfig(format="movielens", path=str(tmp_path))
     assert_refused(["u.data", "ratings.dat", "ratings.csv"], read_log, config)
     (tmp_path / "ratings.dat").write_text("1::1::6::978300760\n")
-    assert_refused(["lacks the file movies.dat"], read_log, config)
+    assert_refused(["no file movies.dat"], read_log, config)
     (tmp_path / "movies.dat").write_text("1::Toy Story (1995)::Comedy\n")
     assert_refused(["ratings.dat, line 1", "`rating` is '6'", "from 0.5 to 5"], read_log, config)
     (tmp_path / "ratings.dat").write_text("1::1::5::978300760\n1::1\n")

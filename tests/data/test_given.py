@@ -125,7 +125,7 @@ def test_rows_become_one_sequence_a_user(tmp_path):
     [
         ([*VALID, ("A1", [2, 9], 6)], TEST, ["valid.csv, line 4", "user 'A1'", "in time order"]),
         ([("A1", "10 2", 3)], TEST, ["valid.csv, line 2", "'10 2'", "a list of item ids"]),
-        (VALID, [("B2", [7], 77)], ["items.json lacks item '77'"]),
+        (VALID, [("B2", [7], 77)], ["items.json", "no item '77'"]),
     ],
 )
 def test_rows_that_cannot_be_used(tmp_path, valid, test, words):
@@ -137,7 +137,7 @@ def test_rows_that_cannot_be_used(tmp_path, valid, test, words):
 
 def test_rows_without_times_have_no_temporal_split(tmp_path):
     write_rows(tmp_path, VALID, TEST)
-    with pytest.raises(ConfigError, match="an order and no time"):
+    with pytest.raises(ConfigError, match="have no times"):
         read(tmp_path, ["temporal"])
 
 

@@ -1,4 +1,13 @@
-"""Readers turn a data set's files into one `RawLog`; one module a format."""
+"""Readers: each turns the files of one data set format into a `RawLog`.
+
+Where to change what:
+
+- how a config value becomes a path: `paths`
+- file syntax (separators, quotes, encodings, JSON lines, Parquet): `parsing`
+- column quirks (missing columns, ids, timestamps, ratings, categories): `columns`
+- the result of all readers and its checks: `raw`
+- one format: the module of that name; a new format is a module and an entry in `_READERS`
+"""
 
 from llmrec.config import DataConfig
 from llmrec.data.readers.amazon import read_amazon
@@ -25,15 +34,15 @@ _READERS = {
 
 
 def read_log(config: DataConfig) -> RawLog:
-    """Reads the event log, items, users and facts that the config's `data` section names.
+    """Reads the event log, items, users and facts that the `data` section of a config names.
 
     Raises:
         ConfigError: `data.rating_range` is not an interval.
-        DataError: a file is missing or a value in it cannot be used; the message names file, line and column.
+        DataError: a file is missing or has an unusable value; the message names the file, line and column.
         UserError: `package:NAME/DIR` names a package that is not installed.
     """
     if config.rating_range is not None and not config.rating_range[0] < config.rating_range[1]:
         raise ConfigError(
-            f"`data.rating_range` is {list(config.rating_range)}: expected [lowest, highest], such as [1, 5]."
+            f"`data.rating_range` is {list(config.rating_range)}; expected [lowest, highest], such as [1, 5]."
         )
     return _READERS[config.format](config)

@@ -1,4 +1,4 @@
-"""Amazon Reviews 2023: one JSONL file of reviews and one of product metadata, plain or gzipped."""
+"""Format `amazon2023`: Amazon Reviews 2023, a JSONL file of reviews and one of product metadata, plain or gzipped."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from llmrec.config import DataConfig
 from llmrec.data.readers.columns import (
     as_text,
     clean_categories,
+    no_years,
     require_columns,
     to_attribute,
     to_categories,
@@ -25,7 +26,7 @@ _META_FIELDS = ["parent_asin", "title", "categories", "main_category", "store", 
 
 
 def _find(config: DataConfig) -> tuple[Path, Path]:
-    """The review file and the metadata file."""
+    """Paths of the review file and the metadata file."""
     path = resolve_path(config.path, "data.path")
     if path.is_dir():
         metadata = find_one(path, "meta_*.jsonl*", "data.path", "metadata file")
@@ -35,26 +36,29 @@ def _find(config: DataConfig) -> tuple[Path, Path]:
         return path, resolve_path(config.items, "data.items")
     metadata = path.with_name(f"meta_{path.name}")
     if not metadata.is_file():
-        raise DataError(f"`data.items`: there is no {metadata}; set the key to the metadata file of {path.name}.")
+        raise DataError(
+            f"`data.items`: there is no {metadata}; expected the metadata file of {path.name}. Set the key to its path."
+        )
     return path, metadata
 
 
 def _items(table: Table) -> pd.DataFrame:
     require_columns(table, {"item_id": "parent_asin", "title": "title"})
-    frame, index = table.frame, table.frame.index
+    frame = table.frame
+    index = frame.index
     missing = pd.Series(None, index=index, dtype=object)
     main = frame.get("main_category", missing)
     categories = to_categories(frame.get("categories", missing), "|")
-    # Many products have no categories but the store's department.
+    # Many products have no categories except the department of the store.
     merged = [c or clean_categories([m] if isinstance(m, str) else []) for c, m in zip(categories, main, strict=True)]
-    # A price is a number, or text such as "from 10.99" or a dash: only numbers are prices.
+    # Some prices are text, such as "from 10.99" or a dash. They are left empty.
     price = pd.to_numeric(frame.get("price", missing), errors="coerce").astype("float64")
     return pd.DataFrame(
         {
             "item_id": to_ids(table, "parent_asin"),
             "title": as_text(frame["title"]),
             "categories": pd.Series(merged, index=index, dtype=object),
-            "year": pd.Series(pd.NA, index=index, dtype="Int64"),
+            "year": no_years(index),
             "main_category": to_attribute(main),
             "store": to_attribute(frame.get("store", missing)),
             "price": price,
@@ -65,12 +69,11 @@ def _items(table: Table) -> pd.DataFrame:
 
 
 def read_amazon(config: DataConfig) -> RawLog:
-    """Reads reviews and metadata; an item is a `parent_asin`, event_type is `review`, timestamps are
-    milliseconds.
+    """Reads reviews and metadata.
 
-    `data.path` is the review file, with `data.items` (default: `meta_` + its name) beside it, or a directory
-    with both. Rules can use `verified_purchase` (1 or 0), e.g. `verified_purchase==1`. Review texts are not
-    kept.
+    `data.path` is a directory with both files, or the review file. The metadata file is then `data.items`; its default
+    is `meta_` + the name of the review file. An item is a `parent_asin`, and the event type is `review`. Rules can
+    use `verified_purchase` (1 or 0), e.g. `verified_purchase==1`. Review texts are not kept.
 
     Raises:
         DataError: a file or key is missing, or a value cannot be used.
@@ -78,7 +81,7 @@ def read_amazon(config: DataConfig) -> RawLog:
     reviews, metadata = _find(config)
     events = read_jsonl(reviews, _REVIEW_FIELDS)
     columns = {"user_id": "user_id", "item_id": "parent_asin", "rating": "rating", "timestamp": "timestamp"}
-    if len(events.frame):  # an empty file has no columns either, and check_log says it better
+    if len(events.frame):  # An empty file has no columns. `check_log` reports it.
         require_columns(events, columns)
     frame = events.frame.reindex(columns=_REVIEW_FIELDS).assign(event_type="review")
     frame["verified_purchase"] = pd.to_numeric(frame["verified_purchase"], errors="coerce").astype("float64")

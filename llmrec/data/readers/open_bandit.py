@@ -1,20 +1,20 @@
-"""One log of the Open Bandit Dataset (Saito et al., NeurIPS 2021 Datasets): what ZOZOTOWN's page showed at which of
-three places, with which probability, and whether it was clicked.
+"""Format `open_bandit`: one log of the Open Bandit Dataset (Saito et al., NeurIPS 2021 Datasets and Benchmarks).
 
-The log has no user ids: users with equal hashed features are one user here, and there are no purchases. Rules can use
-the columns `click`, `position` and `propensity`.
+Each row is an item that a fashion shop showed at one of three positions, with the probability of showing it and
+whether it was clicked. The log has no user ids, so users with equal hashed features count as one user. It has no
+purchases. Rules can use the columns `click`, `position` and `propensity`.
 """
 
 import pandas as pd
 
 from llmrec.config import DataConfig
-from llmrec.data.readers.columns import as_text, require_columns, to_events, to_ids
+from llmrec.data.readers.columns import as_text, no_years, require_columns, to_events, to_ids
 from llmrec.data.readers.parsing import read_delimited
 from llmrec.data.readers.paths import find_one, resolve_path
 from llmrec.data.readers.raw import RawLog, Table
 
-_USER = [f"user_feature_{n}" for n in range(4)]
-_ITEM = [f"item_feature_{n}" for n in range(1, 4)]
+_USER_FEATURES = [f"user_feature_{n}" for n in range(4)]
+_ITEM_FEATURES = [f"item_feature_{n}" for n in range(1, 4)]
 _COLUMNS = {
     "user_id": "user_id",
     "item_id": "item_id",
@@ -33,27 +33,27 @@ def read_open_bandit(config: DataConfig) -> RawLog:
     directory = resolve_path(config.path, "data.path")
     context = read_delimited(directory / "item_context.csv", ",", quoted=True)
     log = read_delimited(find_one(directory, "*men.csv", "data.path", "log, men.csv or women.csv"), ",", quoted=True)
-    require_columns(log, {name: name for name in (*_USER, "item_id", "timestamp", "position", "click")})
+    require_columns(log, {name: name for name in (*_USER_FEATURES, "item_id", "timestamp", "position", "click")})
     require_columns(log, {"propensity": "propensity_score"})
-    require_columns(context, {name: name for name in ("item_id", *_ITEM)})
-    features = pd.DataFrame({name: as_text(log.frame[name]).fillna("").str[:8] for name in _USER})
+    require_columns(context, {name: name for name in ("item_id", *_ITEM_FEATURES)})
+    features = pd.DataFrame({name: as_text(log.frame[name]).fillna("").str[:8] for name in _USER_FEATURES})
     users = features.agg("-".join, axis=1)
     kept = ["item_id", "timestamp", "position", "click", "propensity_score"]
     frame = log.frame[kept].assign(user_id=users, click=pd.to_numeric(log.frame["click"], errors="coerce"))
     events = to_events(Table(frame, log.source), _COLUMNS, None)
-    categories = [[f"{name[-1]}:{row[name][:8]}" for name in _ITEM] for _, row in context.frame.iterrows()]
+    categories = [[f"{name[-1]}:{row[name][:8]}" for name in _ITEM_FEATURES] for _, row in context.frame.iterrows()]
     items = pd.DataFrame(
         {
             "item_id": to_ids(context, "item_id"),
             "title": "item " + to_ids(context, "item_id"),
             "categories": pd.Series(categories, index=context.frame.index, dtype=object),
-            "year": pd.Series(pd.NA, index=context.frame.index, dtype="Int64"),
+            "year": no_years(context.frame.index),
         }
     )
     return RawLog(
         events=events.assign(event_type="impression"),
         items=items,
-        users=features.assign(user_id=users).drop_duplicates("user_id")[["user_id", *_USER]],
+        users=features.assign(user_id=users).drop_duplicates("user_id")[["user_id", *_USER_FEATURES]],
         event_source=log.source,
         item_source=context.source,
     )

@@ -1,5 +1,8 @@
-"""Finding and reading files. Every failure is a `DataError` that names the file and, where there is one, the
-line."""
+"""Parsing of files into tables: CSV, TSV and other delimited text, JSON lines and Parquet.
+
+This is the place for quirks of file syntax, such as separators, quotes and encodings. Quirks of values belong in
+`columns`. Every failure is a `DataError` that names the file and, for text files, the line.
+"""
 
 import csv
 import gzip
@@ -9,6 +12,7 @@ import re
 import warnings
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,24 +21,31 @@ from llmrec.data.readers.raw import Source, Table
 from llmrec.errors import DataError
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
+# Replaces separators of two characters, which pandas parses in Python and 20 times slower.
+_UNIT_SEPARATOR = "\x1f"
 
 
 def read_text(path: Path, encoding: str) -> str:
-    """A whole text file, unpacked if it ends in `.gz`.
+    """Reads a whole text file; a `.gz` file is decompressed.
 
     Raises:
-        DataError: it cannot be read, unpacked or decoded.
+        DataError: the file cannot be read, decompressed or decoded.
     """
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise _unreadable(path, error) from None
+    try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise DataError(
             f"{path}, line {line}: not {encoding} text ({error.reason}). Convert the file, e.g. with iconv."
         ) from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read: {error}. Check the file, or fetch it again.") from None
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: cannot be read: {error}. Check the file, or fetch it again.")
 
 
 def read_delimited(
@@ -45,21 +56,22 @@ def read_delimited(
     encoding: str = "utf-8-sig",
     quoted: bool = False,
 ) -> Table:
-    """Reads a delimited text file as text; an empty field is missing.
+    """Reads delimited text; all values are text, and an empty field is missing.
 
     Args:
-        path: the file, possibly `.gz`.
-        separator: between fields; may have two characters.
+        path: the file; it may end in `.gz`.
+        separator: text between two fields.
         names: column names of a file without a header.
-        encoding: of the file.
+        encoding: encoding of the file.
         quoted: whether fields may be quoted as in CSV.
 
     Raises:
-        DataError: unreadable, empty, or a line has another number of fields than the header.
+        DataError: the file is unreadable or empty, or a line has another number of fields than the header.
     """
     text = read_text(path, encoding)
-    if len(separator) > 1:  # pandas reads such separators with a parser in Python, 20 times slower
-        text, separator = text.replace(separator, "\x1f"), "\x1f"
+    if len(separator) > 1:
+        text = text.replace(separator, _UNIT_SEPARATOR)
+        separator = _UNIT_SEPARATOR
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
@@ -76,35 +88,39 @@ def read_delimited(
                 quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
             )
     except pd.errors.EmptyDataError:
-        raise DataError(f"{path}: the file is empty; expected a header and one line a row.") from None
+        raise DataError(f"{path}: the file is empty; expected a header and one line per row.") from None
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
-        raise DataError(_explain_fields(path, str(error), separator)) from None
-    first = 1 if names else 2
-    frame.index = pd.RangeIndex(first, first + len(frame))
+        raise DataError(_explain_field_count(path, str(error), separator)) from None
+    first_line = 1 if names else 2
+    frame.index = pd.RangeIndex(first_line, first_line + len(frame))
     return Table(frame[frame.notna().any(axis=1)], Source(path, "line"))
 
 
-def _explain_fields(path: Path, message: str, separator: str) -> str:
+def _explain_field_count(path: Path, message: str, separator: str) -> str:
+    """The error for a line with too many fields, from the message of pandas."""
     counts = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", message)
-    shown = {"\x1f": "`::`", "\t": "a tab"}.get(separator, f"`{separator}`")
+    shown = {_UNIT_SEPARATOR: "`::`", "\t": "a tab"}.get(separator, f"`{separator}`")
     if counts is None:
         return f"{path}: the lines cannot be cut into the header's fields, separated by {shown}: {message}"
     expected, line, found = counts.groups()
-    mend = "Mend or delete the line."
-    return f"{path}, line {line}: {found} fields, separated by {shown}; expected {expected}. {mend}"
+    return (
+        f"{path}, line {line}: {found} fields, separated by {shown}; expected {expected}. Correct or delete the line."
+    )
 
 
 def read_jsonl(path: Path, fields: list[str] | None = None) -> Table:
-    """Reads a file of one JSON object a line, possibly `.gz`.
+    """Reads JSON lines: one object per line; empty lines are skipped.
 
     Args:
-        path: the file.
-        fields: keep only these keys; null: all.
+        path: the file; it may end in `.gz`.
+        fields: keys to keep; None keeps all.
 
     Raises:
-        DataError: unreadable, or a line is not a JSON object.
+        DataError: the file is unreadable, or a line is not a JSON object.
     """
-    records, lines = [], []
+    records: list[dict[str, Any]] = []
+    lines: list[int] = []
+    number = 0
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
@@ -118,20 +134,22 @@ def read_jsonl(path: Path, fields: list[str] | None = None) -> Table:
     except json.JSONDecodeError as error:
         raise DataError(
             f"{path}, line {number}: not JSON ({error.msg} at character {error.colno}); "
-            "expected one object a line. Mend or delete the line."
+            "expected one object per line. Correct or delete the line."
         ) from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}, after line {len(lines)}: not UTF-8 text ({error.reason}).") from None
+        raise DataError(
+            f"{path}, after line {len(lines)}: not UTF-8 text ({error.reason}). Convert the file, e.g. with iconv."
+        ) from None
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read: {error}. Check the file, or fetch it again.") from None
+        raise _unreadable(path, error) from None
     return Table(pd.DataFrame(records, index=lines, dtype=object), Source(path, "line"))
 
 
 def read_any_table(path: Path) -> Table:
-    """Reads `.csv`, `.tsv`, `.jsonl` (each also `.gz`) or `.parquet`.
+    """Reads `.csv`, `.tsv`, `.jsonl` (each also with `.gz`) or `.parquet`.
 
     Raises:
-        DataError: another suffix, or unreadable.
+        DataError: the file has another suffix or is unreadable.
     """
     suffix = Path(path.name.removesuffix(".gz")).suffix
     if path.is_dir() or suffix not in TABLE_SUFFIXES:
@@ -142,7 +160,7 @@ def read_any_table(path: Path) -> Table:
         return read_delimited(path, "\t" if suffix == ".tsv" else ",", quoted=True)
     try:
         frame = pd.read_parquet(path)
-    except (OSError, ValueError) as error:  # pyarrow's errors are both
-        raise DataError(f"{path}: not a readable Parquet file: {error}") from None
+    except (OSError, ValueError) as error:  # pyarrow raises subclasses of both
+        raise DataError(f"{path}: not a readable Parquet file: {error}. Check the file, or write it again.") from None
     frame.index = pd.Index(np.arange(1, len(frame) + 1))
     return Table(frame, Source(path, "row"))

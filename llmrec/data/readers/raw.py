@@ -1,4 +1,4 @@
-"""What every reader returns, and the checks that need more than one table of it."""
+"""`RawLog`, the result of every reader, and the checks that compare its tables."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +17,11 @@ def first_true(mask: pd.Series) -> Any:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a table came from, for error messages.
+    """The file of a table, for error messages.
 
     Attributes:
         path: the file.
-        unit: what the table's index counts from 1: `line` of a text file (the header counts), or `row`.
+        unit: what the index of the table counts from 1: `line` of a text file (the header counts), or `row`.
     """
 
     path: Path | str = "the log"
@@ -31,14 +31,14 @@ class Source:
         """`FILE, line N`."""
         return f"{self.path}, {self.unit} {number}"
 
-    def error(self, values: pd.Series, bad: pd.Series, expected: str, mend: str) -> DataError:
+    def error(self, values: pd.Series, bad: pd.Series, expected: str, fix: str) -> DataError:
         """The error for the first bad value of a column.
 
         Args:
-            values: the column as found, named, indexed by line.
-            bad: which of its values cannot be used; same index, at least one is true.
+            values: the column as found, with its name, indexed by line.
+            bad: which values cannot be used, bool, same index; at least one is true.
             expected: what a value should be.
-            mend: a sentence saying what to change.
+            fix: a sentence that says what to change.
         """
         line = first_true(bad)
         found = values.loc[line]
@@ -46,7 +46,7 @@ class Source:
         shown = "empty" if pd.isna(found) or found == "" else repr(found)
         others = int(bad.sum()) - 1
         more = f" ({others} more like it)" if others else ""
-        return DataError(f"{self.at(line)}: `{values.name}` is {shown}{more}; expected {expected}. {mend}".rstrip())
+        return DataError(f"{self.at(line)}: `{values.name}` is {shown}{more}; expected {expected}. {fix}".rstrip())
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Table:
     """One file as read, before its columns are converted.
 
     Attributes:
-        frame: its rows, indexed by line (or row) number as `Source.unit` says.
-        source: where it came from.
+        frame: the rows, indexed by the number that `source.unit` names.
+        source: the file.
     """
 
     frame: pd.DataFrame
@@ -75,17 +75,21 @@ def empty_facts() -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class RawLog:
-    """A data set as read: typed columns, the files' own ids. Every table is indexed by line (or row) number.
+    """A data set as read: typed columns and the ids of the files. Every table is indexed by line or row number.
 
     Attributes:
         events: rows of `user_id (str), item_id (str), event_type (str), timestamp (int64, seconds since
             1970)`; optional `rating (float64), session_id (str), ranking_id (str), position (Int64),
-            propensity (float64)` and whatever else the log has.
+            propensity (float64), split (str)`, and all other columns of the log.
         items: rows of `item_id (str), title (str), categories (list of str), year (Int64)` and other columns.
         users: rows of `user_id (str)` and attributes as text.
-        facts: rows of `head (item id), relation (str), tail (str), named (bool: the tail reads as a name)`.
-        event_source, item_source, user_source, fact_source: where each table came from.
-        timed: whether timestamps are times; if not, they only order the events of one user.
+        facts: rows of `head (item id), relation (str), tail (str), named (bool)`. `named` says whether the tail reads
+            as a name; otherwise it is an opaque id.
+        event_source: file of the events.
+        item_source: file of the items.
+        user_source: file of the users.
+        fact_source: file of the facts.
+        timed: whether timestamps are times. If not, they only order the events of one user.
     """
 
     events: pd.DataFrame
@@ -99,39 +103,42 @@ class RawLog:
     timed: bool = True
 
 
-def _check_unique(ids: pd.Series, source: Source) -> None:
-    repeated = ids.duplicated()
-    if repeated.any():
-        line = first_true(repeated)
-        first = first_true(ids == ids.loc[line])
-        raise source.error(
-            ids,
-            repeated,
-            f"each {ids.name} once",
-            f"It is also on {source.unit} {first}: delete one of the two.",
-        )
-
-
 def check_log(log: RawLog) -> None:
-    """Checks what single columns cannot show.
+    """Checks what needs a whole column or two tables.
 
     Raises:
-        DataError: the log or the catalogue is empty, an item or user id is repeated, a title is empty, or an
-            event or a fact is about an item that the item table lacks.
+        DataError: there are no events or no items, an item or user id is repeated, a title is empty, or an event or a
+            fact names an item that the item table lacks.
     """
     if log.events.empty:
         raise DataError(f"{log.event_source.path}: there are no events; expected at least one. Check `data.path`.")
     if log.items.empty:
-        raise DataError(f"{log.item_source.path}: there are no items; expected one row an item.")
+        raise DataError(f"{log.item_source.path}: there are no items; expected one row per item.")
     _check_unique(log.items["item_id"], log.item_source)
     _check_unique(log.users["user_id"], log.user_source)
-    titles = log.items["title"]
+    _check_titles(log.items["title"], log.item_source)
+    _check_items_exist(log.events["item_id"], log.event_source, log)
+    _check_items_exist(log.facts["head"], log.fact_source, log)
+
+
+def _check_unique(ids: pd.Series, source: Source) -> None:
+    repeated = ids.duplicated()
+    if repeated.any():
+        first = first_true(ids == ids.loc[first_true(repeated)])
+        fix = f"It is also on {source.unit} {first}: delete one of the two."
+        raise source.error(ids, repeated, f"each {ids.name} once", fix)
+
+
+def _check_titles(titles: pd.Series, source: Source) -> None:
     untitled = titles.isna() | (titles.str.strip() == "")
     if untitled.any():
-        mend = "Give the item a title, or delete the item together with its events."
-        raise log.item_source.error(titles, untitled, "the text that names the item to the language model", mend)
-    for values, source in ((log.events["item_id"], log.event_source), (log.facts["head"], log.fact_source)):
-        unknown = ~values.isin(log.items["item_id"])
-        if unknown.any():
-            mend = f"Add the item to {log.item_source.path}, or delete the {source.unit}."
-            raise source.error(values, unknown, f"an item of {log.item_source.path}", mend)
+        expected = "the text that names the item to the language model"
+        fix = "Give the item a title, or delete the item together with its events."
+        raise source.error(titles, untitled, expected, fix)
+
+
+def _check_items_exist(item_ids: pd.Series, source: Source, log: RawLog) -> None:
+    unknown = ~item_ids.isin(log.items["item_id"])
+    if unknown.any():
+        fix = f"Add the item to {log.item_source.path}, or delete the {source.unit}."
+        raise source.error(item_ids, unknown, f"an item of {log.item_source.path}", fix)

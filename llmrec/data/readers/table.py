@@ -1,4 +1,6 @@
-"""Any event log in CSV, TSV, Parquet or JSONL, with its item table and, if there are any, users and facts."""
+"""Format `table`: an event log in CSV, TSV, Parquet or JSONL, an item table, and optional user and fact tables."""
+
+from dataclasses import replace
 
 import pandas as pd
 
@@ -19,18 +21,21 @@ from llmrec.data.readers.paths import resolve_path
 from llmrec.data.readers.raw import RawLog, Table
 from llmrec.errors import ConfigError
 
-_TRUE, _FALSE = {"true", "1", "yes"}, {"false", "0", "no"}
+_TRUE = {"true", "1", "yes"}
+_FALSE = {"false", "0", "no"}
 
 
 def items_from(table: Table, id_column: str) -> pd.DataFrame:
-    """Typed items from any table with an id and a `title`; optional `categories` (lists, or text with `|`)
-    and `year`.
+    """Typed items from a table with an id and a `title`; `categories` and `year` are optional.
+
+    Categories are lists, or text with `|` between two categories.
 
     Raises:
-        DataError: a column is missing or an id empty.
+        DataError: a column is missing or an id is empty.
     """
     require_columns(table, {"item_id": id_column, "title": "title"})
-    frame, index = table.frame, table.frame.index
+    frame = table.frame
+    index = frame.index
     missing = pd.Series(pd.NA, index=index)
     columns = {
         "item_id": to_ids(table, id_column),
@@ -43,10 +48,10 @@ def items_from(table: Table, id_column: str) -> pd.DataFrame:
 
 
 def facts_from(table: Table) -> pd.DataFrame:
-    """Typed facts from a table of head (item id), relation and tail; optional `named`, true if it is missing.
+    """Typed facts from a table of `head` (item id), `relation` and `tail`; `named` is optional and true by default.
 
     Raises:
-        DataError: a column is missing, a cell empty, or `named` is not true or false.
+        DataError: a column is missing, a cell is empty, or `named` is neither true nor false.
     """
     require_columns(table, {name: name for name in ("head", "relation", "tail")})
     facts = pd.DataFrame({name: to_ids(table, name) for name in ("head", "relation", "tail")})
@@ -62,9 +67,9 @@ def facts_from(table: Table) -> pd.DataFrame:
 def read_table_log(config: DataConfig) -> RawLog:
     """Reads an event log whose columns `data.columns` names.
 
-    A column that `data.columns` leaves null is read under llmrec's own name if the log has it; other columns
-    are kept, so that rules can use them. Without an event type it is `rating` if there are ratings, else
-    `interaction`.
+    A column that `data.columns` does not name is read under llmrec's own name if the log has it. All other columns are
+    kept for the rules of `data.click` and `data.purchase`. The default event type is `rating` if there are ratings,
+    else `interaction`.
 
     Raises:
         ConfigError: `data.items` is missing.
@@ -72,32 +77,31 @@ def read_table_log(config: DataConfig) -> RawLog:
     """
     if config.items is None:
         raise ConfigError(
-            "The key `data.items` is missing: name a table with the columns `item_id` and `title` "
-            "(optional: categories, year and others); the language model needs a title for every item."
+            "The key `data.items` is missing; expected a table with the columns `item_id` and `title` (optional: "
+            "categories, year and others), because the language model needs a title for every item. Set the key."
         )
     events = read_any_table(resolve_path(config.path, "data.path"))
     items = read_any_table(resolve_path(config.items, "data.items"))
     columns = {own: column for own, column in config.columns.model_dump().items() if column is not None}
     require_columns(events, columns, "data.columns")
     columns |= {own: own for own in OPTIONAL_COLUMNS if own not in columns and own in events.frame.columns}
-    optional = {}
-    if config.users is not None:
-        users = read_any_table(resolve_path(config.users, "data.users"))
-        column = _own_or_mapped(users, "user_id", config.columns.user_id)
-        require_columns(users, {"user_id": column})
-        optional |= {"users": to_users(users, column), "user_source": users.source}
-    if config.facts is not None:
-        facts = read_any_table(resolve_path(config.facts, "data.facts"))
-        optional |= {"facts": facts_from(facts), "fact_source": facts.source}
-    return RawLog(
+    log = RawLog(
         events=to_events(events, columns, config.rating_range),
-        items=items_from(items, _own_or_mapped(items, "item_id", config.columns.item_id)),
+        items=items_from(items, _id_column(items, "item_id", config.columns.item_id)),
         event_source=events.source,
         item_source=items.source,
-        **optional,
     )
+    if config.users is not None:
+        users = read_any_table(resolve_path(config.users, "data.users"))
+        column = _id_column(users, "user_id", config.columns.user_id)
+        require_columns(users, {"user_id": column})
+        log = replace(log, users=to_users(users, column), user_source=users.source)
+    if config.facts is not None:
+        facts = read_any_table(resolve_path(config.facts, "data.facts"))
+        log = replace(log, facts=facts_from(facts), fact_source=facts.source)
+    return log
 
 
-def _own_or_mapped(table: Table, own: str, mapped: str) -> str:
-    """Side tables may use the log's name for an id or llmrec's."""
+def _id_column(table: Table, own: str, mapped: str) -> str:
+    """The id column of an item or user table: the log's name for it (`mapped`) or llmrec's (`own`)."""
     return mapped if mapped in table.frame.columns else own
