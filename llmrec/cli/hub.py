@@ -12,11 +12,11 @@ from rich.text import Text
 from llmrec.cli.options import AdapterOption, JsonOption, RunOption
 from llmrec.cli.output import line_printer, measured_cell, print_json
 from llmrec.cli.process import reserve_stdout
-from llmrec.cli.results import SHOWN_METRICS
 from llmrec.config import INCLUDABLE
 from llmrec.errors import UserError
 from llmrec.evaluation.report import measurement
 from llmrec.progress.console import console_for
+from llmrec.report.glossary import label
 from llmrec.run import Run
 
 DEFAULT_RUNS = Path("runs")
@@ -127,7 +127,7 @@ def print_runs(
     splits = list(dict.fromkeys(split for entry in entries for split in entry["ndcg@10"]))
     columns = [(split, model) for split in splits for model in ("sft", "ppo")]
     table = Table(title="NDCG@10 [95 % interval]", title_justify="left")
-    for heading in (*headings, *(f"{model}, {split}" for split, model in columns), "when"):
+    for heading in (*headings, *(f"{label(model)}, {label(split)}" for split, model in columns), "when"):
         table.add_column(heading, overflow="fold")
     for entry in entries:
         ndcg = entry["ndcg@10"]
@@ -160,11 +160,11 @@ def print_difference(console: Console, difference: dict[str, Any]) -> None:
     _print_pairs(console, "config keys that differ", sides, config_rows)
     for split, models in difference["metrics"].items():
         metric_rows = {
-            f"{model} {SHOWN_METRICS[metric]}": (_measured(pair["a"]), _measured(pair["b"]))
+            f"{label(model)} {label(metric)}": (_measured(pair["a"]), _measured(pair["b"]))
             for model, metrics in models.items()
             for metric, pair in metrics.items()
         }
-        _print_pairs(console, f"{split} split: value [95 % interval]", sides, metric_rows)
+        _print_pairs(console, f"{label(split)} split: value [95 % interval]", sides, metric_rows)
 
 
 def _print_pairs(console: Console, title: str, sides: tuple[str, str], rows: dict[str, tuple[str, str]]) -> None:

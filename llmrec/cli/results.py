@@ -18,18 +18,17 @@ from llmrec.evaluation.report import (
     SplitReport,
 )
 from llmrec.report.format import number, percent
+from llmrec.report.glossary import label
+from llmrec.report.verdict import fallback_remark
 
-# Columns of the results table: key in report.json and heading.
-SHOWN_METRICS = {"hr@10": "HR@10", "ndcg@10": "NDCG@10", "mrr": "MRR", "coverage": "coverage"}
+# Columns of the tables, as keys of report.json.
+SHOWN_METRICS = ("hr@10", "ndcg@10", "mrr", "coverage")
 SHOWN_COMPARISONS = ("hr@10", "ndcg@10")
 SHOWN_RATES = ("validity", "unseen", "groundedness", "factual_precision", "repeats", "unique_sentences")
 
-# Columns of the table of a reward model: field of EventQuality and heading.
-SHOWN_QUALITY = {"auc": "AUC", "log_loss": "log-loss", "brier": "Brier", "ece": "ECE"}
-POPULARITY_MATCHED = {
-    "auc_popularity_matched": "AUC, popularity-matched",
-    "lift_auc_popularity_matched": "... of the lift",
-}
+# Columns of the table of a reward model, as fields of EventQuality.
+SHOWN_QUALITY = ("auc", "log_loss", "brier", "ece")
+POPULARITY_MATCHED = ("auc_popularity_matched", "lift_auc_popularity_matched")
 
 
 # --- report.json ----------------------------------------------------------------------------------
@@ -44,48 +43,49 @@ def print_report(console: Console, report: Report) -> None:
         if split.optimum is not None:
             print_line(console, _gap_closed(split.optimum))
     for adapter, generation in report.generation.items():
-        print_line(console, f"completions of {adapter}: {_rates(generation)}")
+        print_line(console, f"completions of {label(adapter)}: {_rates(generation)}")
     if report.reward:
         print_line(console, f"reward: {_reward_changes(report.reward)}")
     if report.fell_back:
-        print_line(console, "guard: no PPO checkpoint beat the SFT adapter on validation, so the SFT adapter is kept")
+        print_line(console, fallback_remark(report))
 
 
 def _models_table(name: str, split: SplitReport) -> Table:
     """One row a model, one column a metric."""
-    table = Table(title=f"{name} split: value [95 % interval]", title_justify="left")
+    table = Table(title=f"{label(name)} split: value [95 % interval]", title_justify="left")
     table.add_column("model")
-    for heading in SHOWN_METRICS.values():
-        table.add_column(heading, justify="right")
+    for metric in SHOWN_METRICS:
+        table.add_column(label(metric), justify="right")
     for model in split.models:
-        table.add_row(model, *(measured_cell(split.metric(model, metric)) for metric in SHOWN_METRICS))
+        table.add_row(label(model), *(measured_cell(split.metric(model, metric)) for metric in SHOWN_METRICS))
     return table
 
 
 def _comparisons_table(name: str, split: SplitReport) -> Table:
     """One row a pair of models: difference, interval and verdict of each shown metric."""
-    title = f"{name} split: difference [95 % interval], verdict after Holm's correction"
+    title = f"{label(name)} split: difference [95 % interval], verdict after Holm's correction"
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for metric in SHOWN_COMPARISONS:
-        table.add_column(SHOWN_METRICS[metric], justify="right")
+        table.add_column(label(metric), justify="right")
     for pair, metrics in split.comparisons.items():
-        table.add_row(pair.replace("_vs_", " vs "), *(_comparison(metrics.get(key)) for key in SHOWN_COMPARISONS))
+        models = " vs ".join(map(label, pair.split("_vs_")))
+        table.add_row(models, *(_comparison(metrics.get(key)) for key in SHOWN_COMPARISONS))
     return table
 
 
 def _comparison(comparison: Comparison | None) -> str:
-    verdict = "" if comparison is None or comparison.conclusion is None else f" {comparison.conclusion}"
-    return measured_cell(comparison, verdict)
+    verdict = comparison.conclusion if comparison is not None else None
+    return measured_cell(comparison, f" {verdict}" if verdict else "")
 
 
 def _gap_closed(optimum: OptimumReport) -> str:
     """The objective of each policy, and the share of the gap from SFT to the exact optimum that PPO closed."""
     shares = ", ".join(
-        f"{metric} {'not above SFT' if share is None else percent(share, 0)}"
+        f"{label(metric)} {'undefined (the optimum is not above SFT)' if share is None else percent(share, 0)}"
         for metric, share in optimum.gap_closed.items()
     )
-    values = ", ".join(f"{policy} {measured_text(value)}" for policy, value in optimum.objective.items())
+    values = ", ".join(f"{label(policy)} {measured_text(value)}" for policy, value in optimum.objective.items())
     entropy = f" + {optimum.alpha} H" if optimum.alpha else ""
     return f"E[reward] - {optimum.beta} KL{entropy}: {values}; gap from SFT to the optimum closed by PPO: {shares}"
 
@@ -93,15 +93,13 @@ def _gap_closed(optimum: OptimumReport) -> str:
 def _rates(generation: GenerationReport) -> str:
     measurements = generation.measurements
     shown = {name: measurements[name].number for name in SHOWN_RATES if name in measurements}
-    return ", ".join(f"{name} {percent(rate)}" for name, rate in shown.items() if rate is not None)
+    return ", ".join(f"{label(name)} {percent(rate)}" for name, rate in shown.items() if rate is not None)
 
 
 def _reward_changes(reward: RewardReport) -> str:
     """The total reward before and after RL, and the change of each of its parts."""
-    shown = {
-        key: value for key, value in reward.root.items() if key in ("before", "after") or key.endswith("difference")
-    }
-    return ", ".join(f"{key} {measured_text(value)}" for key, value in shown.items())
+    keys = [key for key in reward.root if key in ("before", "after") or key.endswith("difference")]
+    return ", ".join(f"{label(key)} {measured_text(reward.root[key])}" for key in keys)
 
 
 # --- reward models --------------------------------------------------------------------------------
@@ -118,10 +116,10 @@ def print_reward(console: Console, report: RewardModelReport, directory: Path) -
     for name, split in report.splits.items():
         for kind, quality in (("click", split.click), ("purchase", split.purchase)):
             if quality is not None:
-                title = f"{kind}, {name} {split.part} split: value [95 % interval over users]"
+                title = f"{kind}, {label(name)} {split.part} split: value [95 % interval over users]"
                 console.print(_quality_table(title, quality))
-        ranking = ", ".join(f"{metric} {number(value, 4)}" for metric, value in split.ranking.items())
-        print_line(console, f"ranking of the whole catalogue, {name}: {ranking}")
+        ranking = ", ".join(f"{label(metric)} {number(value, 4)}" for metric, value in split.ranking.items())
+        print_line(console, f"ranking of the whole catalogue, {label(name)} split: {ranking}")
     if report.exposures is not None and report.exposures.n:
         console.print(_quality_table("click on a shown item, held-out exposures", report.exposures))
         print_line(console, _exposure_weights(report.exposures))
@@ -141,13 +139,13 @@ def _quality_table(title: str, quality: EventQuality) -> Table:
     table = Table(title=title, title_justify="left")
     columns = SHOWN_QUALITY
     if quality.auc_popularity_matched is not None:
-        columns = {"auc": "AUC"} | POPULARITY_MATCHED | SHOWN_QUALITY
+        columns = ("auc", *POPULARITY_MATCHED, *SHOWN_QUALITY[1:])
     table.add_column("")
     table.add_column("n", justify="right")
-    for heading in (*columns.values(), "ECE floor"):
-        table.add_column(heading, justify="right")
+    for column in (*columns, "ece_floor"):
+        table.add_column(label(column), justify="right")
     rows = {"model": quality, **quality.baselines, **quality.slices}
     for name, row in rows.items():
         values = [measured_cell(getattr(row, column), interval_below=True) for column in columns]
-        table.add_row(name, number(row.n), *values, number(row.ece_floor), end_section=name == "model")
+        table.add_row(label(name), number(row.n), *values, number(row.ece_floor), end_section=name == "model")
     return table

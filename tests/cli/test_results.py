@@ -20,9 +20,9 @@ def test_a_reward_model_is_printed_with_baselines_and_slices(capsys) -> None:
     }
     print_reward(console_for(), RewardModelReport.model_validate(metrics), Path("runs/x/reward"))
     printed = capsys.readouterr().out
-    for text in ("0.912", "[0.900,", "item_item", "user_activity", "click_ndcg@10 0.1000", "effective sample size 9"):
+    for text in ("0.912", "[0.900,", "item item", "user activity", "click ndcg@10 0.1000", "effective sample size 9"):
         assert text in printed
-    assert "popularity-matched" not in printed and "purchase" not in printed
+    assert "popular" not in printed and "purchase" not in printed
 
 
 def test_popularity_matched_auc_is_printed_if_measured(capsys) -> None:
@@ -32,7 +32,7 @@ def test_popularity_matched_auc_is_printed_if_measured(capsys) -> None:
     report = RewardModelReport.model_validate({"splits": {"temporal": split}, "exposures": {"n": 0}})
     print_reward(console_for(), report, Path("reward"))
     printed = capsys.readouterr().out
-    assert "popularity-matched" in printed and "effective sample size" not in printed
+    assert "popular" in printed and "effective sample size" not in printed
 
 
 def test_comparisons_and_the_optimum_are_printed(capsys) -> None:
@@ -49,6 +49,6 @@ def test_comparisons_and_the_optimum_are_printed(capsys) -> None:
     }
     print_report(console_for(), Report.model_validate({"splits": {"temporal": split}}))
     printed = capsys.readouterr().out
-    for text in ("ppo vs sft", "+0.050 [+0.010, +0.090] better", "+0.040, +0.060", "0.900, 0.920", "+ 1.0 H"):
+    for text in ("PPO vs SFT", "+0.050 [+0.010, +0.090] better", "+0.040, +0.060", "0.900, 0.920", "+ 1.0 H"):
         assert text in printed
-    assert "objective 50 %" in printed and "ndcg@10 not above SFT" in printed
+    assert "objective 50 %" in printed and "NDCG@10 undefined (the optimum is not above SFT)" in printed

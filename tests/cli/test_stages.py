@@ -66,10 +66,10 @@ def test_run_prints_the_report(llmrec, stub_stage, monkeypatch, capsys, config: 
     assert llmrec("run", str(config)) == 0
     out = capsys.readouterr().out
     for part in (
-        "sasrec",
+        "SASRec",
         "0.200 [0.100, 0.300]",
         "validity 100.0 %",
-        "no PPO checkpoint beat",
+        "no PPO update beat",
         "user 7, after ... Toy Story (1995):",
         "llmrec push",
     ):

@@ -58,7 +58,7 @@ def test_runs_are_listed_whatever_their_state(tmp_path, monkeypatch, capsys):
     for entry in (b, old):
         assert (entry["finished"], entry["ndcg@10"], entry["when"]) == ([], {}, None)
     code, out, _ = _llmrec(monkeypatch, capsys, "list", str(tmp_path))
-    assert code == 0 and "ppo, temporal" in out and "0.100" in out and "old" in out
+    assert code == 0 and "PPO, temporal" in out and "0.100" in out and "old" in out
     code, out, _ = _llmrec(monkeypatch, capsys, "list", str(tmp_path), "--json")
     assert json.loads(out) == [a, b, old]
 
@@ -93,7 +93,7 @@ def test_configs_that_differ_and_metrics_side_by_side(tmp_path, monkeypatch, cap
     }
     assert found["metrics"]["temporal"]["ppo"]["ndcg@10"]["b"]["value"] == 0.2
     code, out, _ = _llmrec(monkeypatch, capsys, "diff", str(a.directory), str(b.directory))
-    assert code == 0 and "1024" in out and "sasrec HR@10" in out and "0.200 [0.190, 0.210]" in out
+    assert code == 0 and "1024" in out and "SASRec HR@10" in out and "0.200 [0.190, 0.210]" in out
     code, out, _ = _llmrec(monkeypatch, capsys, "diff", str(a.directory), str(b.directory), "--json")
     assert json.loads(out) == found
 

@@ -1,0 +1,33 @@
+"""Output that several commands share."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmrec.cli.output import line_printer, measured_cell, measured_text, print_json
+from llmrec.evaluation.report import Comparison, Estimate
+from llmrec.progress.console import console_for
+
+
+def test_json_of_numpy_values_and_paths(capsys) -> None:
+    print_json({"é": np.float32(0.5), "n": np.arange(2), "nan": float("nan"), "path": Path("a/b")})
+    out = capsys.readouterr().out
+    assert "é" in out and json.loads(out) == {"é": 0.5, "n": [0, 1], "nan": None, "path": "a/b"}
+
+
+@pytest.mark.parametrize(("rank", "printed"), [("0", "a [line] of text\n"), ("1", "")])
+def test_only_the_main_process_prints_lines(monkeypatch, capsys, rank: str, printed: str) -> None:
+    monkeypatch.setenv("RANK", rank)
+    line_printer(console_for())("a [line] of text")
+    assert capsys.readouterr().out == printed
+
+
+def test_measurements() -> None:
+    estimate = Estimate(value=0.25, ci95=(0.2, 0.3), seeds=[0.2, 0.3])
+    assert measured_text(estimate) == "0.250 [0.200, 0.300] (seeds: 0.200, 0.300)"
+    assert measured_cell(estimate) == "0.250 [0.200, 0.300]\n0.200, 0.300"
+    assert measured_cell(estimate, interval_below=True) == "0.250\n[0.200, 0.300]\n0.200, 0.300"
+    assert measured_cell(Comparison(difference=0.1), " better") == "+0.100 better"
+    assert measured_cell(None) == "-"
