@@ -168,6 +168,28 @@ GROUPS = {
     "Objective of PPO": OBJECTIVE,
     "Reward model": REWARD_QUALITY,
 }
+MODELS = {
+    "popularity": "Items by the number of training clicks.",
+    "markov": "First-order transitions from the last few items, filled up by popularity.",
+    "itemknn": "Item-based nearest neighbors by cosine similarity.",
+    "ease": "EASE, a linear item-item autoencoder in closed form (Steck, WWW 2019).",
+    "sasrec": "SASRec, a transformer over item ids (Kang & McAuley, ICDM 2018).",
+    "reward_model": "The click/purchase model that PPO is rewarded by, used as a ranker.",
+    "sft": "The language model after supervised fine-tuning.",
+    "ppo": "The language model after PPO.",
+    "optimum": "The exact maximum of PPO's item objective. It is computed, not trained.",
+}
+SLICES = {
+    "cold_items": "Targets with fewer than 5 training clicks.",
+    "head": "Targets among the 20 % of items with the most training clicks.",
+    "long_tail": "All other targets.",
+    "low_activity": "Targets of the third of the split's users with the fewest training clicks.",
+    "middle_activity": "Targets of the middle third.",
+    "high_activity": "Targets of the third with the most training clicks.",
+    "short_history": "Targets after at most 10 items.",
+    "middle_history": "Targets after 11 to 50 items.",
+    "long_history": "Targets after more than 50 items.",
+}
 METRICS = {metric.key.removesuffix("@K"): metric for metrics in GROUPS.values() for metric in metrics}
 
 _LABELS = {
