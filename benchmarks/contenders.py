@@ -190,7 +190,7 @@ class Ours:
         return {
             "tokens_written": sum(len(one) for of_prompt in experience.completions for one in of_prompt),
             "items_shown": len(experience.decisions[0].items),
-            "text_tokens": len(trainer.policy.distribution.tokens),
+            "text_tokens": len(trainer.policy.decoder.tokens),
         }
 
     @staticmethod

@@ -22,8 +22,10 @@ TEMPLATES = (
     " After {X}, one that is{F}.",
     "{F} again, as in {X}.",
 )
-APART = (" It is", " You also know")  # how the two sentences begin where nothing is in common
-NOTHING_IN_COMMON = f"{APART[0]}{{F}}.{APART[1]} {{X}}."
+# Without any fact in common, one sentence states facts of the item and another one cites.
+FACT_SENTENCE = " It is"
+CITATION_SENTENCE = " You also know"
+NOTHING_IN_COMMON = f"{FACT_SENTENCE}{{F}}.{CITATION_SENTENCE} {{X}}."
 NO_HISTORY = " A pick for you:{F}."
 NO_FACTS = " Because of {X}."
 

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
+from llmrec.language.grammar import DONE
 from llmrec.language.prompt import Recommendation
-from llmrec.policy.distribution import DONE, Group
+from llmrec.policy.distribution import Group
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import PackedBatch
 
@@ -89,7 +90,7 @@ def _generate(policy, prompts, max_new_tokens, uniforms, num_generations, temper
         if forced is not None and step < forced.shape[1]:
             token = torch.where(forced[live, step] >= 0, forced[live, step], token)
         written[live, step], states[live, step], real[live, step] = token, hidden, state.region != DONE
-        state = policy.distribution.advance(state, token)
+        state = policy.decoder.advance(state, token)
         going = state.region != DONE
         if step == max_new_tokens - 1 or not going.any():
             break

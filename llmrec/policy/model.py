@@ -28,8 +28,10 @@ from llmrec.errors import ModelError
 from llmrec.files import atomic_directory, write_json
 from llmrec.hub.client import find_adapter
 from llmrec.language.base_model import base_fingerprint, hub_id, load_base
+from llmrec.language.grammar import TokenClasses
 from llmrec.language.prompt import PromptBuilder
-from llmrec.language.templates import APART, all_texts
+from llmrec.language.templates import all_texts
+from llmrec.policy.decoding import Decoder
 from llmrec.policy.distribution import MaskedDistribution
 from llmrec.policy.saved import (
     ADAPTER_WEIGHTS,
@@ -81,19 +83,9 @@ class RecPolicy(nn.Module):
         self.facts = facts
         self.base_fingerprint = base_fingerprint
         self.prompts = PromptBuilder(tokenizer, vocabulary, catalogue)
-        text_tokens = sorted({token for text in all_texts() for token in self.prompts.words(text)})
-        self.distribution = MaskedDistribution(
-            vocabulary.trie.to(self.device),
-            facts,
-            [tuple(self.prompts.words(fact.words)) for fact in facts.facts],
-            text_tokens,
-            [t for t in text_tokens if any(c.isupper() or c.isdigit() for c in tokenizer.decode([t]))],
-            (self.prompts.words(APART[0]), self.prompts.words(APART[1])),
-            self.prompts.opener,
-            self.prompts.end,
-            self.prompts.stop,
-            self.logits,
-        )
+        classes = TokenClasses.from_prompts(self.prompts, facts)
+        self.decoder = Decoder(vocabulary.trie.to(self.device), facts, classes)
+        self.distribution = MaskedDistribution(self.decoder, self.logits)
 
     @classmethod
     def create(cls, config: Config, data: InteractionData) -> "RecPolicy":

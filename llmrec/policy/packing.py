@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from llmrec.data.decision import Decision
-from llmrec.policy.distribution import DecodingState, Scores
+from llmrec.policy.decoding import DecodingState
+from llmrec.policy.distribution import TokenLogProbs
 from llmrec.policy.model import RecPolicy
 
 Branches = Sequence[Sequence[int]]  # token ids of all completions of one prompt
@@ -88,9 +89,9 @@ class PackedBatch:
 
     def start(self, policy: RecPolicy) -> DecodingState:
         """B states at the windows' ends: what was had is not recommended again, what is shown can be cited."""
-        return policy.distribution.start(self.had_by() > self.items.shape[1], self.items)
+        return policy.decoder.start(self.had_by() > self.items.shape[1], self.items)
 
-    def score(self, policy: RecPolicy, hidden: torch.Tensor, temperature: float = 1.0) -> Scores:
+    def score(self, policy: RecPolicy, hidden: torch.Tensor, temperature: float = 1.0) -> TokenLogProbs:
         """Scores of the G completions from the hidden states of all tokens [B, L, d]."""
         start = self.start(policy).select(self.owner)
         scores = policy.distribution.score(self.completion_states(hidden), self.completion, start, temperature)

@@ -37,7 +37,7 @@ def item_scores(policy: RecPolicy, decisions: Sequence[Decision], batch_size: in
 
 def _beam(policy: RecPolicy, decision: Decision, width: int = 40) -> torch.Tensor:
     """Scores [1, N] of the items that a beam of `width` over the trie reaches, -inf for all others."""
-    distribution, trie = policy.distribution, policy.vocabulary.trie
+    distribution, decoder, trie = policy.distribution, policy.decoder, policy.vocabulary.trie
     batch = pack(policy, [decision]).to(policy.device)
     scores = torch.full((1, trie.num_items), -torch.inf, device=policy.device)
     output = policy.backbone(policy.embed(batch.tokens), use_cache=True)
@@ -53,7 +53,7 @@ def _beam(policy: RecPolicy, decision: Decision, width: int = 40) -> torch.Tenso
         scores[0, trie.node_item[nodes[done]]] = best[done]
         parents, tokens, total = parents[~done], tokens[~done], best[~done]
         if len(total):
-            state = distribution.advance(state.select(parents), tokens)
+            state = decoder.advance(state.select(parents), tokens)
             cache.batch_select_indices(parents)
             output = policy.backbone(policy.embed(tokens[:, None]), past_key_values=cache, use_cache=True)
             hidden = output.last_hidden_state[:, -1]

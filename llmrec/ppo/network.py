@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import nn
 
-from llmrec.policy.distribution import Scores
+from llmrec.policy.distribution import TokenLogProbs
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import PackedBatch, decision_log_probs
 
@@ -37,14 +37,14 @@ class NetworkOutput:
         items: per window, log-probabilities at its decisions, [J, C]; empty unless asked for.
     """
 
-    scores: Scores
+    scores: TokenLogProbs
     values: torch.Tensor
     items: list[torch.Tensor]
 
     @classmethod
     def concatenate(cls, parts: "list[NetworkOutput]") -> "NetworkOutput":
         """Batches whose completions are padded alike, as one."""
-        scores = Scores(*(torch.cat([getattr(p.scores, f.name) for p in parts]) for f in fields(Scores)))
+        scores = TokenLogProbs(*(torch.cat([getattr(p.scores, f.name) for p in parts]) for f in fields(TokenLogProbs)))
         return cls(scores, torch.cat([p.values for p in parts]), [items for p in parts for items in p.items])
 
 
@@ -58,7 +58,7 @@ class PolicyWithCritic(nn.Module):
         self.config = policy.config
 
     def forward(self, batch: PackedBatch, temperature: float, decisions: bool) -> NetworkOutput:
-        """Scores completions, and with `decisions` also the whole catalogue after every shown item."""
+        """TokenLogProbs completions, and with `decisions` also the whole catalogue after every shown item."""
         hidden = self.policy(*batch.inputs())
         return NetworkOutput(
             batch.score(self.policy, hidden, temperature),

@@ -18,8 +18,8 @@ from trl.trainer.utils import disable_dropout_in_model
 
 from llmrec.config import PPOConfig
 from llmrec.data.decision import Decision, Decisions
+from llmrec.language.grammar import ITEM
 from llmrec.language.prompt import Recommendation
-from llmrec.policy.distribution import ITEM
 from llmrec.policy.generate import Completions, generate, parse
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import PackedBatch, decision_log_probs, pack, taken_log_probs
@@ -131,7 +131,7 @@ class RecPPOTrainer(PPOTrainer):
 
         item = (reference.scores.region == ITEM) & sampled.mask
         valued = sampled.mask & ~item if self.exact else sampled.mask
-        learned = valued & reference.scores.free
+        learned = valued & reference.scores.is_choice
         kl = kl_estimate(sampled.log_probs, reference.scores.log_probs, args.kl_estimator) * valued
         penalty = -self.kl_scale * args.kl_coef * kl
         earned = torch.zeros_like(item_reward) if self.exact else item_reward

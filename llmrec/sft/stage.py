@@ -26,8 +26,8 @@ from llmrec.data.decision import Decision, Decisions
 from llmrec.data.profiles import profile_texts
 from llmrec.distributed import settle_mixed_precision
 from llmrec.files import newest_checkpoint, read_json, write_json
+from llmrec.language.grammar import ITEM
 from llmrec.language.templates import write
-from llmrec.policy.distribution import ITEM
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import PackedBatch, pack, target_log_probs
 from llmrec.progress import watch

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from llmrec.catalogue.facts import Fact
 from llmrec.data.decision import Decision
 from llmrec.errors import CatalogueError
+from llmrec.language.grammar import CITE, DONE, FACT, ITEM, TEXT
 from llmrec.language.groundedness import check, sentences
-from llmrec.policy.distribution import CITE, DONE, FACT, ITEM, TEXT
 from llmrec.policy.generate import generate, parse
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import pack
@@ -36,7 +36,7 @@ def allowed(policy, state, row=0) -> set[int]:
 
 def feed(policy, state, row_tokens: list[int]):
     for token in row_tokens:
-        state = policy.distribution.advance(state, torch.full_like(state.region, token))
+        state = policy.decoder.advance(state, torch.full_like(state.region, token))
     return state
 
 
@@ -65,21 +65,21 @@ def test_only_true_facts_can_be_stated(policy):
     prompts, facts = policy.prompts, policy.facts
     state = feed(policy, start(policy, PROMPTS[:1]), list(policy.vocabulary.sequences[5]))
     drama, war, nineties = Fact("category", "Drama"), Fact("category", "War"), Fact("period", "1990s")
-    stated = {fact for fact, may in zip(facts.facts, state.facts[0].tolist(), strict=True) if may}
+    stated = {fact for fact, may in zip(facts.facts, state.statable[0].tolist(), strict=True) if may}
     assert stated == {drama, nineties}  # Sci-Fi is true, but no item of the history shares it
     assert state.citable.tolist() == [[True, False, False]]  # only item 0 shares a category
     said = feed(policy, state, prompts.words(drama.words))
-    assert said.region.tolist() == [TEXT] and not said.facts[0, facts.index[drama]]
-    assert not state.facts[0, facts.index[war]]
+    assert said.region.tolist() == [TEXT] and not said.statable[0, facts.index[drama]]
+    assert not state.statable[0, facts.index[war]]
     token = prompts.words(war.words)[0]
-    assert token in policy.distribution.tokens and token not in allowed(policy, state)
+    assert token in policy.decoder.tokens and token not in allowed(policy, state)
 
 
 def test_a_new_sentence_begins_afresh(policy):
     prompts, drama = policy.prompts, Fact("category", "Drama")
     state = feed(policy, start(policy, PROMPTS[:1]), list(policy.vocabulary.sequences[5]))
     after = feed(policy, state, [*prompts.words(drama.words), prompts.stop])
-    assert torch.equal(after.facts, state.facts) and torch.equal(after.citable, state.citable)
+    assert torch.equal(after.statable, state.statable) and torch.equal(after.citable, state.citable)
 
 
 def test_facts_and_citations_of_one_sentence_agree(policy):
@@ -88,7 +88,7 @@ def test_facts_and_citations_of_one_sentence_agree(policy):
     state = feed(policy, start(policy, [Decision("x", [], [1, 0])]), list(policy.vocabulary.sequences[7]))
     assert state.citable.tolist() == [[False, True]]
     cited = feed(policy, state, [prompts.opener, *policy.vocabulary.sequences[0]])
-    may = {fact.value for fact, ok in zip(facts.facts, cited.facts[0].tolist(), strict=True) if ok}
+    may = {fact.value for fact, ok in zip(facts.facts, cited.statable[0].tolist(), strict=True) if ok}
     assert may == {"War", "1990s"}
 
 
@@ -127,7 +127,7 @@ def test_a_fact_that_leaves_nothing_to_cite_is_not_stated(policy):
     facts = policy.facts
     state = feed(policy, start(policy, [Decision("x", [], [6, 1])]), list(policy.vocabulary.sequences[5]))
     cited = {item for item, ok in zip([6, 1], state.citable[0].tolist(), strict=True) if ok}
-    may = {fact for fact, ok in zip(facts.facts, state.facts[0].tolist(), strict=True) if ok}
+    may = {fact for fact, ok in zip(facts.facts, state.statable[0].tolist(), strict=True) if ok}
     assert cited == {6} and may == {Fact("category", "Drama")}  # not that it is of the 1990s
     stated = feed(
         policy, state, [*policy.prompts.words(" Drama"), policy.prompts.opener, *policy.vocabulary.sequences[6]]
@@ -140,12 +140,12 @@ def test_what_is_shared_is_shared_with_all_that_a_sentence_cites(policy):
     state = feed(policy, start(policy, [Decision("x", [], [1, 6])]), list(policy.vocabulary.sequences[0]))
     director = policy.facts.index[Fact("shared", "directed_by")]
     one, other = ([policy.prompts.opener, *policy.vocabulary.sequences[item]] for item in (1, 6))
-    assert not state.facts[0, director]
-    assert feed(policy, state, one).facts[0, director]
-    assert not feed(policy, state, [*other, *one]).facts[0, director]
-    assert not feed(policy, state, [*one, *other]).facts[0, director]
+    assert not state.statable[0, director]
+    assert feed(policy, state, one).statable[0, director]
+    assert not feed(policy, state, [*other, *one]).statable[0, director]
+    assert not feed(policy, state, [*one, *other]).statable[0, director]
     afresh = feed(policy, state, [*other, policy.prompts.stop, *one])
-    assert afresh.facts[0, director]
+    assert afresh.statable[0, director]
 
 
 def test_a_sentence_cites_an_item_once(policy):
@@ -191,7 +191,7 @@ def test_probabilities_sum_to_one_and_entropy_has_its_bound(policy):
             count = (group.log_probs > -torch.inf).sum(1)
             assert (group.entropy() <= count.log() + 1e-5).all()
             token[group.rows] = group.tokens[group.log_probs.argmax(1)]
-        state = policy.distribution.advance(state, token)
+        state = policy.decoder.advance(state, token)
 
 
 def test_nothing_left_is_an_error(policy):

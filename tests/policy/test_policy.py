@@ -26,7 +26,7 @@ def test_logits_are_those_of_the_plain_model(policy):
     tokens, positions, mask = plain_inputs(policy)
     plain = policy.model(input_ids=tokens, attention_mask=mask).logits
     hidden = policy(tokens, positions, mask)
-    for some in (policy.vocabulary.trie.tokens, policy.distribution.tokens):
+    for some in (policy.vocabulary.trie.tokens, policy.decoder.tokens):
         assert torch.allclose(policy.logits(hidden[0], some), plain[0][:, some], atol=1e-5)
 
 
@@ -36,7 +36,7 @@ def test_save_and_load(policy, tmp_path):
     tokens, positions, mask = plain_inputs(policy)
     assert torch.equal(loaded(tokens, positions, mask), policy(tokens, positions, mask))
     assert loaded.vocabulary == policy.vocabulary
-    assert torch.equal(loaded.distribution.tokens, policy.distribution.tokens)
+    assert torch.equal(loaded.decoder.tokens, policy.decoder.tokens)
 
 
 def test_plain_peft_loads_the_adapter(policy, tmp_path):
@@ -126,7 +126,7 @@ def test_sampling_and_scoring_are_one_distribution(policy, generations, temperat
             assert torch.allclose(states[sampled.mask], sampled.hidden[sampled.mask], atol=1e-3)
             assert torch.equal(batch.completion_mask, sampled.mask[:, :width])
             assert (scores.entropy[~batch.completion_mask] == 0).all()
-            assert ((scores.entropy > 1e-6) <= scores.free).all()
+            assert ((scores.entropy > 1e-6) <= scores.is_choice).all()
 
 
 def test_results_do_not_depend_on_the_batch(policy):

@@ -18,8 +18,10 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 from trl.experimental.ppo import PPOConfig as TRLPPOConfig
 from trl.experimental.ppo import PPOTrainer
 
+from llmrec.language.grammar import DONE, TEXT
 from llmrec.language.prompt import Recommendation
-from llmrec.policy.distribution import DONE, TEXT, Choice, DecodingState, MaskedDistribution
+from llmrec.policy.decoding import Choice, Decoder, DecodingState
+from llmrec.policy.distribution import MaskedDistribution
 from llmrec.policy.generate import Completions
 from llmrec.policy.model import RL_ADAPTER, SFT_ADAPTER, RecPolicy
 from llmrec.policy.packing import pack
@@ -83,11 +85,11 @@ class Rollout:
     scores: torch.Tensor
 
 
-class WholeVocabulary(MaskedDistribution):
+class WholeVocabulary(Decoder):
     """No catalogue: free text of any token until the end token."""
 
     def __init__(self, policy: RecPolicy):
-        self.facts, self.end, self._logits = policy.facts, policy.prompts.end, policy.logits
+        self.facts, self.end = policy.facts, policy.prompts.end
         self.tokens = torch.arange(policy.model.config.vocab_size)
 
     def start(self, available: torch.Tensor, history: torch.Tensor) -> DecodingState:
@@ -230,7 +232,8 @@ def our_trainer(base, data, directory, scheme: str, rollout: Rollout, **options)
     """Ours, which believes to have sampled what stock TRL did; its micro-batches are of two episodes."""
     section = make_config(base, scheme, ppo={"advantage": "gae", "sample_steps": 0}).ppo
     policy = make_policy(base, data, scheme)
-    policy.distribution = WholeVocabulary(policy)
+    policy.decoder = WholeVocabulary(policy)
+    policy.distribution = MaskedDistribution(policy.decoder, policy.logits)
     rows = training_decisions(data, make_config(base, scheme))[: len(rollout.tokens)]
     sizes = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": len(rows) // 2}
     args = arguments(directory, **sizes, **options)

@@ -10,7 +10,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from llmrec.config import SFTConfig
 from llmrec.data.decision import Decision, Decisions
 from llmrec.files import newest_checkpoint
-from llmrec.policy.distribution import ITEM
+from llmrec.language.grammar import ITEM
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import pack
 from llmrec.selection.validation import all_item_scores, mean_ndcg
