@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import llmrec
-from llmrec.cli import estimate, export, hub, off_policy, recommend, stages
+from llmrec.cli import config, estimate, export, hub, off_policy, recommend, stages
 from llmrec.cli.process import exit_with
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ COMMANDS = {
     "evaluate": stages.evaluate_command,
     "report": stages.report_command,
     "recommend": recommend.recommend_command,
+    "config": config.config_command,
     "estimate": estimate.estimate_command,
     "off-policy": off_policy.off_policy_command,
     "export": export.export_command,

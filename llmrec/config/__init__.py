@@ -15,7 +15,7 @@ from llmrec.config.loader import (
 )
 from llmrec.config.model import LOCAL_BASE, ModelConfig
 from llmrec.config.ppo import PPOConfig
-from llmrec.config.reference import default_of, explain, json_schema, reference_markdown
+from llmrec.config.reference import all_defaults, default_of, explain, json_schema, reference_markdown
 from llmrec.config.reward import PartConfig, PenaltyConfig, RewardConfig, TermConfig, TextRewardConfig
 from llmrec.config.sft import SFTConfig
 
@@ -37,6 +37,7 @@ __all__ = [
     "SFTConfig",
     "TermConfig",
     "TextRewardConfig",
+    "all_defaults",
     "default_of",
     "dump_config",
     "dump_yaml",

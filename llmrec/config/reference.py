@@ -36,6 +36,13 @@ def default_of(key: str) -> Any:
     return defaults(section).get(name)
 
 
+def all_defaults() -> str:
+    """All keys that are no sections, each with its default, one a line; `(required)` for a key without a default."""
+    keys = [key for key, field in fields(Config) if section_of(field.annotation) is None]
+    width = max(map(len, keys))
+    return "\n".join(f"{key:<{width}}  {_default(key)}" for key in keys)
+
+
 def explain(key: str) -> str:
     """The type, default and meaning of a dotted key, one a line; for a section, also the keys inside it.
 
@@ -57,7 +64,7 @@ def reference_markdown() -> str:
     sections += [(key, inner) for key, field in known.items() if (inner := section_of(field.annotation)) is not None]
     parts = [
         "# Config reference",
-        "Every key of a config file. `llmrec config --explain KEY` prints the entry of one key, and "
+        "Every key of a config file. `llmrec config --explain KEY` prints the entry of one key, and\n"
         "`llmrec config --schema` prints all of them as a JSON schema, with which editors complete keys.",
     ]
     for key, section in sections:
@@ -95,7 +102,7 @@ def _section_and_name(key: str) -> tuple[type[Section], str]:
 def _default(key: str, quote: str = "") -> str:
     """The default of a key in YAML's words."""
     if _field(key).is_required():
-        return "required"
+        return "(required)"
     value = default_of(key)
     return "defaults of its keys" if isinstance(value, Section) else f"{quote}{json.dumps(value)}{quote}"
 
