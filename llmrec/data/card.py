@@ -1,4 +1,7 @@
-"""The dataset card: what a reader of any number computed from the data has to know about it."""
+"""The dataset card: counts, times and splits that a reader of any result on the data needs."""
+
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,17 +13,83 @@ from llmrec.data.splits import Split
 TIE_RULE = "clicks of one user at the same second are in the order of a seeded hash of (user id, item id)"
 
 
-def _iso(seconds: int) -> str:
-    return pd.Timestamp(int(seconds), unit="s", tz="UTC").isoformat()
+@dataclass(frozen=True)
+class Preparation:
+    """What the prepare stage knows beyond the prepared data.
+
+    Attributes:
+        events: all events of the users that were kept, rows of `user, item, timestamp, click (bool), purchase (bool)`.
+        splits: splits by name.
+        dropped_users: number of users that `min_user_events` dropped.
+        seed: seed that ordered equal timestamps and drew targets.
+        timed: whether the timestamps of the log are times.
+    """
+
+    events: pd.DataFrame
+    splits: dict[str, Split]
+    dropped_users: int
+    seed: int
+    timed: bool
 
 
-def _quantiles(lengths: np.ndarray) -> dict[str, float]:
-    shares = {"min": 0, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "max": 1}
-    return {name: float(np.quantile(lengths, share)) for name, share in shares.items()}
+def dataset_card(data: InteractionData, config: DataConfig, preparation: Preparation) -> dict[str, Any]:
+    """The card as JSON values.
+
+    Args:
+        data: the prepared data.
+        config: the section that the data was prepared with.
+        preparation: what else the stage knows.
+
+    Returns:
+        `clicks` and `purchases` count distinct pairs of user and item. `events`, `click_events` and `purchase_events`
+        count rows of the log. `density` is clicks / (users * items). `tied_events` is the share of rows that share
+        their timestamp with another row of the same user. `time` is empty if the log has only an order.
+        `train_clicks` counts the clicks that all splits leave for training.
+    """
+    lengths = np.array([len(history) for history in data.histories])
+    density = int(lengths.sum()) / (data.num_users * data.num_items)
+    return {
+        "source": {"format": config.format, "path": config.path},
+        "rules": {"click": list(config.click), "purchase": list(config.purchase)},
+        **_counts(data, preparation.events),
+        "density": density,
+        "sparsity": 1 - density,
+        **_times(preparation),
+        "history_length": _quantiles(lengths),
+        "train_clicks": int(data.train_lengths.sum()),
+        "splits": {name: _split_card(split) for name, split in preparation.splits.items()},
+        "dropped_users": preparation.dropped_users,
+        "min_user_events": config.min_user_events,
+        **_unusual_items(data, preparation.events),
+    }
 
 
-def _split_card(split: Split) -> dict:
-    card: dict = {"train": int(split.train_lengths.sum())}
+def _counts(data: InteractionData, events: pd.DataFrame) -> dict[str, int]:
+    return {
+        "users": data.num_users,
+        "items": data.num_items,
+        "events": len(events),
+        "click_events": int(events["click"].sum()),
+        "purchase_events": int(events["purchase"].sum()),
+        "clicks": sum(len(history) for history in data.histories),
+        "purchases": int(sum(bought.sum() for bought in data.purchases)),
+        "exposures": len(data.exposures),
+        "facts": len(data.facts),
+    }
+
+
+def _times(preparation: Preparation) -> dict[str, Any]:
+    timestamps = preparation.events["timestamp"]
+    ends = {"first": _iso(int(timestamps.min())), "last": _iso(int(timestamps.max()))} if preparation.timed else {}
+    return {
+        "tied_events": float(preparation.events.duplicated(["user", "timestamp"], keep=False).mean()),
+        "tie_break": {"rule": TIE_RULE, "seed": preparation.seed},
+        "time": ends,
+    }
+
+
+def _split_card(split: Split) -> dict[str, Any]:
+    card: dict[str, Any] = {"train": int(split.train_lengths.sum())}
     for part, targets in split.targets.items():
         card[part] = {"targets": len(targets), "users": len(np.unique(targets.users))}
     if split.cuts:
@@ -28,60 +97,19 @@ def _split_card(split: Split) -> dict:
     return card
 
 
-def dataset_card(
-    data: InteractionData,
-    events: pd.DataFrame,
-    splits: dict[str, Split],
-    dropped_users: int,
-    config: DataConfig,
-    seed: int,
-    timed: bool,
-) -> dict:
-    """Counts, times, ties and splits, as JSON values.
-
-    Args:
-        data: the built data.
-        events: all events of the users that were kept, rows of `user, item, timestamp, click (bool), purchase
-            (bool)`.
-        splits: by name.
-        dropped_users: users that `min_user_events` dropped.
-        config: the section that the data was built with.
-        seed: that broke ties and drew targets.
-        timed: whether the log's timestamps are times.
-
-    Returns:
-        `clicks` and `purchases` count distinct pairs of user and item, `events`, `click_events` and
-        `purchase_events` rows of the log; density is clicks / (users * items); `tied_events` is the share of
-        rows that share their timestamp with another row of the same user; `time` is empty if the log has an order
-        alone; `train_clicks` is what all splits leave for training.
-    """
-    lengths = np.array([len(history) for history in data.histories])
-    clicks = int(lengths.sum())
-    density = clicks / (data.num_users * data.num_items)
-    seen = np.unique(np.concatenate(data.histories))
+def _unusual_items(data: InteractionData, events: pd.DataFrame) -> dict[str, int]:
+    clicked = np.unique(np.concatenate(data.histories))
     return {
-        "source": {"format": config.format, "path": config.path},
-        "rules": {"click": list(config.click), "purchase": list(config.purchase)},
-        "users": data.num_users,
-        "items": data.num_items,
-        "events": len(events),
-        "click_events": int(events["click"].sum()),
-        "purchase_events": int(events["purchase"].sum()),
-        "clicks": clicks,
-        "purchases": int(sum(bought.sum() for bought in data.purchases)),
-        "exposures": len(data.exposures),
-        "facts": len(data.facts),
-        "density": density,
-        "sparsity": 1 - density,
-        "tied_events": float(events.duplicated(["user", "timestamp"], keep=False).mean()),
-        "tie_break": {"rule": TIE_RULE, "seed": seed},
-        "time": {end: _iso(events["timestamp"].agg(f)) for end, f in (("first", "min"), ("last", "max")) if timed},
-        "history_length": _quantiles(lengths),
-        "train_clicks": int(data.train_lengths.sum()),
-        "splits": {name: _split_card(split) for name, split in splits.items()},
-        "dropped_users": dropped_users,
-        "min_user_events": config.min_user_events,
         "items_without_events": data.num_items - events["item"].nunique(),
-        "items_without_clicks": data.num_items - len(seen),
+        "items_without_clicks": data.num_items - len(clicked),
         "items_with_a_repeated_title": int(data.items["title"].duplicated(keep=False).sum()),
     }
+
+
+def _iso(seconds: int) -> str:
+    return pd.Timestamp(seconds, unit="s", tz="UTC").isoformat()
+
+
+def _quantiles(lengths: np.ndarray) -> dict[str, float]:
+    shares = {"min": 0, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "max": 1}
+    return {name: float(np.quantile(lengths, share)) for name, share in shares.items()}

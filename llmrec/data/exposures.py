@@ -1,32 +1,33 @@
-"""Logged impressions."""
+"""Exposures: the logged impressions of a log, with their positions and propensities."""
 
 import numpy as np
 import pandas as pd
 
 
 def find_exposures(events: pd.DataFrame) -> pd.DataFrame:
-    """Logged impressions: events with a ranking, a position or a propensity. Empty if the log has none.
+    """Logged impressions: the events with a ranking, a position or a propensity.
 
-    Events of one user, item and `ranking_id` are one impression, clicked if one of them is a click; without
-    a `ranking_id` every event is an impression of its own.
+    Events with the same user, item and `ranking_id` are one impression; it is clicked if one of them is a click. An
+    event without a `ranking_id` is an impression of its own.
 
     Args:
         events: rows of `user, item, timestamp, click` and optional `ranking_id, position, propensity`.
 
     Returns:
-        rows of `user, item, timestamp, click, position, propensity`, in time order.
+        rows of `user, item, timestamp, click, position, propensity`, in time order; empty if the log has no
+        impressions.
     """
     marks = [name for name in ("ranking_id", "position", "propensity") if name in events]
     shown = events[events[marks].notna().any(axis=1)] if marks else events[:0]
     if shown.empty:
         return pd.DataFrame()
     ranking = shown["ranking_id"] if "ranking_id" in shown else pd.Series(index=shown.index, dtype="str")
-    alone = pd.Series([f"\x1f{n}" for n in range(len(shown))], index=shown.index, dtype="str")
+    own_ranking = pd.Series([f"\x1f{n}" for n in range(len(shown))], index=shown.index, dtype="str")
     table = pd.DataFrame(
         {
             "user": shown["user"],
             "item": shown["item"],
-            "ranking": ranking.fillna(alone),
+            "ranking": ranking.fillna(own_ranking),
             "timestamp": shown["timestamp"],
             "click": shown["click"],
             "position": shown.get("position", pd.Series(pd.NA, shown.index, dtype="Int64")),

@@ -1,84 +1,115 @@
-"""The prepare stage: an event log becomes histories, splits and a dataset card.
+"""The prepare stage: reads an event log and writes histories, splits and the dataset card.
 
-Read the log, decide which events are clicks and purchases, keep each user's first click on each item in time
-order, hold out by every configured split, describe the result, and write all of it at once.
+Steps: read the log, find clicks and purchases, keep each user's first click on each item in time order, hold out
+targets by every configured split, write the card, and save everything at once.
 """
 
 from contextlib import suppress
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
-from llmrec.config import DataConfig
-from llmrec.data.card import dataset_card
+from llmrec.config import Config, DataConfig
+from llmrec.data.card import Preparation, dataset_card
 from llmrec.data.dataset import InteractionData, save_data
 from llmrec.data.exposures import find_exposures
 from llmrec.data.feedback import feedback
 from llmrec.data.histories import choose_users, first_clicks, known_purchases
 from llmrec.data.readers import RawLog, check_log, read_log
-from llmrec.data.splits import PARTS, Split, given, leave_one_out, seeded_hash, shared_train_lengths, temporal
+from llmrec.data.splits import (
+    PARTS,
+    Clicks,
+    Split,
+    given,
+    leave_one_out,
+    seeded_hash,
+    shared_train_lengths,
+    temporal,
+)
 from llmrec.errors import DataError
 
+REPORTED = ("users", "items", "events", "clicks", "purchases", "train_clicks", "density")  # keys of the card
 
-def prepare_stage(run: Any) -> None:
+
+class StageRun(Protocol):
+    """The part of `llmrec.run.Run` that the stage uses."""
+
+    @property
+    def config(self) -> Config:
+        """The config of the run."""
+        ...
+
+    def begin(self, stage: str) -> None:
+        """Marks a stage as started."""
+        ...
+
+    def path(self, stage: str, *parts: str) -> Path:
+        """A path inside the folder of a stage."""
+        ...
+
+    def finish(self, stage: str, metrics: dict[str, Any]) -> None:
+        """Marks a stage as finished."""
+        ...
+
+
+def prepare_stage(run: StageRun) -> None:
     """Reads, builds and saves the data of a run.
 
-    Args:
-        run: the run; its `config`, `begin`, `path` and `finish` are used.
-
     Raises:
-        UserError: what the config names cannot be used; nothing is written then.
+        UserError: something that the config names cannot be used. Then nothing is written.
     """
-    config = run.config
+    config = run.config.data
     run.begin("data")
     try:
-        data = build_data(read_log(config.data), config.data, config.data.seed)
+        data = build_data(read_log(config), config, config.seed)
         save_data(data, run.path("data"))
     except BaseException:
-        # Most failures are mended in the config, and a stage that counts as begun refuses another config.
+        # Most failures are fixed in the config. A stage that counts as started would refuse the changed config.
         run.path("data", "started.json").unlink(missing_ok=True)
-        with suppress(OSError):  # not empty: an earlier result, which stays
+        with suppress(OSError):  # The folder holds an earlier result, which stays.
             run.path("data").rmdir()
         raise
-    keys = ("users", "items", "events", "clicks", "purchases", "train_clicks", "density")
-    run.finish("data", {key: data.card[key] for key in keys})
+    run.finish("data", {key: data.card[key] for key in REPORTED})
 
 
 def build_data(log: RawLog, config: DataConfig, seed: int) -> InteractionData:
-    """Histories, splits and card of a log. The same log, config and seed give the same result in every
-    process.
+    """Histories, splits and card of a log. Equal arguments give equal results in every process.
 
-    Items keep the order of the item table, also those without events; users are sorted by id, numbers
-    numerically.
+    Items keep the order of the item table and include items without events. Users are sorted by id, with digits
+    compared as numbers.
 
     Args:
-        log: what a reader returned.
-        config: the rules, splits and `min_user_events`.
-        seed: breaks ties in time and draws the targets of the temporal split.
+        log: the result of a reader.
+        config: its rules, splits and `min_user_events` are used.
+        seed: orders equal timestamps and draws the targets of the temporal split.
 
     Raises:
         ConfigError: a rule cannot be used with this log.
-        DataError: see `check_log`; no event is a click, a user has too few, or a split leaves nothing.
+        DataError: no event is a click, a user has too few clicks, a split leaves no targets or no training data, or
+            `check_log` fails.
     """
     check_log(log)
     clicks, purchases = feedback(log.events, config.click, config.purchase)
     if not clicks.any():
         raise DataError(_explain_no_clicks(log, config))
-    item_index = pd.Index(log.items["item_id"])
-    events = log.events.assign(item=item_index.get_indexer(log.events["item_id"]), click=clicks, purchase=purchases)
     if "given" in config.splits:
         check_given(log)
+    item_index = pd.Index(log.items["item_id"])
+    items = item_index.get_indexer(pd.Index(log.events["item_id"]))
+    events = log.events.assign(item=items, click=clicks, purchase=purchases)
     history = first_clicks(events, seed)
     user_ids, dropped = choose_users(events["user_id"].unique(), history["user_id"], config)
     user_index = pd.Index(user_ids)
-    events, history = _number_users(events, user_index), _number_users(history, user_index)
-    history = history.sort_values("user", kind="stable", ignore_index=True)
+    events = _number_users(events, user_index)
+    history = _number_users(history, user_index).sort_values("user", kind="stable", ignore_index=True)
     lengths = np.bincount(history["user"], minlength=len(user_ids))
     splits = make_splits(history, lengths, config, seed)
-    ends = np.cumsum(lengths)[:-1]
     train_lengths = shared_train_lengths(splits.values())
     history["purchase"] = known_purchases(history, lengths, train_lengths)
+    ends = np.cumsum(lengths)[:-1]
     data = InteractionData(
         items=log.items.reset_index(drop=True),
         users=_user_table(log, user_index),
@@ -92,92 +123,8 @@ def build_data(log: RawLog, config: DataConfig, seed: int) -> InteractionData:
         bought_at=np.split(history["bought_at"].to_numpy(), ends),
     )
     _check_splits(data)
-    data.card.update(dataset_card(data, events, splits, dropped, config, seed, log.timed))
-    return data
-
-
-def _number_users(frame: pd.DataFrame, user_index: pd.Index) -> pd.DataFrame:
-    """Adds the user index as `user` and drops rows of other users."""
-    users = user_index.get_indexer(frame["user_id"])
-    return frame.assign(user=users)[users >= 0]
-
-
-def make_splits(history: pd.DataFrame, lengths: np.ndarray, config: DataConfig, seed: int) -> dict[str, Split]:
-    """The configured splits, by name.
-
-    Args:
-        history: rows of `user, user_id, item_id, timestamp, part`, sorted by user and time.
-        lengths: of each history, int64 [U].
-        config: which splits, and their sizes.
-        seed: of the draw of targets.
-
-    Raises:
-        DataError: the log's own split does not follow time.
-    """
-    splits = {}
-    for name in config.splits:
-        if name == "leave_one_out":
-            splits[name] = leave_one_out(lengths)
-            continue
-        if name == "given":
-            splits[name] = _given(history, lengths, config.given_valid, seed)
-            continue
-        splits[name] = temporal(
-            history["user"].to_numpy(),
-            history["timestamp"].to_numpy(),
-            seeded_hash(seed, "targets", history["user_id"], history["item_id"]),
-            num_users=len(lengths),
-            valid=config.temporal_valid,
-            test=config.temporal_test,
-            targets_per_user=config.targets_per_user,
-        )
-    return splits
-
-
-def _given(history: pd.DataFrame, lengths: np.ndarray, valid_share: float, seed: int) -> Split:
-    users, parts = history["user"].to_numpy(), history["part"].to_numpy()
-    falls = np.flatnonzero((np.diff(parts) < 0) & (np.diff(users) == 0))
-    if len(falls):
-        raise DataError(
-            f"User {history['user_id'][falls[0]]!r} has a click marked `{PARTS[parts[falls[0]]]}` before one marked "
-            f"`{PARTS[parts[falls[0] + 1]]}`; expected train before valid before test in the time of each user. "
-            "Correct the column `split`, or set `data.splits` to [temporal, leave_one_out]."
-        )
-    draws = seeded_hash(seed, "given", history["user_id"], history["user_id"])
-    return given(users, parts, draws, num_users=len(lengths), valid_share=valid_share)
-
-
-def check_given(log: RawLog) -> None:
-    """Whether a log says which part each event belongs to.
-
-    Raises:
-        DataError: there is no column `split`, or a value in it is none of `PARTS`.
-    """
-    if "split" not in log.events:
-        raise DataError(
-            f"{log.event_source.path}: `data.splits` names `given`, but there is no column `split` with "
-            f"{', '.join(PARTS)} in it. Add it, name it in `data.columns.split`, or choose other splits."
-        )
-    bad = ~log.events["split"].isin(PARTS)
-    if bad.any():
-        raise log.event_source.error(log.events["split"], bad, f"one of {', '.join(PARTS)}", "Correct it.")
-
-
-def _check_splits(data: InteractionData) -> None:
-    for name, parts in data.targets.items():
-        for part, targets in parts.items():
-            if len(targets) == 0:
-                more = f"Mark more clicks as {part}" if name == "given" else f"Raise `data.temporal_{part}`"
-                raise DataError(
-                    f"The {name} split has no {part} targets: no user clicked something in that window and "
-                    f"something else before. {more}, or take `{name}` out of `data.splits`."
-                )
-    if not data.train_lengths.any():
-        raise DataError(
-            "The splits leave no training data: all clicks are in the validation and test windows (do the "
-            "timestamps differ?). Lower `data.temporal_valid` and `data.temporal_test`, or take `temporal` "
-            "out of `data.splits`."
-        )
+    preparation = Preparation(events=events, splits=splits, dropped_users=dropped, seed=seed, timed=log.timed)
+    return replace(data, card=dataset_card(data, config, preparation))
 
 
 def _explain_no_clicks(log: RawLog, config: DataConfig) -> str:
@@ -192,6 +139,12 @@ def _explain_no_clicks(log: RawLog, config: DataConfig) -> str:
     )
 
 
+def _number_users(frame: pd.DataFrame, user_index: pd.Index) -> pd.DataFrame:
+    """Adds the user index as `user` and drops the rows of other users."""
+    users = user_index.get_indexer(pd.Index(frame["user_id"]))
+    return frame.assign(user=users)[users >= 0]
+
+
 def _user_table(log: RawLog, user_index: pd.Index) -> pd.DataFrame:
     attributes = log.users.set_index("user_id").reindex(user_index).fillna("")
     return attributes.rename_axis("user_id").reset_index().astype("str")
@@ -200,9 +153,94 @@ def _user_table(log: RawLog, user_index: pd.Index) -> pd.DataFrame:
 def _fact_table(log: RawLog, item_index: pd.Index) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "item": item_index.get_indexer(log.facts["head"]).astype("int64"),
+            "item": item_index.get_indexer(pd.Index(log.facts["head"])).astype("int64"),
             "relation": log.facts["relation"].astype("str").to_numpy(),
             "tail": log.facts["tail"].astype("str").to_numpy(),
             "named": log.facts["named"].astype(bool).to_numpy(),
         }
     )
+
+
+# --- splits -------------------------------------------------------------------------------------------
+
+
+def make_splits(history: pd.DataFrame, lengths: np.ndarray, config: DataConfig, seed: int) -> dict[str, Split]:
+    """The configured splits by name.
+
+    Args:
+        history: rows of `user, user_id, item_id, timestamp, part`, sorted by user and time.
+        lengths: clicks of each user, int64 [U].
+        config: names and sizes of the splits.
+        seed: seed of the draw of targets.
+
+    Raises:
+        DataError: the log's own split does not follow time.
+    """
+    clicks = Clicks(
+        users=history["user"].to_numpy(),
+        timestamps=history["timestamp"].to_numpy(),
+        parts=history["part"].to_numpy(),
+        num_users=len(lengths),
+    )
+    splits: dict[str, Split] = {}
+    for name in config.splits:
+        if name == "leave_one_out":
+            splits[name] = leave_one_out(lengths)
+        elif name == "given":
+            _check_parts_follow_time(history, clicks)
+            draws = seeded_hash(seed, "given", history["user_id"], history["user_id"])
+            splits[name] = given(clicks, draws, valid_share=config.given_valid)
+        else:
+            splits[name] = temporal(
+                clicks,
+                seeded_hash(seed, "targets", history["user_id"], history["item_id"]),
+                valid=config.temporal_valid,
+                test=config.temporal_test,
+                targets_per_user=config.targets_per_user,
+            )
+    return splits
+
+
+def check_given(log: RawLog) -> None:
+    """Checks that a log says which part each event belongs to.
+
+    Raises:
+        DataError: there is no column `split`, or it holds a value that is not in `PARTS`.
+    """
+    if "split" not in log.events:
+        raise DataError(
+            f"{log.event_source.path}: `data.splits` names `given`, but there is no column `split`; expected a column "
+            f"with {', '.join(PARTS)}. Add it, name it in `data.columns.split`, or choose other splits."
+        )
+    bad = ~log.events["split"].isin(PARTS)
+    if bad.any():
+        fix = "Correct it, or choose other splits in `data.splits`."
+        raise log.event_source.error(log.events["split"], bad, f"one of {', '.join(PARTS)}", fix)
+
+
+def _check_parts_follow_time(history: pd.DataFrame, clicks: Clicks) -> None:
+    falls = np.flatnonzero((np.diff(clicks.parts) < 0) & (np.diff(clicks.users) == 0))
+    if len(falls):
+        earlier, later = (PARTS[part] for part in clicks.parts[falls[0] : falls[0] + 2])
+        raise DataError(
+            f"User {history['user_id'][falls[0]]!r} has a click marked `{earlier}` before one marked `{later}`; "
+            "expected train before valid before test in the time of each user. "
+            "Correct the column `split`, or set `data.splits` to [temporal, leave_one_out]."
+        )
+
+
+def _check_splits(data: InteractionData) -> None:
+    for name, parts in data.targets.items():
+        for part, targets in parts.items():
+            if len(targets) == 0:
+                more = f"Mark more clicks as {part}" if name == "given" else f"Raise `data.temporal_{part}`"
+                raise DataError(
+                    f"The {name} split has no {part} targets; expected at least one user with a click in that part "
+                    f"and an earlier click. {more}, or take `{name}` out of `data.splits`."
+                )
+    if not data.train_lengths.any():
+        raise DataError(
+            "The splits leave no training data: all clicks are in the validation and test windows; expected clicks "
+            "before them. Check that the timestamps differ, lower `data.temporal_valid` and `data.temporal_test`, or "
+            "take `temporal` out of `data.splits`."
+        )

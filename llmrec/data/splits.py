@@ -1,8 +1,6 @@
-"""Which part of every history is training data, and which items are to be predicted. Pure functions of
-arrays.
+"""Splits: which clicks of a history are training data and which are prediction targets.
 
-Histories are flat here: E clicks, sorted by user and, within a user, by time; `positions` counts from 0 in a
-    user.
+All functions are pure and work on flat arrays of E clicks, sorted by user and, within a user, by time.
 """
 
 import hashlib
@@ -18,13 +16,30 @@ PARTS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
-class Split:
-    """One way to hold out.
+class Clicks:
+    """All clicks of all users, sorted by user and, within a user, by time.
 
     Attributes:
-        train_lengths: clicks at the start of each history that this split leaves for training, int64 [U].
-        targets: by part (`valid`, `test`).
-        cuts: of the temporal split: timestamps at which validation and test start, else empty.
+        users: user index of each click, int64 [E].
+        timestamps: seconds since 1970, int64 [E].
+        parts: index in `PARTS` of the log's own split, -1 without one, int64 [E].
+        num_users: number U of users.
+    """
+
+    users: np.ndarray
+    timestamps: np.ndarray
+    parts: np.ndarray
+    num_users: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """One way to hold out clicks.
+
+    Attributes:
+        train_lengths: clicks at the start of each history that the split leaves for training, int64 [U].
+        targets: prediction targets by part (`valid`, `test`).
+        cuts: times at which validation and test start, for the temporal split; otherwise empty.
     """
 
     train_lengths: np.ndarray
@@ -33,12 +48,16 @@ class Split:
 
 
 def seeded_hash(seed: int, purpose: str, user_ids: pd.Series, item_ids: pd.Series) -> np.ndarray:
-    """A hash of (seed, purpose, user id, item id) that is the same in every process, uint64 [E].
+    """A hash of (seed, purpose, user id, item id) that is the same in every process.
 
     Args:
-        seed: the experiment's seed.
-        purpose: keeps hashes for different uses independent of each other.
-        user_ids, item_ids: text [E].
+        seed: seed of the experiment.
+        purpose: makes hashes for different uses independent of each other.
+        user_ids: text [E].
+        item_ids: text [E].
+
+    Returns:
+        uint64 [E].
     """
     key = hashlib.blake2b(f"{seed}:{purpose}".encode(), digest_size=8).hexdigest()
     pairs = user_ids.astype("str").reset_index(drop=True) + "\x1f" + item_ids.astype("str").reset_index(drop=True)
@@ -46,97 +65,100 @@ def seeded_hash(seed: int, purpose: str, user_ids: pd.Series, item_ids: pd.Serie
 
 
 def positions_in_user(users: np.ndarray) -> np.ndarray:
-    """Position of each click in its user's history, int64 [E], for sorted user indices [E]."""
+    """Position of each click in the history of its user.
+
+    Args:
+        users: user index of each click, sorted, int64 [E].
+
+    Returns:
+        int64 [E], from 0.
+    """
     _, starts, counts = np.unique(users, return_index=True, return_counts=True)
     return np.arange(len(users)) - np.repeat(starts, counts)
 
 
 def leave_one_out(lengths: np.ndarray) -> Split:
-    """The last click of each user is the test, the one before it validation, the rest training.
+    """Tests on the last click of each user, validates on the one before it and trains on the rest.
 
     Args:
-        lengths: clicks of each user, int64 [U], each at least 3.
+        lengths: clicks of each user, each at least 3, int64 [U].
     """
     users = np.arange(len(lengths))
     return Split(lengths - 2, {"valid": Targets(users, lengths - 2), "test": Targets(users, lengths - 1)})
 
 
-def cut_times(timestamps: np.ndarray, valid: float, test: float) -> tuple[int, int]:
-    """Global cuts at the quantiles 1 - valid - test and 1 - test of the clicks.
-
-    A cut is the timestamp of the first click of the later part; clicks at that very second all belong to the
-    later part, so that no tie is torn apart.
+def temporal(clicks: Clicks, draws: np.ndarray, *, valid: float, test: float, targets_per_user: int) -> Split:
+    """Cuts the whole log at two times; clicks before the first cut are training data.
 
     Args:
-        timestamps: of all clicks, int64 [E], in any order.
-        valid, test: shares of the clicks.
+        clicks: all clicks; their timestamps are used.
+        draws: a seeded random number for each click, [E]. The targets of a user are the clicks with the smallest ones.
+        valid: share of the clicks in the validation window.
+        test: share of the clicks in the test window.
+        targets_per_user: maximum number of targets per user and window. A user's first click is never a target.
+    """
+    cuts = cut_times(clicks.timestamps, valid, test)
+    positions = positions_in_user(clicks.users)
+    window = np.digitize(clicks.timestamps, cuts)  # index in PARTS
+    targets = {}
+    for number, part in ((1, "valid"), (2, "test")):
+        allowed = np.flatnonzero((window == number) & (positions > 0))
+        by_draw = allowed[np.lexsort((draws[allowed], clicks.users[allowed]))]
+        chosen = np.sort(by_draw[positions_in_user(clicks.users[by_draw]) < targets_per_user])
+        targets[part] = Targets(clicks.users[chosen], positions[chosen])
+    return Split(np.bincount(clicks.users[window == 0], minlength=clicks.num_users), targets, cuts)
+
+
+def cut_times(timestamps: np.ndarray, valid: float, test: float) -> tuple[int, int]:
+    """Times at which the validation and the test window start.
+
+    The windows start at the quantiles 1 - valid - test and 1 - test of the clicks. A cut is the timestamp of the first
+    click of its window, so clicks with equal timestamps are in the same window.
+
+    Args:
+        timestamps: timestamps of all clicks, in any order, int64 [E].
+        valid: share of the clicks in the validation window.
+        test: share of the clicks in the test window.
     """
     ordered = np.sort(timestamps)
-    # Rounded first: 1 - 0.1 - 0.1 is 0.8000000000000002 in floats, which must not move a cut.
-    places = [int(np.ceil(round(share * len(ordered), 6))) for share in (1 - valid - test, 1 - test)]
-    return tuple(int(ordered[min(place, len(ordered) - 1)]) for place in places)
+
+    def cut(share: float) -> int:
+        # Rounded first, because 1 - 0.1 - 0.1 is 0.8000000000000002 in floating point.
+        rank = int(np.ceil(round(share * len(ordered), 6)))
+        return int(ordered[min(rank, len(ordered) - 1)])
+
+    return cut(1 - valid - test), cut(1 - test)
 
 
-def temporal(
-    users: np.ndarray,
-    timestamps: np.ndarray,
-    draws: np.ndarray,
-    *,
-    num_users: int,
-    valid: float,
-    test: float,
-    targets_per_user: int,
-) -> Split:
-    """Cuts the whole log at two moments; nothing after the first is training data.
+def given(clicks: Clicks, draws: np.ndarray, *, valid_share: float) -> Split:
+    """Uses the log's own split: targets are the clicks that the log marks as validation or test.
 
     Args:
-        users: user index of each click, sorted, int64 [E].
-        timestamps: seconds, sorted within each user, int64 [E].
-        draws: seeded random number of each click, [E]: a user's targets are the ones with the smallest.
-        num_users: U.
-        valid, test: shares of the clicks in the two windows.
-        targets_per_user: at most so many targets a user and window. A target has a click of its user before
-            it.
+        clicks: all clicks; their parts are used and never fall within a user.
+        draws: a seeded random number for each user, the same on all clicks of the user, [E]. The users with the
+            smallest ones validate.
+        valid_share: share of the users with validation clicks who validate. The validation clicks of the other users
+            are training data.
     """
-    cuts = cut_times(timestamps, valid, test)
-    positions = positions_in_user(users)
-    window = np.digitize(timestamps, cuts)  # 0 training, 1 validation, 2 test
-    train_lengths = np.bincount(users[window == 0], minlength=num_users)
-    targets = {}
-    for part, number in (("valid", 1), ("test", 2)):
-        allowed = np.flatnonzero((window == number) & (positions > 0))
-        by_draw = allowed[np.lexsort((draws[allowed], users[allowed]))]
-        chosen = np.sort(by_draw[positions_in_user(users[by_draw]) < targets_per_user])
-        targets[part] = Targets(users[chosen], positions[chosen])
-    return Split(train_lengths, targets, cuts)
-
-
-def given(users: np.ndarray, parts: np.ndarray, draws: np.ndarray, *, num_users: int, valid_share: float) -> Split:
-    """The log's own split: targets are the clicks that it marks as validation or test.
-
-    Args:
-        users: user index of each click, sorted, int64 [E].
-        parts: 0 training, 1 validation, 2 test; never falls within a user, int64 [E].
-        draws: seeded random number of each user, the same on all of the user's clicks, [E].
-        num_users: U.
-        valid_share: share of the users with validation clicks who validate; those of the others are training data.
-    """
-    candidates, first = np.unique(users[parts == 1], return_index=True)
+    candidates, first = np.unique(clicks.users[clicks.parts == 1], return_index=True)
     kept = max(1, round(valid_share * len(candidates)))
-    chosen = candidates[np.argsort(draws[parts == 1][first], kind="stable")[:kept]]
-    parts = np.where((parts == 1) & ~np.isin(users, chosen), 0, parts)
-    positions = positions_in_user(users)
+    chosen = candidates[np.argsort(draws[clicks.parts == 1][first], kind="stable")[:kept]]
+    parts = np.where((clicks.parts == 1) & ~np.isin(clicks.users, chosen), 0, clicks.parts)
+    positions = positions_in_user(clicks.users)
     targets = {}
     for number, part in ((1, "valid"), (2, "test")):
         rows = np.flatnonzero((parts == number) & (positions > 0))
-        targets[part] = Targets(users[rows], positions[rows])
-    return Split(np.bincount(users[parts == 0], minlength=num_users), targets)
+        targets[part] = Targets(clicks.users[rows], positions[rows])
+    return Split(np.bincount(clicks.users[parts == 0], minlength=clicks.num_users), targets)
 
 
 def shared_train_lengths(splits: Iterable[Split]) -> np.ndarray:
-    """Training length of each user under all splits at once: the minimum over the splits, int64 [U].
+    """Training length of each user under all splits at once: the minimum over the splits.
 
-    One model is trained and tested under every split, so it may only see what every split leaves for
-    training; with the length of one split alone, it would have learned from test clicks of the other.
+    One model is trained and then tested under every split. With the training clicks of one split only, it could have
+    been trained on test clicks of another.
+
+    Returns:
+        int64 [U].
     """
     return np.min([split.train_lengths for split in splits], axis=0)

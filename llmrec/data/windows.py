@@ -1,4 +1,4 @@
-"""Training windows: pieces of histories in which every event is predicted from what stands before it."""
+"""Training windows: pieces of histories in which a sequence model predicts every item from the items before it."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,22 @@ import numpy as np
 
 
 def cut_windows(histories: Sequence[np.ndarray], window: int, rng: np.random.Generator) -> list[tuple[int, int, int]]:
-    """(user, start, end) of pieces of `window + 1` targets that cover every event once, in random order.
+    """Cuts histories into windows that cover every item once.
 
-    Cuts of histories longer than that fall anywhere, another place every epoch, so that every event is
-    sometimes predicted from a long history.
+    The first cut of a long history is random, so over the epochs every item is also predicted from a long history.
+
+    Args:
+        histories: item indices of each user.
+        window: a window has at most `window + 1` items.
+        rng: draws the cuts and the order.
+
+    Returns:
+        (user, start, end) of each window, in random order.
     """
-    size, pieces = window + 1, []
+    size = window + 1
+    pieces: list[tuple[int, int, int]] = []
     for user, history in enumerate(histories):
         offset = int(rng.integers(1, size + 1)) if len(history) > size else size
         edges = [0, *range(offset, len(history), size), len(history)]
         pieces += [(user, start, end) for start, end in zip(edges, edges[1:], strict=False) if end > start]
-    return [pieces[i] for i in rng.permutation(len(pieces))]
+    return [pieces[index] for index in rng.permutation(len(pieces))]

@@ -9,7 +9,7 @@ from llmrec.config import parse_config
 from llmrec.data.dataset import load_data, save_data
 from llmrec.data.prepare import build_data
 from llmrec.data.readers import read_log
-from llmrec.data.splits import given
+from llmrec.data.splits import Clicks, given
 from llmrec.errors import ConfigError, DataError
 from tests.data.logs import config, raw_log
 
@@ -28,6 +28,7 @@ ROWS = [
 #                 user 0      user 1   user 2
 USERS = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2])
 PARTS = np.array([0, 0, 1, 2, 0, 1, 2, 0, 0])
+CLICKS = Clicks(users=USERS, timestamps=np.arange(9), parts=PARTS, num_users=3)
 DRAWS = np.array([5, 5, 5, 5, 3, 3, 3, 1, 1])
 
 
@@ -36,7 +37,7 @@ def pairs(targets):
 
 
 def test_targets_are_the_marked_clicks():
-    split = given(USERS, PARTS, DRAWS, num_users=3, valid_share=1.0)
+    split = given(CLICKS, DRAWS, valid_share=1.0)
     assert split.train_lengths.tolist() == [2, 1, 2]
     assert pairs(split.targets["valid"]) == [(0, 2), (1, 1)]
     assert pairs(split.targets["test"]) == [(0, 3), (1, 2)]
@@ -44,7 +45,7 @@ def test_targets_are_the_marked_clicks():
 
 def test_users_who_do_not_validate_train_on_their_validation_clicks():
     # Half of the two users with validation clicks: user 1 has the smaller draw.
-    split = given(USERS, PARTS, DRAWS, num_users=3, valid_share=0.5)
+    split = given(CLICKS, DRAWS, valid_share=0.5)
     assert split.train_lengths.tolist() == [3, 1, 2]
     assert pairs(split.targets["valid"]) == [(1, 1)]
     assert pairs(split.targets["test"]) == [(0, 3), (1, 2)]

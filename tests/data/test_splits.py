@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 
 from llmrec.data.splits import (
+    Clicks,
+    Split,
     cut_times,
     leave_one_out,
     positions_in_user,
@@ -20,9 +22,16 @@ USERS = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 2])
 TIMES = np.array([1, 2, 8, 9, 3, 4, 10, 5, 6, 7])
 
 
-def split(**changes):
-    arguments = {"num_users": 3, "valid": 0.2, "test": 0.2, "targets_per_user": 10, **changes}
-    return temporal(USERS, TIMES, np.arange(10), **arguments)
+def clicks(users, timestamps) -> Clicks:
+    """Clicks of a log without a split of its own."""
+    users = np.array(users)
+    return Clicks(
+        users=users, timestamps=np.array(timestamps), parts=np.full(len(users), -1), num_users=len(set(users))
+    )
+
+
+def split() -> Split:
+    return temporal(clicks(USERS, TIMES), np.arange(10), valid=0.2, test=0.2, targets_per_user=10)
 
 
 def test_positions_count_from_zero_in_every_user():
@@ -64,15 +73,8 @@ def test_temporal_windows():
 
 
 def test_temporal_first_click_of_a_user_is_no_target():
-    result = temporal(
-        np.array([0, 0, 0, 1, 1]),
-        np.array([1, 2, 3, 4, 5]),
-        np.arange(5),
-        num_users=2,
-        valid=0.2,
-        test=0.4,
-        targets_per_user=10,
-    )
+    log = clicks([0, 0, 0, 1, 1], [1, 2, 3, 4, 5])
+    result = temporal(log, np.arange(5), valid=0.2, test=0.4, targets_per_user=10)
     assert result.cuts == (3, 4)
     # User 1 starts in the test window: nothing is known before position 0.
     assert result.targets["test"].users.tolist() == [1]
@@ -81,9 +83,8 @@ def test_temporal_first_click_of_a_user_is_no_target():
 
 
 def test_temporal_takes_the_smallest_draws_of_each_user():
-    users, times = np.zeros(6, dtype=int), np.arange(6)
     draws = np.array([0, 0, 9, 3, 7, 1])
-    result = temporal(users, times, draws, num_users=1, valid=0.3, test=0.4, targets_per_user=1)
+    result = temporal(clicks([0] * 6, range(6)), draws, valid=0.3, test=0.4, targets_per_user=1)
     # Cuts: ceil(.3 * 6) = 2 and ceil(.6 * 6) = 4; windows hold positions 2, 3 and 4, 5.
     assert result.targets["valid"].positions.tolist() == [3]
     assert result.targets["test"].positions.tolist() == [5]
