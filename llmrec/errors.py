@@ -1,8 +1,8 @@
-"""Errors that a person can act on.
+"""The error classes of llmrec.
 
-Every error says what was found, what was expected and how to mend it. The CLI prints the message alone and exits
-with `exit_code`: 2 for a mistake in what the user gave, 1 for a fault of ours. Each class is also the standard
-exception that a library caller would expect.
+Every message says what was found, what was expected and how to fix it. The command line prints only the message and exits
+with `exit_code`: 2 if the user's input is wrong, 1 if llmrec is. Each class is also the standard exception that a library
+user would expect.
 """
 
 import difflib
@@ -10,13 +10,13 @@ from collections.abc import Iterable
 
 
 class LlmrecError(Exception):
-    """Base of all errors that llmrec raises on purpose."""
+    """Base class of all errors that llmrec raises."""
 
     exit_code = 1
 
 
 class UserError(LlmrecError):
-    """Something the user gave cannot be used; the message names it and says how to mend it."""
+    """Input from the user cannot be used. The message names it and says how to fix it."""
 
     exit_code = 2
 
@@ -32,7 +32,7 @@ class DataError(UserError, ValueError):
 class CatalogueError(UserError, KeyError):
     """An item is not in the catalogue, or no item is left to recommend."""
 
-    def __str__(self) -> str:  # KeyError would print the repr of the message
+    def __str__(self) -> str:  # a KeyError would show the message in quotes
         return str(self.args[0]) if self.args else ""
 
 
@@ -41,15 +41,15 @@ class ModelError(UserError, OSError):
 
 
 class RewardError(UserError, ValueError):
-    """A part of the reward failed, or did not give one finite number for every recommendation."""
+    """A part of the reward failed, or did not return one finite number for every recommendation."""
 
 
 class RunError(UserError, RuntimeError):
-    """A run directory belongs to another config, or a stage that this one needs has not run."""
+    """A run directory belongs to another config, or a required stage has not run."""
 
 
 class TrainingError(LlmrecError, RuntimeError):
-    """Training found that its own numbers cannot be right; nothing that was saved before is lost."""
+    """Training has found an error in its own numbers. Everything that was saved before is kept."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:

@@ -1,9 +1,13 @@
-"""Progress of a training stage: a live table, and records of its metrics, samples and events.
+"""The progress of a stage: a live table or a bar for people, and records of samples, events and metrics.
 
-with watch(trainer, run, "ppo", {"objective/scores": "reward"}) as log:
-    trainer.train()   # may call log.samples([...]) and log.event(step, "...")
+    with watch(trainer, run, "ppo", {"objective/scores": "reward"}) as log:
+        trainer.train()  # may call log.samples([...]) and log.event(step, "...")
 
-Names are imported on first use: `llmrec.progress.console` must load without torch and transformers.
+    with bar("evaluate") as progress:
+        progress.start("ranking", total=10)
+        progress.advance()
+
+Names are imported on first use, because `llmrec.progress.console` must load without torch and transformers.
 """
 
 from importlib import import_module

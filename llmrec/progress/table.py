@@ -1,8 +1,9 @@
-"""What a person sees while a stage trains."""
+"""The live table of a training stage: metrics, events, samples and the time left."""
 
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 from rich import box
 from rich.console import Console, Group
@@ -10,6 +11,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from llmrec.progress.watcher import Sample, Watcher
 
@@ -20,67 +22,90 @@ SECONDS_BETWEEN_LINES = 10
 
 
 class LiveTable(Watcher):
-    """Steps, time left, the newest metrics, events and samples: a live display on a terminal, else lines.
+    """Shows steps, time left, and the newest metrics, events and samples.
+
+    On a terminal it is a display that is redrawn in place. Elsewhere it prints lines.
 
     Args:
-        stage: its name.
-        columns: name of a metric to its heading; a cell stays blank where the metric was not measured.
-        console: where it is shown.
+        stage: name of the stage.
+        columns: name of a metric to its heading. A cell is blank where the metric was not measured.
+        console: where the table is shown.
     """
 
     def __init__(self, stage: str, columns: dict[str, str], console: Console):
         self.stage = stage
         self.columns = columns
         self.console = console
-        self.rows: list[tuple[int, dict[str, str]]] = []  # step, and heading to value
+        self.rows: list[tuple[int, dict[str, str]]] = []  # (step, heading to value)
         self.events: list[Text] = []
         self.samples: list[Text] = []
-        self.unsaid: dict[str, str] = {}  # newest values since the last line
+        self.unprinted: dict[str, str] = {}  # the newest values since the last printed line
         self.last_line = 0.0
         self.live: Live | None = None
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.step = self.first_step = state.global_step
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Starts the clock, and the display if the console is a terminal."""
+        self.step = state.global_step
+        self.first_step = state.global_step
         self.max_steps = state.max_steps
-        self.started = self.stepped = time.monotonic()
-        if self.console.is_interactive and self.console.file.isatty():  # FORCE_COLOR makes no terminal of a file
+        self.started = time.monotonic()
+        self.stepped = self.started
+        # FORCE_COLOR makes rich believe that a file is a terminal, so the file itself is asked as well.
+        if self.console.is_interactive and self.console.file.isatty():
             self.live = Live(console=self.console, get_renderable=self.render, refresh_per_second=2)
             self.live.start()
 
-    def on_step_end(self, args, state, control, **kwargs):
-        self.step, self.stepped = state.global_step, time.monotonic()
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Updates the number of steps and the time left."""
+        self._step_to(state.global_step)
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Adds logged metrics to the row of their step."""
+        logs = logs or {}
         values = {heading: f"{logs[name]:.4g}" for name, heading in self.columns.items() if name in logs}
         if not values:
             return
-        if state.global_step > self.step:
-            self.on_step_end(args, state, control)  # trainers log before they say that the step is over
-        rows, step = self.rows, state.global_step
-        if rows and rows[-1][0] == step:
-            values, rows = rows[-1][1] | values, rows[:-1]
-        self.rows = [*rows, (step, values)][-SHOWN_ROWS:]  # new lists: another thread draws the old ones
-        self.unsaid |= values
+        if state.global_step > self.step:  # trainers log a step before they call `on_step_end`
+            self._step_to(state.global_step)
+        rows = self.rows
+        if rows and rows[-1][0] == state.global_step:
+            values = rows[-1][1] | values
+            rows = rows[:-1]
+        # A new list, because another thread may be drawing the old one.
+        self.rows = [*rows, (state.global_step, values)][-SHOWN_ROWS:]
+        self.unprinted |= values
         if time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
-            self._say_metrics()
+            self._print_metrics()
 
     def on_samples(self, samples: Sequence[Sample]) -> None:
+        """Shows the first few samples."""
         self.samples = [_describe(sample) for sample in samples[:SHOWN_SAMPLES]]
-        self._say(*self.samples)
+        self._print(*self.samples)
 
     def on_event(self, step: int, text: str) -> None:
+        """Shows an event."""
         event = Text(f"{self.stage} {step}: {text}", style="yellow")
         self.events = [*self.events, event][-SHOWN_EVENTS:]
-        self._say(event)
+        self._print(event)
 
     def close(self) -> None:
+        """Ends the display, or prints the metrics that were not printed yet."""
         if self.live is not None:
             self.live.stop()
-        elif self.unsaid:
-            self._say_metrics()
+        elif self.unprinted:
+            self._print_metrics()
 
     def render(self) -> Group:
-        """The display as it is now."""
+        """Returns the display as it is now."""
         bar = Table.grid(padding=(0, 1))
         bar.add_row(self.stage, ProgressBar(self.max_steps, self.step, width=30), self._progress())
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -90,23 +115,30 @@ class LiveTable(Watcher):
             table.add_row(str(step), *(values.get(heading, "") for heading in self.columns.values()))
         lines = [*self.events, *self.samples]
         for line in lines:
-            line.no_wrap, line.overflow = True, "ellipsis"  # the display must not outgrow the screen
+            line.no_wrap = True  # the display must fit the screen
+            line.overflow = "ellipsis"
         return Group(bar, table, *lines)
 
-    def _say_metrics(self) -> None:
-        values = ", ".join(f"{heading} {value}" for heading, value in self.unsaid.items())
-        self._say(Text(f"{self.stage} {self._progress()}: {values}"))
-        self.unsaid, self.last_line = {}, time.monotonic()
+    def _step_to(self, step: int) -> None:
+        self.step = step
+        self.stepped = time.monotonic()
 
-    def _say(self, *lines: Text) -> None:
-        """Prints lines where there is no live display."""
+    def _print_metrics(self) -> None:
+        values = ", ".join(f"{heading} {value}" for heading, value in self.unprinted.items())
+        self._print(Text(f"{self.stage} {self._progress()}: {values}"))
+        self.unprinted = {}
+        self.last_line = time.monotonic()
+
+    def _print(self, *lines: Text) -> None:
+        """Prints lines, unless the live display shows them."""
         if self.live is None:
             for line in lines:
                 self.console.print(line, soft_wrap=True)
 
     def _progress(self) -> str:
-        """Steps, time elapsed and time left, as far as the steps of this session tell."""
-        now, done = time.monotonic(), self.step - self.first_step
+        """Steps, elapsed time and time left, estimated from the steps of this process."""
+        now = time.monotonic()
+        done = self.step - self.first_step
         left = "?"
         if done:
             seconds = (self.stepped - self.started) / done * (self.max_steps - self.step)
@@ -120,7 +152,7 @@ def _clock(seconds: float) -> str:
 
 def _describe(sample: Sample) -> Text:
     rewards = ", ".join(f"{part} {value:.3g}" for part, value in sample.rewards.items())
-    after = ", ".join(sample.history[-2:])
+    newest = ", ".join(sample.history[-2:])
     return Text.assemble(
-        f"after ... {after}: ", (sample.item, "bold"), f"\n    {sample.text}", (f"  [{rewards}]", "dim")
+        f"after ... {newest}: ", (sample.item, "bold"), f"\n    {sample.text}", (f"  [{rewards}]", "dim")
     )

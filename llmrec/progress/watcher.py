@@ -1,4 +1,4 @@
-"""How a trainer says what is not a number, and who hears it."""
+"""How a trainer reports samples and events, and the interface of what receives them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ class Sample:
 
     Attributes:
         step: the update in which it was sampled.
-        profile: the user, as the prompt names them.
+        profile: the user, as the prompt describes them.
         history: titles that the prompt shows, oldest first.
         item: title of the recommended item.
         text: the justification.
-        rewards: part of the reward to its value.
+        rewards: name of each part of the reward to its value.
     """
 
     step: int
@@ -28,33 +28,36 @@ class Sample:
 
 
 class Watcher(TrainerCallback):
-    """A callback that also hears of samples and events, and is closed when training ended or failed."""
+    """A callback of a trainer that also receives samples and events, and is closed at the end of training."""
 
     def on_samples(self, samples: Sequence[Sample]) -> None:
-        """Called with a few samples of one step."""
+        """Receives a few samples of one step."""
 
     def on_event(self, step: int, text: str) -> None:
-        """Called when something happened that a reader of the curves should know."""
+        """Receives one line about something that a reader of the training curves should know."""
 
     def close(self) -> None:
-        """Called once, whether training began, ended or failed."""
+        """Is called once, when training has ended or failed, even if it never began."""
 
 
 class TrainingLog:
-    """Where a trainer says what is not a number; without watchers, nobody hears it.
+    """Passes samples and events of a trainer to watchers.
 
-    To be used between the callbacks' `on_train_begin` and the end of `watch`.
+    Use it between the callbacks' `on_train_begin` and the end of `watch`.
+
+    Args:
+        watchers: what receives them; none is allowed.
     """
 
     def __init__(self, watchers: Sequence[Watcher] = ()):
         self.watchers = watchers
 
     def samples(self, samples: Sequence[Sample]) -> None:
-        """Shows and keeps a few samples of one step."""
+        """Shows and stores a few samples of one step."""
         for watcher in self.watchers:
             watcher.on_samples(samples)
 
     def event(self, step: int, text: str) -> None:
-        """Shows and keeps one line about a step."""
+        """Shows and stores one line about a step."""
         for watcher in self.watchers:
             watcher.on_event(step, text)

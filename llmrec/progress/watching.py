@@ -17,13 +17,19 @@ from llmrec.run.requirements import check_trackers
 
 @contextmanager
 def watch(trainer: Trainer, run: Run, stage: str, columns: dict[str, str]) -> Iterator[TrainingLog]:
-    """Replaces a trainer's own output with a `LiveTable` and reports where the config's `report_to` says.
+    """Replaces a trainer's own output by a `LiveTable`, and records to what the config's `report_to` names.
 
-    Everything is closed at the end of the `with`, however it ends, so that Ctrl-C leaves the terminal as it was.
-    On all processes but the main one nobody watches.
+    Everything is closed at the end of the `with` block, also after an error or Ctrl-C. Only the main process shows and
+    records anything.
 
     Args:
-        columns: of the table: name of a metric to its heading.
+        trainer: the trainer, before `train`.
+        run: the run.
+        stage: name of the stage.
+        columns: columns of the table: name of a metric to its heading.
+
+    Yields:
+        The log that the trainer may write samples and events to.
 
     Raises:
         ConfigError: a package that `report_to` needs is not installed.
@@ -45,4 +51,4 @@ def _watchers(run: Run, stage: str, columns: dict[str, str]) -> list[Watcher]:
         watchers.append(TensorBoard(run.path(stage, "logs")))
     if "trackio" in run.config.report_to:
         watchers.append(Trackio(run.directory / "trackio", run.config.name, stage))
-    return [*watchers, LiveTable(stage, columns, console_for(stderr=True))]  # last: closed first
+    return [*watchers, LiveTable(stage, columns, console_for(stderr=True))]  # the last one is closed first

@@ -1,4 +1,4 @@
-"""What is seen of a stage: on a terminal, in a log file, in JSON lines, TensorBoard and trackio."""
+"""The progress of a stage on a terminal, in a log file, in JSON lines, in TensorBoard and in trackio."""
 
 import importlib.util
 import io
@@ -37,7 +37,7 @@ class Screen(io.StringIO):
 
 
 class Clock:
-    """A stand-in for `time`."""
+    """Replaces the module `time`."""
 
     def __init__(self):
         self.now = 1000.0
@@ -54,7 +54,7 @@ def clock(monkeypatch) -> Clock:
 
 
 class FakeTrainer:
-    """Calls one watcher as a trainer calls its callbacks."""
+    """Calls a watcher in the way in which a trainer calls its callbacks."""
 
     def __init__(self, watcher, first_step: int = 0, max_steps: int = 100):
         self.watcher = watcher
@@ -93,7 +93,7 @@ def drawn(watcher: LiveTable) -> str:
 # --- the table
 
 
-def test_the_table_holds_values_and_time_left(clock, monkeypatch):
+def test_the_table_shows_values_and_time_left(clock, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     watcher = make_table(Screen())
     trainer = FakeTrainer(watcher)
@@ -103,7 +103,7 @@ def test_the_table_holds_values_and_time_left(clock, monkeypatch):
         trainer.step(objective__scores=step / 8, **({"eval/ndcg@10": 0.0912} if step == 8 else {}))
     clock.now += 2
     text = drawn(watcher)
-    assert "12/100, 0:01:02 elapsed, ETA 0:07:18" in text  # 88 steps of 5 s, of which 2 s have passed
+    assert "12/100, 0:01:02 elapsed, ETA 0:07:18" in text  # 88 steps of 5 s, less the 2 s that have passed
     rows = [line.split() for line in text.splitlines() if re.match(r" *\d+ +[\d.]+", line)]
     assert [row[0] for row in rows] == [str(step) for step in range(3, 13)]
     assert rows[5] == ["8", "1", "0.0912"] and rows[6] == ["9", "1.125"]  # blank where it was not measured
@@ -113,7 +113,7 @@ def test_the_table_holds_values_and_time_left(clock, monkeypatch):
     for part in ("ppo 12: [KL] grew", "Heat, M*A*S*H: Alien [Director's cut]", "[item -4.25, groundedness 1]", "Quiet"):
         assert part in text
     watcher.close()
-    assert watcher.console.file.getvalue().endswith("\x1b[?25h")  # the cursor is back
+    assert watcher.console.file.getvalue().endswith("\x1b[?25h")  # the cursor is shown again
 
 
 def test_metrics_of_one_step_share_a_row(clock):
@@ -135,7 +135,7 @@ def test_the_display_fits_a_small_screen(clock):
     assert len(drawn(watcher).splitlines()) <= 24
 
 
-def test_without_a_terminal_there_are_lines(clock):
+def test_without_a_terminal_lines_are_printed(clock):
     stream = io.StringIO()
     watcher = make_table(stream)
     trainer = FakeTrainer(watcher, max_steps=9)
@@ -147,14 +147,14 @@ def test_without_a_terminal_there_are_lines(clock):
     watcher.close()
     assert stream.getvalue().splitlines() == [
         "ppo 1/9, 0:00:04 elapsed, ETA 0:00:32: reward 1",
-        "ppo 4/9, 0:00:16 elapsed, ETA 0:00:20: reward 4, NDCG@10 0.5",  # measured since the last line
+        "ppo 4/9, 0:00:16 elapsed, ETA 0:00:20: reward 4, NDCG@10 0.5",  # NDCG@10 was measured since the last line
         "ppo 5: KL grew",
         "ppo 7/9, 0:00:28 elapsed, ETA 0:00:08: reward 7",
         "ppo 9/9, 0:00:36 elapsed, ETA 0:00:00: reward 9",
     ]
 
 
-def test_colours_forced_on_a_file_make_no_terminal_of_it(monkeypatch):
+def test_forced_colors_do_not_make_a_file_a_terminal(monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     watcher = make_table(io.StringIO())
     FakeTrainer(watcher)
@@ -169,7 +169,7 @@ def test_a_resumed_run_starts_at_its_step(clock):
     assert stream.getvalue() == "ppo 91/100, 0:00:03 elapsed, ETA 0:00:27: reward 0.5\n"
 
 
-def test_nobody_listens_to_a_log_without_watchers():
+def test_a_log_without_watchers_discards_everything():
     log = TrainingLog()
     log.event(1, "x")
     log.samples([sample(1)])
@@ -197,7 +197,7 @@ def read_lines(file: Path) -> list[dict]:
 
 
 def test_json_lines_hold_every_step_once(tmp_path):
-    for first, last in ((0, 2), (0, 4), (2, 3), (2, 5)):  # as if killed, the first time before a checkpoint
+    for first, last in ((0, 2), (0, 4), (2, 3), (2, 5)):  # killed three times; no checkpoint before the first kill
         attempt(RecordFiles(tmp_path), first, last)
     samples, events = read_lines(tmp_path / "samples.jsonl"), read_lines(tmp_path / "events.jsonl")
     assert [line["step"] for line in samples] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
@@ -222,9 +222,8 @@ def test_tensorboard_holds_scalars_and_text_once(tmp_path):
     events = tensorboard(tmp_path)
     scalars = [(event.step, event.value) for event in events.Scalars("objective/scores")]
     assert scalars == [(1, 0.0), (2, 1.0), (3, 202.0), (4, 203.0), (5, 204.0)]
-    events = PluginEventAccumulator(
-        str(tmp_path)
-    ).Reload()  # TensorBoard's own; the other keeps all text of old attempts
+    # TensorBoard's own accumulator. The other one does not discard the text of earlier processes.
+    events = PluginEventAccumulator(str(tmp_path)).Reload()
     texts = events.Tensors("samples/text_summary")
     assert [text.step for text in texts] == [1, 2, 3, 4, 5]
     assert texts[-1].tensor_proto.string_val[0].decode() == as_markdown([sample(5, "from 2"), sample(5)])
@@ -232,7 +231,7 @@ def test_tensorboard_holds_scalars_and_text_once(tmp_path):
     assert said == ["start", *(["from 0", "second"] * 2), *(["from 2", "second"] * 3)]
 
 
-def test_titles_are_not_read_as_markdown():
+def test_titles_are_escaped_in_markdown():
     assert as_markdown([sample(1, "A | B\n*")]).splitlines()[2] == (
         r'| man of 24 | Heat; M\*A\*S\*H | A \| B \* | As "Heat" was. | item -4.25, groundedness 1 |'
     )
@@ -246,7 +245,7 @@ from tests.progress.test_progress import FakeTrainer, TrainingLog, sample
 
 def refuse(event, arguments):
     if event == "socket.connect":
-        raise RuntimeError(f"the network was asked for {arguments}")
+        raise RuntimeError(f"a connection was opened: {arguments}")
 
 sys.addaudithook(refuse)
 watcher = Trackio(Path(sys.argv[1]), "my.run", "ppo")
@@ -271,7 +270,7 @@ def test_trackio_stores_locally(tmp_path):
         return done.stdout
 
     for first_step in "02":
-        assert python(ATTEMPT_WITH_TRACKIO, str(tmp_path / "trackio"), first_step) == ""  # its greetings go to stderr
+        assert python(ATTEMPT_WITH_TRACKIO, str(tmp_path / "trackio"), first_step) == ""  # trackio greets on stderr
     variables["TRACKIO_DIR"] = str(tmp_path / "trackio")
     read = (
         "import json; from trackio.sqlite_storage import SQLiteStorage as S; "
@@ -323,7 +322,7 @@ def test_a_trainer_is_watched_and_resumed(tmp_path, capsys):
     assert read_lines(run.path("sft", "events.jsonl")) == [{"step": 6, "event": "over"}]
 
 
-def test_nothing_is_reported_if_so_asked(tmp_path):
+def test_report_to_may_be_empty(tmp_path):
     run = Run.create(make_config(tmp_path, report_to=[]))
     with watch(make_trainer(tmp_path), run, "sft", {}) as log:
         assert [type(watcher) for watcher in log.watchers] == [RecordFiles, LiveTable]
@@ -352,7 +351,7 @@ with watch(make_trainer(directory), Run.create(make_config(directory)), "ppo", {
 """
 
 
-def test_ctrl_c_leaves_the_terminal_sane(tmp_path):
+def test_ctrl_c_restores_the_terminal(tmp_path):
     leader, follower = pty.openpty()
     command = [sys.executable, "-c", ON_A_TERMINAL, str(tmp_path)]
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"}
@@ -374,7 +373,7 @@ def test_ctrl_c_leaves_the_terminal_sane(tmp_path):
 # --- the option
 
 
-def test_a_missing_package_is_a_mistake_in_the_config(tmp_path, monkeypatch):
+def test_a_missing_package_is_a_config_error(tmp_path, monkeypatch):
     config = make_config(tmp_path, report_to=["tensorboard", "trackio"])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'llmrec\[trackio\]'"):
@@ -384,6 +383,6 @@ def test_a_missing_package_is_a_mistake_in_the_config(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("value", "says"), [(["wandb"], "Input should be 'tensorboard' or 'trackio'"), ("trackio", "a valid list")]
 )
-def test_wrong_targets(tmp_path, value, says):
+def test_unknown_values_of_report_to_are_config_errors(tmp_path, value, says):
     with pytest.raises(ConfigError, match=f"report_to.*{says}"):
         make_config(tmp_path, report_to=value)

@@ -1,4 +1,4 @@
-"""Run directories: what is recorded, what is skipped, and that two configs never mix."""
+"""Run directories: what is recorded, which stages are skipped, and that results of two configs are never mixed."""
 
 import dataclasses
 import shutil
@@ -35,7 +35,7 @@ def _contents(directory: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Replaces every stage by one that only notes that it ran."""
+    """Replaces every stage by one that only records that it ran."""
     ran: list[str] = []
     module = types.ModuleType("fake_stages")
     for stage in STAGES:
@@ -129,7 +129,7 @@ def test_another_config_is_refused_and_nothing_touched(tmp_path: Path) -> None:
     assert _contents(tmp_path) == before
 
 
-def test_a_run_that_is_older_than_a_key_had_its_default(tmp_path: Path) -> None:
+def test_a_record_without_a_newer_key_counts_as_its_default(tmp_path: Path) -> None:
     run = Run.create(_config(tmp_path))
     _finish(run, "data", "sft")
     record = read_json(run.path("sft", "metrics.json"))
@@ -140,13 +140,13 @@ def test_a_run_that_is_older_than_a_key_had_its_default(tmp_path: Path) -> None:
         Run.create(_config(tmp_path, sft={"optim": "adamw_bnb_8bit"}))
 
 
-def test_a_section_that_was_off_had_no_values(tmp_path: Path) -> None:
+def test_keys_of_a_section_that_was_off_count_as_not_set(tmp_path: Path) -> None:
     _finish(Run.create(_config(tmp_path)), "data", "reward")
     with pytest.raises(RunError, match=r"reward.text.pairs: \(not set\) -> 2000"):
         Run.create(_config(tmp_path, reward={"text": {}}))
 
 
-def test_what_no_finished_stage_used_may_change(tmp_path: Path) -> None:
+def test_values_that_no_finished_stage_used_may_change(tmp_path: Path) -> None:
     run = Run.create(_config(tmp_path))
     _finish(run, "data", "reward")
     changed = Run.create(_config(tmp_path, sft={"learning_rate": 0.02}))
@@ -163,7 +163,7 @@ def test_checkpoints_of_another_config_are_not_resumed(tmp_path: Path) -> None:
     assert not Run.create(_config(tmp_path)).finished("sft")
 
 
-def test_a_stage_that_failed_before_it_wrote_binds_nobody(tmp_path: Path) -> None:
+def test_a_stage_that_failed_before_it_wrote_anything_does_not_fix_the_config(tmp_path: Path) -> None:
     run = Run.create(_config(tmp_path, data={"path": "wrong"}))
     run.begin("data")
     assert Run.create(_config(tmp_path)).config.data.path == "log"
@@ -192,7 +192,7 @@ def test_a_foreign_metrics_file_is_named(tmp_path: Path) -> None:
         run.finished("data")
 
 
-def test_open_lists_the_runs_near(tmp_path: Path) -> None:
+def test_open_lists_runs_in_the_neighborhood(tmp_path: Path) -> None:
     run = Run.create(_config(tmp_path))
     for wrong in (run.directory.parent, run.directory.parent / "b", run.path("sft")):
         with pytest.raises(RunError, match="is not a run directory") as caught:
@@ -202,13 +202,13 @@ def test_open_lists_the_runs_near(tmp_path: Path) -> None:
             assert str(run.directory) in str(caught.value)
 
 
-def test_a_file_in_the_way(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_run_directory_is_refused(tmp_path: Path) -> None:
     write_text(tmp_path / "runs" / "a", "")
     with pytest.raises(RunError, match="is a file"):
         Run.create(_config(tmp_path))
 
 
-def test_run_all_skips_what_has_finished(tmp_path: Path, stages: list[str]) -> None:
+def test_run_all_skips_finished_stages(tmp_path: Path, stages: list[str]) -> None:
     run = Run.create(_config(tmp_path))
     _finish(run, "data", "reward")
     said: list[str] = []
@@ -219,7 +219,7 @@ def test_run_all_skips_what_has_finished(tmp_path: Path, stages: list[str]) -> N
     assert stages == ["sft", "ppo", "evaluate"]
 
 
-def test_a_stage_that_failed_is_run_again_and_the_rest_follows(
+def test_a_failed_stage_is_run_again_and_the_rest_follows(
     tmp_path: Path, stages: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run.create(_config(tmp_path))
@@ -237,19 +237,19 @@ def test_a_stage_that_failed_is_run_again_and_the_rest_follows(
     assert stages == list(STAGES)
 
 
-def test_run_stage_checks_what_the_stage_needs(tmp_path: Path, stages: list[str]) -> None:
+def test_run_stage_checks_the_required_stages(tmp_path: Path, stages: list[str]) -> None:
     with pytest.raises(RunError, match="llmrec prepare"):
         run_stage(Run.create(_config(tmp_path)), "sft")
     assert stages == []
 
 
-def test_a_stage_must_finish(tmp_path: Path, stages: list[str]) -> None:
+def test_a_stage_that_returns_without_finishing_is_an_error(tmp_path: Path, stages: list[str]) -> None:
     sys.modules["fake_stages"].data = lambda run: None
     with pytest.raises(LlmrecError, match="without finishing"):
         run_stage(Run.create(_config(tmp_path)), "data")
 
 
-def test_the_clock_starts_when_the_stage_does(tmp_path: Path, stages: list[str]) -> None:
+def test_a_stage_that_was_never_begun_has_no_seconds(tmp_path: Path, stages: list[str]) -> None:
     run = Run.create(_config(tmp_path))
     run.finish("data", {})  # a stage called on its own, without `begin`
     assert read_json(run.path("data", "metrics.json"))["seconds"] is None
