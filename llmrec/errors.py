@@ -1,8 +1,8 @@
 """The error classes of llmrec.
 
-Every message says what was found, what was expected and how to fix it. The command line prints only the message and exits
-with `exit_code`: 2 if the user's input is wrong, 1 if llmrec is. Each class is also the standard exception that a library
-user would expect.
+Every message says what was found, what was expected and how to fix it. The command line prints only the message and
+exits with `exit_code`: 2 if the input of the user is wrong, 1 if llmrec is. Each class is also the standard exception
+that a library user would expect.
 """
 
 import difflib
