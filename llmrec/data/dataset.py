@@ -1,8 +1,9 @@
-"""The prepared data that every later stage reads: histories, items, users, facts and split targets."""
+"""`InteractionData`, the prepared data that every later stage reads, and its files."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,12 +14,13 @@ from llmrec.files import atomic_directory, read_json, write_json
 
 @dataclass(frozen=True)
 class Targets:
-    """Prediction targets of one split part: predict item `histories[users[m]][positions[m]]` from what is
-    before it.
+    """Prediction targets of one split part.
+
+    Target m is the item `histories[users[m]][positions[m]]`. It is predicted from the items before that position.
 
     Attributes:
         users: user index of each target, int64 [M].
-        positions: position of the target in its user's history, int64 [M].
+        positions: position of each target in the history of its user, int64 [M].
     """
 
     users: np.ndarray
@@ -30,28 +32,28 @@ class Targets:
 
 @dataclass(frozen=True)
 class InteractionData:
-    """A prepared event log; users and items are indices 0..U-1 and 0..N-1 from here on.
+    """A prepared event log. From here on, users and items are indices 0 to U-1 and 0 to N-1.
 
-    A history holds a user's first click on each item in time order, ties broken by the seeded hash. Its first
-    `train_lengths[u]` items are training data; the rest is held out by at least one split.
+    A history holds a user's first click on each item in time order; a seeded hash orders equal timestamps. The first
+    `train_lengths[u]` items are training data. At least one split holds out each of the other items.
 
     Attributes:
-        items: [N] rows: `item_id, title, categories (list of str), year (Int64, may be NA)` and whatever else
-            the item table had.
-        users: [U] rows: `user_id` and the user table's attributes, as text, "" where there is none.
-        facts: rows of `item (int), relation (str), tail (str)`: what is known of an item beyond its own
-            columns. `tail` may be an opaque entity id; `named` (bool) says whether it reads as a name.
-        histories: per user, item indices [n_u].
-        purchases: per user, whether the user also purchased the item, bool [n_u]; of the training part, before the
-            first held-out click, of the rest ever. What was known at a time: `purchases_before`.
-        timestamps: per user, seconds since 1970 of the click, int64 [n_u].
-        train_lengths: items of each history that are training data, int64 [U].
-        targets: by split (`temporal`, `leave_one_out`, `given`) and part (`valid`, `test`).
-        exposures: rows of `user, item, timestamp, click (bool), position (Int64), propensity (float64)`:
-            logged impressions, if any, in time order; the last two may be missing.
-        bought_at: per user, seconds since 1970 of the first purchase of the item, NaN without one, float64 [n_u]; empty
-            if purchases happen with the click.
-        card: the dataset card, as JSON values.
+        items: N rows of `item_id, title, categories (list of str), year (Int64, may be NA)` and the other columns of
+            the item table.
+        users: U rows of `user_id` and the attributes of the user table, as text, "" where an attribute is missing.
+        facts: rows of `item (int), relation (str), tail (str), named (bool)`: facts about items beyond their own
+            columns. `named` says whether the tail reads as a name; otherwise it is an opaque entity id.
+        histories: item indices of each user, int64 [n_u].
+        purchases: whether the user purchased each item, bool [n_u]. For training items, only purchases before the
+            user's first held-out click count. `purchases_before` gives the purchases known at a time.
+        timestamps: time of each click, seconds since 1970, int64 [n_u].
+        train_lengths: number of training items of each user, int64 [U].
+        targets: prediction targets by split (`temporal`, `leave_one_out`, `given`) and part (`valid`, `test`).
+        exposures: logged impressions in time order, rows of `user, item, timestamp, click (bool), position (Int64, may
+            be NA), propensity (float64, may be NaN)`; empty if the log has none.
+        bought_at: time of the user's first purchase of each item, seconds since 1970, NaN without one, float64 [n_u].
+            The list is empty if purchases happen with the click.
+        card: the dataset card as JSON values, see `llmrec.data.card`.
     """
 
     items: pd.DataFrame
@@ -64,14 +66,16 @@ class InteractionData:
     targets: dict[str, dict[str, Targets]]
     exposures: pd.DataFrame = field(default_factory=pd.DataFrame)
     bought_at: list[np.ndarray] = field(default_factory=list)
-    card: dict = field(default_factory=dict)
+    card: dict[str, Any] = field(default_factory=dict)
 
     @property
     def num_items(self) -> int:
+        """Number N of items."""
         return len(self.items)
 
     @property
     def num_users(self) -> int:
+        """Number U of users."""
         return len(self.users)
 
     @cached_property
@@ -80,9 +84,14 @@ class InteractionData:
         return [history[:length] for history, length in zip(self.histories, self.train_lengths, strict=True)]
 
     def purchases_before(self, user: int, position: int) -> np.ndarray:
-        """Which of a user's first `position` items were known to be purchased when the next was clicked, bool.
+        """Which of a user's first items were known to be purchased when the next item was clicked.
 
-        At the end of a history, all purchases are known.
+        Args:
+            user: user index.
+            position: number of items. At the end of a history all purchases are known.
+
+        Returns:
+            bool [position].
         """
         if not self.bought_at:
             return self.purchases[user][:position]
@@ -90,43 +99,80 @@ class InteractionData:
         return self.bought_at[user][:position] <= (np.inf if at_the_end else self.timestamps[user][position])
 
     def temporal_cuts(self) -> tuple[float, float]:
-        """When the temporal split's validation and test start, in seconds; infinity without such a split."""
+        """Times of the first validation and the first test target of the temporal split.
+
+        Returns:
+            seconds since 1970; infinity without such targets.
+        """
         parts = self.targets.get("temporal", {})
 
         def first(part: str) -> float:
-            targets = parts.get(part, Targets(*[np.array([], int)] * 2))
-            times = [self.timestamps[u][p] for u, p in zip(targets.users, targets.positions, strict=True)]
-            return float(min(times, default=np.inf))
+            return float(min(self._times_of(parts[part]), default=np.inf)) if part in parts else np.inf
 
         return first("valid"), first("test")
 
     def selection_targets(self) -> Targets:
-        """Validation targets on which models are chosen and calibrated, whatever split they are tested on.
+        """The validation targets on which models are selected and calibrated, for tests under every split.
 
-        Those of leave-one-out where there is one, without the events that the temporal split tests on: a choice
-        must not have seen the time that it is tested in. Where that leaves none, those of the temporal split.
+        These are the leave-one-out validation targets before the test window of the temporal split, so that a selection
+        uses no click from the time it is tested in. If there are none, they are the validation targets of the temporal
+        split. Without leave-one-out they are those of the first split.
         """
         if not len(self.targets.get("leave_one_out", {}).get("valid", ())):
             return next(iter(self.targets.values()))["valid"]
-        valid, cut = self.targets["leave_one_out"]["valid"], self.temporal_cuts()[1]
-        times = np.array([self.timestamps[u][p] for u, p in zip(valid.users, valid.positions, strict=True)])
-        if (times < cut).any():
-            return Targets(valid.users[times < cut], valid.positions[times < cut])
+        valid = self.targets["leave_one_out"]["valid"]
+        _, test_start = self.temporal_cuts()
+        is_before = self._times_of(valid) < test_start
+        if is_before.any():
+            return Targets(valid.users[is_before], valid.positions[is_before])
         return self.targets["temporal"]["valid"]
+
+    def _times_of(self, targets: Targets) -> np.ndarray:
+        """Timestamp of each target, int64 [M]."""
+        pairs = zip(targets.users, targets.positions, strict=True)
+        return np.array([self.timestamps[user][position] for user, position in pairs], dtype=np.int64)
 
     @cached_property
     def item_index(self) -> dict[str, int]:
-        """Item id to item index."""
+        """Item index by item id."""
         return {item: index for index, item in enumerate(self.items["item_id"])}
 
     @cached_property
     def user_index(self) -> dict[str, int]:
-        """User id to user index."""
+        """User index by user id."""
         return {user: index for index, user in enumerate(self.users["user_id"])}
 
 
-def _flat(data: InteractionData) -> pd.DataFrame:
-    """All clicks of all histories, one row each."""
+# --- files --------------------------------------------------------------------------------------------
+
+
+def save_data(data: InteractionData, directory: str | Path) -> None:
+    """Writes Parquet files and `card.json`; on failure nothing is written.
+
+    Args:
+        data: the data; every user has at least one click.
+        directory: the run's `data/`; replaced if it exists.
+
+    Raises:
+        UserError: the disk is full or the directory is not writable.
+    """
+    frames = {
+        "events": _flat_events(data),
+        "items": data.items,
+        "users": data.users,
+        "facts": data.facts,
+        "targets": _flat_targets(data),
+    }
+    if len(data.exposures):
+        frames["exposures"] = data.exposures
+    with atomic_directory(directory) as temporary:
+        for name, frame in frames.items():
+            frame.to_parquet(temporary / f"{name}.parquet", index=False)
+        write_json(temporary / "card.json", data.card)
+
+
+def _flat_events(data: InteractionData) -> pd.DataFrame:
+    """All clicks of all histories, one row per click."""
     lengths = [len(history) for history in data.histories]
     users = np.repeat(np.arange(data.num_users), lengths)
     positions = np.concatenate([np.arange(n) for n in lengths])
@@ -143,34 +189,14 @@ def _flat(data: InteractionData) -> pd.DataFrame:
     )
 
 
-def save_data(data: InteractionData, directory: str | Path) -> None:
-    """Writes the data as Parquet files and `card.json`, all of them or, on failure, nothing.
-
-    Args:
-        data: the data; every user has at least one click.
-        directory: the run's `data/`; replaced if it exists.
-
-    Raises:
-        UserError: the disk is full or the place is not writable.
-    """
-    targets = [
-        pd.DataFrame({"split": split, "part": part, "user": t.users, "position": t.positions})
+def _flat_targets(data: InteractionData) -> pd.DataFrame:
+    """All targets of all splits, one row per target."""
+    frames = [
+        pd.DataFrame({"split": split, "part": part, "user": targets.users, "position": targets.positions})
         for split, parts in data.targets.items()
-        for part, t in parts.items()
+        for part, targets in parts.items()
     ]
-    frames = {
-        "events": _flat(data),
-        "items": data.items,
-        "users": data.users,
-        "facts": data.facts,
-        "targets": pd.concat(targets, ignore_index=True),
-    }
-    if len(data.exposures):
-        frames["exposures"] = data.exposures
-    with atomic_directory(directory) as temporary:
-        for name, frame in frames.items():
-            frame.to_parquet(temporary / f"{name}.parquet", index=False)
-        write_json(temporary / "card.json", data.card)
+    return pd.concat(frames, ignore_index=True)
 
 
 def load_data(directory: str | Path) -> InteractionData:
@@ -186,29 +212,42 @@ def load_data(directory: str | Path) -> InteractionData:
     if not (directory / "card.json").is_file():
         raise RunError(f"{directory} holds no prepared data: run the prepare stage first.")
     try:
-        events, items, users, facts, targets = (
-            pd.read_parquet(directory / f"{name}.parquet") for name in ("events", "items", "users", "facts", "targets")
-        )
+        names = ("events", "items", "users", "facts", "targets")
+        frames = {name: pd.read_parquet(directory / f"{name}.parquet") for name in names}
         exposures_path = directory / "exposures.parquet"
         exposures = pd.read_parquet(exposures_path) if exposures_path.is_file() else pd.DataFrame()
         card = read_json(directory / "card.json")
-    except (OSError, ValueError) as error:  # pyarrow's and json's errors are one of these
+    except (OSError, ValueError) as error:  # pyarrow and json raise subclasses of these
         raise RunError(f"{directory} is damaged ({error}): delete it and run the prepare stage again.") from None
+    items = frames["items"]
     items["categories"] = pd.Series([list(values) for values in items["categories"]], dtype=object)
-    starts = np.searchsorted(events["user"], np.arange(1, len(users)))
-    parts: dict[str, dict[str, Targets]] = {}
-    for (split, part), rows in targets.groupby(["split", "part"], sort=False):
-        parts.setdefault(split, {})[part] = Targets(rows["user"].to_numpy(), rows["position"].to_numpy())
+    events = frames["events"]
+    num_users = len(frames["users"])
+    starts = np.searchsorted(events["user"].to_numpy(), np.arange(1, num_users))
     return InteractionData(
         items=items,
-        users=users,
-        facts=facts,
+        users=frames["users"],
+        facts=frames["facts"],
         histories=np.split(events["item"].to_numpy(), starts),
         purchases=np.split(events["purchase"].to_numpy(), starts),
         bought_at=np.split(events["bought_at"].to_numpy(), starts) if "bought_at" in events else [],
         timestamps=np.split(events["timestamp"].to_numpy(), starts),
-        train_lengths=np.bincount(events["user"][events["train"]], minlength=len(users)),
-        targets=parts,
+        train_lengths=np.bincount(events["user"][events["train"]], minlength=num_users),
+        targets=_nested_targets(frames["targets"]),
         exposures=exposures,
         card=card,
     )
+
+
+def _nested_targets(frame: pd.DataFrame) -> dict[str, dict[str, Targets]]:
+    """Targets by split and part, from the rows that `_flat_targets` made."""
+    targets: dict[str, dict[str, Targets]] = {}
+    for split in frame["split"].unique():
+        rows = frame[frame["split"] == split]
+        targets[split] = {
+            part: Targets(
+                rows["user"][rows["part"] == part].to_numpy(), rows["position"][rows["part"] == part].to_numpy()
+            )
+            for part in rows["part"].unique()
+        }
+    return targets
