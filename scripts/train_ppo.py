@@ -1,9 +1,9 @@
-"""PPO against the reward model, on one process or many.
+"""Trains the SFT adapter with PPO against the reward models, in one process or several.
 
     accelerate launch scripts/train_ppo.py --config configs/quickstart.yaml
 
 On CPUs: `accelerate launch --config_file configs/accelerate/cpu.yaml scripts/train_ppo.py --config ...`.
-One process needs no launcher: `llmrec ppo CONFIG` does the same.
+A single process needs no launcher: `llmrec ppo CONFIG` does the same.
 """
 
 from llmrec.cli.launch import stage_main

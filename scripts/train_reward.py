@@ -1,9 +1,9 @@
-"""Fits the click/purchase reward model.
+"""Fits the click and purchase models, in one process or several.
 
     accelerate launch scripts/train_reward.py --config configs/quickstart.yaml
 
 On CPUs: `accelerate launch --config_file configs/accelerate/cpu.yaml scripts/train_reward.py --config ...`.
-One process needs no launcher: `llmrec reward CONFIG` does the same.
+A single process needs no launcher: `llmrec reward CONFIG` does the same.
 """
 
 from llmrec.cli.launch import stage_main

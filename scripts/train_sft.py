@@ -1,9 +1,9 @@
-"""Supervised fine-tuning, on one process or many.
+"""Fine-tunes the base model on the catalogue (SFT), in one process or several.
 
     accelerate launch scripts/train_sft.py --config configs/quickstart.yaml
 
 On CPUs: `accelerate launch --config_file configs/accelerate/cpu.yaml scripts/train_sft.py --config ...`.
-One process needs no launcher: `llmrec sft CONFIG` does the same.
+A single process needs no launcher: `llmrec sft CONFIG` does the same.
 """
 
 from llmrec.cli.launch import stage_main
