@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from llmrec.data.decision import Decision
+from llmrec.evaluation.report import Estimate, Faithfulness, Rate
 from llmrec.language.prompt import Recommendation
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import pack
@@ -17,54 +18,67 @@ def faithfulness(
     recommendations: Sequence[Recommendation],
     seed: int,
     batch: int = 64,
-) -> dict[str, dict[str, float | None]]:
-    """What dropping the cited items from the history does to the recommended item's log-probability.
+) -> Faithfulness:
+    """Measures how the log-probability of the recommended item changes when the cited items leave the prompt.
 
-    A dropped item is no longer shown, but still counts as had, so that no probability moves to it. Beside it, as many
-    seeded random other items of the same history are dropped: any item may matter a little. Recommendations that are
-    broken off, cite nothing that is shown, or cite all of it, are left out.
+    As a control, the same number of random other items of the same prompt is dropped. A dropped item is no longer
+    shown but still counts as seen, so it cannot be recommended and takes no probability. Recommendations are left out
+    if they are unfinished, cite no shown item, or cite all of them. The measure is comprehensiveness (DeYoung et al.,
+    ACL 2020) with a control.
 
     Args:
-        policy: wrote the recommendations; any item scheme.
-        decisions: the prompts that they answer.
+        policy: the policy that wrote the recommendations; any item scheme.
+        decisions: the decisions that it was prompted with.
         recommendations: one for each decision.
-        seed: of the other items.
-        batch: prompts a forward pass.
-
-    Returns:
-        `share`, of recommendations whose log-probability falls, `{rate, n}`; `fall` and `fall_of_others`, the mean
-        fall in nats when the cited or the other items are dropped, `{value, n}`. None where n is 0.
+        seed: seed of the control.
+        batch: prompts per forward pass.
     """
     generator = np.random.default_rng(seed)
-    asked: list[tuple[Decision, int]] = []  # whole, without the cited, without others; three a recommendation
+    asked: list[tuple[Decision, int]] = []  # per recommendation: all items, without the cited, without the control
     for decision, recommendation in zip(decisions, recommendations, strict=True):
-        cited = set(recommendation.citations) & set(map(int, decision.items))
-        others = sorted(set(map(int, decision.items)) - cited)
+        shown = set(map(int, decision.items))
+        cited = shown & set(recommendation.citations)
+        others = sorted(shown - cited)
         if recommendation.item < 0 or not cited or not others:
             continue
-        drawn = generator.choice(others, min(len(cited), len(others)), replace=False).tolist()
-        for dropped in (set(), cited, set(drawn)):
-            asked.append((_without(decision, dropped), recommendation.item))
-    parts = [item_log_probs(policy, asked[i : i + batch]) for i in range(0, len(asked), batch)]
-    whole, without_cited, without_others = torch.cat([torch.empty(0), *parts]).reshape(-1, 3).T
-    fall, others_fall = whole - without_cited, whole - without_others
-    means = [x.double().mean().item() if len(fall) else None for x in (fall > 0, fall, others_fall)]
-    return {
-        name: {unit: mean, "n": len(fall)}
-        for (name, unit), mean in zip(
-            (("share", "rate"), ("fall", "value"), ("fall_of_others", "value")), means, strict=True
+        control = set(generator.choice(others, min(len(cited), len(others)), replace=False).tolist())
+        asked += [(_without(decision, dropped), recommendation.item) for dropped in (set(), cited, control)]
+    if not asked:
+        return Faithfulness(
+            share=Rate(rate=None, n=0), fall=Estimate(value=None, n=0), fall_of_others=Estimate(value=None, n=0)
         )
-    }
+    parts = [recommended_item_log_prob(policy, asked[i : i + batch]) for i in range(0, len(asked), batch)]
+    complete, without_cited, without_control = torch.cat(parts).reshape(-1, 3).T
+    fall = complete - without_cited
+    n = len(fall)
+    return Faithfulness(
+        share=Rate(rate=_mean(fall > 0), n=n),
+        fall=Estimate(value=_mean(fall), n=n),
+        fall_of_others=Estimate(value=_mean(complete - without_control), n=n),
+    )
+
+
+def _mean(values: torch.Tensor) -> float:
+    return values.double().mean().item()
 
 
 def _without(decision: Decision, dropped: set[int]) -> Decision:
+    """The decision with some items counted as seen but no longer shown."""
     shown = [item for item in decision.items if item not in dropped]
     return Decision(decision.profile, [*decision.prior, *dropped], shown)
 
 
 @torch.no_grad()
-def item_log_probs(policy: RecPolicy, asked: Sequence[tuple[Decision, int]]) -> torch.Tensor:
-    """The policy's log-probability of recommending an item at each of B decisions, over all its tokens: [B]."""
+def recommended_item_log_prob(policy: RecPolicy, asked: Sequence[tuple[Decision, int]]) -> torch.Tensor:
+    """The log-probability of recommending a given item, summed over its tokens.
+
+    Args:
+        policy: the policy.
+        asked: B pairs of a decision and an item.
+
+    Returns:
+        float [B], on the CPU.
+    """
     sequences = [[policy.vocabulary.sequences[item]] for _, item in asked]
     packed = pack(policy, [decision for decision, _ in asked], sequences).to(policy.device)
     log_probs = packed.score(policy, policy(*packed.inputs())).log_probs

@@ -12,7 +12,7 @@ from llmrec.data.dataset import InteractionData, Targets
 from llmrec.data.decision import Decisions
 from llmrec.evaluation.faithfulness import faithfulness
 from llmrec.evaluation.ranking import BATCH, by_length, chunks
-from llmrec.evaluation.report import Count, Estimate, Faithfulness, GenerationReport, Measurement, Rate
+from llmrec.evaluation.report import Count, Estimate, GenerationReport, Measurement, Rate
 from llmrec.language.groundedness import check, sentences
 from llmrec.language.prompt import Recommendation
 from llmrec.policy.generate import generate, parse
@@ -55,7 +55,7 @@ def generation_report(
     measured: dict[str, Any] = {
         **rates(written, histories, policy.facts, data.num_items),
         **text_metrics(written, policy.facts),
-        "faithfulness": Faithfulness.model_validate(faithfulness(policy, *chosen, seed=config.seed, batch=BATCH)),
+        "faithfulness": faithfulness(policy, *chosen, seed=config.seed, batch=BATCH),
     }
     return GenerationReport(**measured)
 
