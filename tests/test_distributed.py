@@ -13,7 +13,9 @@ from llmrec.policy.packing import pack
 from llmrec.ppo import stage
 from llmrec.ppo.trainer import RecPPOTrainer
 from llmrec.run import Run
-from llmrec.sft.stage import RecSFTTrainer, training_arguments, training_windows
+from llmrec.sft.stage import training_arguments
+from llmrec.sft.trainer import RecSFTTrainer
+from llmrec.sft.windows import training_windows
 from tests.conftest import make_config
 from tests.ppo.test_trainer import PreferItem
 

@@ -6,9 +6,14 @@ be averaged within users first (`per_user`) and given an interval over users (`b
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
+if TYPE_CHECKING:
+    import torch
+
+Array = TypeVar("Array", np.ndarray, "torch.Tensor")
 Excluded = np.ndarray | Sequence[np.ndarray] | None  # bool [M, N], or M arrays of item indices
 
 
@@ -71,6 +76,32 @@ def ranks(scores: np.ndarray, targets: np.ndarray, excluded: Excluded = None, se
     target = scores[rows, targets][:, None]
     before = (scores > target) | ((scores == target) & (keys < keys[targets][:, None]))
     return 1 + (before & allowed).sum(axis=1)
+
+
+def rank_of_target(scores: Array, targets: Array, ties: Literal["half", "hash"] = "half", seed: int = 0) -> Array:
+    """Rank of each target among all items, for NumPy arrays and for PyTorch tensors on any device.
+
+    Args:
+        scores: float [M, N], higher is better.
+        targets: item index of each row's target, int [M].
+        ties: `half` counts each tied item as half a rank lost; `hash` orders ties by `tie_keys`, as `ranks` does.
+        seed: seed of the order among ties, for `hash`.
+
+    Returns:
+        float or int [M], 1 is best. With `half`, a target whose score is not finite has rank infinity.
+    """
+    values: Any = scores
+    indices: Any = targets
+    if ties == "hash":
+        if hasattr(values, "cpu"):
+            return indices.new_tensor(ranks(values.cpu().numpy(), indices.cpu().numpy(), seed=seed))
+        found: Any = ranks(values, indices, seed=seed)
+        return found
+    target = values[np.arange(len(values)), indices]
+    tied = (values == target[:, None]).sum(1)
+    rank = 1 + (values > target[:, None]).sum(1) + (tied - 1) / 2
+    rank[~(abs(target) < np.inf)] = np.inf
+    return rank
 
 
 def top_k(scores: np.ndarray, k: int, excluded: Excluded = None, seed: int = 0) -> np.ndarray:

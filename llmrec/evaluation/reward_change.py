@@ -15,7 +15,7 @@ from llmrec.policy.generate import generate, parse
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import pack
 from llmrec.reward.composite import CompositeReward
-from llmrec.selection.validation import of_lists
+from llmrec.selection.validation import mean_list_reward
 from reward_models import EaseJudge
 
 
@@ -81,8 +81,8 @@ def list_rewards(
         by_judge = judged(part.histories)
         for name, found in columns.items():
             listed = torch.from_numpy(lists[name][rows])
-            found["list_reward"].append(of_lists(listed, by_reward))
-            found["list_judge"].append(of_lists(listed, by_judge))
+            found["list_reward"].append(mean_list_reward(listed, by_reward))
+            found["list_judge"].append(mean_list_reward(listed, by_judge))
     return {name: {key: torch.cat(values).numpy() for key, values in found.items()} for name, found in columns.items()}
 
 

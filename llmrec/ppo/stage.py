@@ -21,7 +21,7 @@ from llmrec.ppo.trainer import RecPPOTrainer
 from llmrec.progress import watch
 from llmrec.reward.composite import CompositeReward
 from llmrec.run import Run
-from llmrec.selection.guard import Guard, Validation
+from llmrec.selection.guard import Guard, ValidationSet
 from llmrec.selection.validation import validation_sample
 from reward_models import EaseJudge
 
@@ -115,7 +115,7 @@ def validation_guard(run: Run, data: InteractionData, reward: CompositeReward) -
     for part in decisions.batches(GUARD_ROWS):
         last += [rewards[-1].cpu().clone() for rewards in reward.decisions(part)]
     return Guard(
-        Validation(decisions, torch.stack(last), reward.judged(judge)(decisions.histories)), run.path("ppo", "best")
+        ValidationSet(decisions, torch.stack(last), reward.judged(judge)(decisions.histories)), run.path("ppo", "best")
     )
 
 

@@ -379,7 +379,7 @@ class RecPPOTrainer(PPOTrainer):
         if checkpoint is not None:
             return
         if self.guard is not None:
-            self._event(0, self.guard.look(self.policy, step=0)[1])
+            self._event(0, self.guard.on_evaluation(self.policy, step=0)[1])
 
     def _end_update(self, update: int, metrics: dict[str, float], seconds: float) -> None:
         self.state.global_step = update
@@ -391,7 +391,7 @@ class RecPPOTrainer(PPOTrainer):
         self._adapt_kl(metrics)
         if self.guard is not None and (update % self.section.eval_steps == 0 or update == self.state.max_steps):
             with self._averaged():
-                seen, event = self.guard.look(self.policy, update)
+                seen, event = self.guard.on_evaluation(self.policy, update)
             metrics |= seen
             self._event(update, event)
         self.log(metrics)

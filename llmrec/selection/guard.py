@@ -1,128 +1,149 @@
-"""Guarded RL: the best adapter by validation is kept, and none is handed over that is worse than the SFT start."""
+"""Selects the PPO adapter by validation NDCG@10 and rejects adapters that exploit the reward model."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 
 from llmrec.data.decision import Decisions
 from llmrec.distributed import is_main_process
 from llmrec.files import read_json, write_json
 from llmrec.policy.model import RecPolicy
-from llmrec.selection.validation import all_item_scores, best_items, of_lists, user_ndcg
+from llmrec.selection.best_adapter import BestAdapter
+from llmrec.selection.validation import all_item_scores, best_items, mean_list_reward, user_ndcg
 
-NDCG, REWARD, JUDGE = "eval/ndcg@10", "eval/reward", "eval/judge"
-SURE_GAIN = "eval/sure_gain"  # lower end of the 95 % interval of the gain in NDCG@10 over the SFT start
+NDCG = "eval/ndcg@10"
+REWARD = "eval/reward"
+JUDGE = "eval/judge"
+# Lower end of the 95 % interval of the paired NDCG@10 gain over the SFT start. Files on disk use this older key.
+GAIN_LOWER_BOUND = "eval/sure_gain"
 
 
 @dataclass(frozen=True)
-class Validation:
-    """Validation users and what is known of them.
+class ValidationSet:
+    """Validation decisions and two independent scores of every item.
 
     Attributes:
-        decisions: U validation users with the item that each took next.
-        reward: what the trained reward says of every item, nats, float [U, N].
-        judge: what a judge that was fitted on other users says, nats, float [U, N].
+        decisions: U validation decisions with known targets.
+        rewards: item rewards of the reward model that PPO maximizes, nats, float [U, N].
+        judge_rewards: item rewards of a judge that was fitted on other users, nats, float [U, N].
     """
 
     decisions: Decisions
-    reward: torch.Tensor
-    judge: torch.Tensor
+    rewards: torch.Tensor
+    judge_rewards: torch.Tensor
 
 
-class Guard:
-    """Measures NDCG@10, the reward and an independent judge on validation during training.
+class Guard(BestAdapter):
+    """Keeps the best adapter by validation NDCG@10, subject to a check by an independent judge.
 
-    An adapter is kept if its NDCG@10 is the best so far and the judge does not like its lists less than the SFT
-    start's: a reward that rises while the judge's falls is being hacked. But the judge knows few users, and what users
-    took is no model: it has no say where the gain in NDCG@10 over the start, paired by user, is surely above 0. Reward
-    and judge are means over the ten best items, not expectations under the policy: those also rise where a policy is
-    merely surer of the same list.
+    An adapter is kept if two conditions hold:
+
+    1. Its NDCG@10 is the highest so far.
+    2. The judge scores its lists at least as high as those of the SFT start, or the NDCG@10 gain over the SFT start is
+       significantly positive (the 95 % interval of the gain, paired by user, lies above 0).
+
+    A rising reward with a falling judge score is the sign of reward hacking. The judge is fitted on few users and can
+    be wrong, so it is overruled by a significant gain.
+
+    Reward and judge score are means over the ten best items. Expectations under the policy would also rise when the
+    policy merely becomes more confident of the same list.
 
     Args:
-        validation: who is looked at.
-        directory: where the best adapter is kept.
+        validation: the decisions to evaluate on.
+        directory: folder that receives the adapters.
 
     Attributes:
-        history: what was seen, each `{step, kept, eval/...}`; step 0 is the SFT start.
+        history: one entry an evaluation, `{step, kept, eval/...}`; step 0 is the SFT start.
     """
 
-    def __init__(self, validation: Validation, directory: Path):
+    def __init__(self, validation: ValidationSet, directory: Path):
+        super().__init__(validation.decisions, directory, NDCG)
         self.validation = validation
-        self.directory = directory
-        self.history: list[dict] = []
 
-    def look(self, policy: RecPolicy, step: int) -> tuple[dict[str, float], str]:
-        """Measures the policy; keeps its adapter if it is the best so far.
+    def on_evaluation(self, policy: RecPolicy, step: int) -> tuple[dict[str, float], str]:
+        """Evaluates the policy and keeps its adapter if it is the best so far.
 
         Returns:
-            metrics, and what was done in words.
+            metrics to log, and one sentence that says what was decided.
         """
-        seen = broadcast_object_list([self.measure(policy)])[0]  # processes must agree on the best
-        start = self.history[0] if self.history else seen
-        best = max((entry[NDCG] for entry in self.history if entry["kept"]), default=-np.inf)
-        better, liked = seen[NDCG] > best, seen[JUDGE] >= start[JUDGE]
-        trusted = liked or seen[SURE_GAIN] > 0
-        self.history.append({"step": step, "kept": better and trusted, **seen})
-        if better and trusted and is_main_process():
-            policy.save_pretrained(self.directory / f"adapter-{step}")
-        PartialState().wait_for_everyone()
-        gap = (seen[REWARD] - start[REWARD]) - (seen[JUDGE] - start[JUDGE])
-        metrics = seen | {"eval/judge_gap": gap, "eval/best_ndcg@10": self._best[NDCG], "guard/kept": float(better)}
-        metrics["guard/judge_refused"] = float(better and not trusted)
-        if better and not trusted:
-            return metrics, f"guard: best NDCG@10 {seen[NDCG]:.4f}, but the judge prefers the SFT start: not kept"
-        if better:
-            but = "" if liked else ", though the judge prefers the SFT start: the gain over it is sure"
-            return metrics, f"guard: best NDCG@10 so far, {seen[NDCG]:.4f}: kept{but}"
-        return metrics, f"guard: NDCG@10 {seen[NDCG]:.4f}, the adapter of step {self.best_step} stays the best"
+        previous = self.best_ndcg
+        measured = self.evaluate(policy, step)
+        start = self.history[0]
+        improves = measured[NDCG] > previous
+        kept = bool(self.history[-1]["kept"])
+        metrics = measured | {
+            "eval/judge_gap": (measured[REWARD] - start[REWARD]) - (measured[JUDGE] - start[JUDGE]),
+            "eval/best_ndcg@10": self.best_ndcg,
+            "guard/kept": float(improves),
+            "guard/judge_refused": float(improves and not kept),
+        }
+        ndcg = f"NDCG@10 is {measured[NDCG]:.4f}"
+        if not improves:
+            return metrics, f"guard: {ndcg}; the adapter of step {self.best_step} remains the best"
+        if not kept:
+            return metrics, f"guard: {ndcg}, the best so far; not kept, because the judge score is below the SFT start"
+        if self._passes_judge(measured):
+            return metrics, f"guard: {ndcg}, the best so far; kept"
+        overruled = "although the judge score is below the SFT start, because the NDCG@10 gain is significant"
+        return metrics, f"guard: {ndcg}, the best so far; kept {overruled}"
+
+    def accepts(self, measured: dict[str, float]) -> bool:
+        """Whether the two conditions of the class docstring hold."""
+        trusted = self._passes_judge(measured) or measured[GAIN_LOWER_BOUND] > 0
+        return super().accepts(measured) and trusted
 
     def measure(self, policy: RecPolicy) -> dict[str, float]:
-        """NDCG@10 of the ranking (ties count half), its sure gain, and mean reward and judge of the ten best items."""
+        """NDCG@10 of the ranking (ties count half), its gain, and reward and judge score of the ten best items."""
         decisions = self.validation.decisions
         scores = all_item_scores(policy, decisions)
         lists = best_items(scores)
         ndcg = user_ndcg(scores, torch.from_numpy(decisions.targets))
         return {
             NDCG: float(ndcg.mean()),
-            SURE_GAIN: self._sure_gain(ndcg),
-            REWARD: float(of_lists(lists, self.validation.reward).mean()),
-            JUDGE: float(of_lists(lists, self.validation.judge).mean()),
+            GAIN_LOWER_BOUND: self._gain_lower_bound(ndcg),
+            REWARD: float(mean_list_reward(lists, self.validation.rewards).mean()),
+            JUDGE: float(mean_list_reward(lists, self.validation.judge_rewards).mean()),
         }
 
-    def _sure_gain(self, ndcg: torch.Tensor) -> float:
-        """Mean gain of users [U] over their NDCG@10 at the start, less 1.96 standard errors; 0 if that is not known."""
-        file = self.directory / "start_ndcg.json"  # outlives the process, as the kept adapters do
-        if not self.history and is_main_process():
-            write_json(file, ndcg.tolist())
-        if not self.history or len(ndcg) < 2 or not file.is_file():  # an earlier version began the run
-            return 0.0
-        gain = ndcg - torch.tensor(read_json(file))
-        return float(gain.mean() - 1.96 * gain.std() / len(gain) ** 0.5)
-
-    def restore_best(self, policy: RecPolicy) -> None:
-        """Puts the best adapter's weights into the policy."""
-        policy.load_adapter_weights(self.directory / f"adapter-{self.best_step}")
-
-    @property
-    def best_step(self) -> int:
-        """Step of the best adapter; 0 is the SFT start."""
-        return self._best["step"]
-
-    @property
-    def _best(self) -> dict:
-        return max((entry for entry in self.history if entry["kept"]), key=lambda entry: entry[NDCG])
-
-    def report(self) -> dict:
-        """What the guard saw and did, as JSON values."""
+    def report(self) -> dict[str, Any]:
+        """All evaluations and the selected step, as JSON values."""
         return {
             "best_step": self.best_step,
             "fell_back_to_sft": self.best_step == 0,
             "sft_ndcg@10": self.history[0][NDCG],
-            "best_ndcg@10": self._best[NDCG],
+            "best_ndcg@10": self.best_ndcg,
             "users": len(self.validation.decisions),
             "history": self.history,
         }
+
+    def _passes_judge(self, measured: dict[str, float]) -> bool:
+        """Whether the judge scores the lists at least as high as those of the SFT start."""
+        start = self.history[0] if self.history else measured
+        return measured[JUDGE] >= start[JUDGE]
+
+    def _gain_lower_bound(self, ndcg: torch.Tensor) -> float:
+        """Mean NDCG@10 gain over the SFT start minus 1.96 standard errors, paired by user.
+
+        The first call writes the NDCG@10 of the SFT start to disk, because a resumed process needs it too.
+
+        Args:
+            ndcg: NDCG@10 of each user, [U].
+
+        Returns:
+            0 at the SFT start, for a single user, and in runs of older versions, which did not write that file.
+        """
+        file = self.directory / "start_ndcg.json"
+        if not self.history and is_main_process():
+            write_json(file, ndcg.tolist())
+        if not self.history or len(ndcg) < 2 or not file.is_file():
+            return 0.0
+        gain = ndcg - torch.tensor(read_json(file))
+        return float(gain.mean() - 1.96 * gain.std() / len(gain) ** 0.5)
+
+    def _kept(self) -> list[dict[str, Any]]:
+        return [entry for entry in self.history if entry["kept"]]
+
+    def _entry(self, step: int, kept: bool, measured: dict[str, float]) -> dict[str, Any]:
+        return {"step": step, "kept": kept, **measured}

@@ -1,4 +1,4 @@
-"""How well a policy ranks validation targets during training."""
+"""Validation during training: a sample of users and how well a policy ranks their next items."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ import torch
 
 from llmrec.data.dataset import InteractionData, Targets
 from llmrec.data.decision import Decision, Decisions
+from llmrec.evaluation.metrics import rank_of_target
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.ranking import item_scores
 
@@ -19,15 +20,18 @@ def validation_sample(data: InteractionData, count: int, seed: int) -> Targets:
 
 
 def user_ndcg(scores: torch.Tensor, targets: torch.Tensor, k: int = 10) -> torch.Tensor:
-    """NDCG@k of each user, [U], where one item is relevant; ties count half.
+    """NDCG@k of each user with one relevant item; ties count half.
 
     Args:
-        scores: of all items, [U, N]; an item at -inf is not found.
-        targets: the relevant items, int64 [U].
+        scores: scores of all items, [U, N]. An item at -inf counts as not ranked.
+        targets: the relevant item of each user, int64 [U].
+        k: length of the list.
+
+    Returns:
+        float32 [U].
     """
-    of_target = scores.gather(1, targets[:, None])
-    rank = 1 + (scores > of_target).sum(1) + ((scores == of_target).sum(1) - 1) / 2
-    return torch.where((rank <= k) & of_target[:, 0].isfinite(), 1 / torch.log2(rank + 1), 0.0)
+    rank = rank_of_target(scores, targets)
+    return torch.where(rank <= k, 1 / torch.log2(rank + 1), 0.0)
 
 
 def mean_ndcg(scores: torch.Tensor, targets: torch.Tensor, k: int = 10) -> float:
@@ -36,21 +40,28 @@ def mean_ndcg(scores: torch.Tensor, targets: torch.Tensor, k: int = 10) -> float
 
 
 def best_items(scores: torch.Tensor, k: int = 10) -> torch.Tensor:
-    """Each user's k best items, best first, int64 [U, k]; -1 where fewer may be recommended.
+    """Each user's k best items, best first.
 
     Args:
-        scores: of all items, [U, N]; an item at -inf is in no list.
+        scores: scores of all items, [U, N]. An item at -inf enters no list.
+        k: length of the lists.
+
+    Returns:
+        item indices, int64 [U, min(k, N)]; -1 where fewer items may be recommended.
     """
     best = scores.topk(min(k, scores.shape[1]))
     return best.indices.masked_fill(best.values.isneginf(), -1)
 
 
-def of_lists(lists: torch.Tensor, rewards: torch.Tensor) -> torch.Tensor:
-    """Mean reward of each user's list, [U]: what it is worth, however sure the policy is of it.
+def mean_list_reward(lists: torch.Tensor, rewards: torch.Tensor) -> torch.Tensor:
+    """Mean reward of each user's list. It depends on the listed items only, whatever their probabilities.
 
     Args:
-        lists: items, -1 where there is none, int64 [U, k].
-        rewards: of all items, [U, N].
+        lists: item indices, -1 where there is none, int64 [U, k].
+        rewards: rewards of all items, [U, N].
+
+    Returns:
+        float [U].
     """
     listed = lists >= 0
     return (rewards.gather(1, lists.clamp(min=0)) * listed).sum(1) / listed.sum(1).clamp(min=1)
@@ -62,5 +73,5 @@ def all_item_scores(policy: RecPolicy, decisions: Sequence[Decision]) -> torch.T
 
 
 def mean_policy_ndcg(policy: RecPolicy, decisions: Decisions) -> float:
-    """Mean NDCG@10 of a policy's ranking at decisions whose targets are known; ties count half."""
+    """Mean NDCG@10 of a policy's ranking at decisions with known targets; ties count half."""
     return mean_ndcg(all_item_scores(policy, decisions), torch.from_numpy(decisions.targets))

@@ -14,7 +14,9 @@ from llmrec.language.base_model import base_fingerprint, load_base
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.ranking import item_scores
 from llmrec.run import Run
-from llmrec.sft.stage import RecSFTTrainer, training_arguments, training_windows
+from llmrec.sft.stage import training_arguments
+from llmrec.sft.trainer import RecSFTTrainer
+from llmrec.sft.windows import training_windows
 from tests.conftest import disturb, make_base, make_config
 from tests.ppo.test_trainer import first_step, make_trainer
 

@@ -23,7 +23,7 @@ from llmrec.progress import TrainingLog
 from llmrec.progress.records import RecordFiles
 from llmrec.reward.protocol import RewardBatch
 from llmrec.run import Run
-from llmrec.selection.guard import Guard, Validation
+from llmrec.selection.guard import Guard, ValidationSet
 from tests.conftest import make_config, make_data
 from tests.ppo.test_failing_reward import ready_for_ppo
 from tests.ppo.test_trainer import PreferItem, make_trainer, weights
@@ -70,7 +70,7 @@ def build(base: str, folder: Path, options: dict) -> RecPPOTrainer:
     ]
     decisions = Decisions.from_decisions(asked, max_history=3)
     liked = torch.eye(10)[9].expand(3, 10)
-    guard = Guard(Validation(decisions, liked, liked), folder / "best")
+    guard = Guard(ValidationSet(decisions, liked, liked), folder / "best")
     options = {"total_episodes": 8 * UPDATES, "response_length": 12} | options
     trainer = make_trainer(base, make_data(), folder / "checkpoints", guard=guard, **options)
     trainer.reward = Noisy()

@@ -8,7 +8,9 @@ import torch
 from llmrec.policy.model import RecPolicy
 from llmrec.ppo.checkpoint import newest_checkpoint
 from llmrec.run import Run
-from llmrec.sft.stage import RecSFTTrainer, training_arguments, training_windows
+from llmrec.sft.stage import training_arguments
+from llmrec.sft.trainer import RecSFTTrainer
+from llmrec.sft.windows import training_windows
 from tests.conftest import make_base, make_config
 from tests.ppo.test_trainer import make_trainer, weights
 

@@ -98,7 +98,7 @@ STAGE_METRICS = {
             {"step": 2, "objective/scores": -4.9375, "objective/kl": 0.1875, "objective/item_kl": 0.3125,
              "reward/had": 0.0, "reward/log_odds": -5.8125},
         ],
-        "events": [{"step": 4, "event": "guard: best NDCG@10 so far, 0.0842: kept"}],
+        "events": [{"step": 4, "event": "guard: NDCG@10 is 0.0842, the best so far; kept"}],
     },
 }  # fmt: skip
 
