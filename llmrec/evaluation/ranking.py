@@ -1,4 +1,4 @@
-"""Ranks of held-out targets and lists of the best items, over the full catalogue minus what the user had."""
+"""Ranks of test targets and lists of the best items, over the full catalogue without seen items."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,67 +15,87 @@ from llmrec.files import write_with
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.ranking import item_scores
 
-BATCH = 64
-RANKS = "ranks.parquet"
-LIST = 10  # items of a list
+BATCH = 64  # decisions per batch
+RANKS = "ranks.parquet"  # file name of the table of ranks
+LIST_LENGTH = 10
 Score = Callable[[Sequence[np.ndarray]], np.ndarray]  # histories [B] -> float [B, N], higher is better
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """What one model makes of M decisions.
+    """The ranking of one model at M decisions.
 
     Attributes:
-        ranks: rank of each target, [M].
-        lists: the ten best items of each, [M, 10], -1 where fewer are left.
+        ranks: rank of each target, 1 is best, [M].
+        lists: the ten best items at each decision, [M, 10], filled up with -1.
     """
 
     ranks: np.ndarray
     lists: np.ndarray
 
     def select(self, rows: np.ndarray) -> "Ranked":
-        """Of some of the decisions, in the order of `rows`."""
+        """The ranking at some of the decisions, in the order of `rows`."""
         return Ranked(self.ranks[rows], self.lists[rows])
 
 
 def distinct_targets(splits: dict[str, Targets]) -> tuple[Targets, dict[str, np.ndarray]]:
-    """The targets of all splits, each once: two splits may ask the same, and need not be answered twice.
+    """The targets of all splits without duplicates, so that a target in two splits is ranked once.
 
     Returns:
-        M distinct targets, and by split the place among them of each of its own, int64.
+        M distinct targets, and for each split the indices of its targets among them, int64.
     """
-    places = [np.stack([targets.users, targets.positions], 1) for targets in splits.values()]
-    distinct, inverse = np.unique(np.concatenate(places), axis=0, return_inverse=True)
-    borders = np.cumsum([len(part) for part in places])[:-1]
+    pairs = [np.stack([targets.users, targets.positions], 1) for targets in splits.values()]
+    distinct, inverse = np.unique(np.concatenate(pairs), axis=0, return_inverse=True)
+    borders = np.cumsum([len(part) for part in pairs])[:-1]
     return Targets(distinct[:, 0], distinct[:, 1]), dict(zip(splits, np.split(inverse, borders), strict=True))
 
 
 def rank(scores: Score, decisions: Decisions, seed: int) -> Ranked:
-    """Ranks by a scoring function, a batch at a time; equal scores are ordered by `metrics.tie_keys` of the seed."""
+    """Ranks by a scoring function, one batch at a time.
+
+    Args:
+        scores: scores all items after a batch of histories.
+        decisions: M decisions with known targets.
+        seed: seed of the order among equal scores, see `metrics.tie_keys`.
+    """
     batches = (scores([decisions.histories[m] for m in rows]) for rows in chunks(len(decisions)))
     return rank_batches(batches, decisions, seed)
 
 
 def rank_batches(batches: Iterable[np.ndarray], decisions: Decisions, seed: int) -> Ranked:
-    """Ranks by scores of the decisions in order, float [b, N] a batch; never holds more than one batch."""
-    parts, start = [], 0
+    """Ranks by scores that come in batches; only one batch is held in memory.
+
+    Args:
+        batches: scores of all items at the decisions in order, float [b, N] per batch.
+        decisions: M decisions with known targets.
+        seed: seed of the order among equal scores, see `metrics.tie_keys`.
+    """
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    start = 0
     for scores in batches:
         histories = decisions.histories[start : start + len(scores)]
         items = decisions.targets[start : start + len(scores)]
-        parts.append((ranks(scores, items, histories, seed), top_k(scores, LIST, histories, seed)))
+        parts.append((ranks(scores, items, histories, seed), top_k(scores, LIST_LENGTH, histories, seed)))
         start += len(scores)
-    return Ranked(*map(np.concatenate, zip(*parts, strict=True)))
+    return Ranked(ranks=np.concatenate([one for one, _ in parts]), lists=np.concatenate([lists for _, lists in parts]))
 
 
 def rank_policy(
-    policy: RecPolicy, decisions: Decisions, seed: int, advance: Callable[..., None]
+    policy: RecPolicy, decisions: Decisions, seed: int, advance: Callable[[], None]
 ) -> tuple[Ranked, torch.Tensor]:
-    """Ranks by the policy's exact distribution over items; `advance` is called after each batch.
+    """Ranks by the policy's exact distribution over items.
+
+    Args:
+        policy: the policy.
+        decisions: M decisions with known targets.
+        seed: seed of the order among equal scores.
+        advance: called after each batch.
 
     Returns:
-        ranks and lists, and the log-probability of every item, float32 [M, N] (`policy.ranking.item_scores`).
+        The ranking, and the log-probability of every item, float32 [M, N] (see `policy.ranking.item_scores`).
     """
-    order, parts = by_length(decisions), []
+    order = by_length(decisions)
+    parts: list[torch.Tensor] = []
     for batch in item_scores(policy, decisions.select(order), BATCH):
         parts.append(batch.float().cpu())
         advance()
@@ -84,29 +104,29 @@ def rank_policy(
 
 
 def by_length(decisions: Sequence[Decision]) -> np.ndarray:
-    """Order of prompts in which like lengths share a batch, so that little of it is padding, [M]."""
+    """An order in which prompts of similar length are neighbors, so that batches need little padding, int64 [M]."""
     return np.argsort([len(decision.items) for decision in decisions], kind="stable")
 
 
 def chunks(count: int, size: int = BATCH) -> Iterator[range]:
-    """Ranges of at most `size` that cover 0..count-1 in order."""
+    """Ranges of at most `size` indices that cover 0..count-1 in order."""
     for start in range(0, count, size):
         yield range(start, min(start + size, count))
 
 
 def save_ranks(path: Path, targets: Targets, rows: dict[str, np.ndarray], ranked: dict[str, Ranked]) -> None:
-    """Writes the rank of every test target by every model: columns `split, user, position` and one a model.
+    """Writes a table of ranks: one row per target, with columns `split`, `user`, `position` and one per model.
 
     Args:
-        path: a Parquet file.
+        path: the Parquet file to write.
         targets: M distinct targets.
-        rows: by split, the places of its targets among them.
-        ranked: by model, of the M targets.
+        rows: indices of each split's targets among them.
+        ranked: rankings of the M targets, by model.
     """
     frames = [
-        pd.DataFrame({"split": split, "user": targets.users[places], "position": targets.positions[places]}).assign(
-            **{name: one.ranks[places] for name, one in ranked.items()}
+        pd.DataFrame({"split": split, "user": targets.users[index], "position": targets.positions[index]}).assign(
+            **{name: one.ranks[index] for name, one in ranked.items()}
         )
-        for split, places in rows.items()
+        for split, index in rows.items()
     ]
     write_with(path, lambda file: pd.concat(frames, ignore_index=True).to_parquet(file, index=False))

@@ -1,4 +1,4 @@
-"""Ranking metrics and bootstrap, against numbers worked by hand."""
+"""Ranking metrics and bootstrap, against numbers computed by hand."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def test_ranks_among_allowed_items():
     assert ranks(SCORES, [2, 3], [np.array([1]), np.array([0, 1])]).tolist() == [2, 2]
 
 
-def test_ties_are_broken_by_key_alike_in_ranks_and_lists():
+def test_ranks_and_lists_break_ties_by_the_same_keys():
     scores = np.zeros((5, 5))
     rank = ranks(scores, np.arange(5), seed=4)
     assert sorted(rank) == [1, 2, 3, 4, 5]
@@ -43,12 +43,12 @@ def test_tie_keys_depend_on_seed_only():
     assert abs(np.corrcoef(positions, np.arange(10_000))[0, 1]) < 0.05
 
 
-def test_ranks_refuse_nonsense():
+def test_ranks_refuse_invalid_arguments():
     with pytest.raises(ValueError, match="NaN"):
         ranks(np.array([[np.nan, 1.0]]), [0])
     with pytest.raises(ValueError, match="row 1 is among its excluded"):
         ranks(SCORES, [2, 3], [[], [3]])
-    with pytest.raises(ValueError, match="1 rows"):
+    with pytest.raises(ValueError, match="excluded has 1 rows"):
         ranks(SCORES, [2, 3], [[]])
 
 
@@ -63,8 +63,8 @@ def test_hit_rate_ndcg_and_reciprocal_rank():
     assert reciprocal_rank(rank).tolist() == pytest.approx([1, 1 / 3, 1 / 11])
 
 
-def test_the_same_numbers_as_ranx():
-    """ranx 0.3.21 (which compiles for a minute at its first call) with one relevant item a query, seen as 1."""
+def test_metrics_equal_those_of_ranx():
+    """The expected numbers are those of ranx 0.3.21 with one relevant item per query."""
     rng = np.random.default_rng(5)
     scores, targets = rng.random((40, 30)), rng.integers(0, 30, 40)
     rank = ranks(scores, targets)
@@ -82,7 +82,7 @@ def test_the_same_numbers_as_ranx():
     )
 
 
-def test_ranks_are_places_in_the_sorted_list():
+def test_ranks_are_positions_in_the_sorted_list():
     rng = np.random.default_rng(1)
     scores, targets = np.round(rng.random((30, 12)), 1), rng.integers(0, 12, 30)
     excluded = [np.setdiff1d(rng.integers(0, 12, 4), target) for target in targets]
@@ -106,14 +106,14 @@ def test_per_user_averages_within_users_first():
     assert means.tolist() == pytest.approx([1.0, 2 / 3])
 
 
-def test_bootstrap_of_a_constant():
+def test_the_interval_of_a_constant_has_no_width():
     assert bootstrap_ci(np.full(5, 0.25), samples=100, seed=0) == (0.25, 0.25, 0.25)
 
 
-def test_bootstrap_width_is_that_of_the_normal_interval():
+def test_the_bootstrap_interval_matches_the_normal_interval():
     values = np.tile([0.0, 1.0], 200)
     mean, low, high = bootstrap_ci(values, samples=4000, seed=1)
-    # The standard error of a fair coin over 400 users is .5 / 20; 1.96 of them each side.
+    # The standard error of a fair coin over 400 users is 0.5 / 20; the interval is 1.96 of them to each side.
     assert mean == 0.5
     assert (low, high) == (pytest.approx(0.451, abs=0.004), pytest.approx(0.549, abs=0.004))
     assert bootstrap_ci(values, 200, 7) == bootstrap_ci(values, 200, 7)
@@ -128,22 +128,22 @@ def test_paired_bootstrap_uses_the_pairing():
     assert paired_bootstrap(b, b, samples=100)[3] == 1.0
 
 
-def test_bootstrap_refuses_nonsense():
+def test_the_bootstrap_refuses_invalid_arguments():
     with pytest.raises(ValueError, match="at least one value"):
         bootstrap_ci(np.array([]))
     with pytest.raises(ValueError, match="finite"):
         bootstrap_ci(np.array([0.0, np.nan]))
-    with pytest.raises(ValueError, match="same users"):
+    with pytest.raises(ValueError, match="for the same users"):
         paired_bootstrap(np.zeros(2), np.zeros(3))
 
 
-def test_holm():
-    # Sorted .01 x 3, .03 x 2, .04 x 1, then made non-decreasing.
+def test_holm_adjusts_in_the_given_order():
+    # In ascending order 0.01 x 3, 0.03 x 2 and 0.04 x 1, then made non-decreasing.
     assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
     assert holm([]) == []
 
 
-def test_few_users_prove_nothing():
+def test_few_users_are_never_significant():
     for users in (1, 2, 5):
         assert paired_bootstrap(np.ones(users), np.zeros(users))[3] == 2.0 ** (1 - users)
     mostly_equal = np.r_[np.ones(5), np.zeros(100)]
