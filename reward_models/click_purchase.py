@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from llmrec.errors import DataError, ModelError
 from llmrec.files import write_json
 from reward_models.features import PROFILE_BUCKETS, WORD_BUCKETS
-from reward_models.rewarder import Prediction, Rewarder
+from reward_models.reward_model import Prediction, Rewarder
 from reward_models.storage import MEND, check_catalogue, load_config, load_state, save_tensors
 
 FAMILY = "click_purchase"

@@ -11,7 +11,7 @@ from llmrec.errors import ModelError
 from llmrec.files import write_json
 from reward_models.click_purchase import ClickPurchaseModel
 from reward_models.linear import LinearNextItem
-from reward_models.rewarder import Prediction, Rewarder
+from reward_models.reward_model import Prediction, Rewarder
 from reward_models.storage import MEND, load_config, load_state, save_tensors
 
 FAMILY = "click_purchase_ensemble"

@@ -14,7 +14,7 @@ from reward_models.calibration import fit_platt, fit_powers, fit_temperature
 from reward_models.ensemble import RewardEnsemble
 from reward_models.features import profile_words
 from reward_models.linear import LinearNextItem
-from reward_models.rewarder import Prediction, Rewarder
+from reward_models.reward_model import Prediction, Rewarder
 
 CHUNK = 128  # events scored at once
 HELD_OUT_LIMIT = 5_000  # held-out events measured; more change no digit that is reported

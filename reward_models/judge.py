@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from llmrec.catalogue.cooccurrence import cooccurrence
 from llmrec.errors import DataError, ModelError
 from llmrec.files import write_json
-from reward_models.rewarder import lowest_for_had
+from reward_models.reward_model import lowest_for_had
 from reward_models.storage import MEND, check_catalogue, load_config, load_state, save_tensors
 
 FAMILY = "ease_judge"

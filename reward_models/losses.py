@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from llmrec.config import RewardConfig
 from reward_models.click_purchase import ClickPurchaseModel
-from reward_models.windows import Batch
+from reward_models.training_events import Batch
 
 FULL_SOFTMAX_ITEMS = 20_000  # a larger catalogue is trained with sampled negatives
 

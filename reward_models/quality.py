@@ -24,8 +24,8 @@ from reward_models.click_purchase import ClickPurchaseModel
 from reward_models.exposures import Exposures, exposure_logits
 from reward_models.held_out import CHUNK, HeldOut, predictions, ranking
 from reward_models.judge import EaseJudge, fit_judge
-from reward_models.rewarder import Rewarder
-from reward_models.windows import TrainingEvents
+from reward_models.reward_model import Rewarder
+from reward_models.training_events import TrainingEvents
 
 NEGATIVES = 20  # a click; for these metrics only: no ranking metric is sampled
 BOOTSTRAP = 300

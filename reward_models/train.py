@@ -38,7 +38,7 @@ from reward_models.losses import batch_loss, draw_negatives, is_sampled
 from reward_models.plots import draw
 from reward_models.quality import ItemRates, Measured, exposure_quality, measure_split
 from reward_models.storage import fingerprint
-from reward_models.windows import TrainingEvents, collate, training_events
+from reward_models.training_events import TrainingEvents, collate, training_events
 
 # Of the purchase head, as a share of the learning rate: it has one label a click and overfits first.
 PURCHASE_LEARNING_RATE = 0.25
@@ -391,7 +391,7 @@ def train_reward(run: Any) -> dict[str, Any]:
     data = load_data(run.path("data"))
     text = {}
     if run.config.reward.text is not None:
-        from reward_models.text_reward import train_text_reward  # TRL takes seconds to import
+        from reward_models.text.model import train_text_reward  # TRL takes seconds to import
 
         # First: the processes that wait in its collectives must not wait for the other model as well.
         text = {"text": train_text_reward(run, data)}

@@ -18,9 +18,9 @@ KNOWN: set[tuple[str, str]] = {
     ("llmrec.policy.model", "hub"),
     ("llmrec.recommenders.baselines", "reward_models"),
     ("llmrec.recommenders.tuning", "evaluation"),
-    ("reward_models.text_reward", "policy"),
-    ("reward_models.text_reward", "progress"),
-    ("reward_models.text_reward", "run"),
+    ("reward_models.text.model", "policy"),
+    ("reward_models.text.model", "progress"),
+    ("reward_models.text.model", "run"),
 }
 
 

@@ -23,7 +23,7 @@ from llmrec.data.decision import Decision
 from llmrec.errors import DataError
 from llmrec.language.groundedness import check
 from llmrec.language.prompt import Recommendation
-from llmrec.reward.parts import (
+from llmrec.reward.functions import (
     FAULTS,
     call,
     faults,
@@ -39,10 +39,10 @@ from reward_models.click_purchase import UNKNOWN
 from reward_models.ensemble import load_reward_model
 from reward_models.features import profile_words
 from reward_models.judge import EaseJudge
-from reward_models.rewarder import Rewarder
+from reward_models.reward_model import Rewarder
 
 if TYPE_CHECKING:  # importing it takes seconds
-    from reward_models.text_reward import TextRewardModel
+    from reward_models.text.model import TextRewardModel
 
 
 class CompositeReward:
@@ -98,7 +98,7 @@ class CompositeReward:
         """
         model, text = load_reward_model(directory, data.items["item_id"]), None
         if config.text is not None:
-            from reward_models.text_reward import TextRewardModel
+            from reward_models.text.model import TextRewardModel
 
             text = TextRewardModel.from_pretrained(directory / "text", data.items)
         return cls(model, facts, config, data, text)

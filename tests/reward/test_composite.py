@@ -17,7 +17,7 @@ from llmrec.data.decision import Decision
 from llmrec.errors import ConfigError, DataError, RewardError
 from llmrec.language.prompt import Recommendation
 from llmrec.reward.composite import CompositeReward
-from llmrec.reward.parts import call, faults, item_log_odds, load_callable, log_odds, places, standardised
+from llmrec.reward.functions import call, faults, item_log_odds, load_callable, log_odds, places, standardised
 from reward_models.click_purchase import ClickPurchaseConfig, ClickPurchaseModel
 from reward_models.ensemble import RewardEnsemble
 from reward_models.judge import fit_judge

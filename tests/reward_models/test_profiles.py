@@ -16,7 +16,7 @@ from llmrec.evaluation.evaluate import reward_scores
 from llmrec.language.prompt import Recommendation
 from llmrec.ppo.stage import training_decisions, validation_guard
 from llmrec.reward.composite import CompositeReward
-from llmrec.reward.parts import log_odds
+from llmrec.reward.functions import log_odds
 from reward_models.click_purchase import ClickPurchaseConfig, ClickPurchaseModel
 from reward_models.features import profile_words
 from reward_models.judge import fit_judge

@@ -18,9 +18,9 @@ from llmrec.language.prompt import Recommendation
 from llmrec.reward.composite import CompositeReward
 from llmrec.run import Run
 from reward_models import train_reward
-from reward_models.pairs import preference_pairs, skipped_exposures
-from reward_models.text_reward import TextRewardModel, fit_text_reward, new_model
-from reward_models.windows import training_events
+from reward_models.text.model import TextRewardModel, fit_text_reward, new_model
+from reward_models.text.pairs import preference_pairs, skipped_exposures
+from reward_models.training_events import training_events
 from tests.conftest import make_config
 
 ITEMS, LIKED = 40, 20  # users click items of the first half, which are dramas, and purchase those with even numbers

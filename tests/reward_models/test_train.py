@@ -16,7 +16,7 @@ from reward_models.click_purchase import ClickPurchaseConfig
 from reward_models.held_out import calibrate, held_out
 from reward_models.losses import Negatives, click_loss, draw_negatives
 from reward_models.train import judge_split
-from reward_models.windows import UNKNOWN, collate, training_events
+from reward_models.training_events import UNKNOWN, collate, training_events
 
 SMALL = RewardConfig(
     num_train_epochs=30,

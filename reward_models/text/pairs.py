@@ -6,7 +6,7 @@ import numpy as np
 
 from llmrec.data.dataset import InteractionData
 from reward_models.exposures import exposures_of
-from reward_models.windows import TrainingEvents
+from reward_models.training_events import TrainingEvents
 
 
 @dataclass(frozen=True)

@@ -41,10 +41,10 @@ from llmrec.policy.saved import adapter_shapes
 from llmrec.progress import watch
 from llmrec.run import Run
 from reward_models.calibration import fit_platt
-from reward_models.pairs import Pair, preference_pairs, skipped_exposures
 from reward_models.storage import MEND, check_catalogue, fingerprint, load_config
+from reward_models.text.pairs import Pair, preference_pairs, skipped_exposures
 from reward_models.train import judge_split
-from reward_models.windows import TrainingEvents, training_events
+from reward_models.training_events import TrainingEvents, training_events
 
 FAMILY = "text_reward"
 FILE_NAME = "text_reward.json"
