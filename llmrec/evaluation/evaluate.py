@@ -167,7 +167,9 @@ def evaluate(run: Run) -> Report:
 
 def measure_policy(name: str, inputs: Inputs, progress: ProgressBar) -> PolicyResults:
     """Ranks the test targets by a policy, lets it write for every user, and samples its rewards on validation."""
-    data, config, valid = inputs.data, inputs.config, inputs.valid
+    data = inputs.data
+    config = inputs.config
+    valid = inputs.valid
     policy = RecPolicy.from_pretrained(inputs.run.path(name, "adapter")).eval()
     policy.merge()
     progress.start(f"{name}: ranking", _batches(len(inputs.test)))
@@ -246,7 +248,8 @@ def report_split(
         ranked: rankings of all M test targets, by model.
         objective: PPO's objective at all M test targets, by model; empty if it has no computable optimum.
     """
-    rows, config = inputs.rows[split], inputs.config
+    rows = inputs.rows[split]
+    config = inputs.config
     decisions = inputs.test.select(rows)
     models = {name: one.select(rows) for name, one in ranked.items()}
     report = split_report(inputs.data, decisions, models, config.evaluation, config.seed)

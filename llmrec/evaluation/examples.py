@@ -26,7 +26,8 @@ def example_targets(data: InteractionData, config: Config) -> Targets:
 
 def answers(policy: RecPolicy, data: InteractionData, config: Config) -> list[ExampleAnswer]:
     """The most probable recommendation for each of `example_targets`, in their order."""
-    targets, titles = example_targets(data, config), data.items["title"].tolist()
+    targets = example_targets(data, config)
+    titles = data.items["title"].tolist()
     decisions = Decisions.from_targets(data, targets, config.catalogue)
     if not len(decisions):
         return []
@@ -59,7 +60,8 @@ def examples(data: InteractionData, config: Config, written: dict[str, list[Exam
         config: config of the run.
         written: the `answers` of each policy, by its name.
     """
-    targets, titles = example_targets(data, config), data.items["title"].tolist()
+    targets = example_targets(data, config)
+    titles = data.items["title"].tolist()
     return [
         Example(
             user=str(data.users["user_id"].iloc[user]),

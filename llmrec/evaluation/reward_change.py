@@ -97,7 +97,8 @@ def reward_report(
         users: user of each target, [M].
         config: config of the run, for the bootstrap.
     """
-    samples, seed = config.evaluation.bootstrap, config.seed
+    samples = config.evaluation.bootstrap
+    seed = config.seed
     estimates: dict[str, Estimate] = {}
     for part in before:
         prefix = "" if part == "reward" else f"{part}_"

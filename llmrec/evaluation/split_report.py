@@ -52,7 +52,8 @@ def split_report(
         config: cut-offs and number of bootstrap resamples.
         seed: seed of the bootstrap.
     """
-    samples, users = config.bootstrap, decisions.users
+    samples = config.bootstrap
+    users = decisions.users
     clicks = np.bincount(np.concatenate(data.train_histories), minlength=data.num_items)
     categories = category_matrix(data.items["categories"].tolist())
     accuracy = {name: accuracy_columns(ranked.ranks, config.ks) for name, ranked in models.items()}

@@ -1,1 +1,1 @@
-"""`report.html`: one page with everything that a run measured, which needs no network and runs no script."""
+"""What people read of a report: formatted numbers, verdicts, tables, charts, and the page `report.html`."""

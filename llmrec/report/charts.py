@@ -104,7 +104,8 @@ class LineChart:
 
     def at_y(self, y: float) -> float:
         """Vertical position in the drawing, in pixels."""
-        low, high = self.y_ticks[0], self.y_ticks[-1]
+        low = self.y_ticks[0]
+        high = self.y_ticks[-1]
         return round(HEIGHT - BOTTOM - (y - low) / (high - low) * (HEIGHT - TOP - BOTTOM), 2)
 
     def path(self, line: Line) -> str:
@@ -153,7 +154,8 @@ class IntervalChart:
 
     def at(self, value: float) -> float:
         """Horizontal position in the drawing, in pixels."""
-        low, high = self.marks[0], self.marks[-1]
+        low = self.marks[0]
+        high = self.marks[-1]
         return round(NAMES + (value - low) / (high - low) * (WIDTH - NAMES - 2 * RIGHT), 2)
 
 

@@ -200,6 +200,7 @@ _LABELS = {
     "markov": "Markov",
     "itemknn": "ItemKNN",
     "leave_one_out": "leave-one-out",
+    "had": "already seen",  # penalty of the reward
 }
 
 

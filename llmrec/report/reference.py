@@ -93,7 +93,8 @@ def _own_fields(model: type[BaseModel]) -> list[tuple[str, FieldInfo]]:
 
 def _type(annotation: Any) -> str:
     """The type of a JSON value in words."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
+    origin = get_origin(annotation)
+    arguments = get_args(annotation)
     if origin in (Union, types.UnionType):
         kinds = list(dict.fromkeys(_type(one) for one in arguments if one is not type(None)))
         kinds = [kind for kind in kinds if not (kind == "integer" and "number" in kinds)]

@@ -125,7 +125,8 @@ def comparisons_table(split: str, comparisons: Mapping[str, Mapping[str, Compari
     for pair, metrics in comparisons.items():
         one, _, two = pair.partition("_vs_")
         for metric, comparison in metrics.items():
-            conclusion, p = comparison.conclusion, comparison.p_holm
+            conclusion = comparison.conclusion
+            p = comparison.p_holm
             cells = [
                 Cell(label(metric)),
                 cell(comparison, 4, sign=True),

@@ -44,7 +44,8 @@ def test_popularity_bias_is_relative_to_the_history_of_the_user():
 def test_category_calibration_follows_steck():
     histories = [np.array([0, 4]), np.array([0, 1]), np.array([3]), np.array([1])]
     lists = np.array([[1, 2, 3, -1], [0, 1, -1, -1], [1, 2, -1, -1], [3, -1, -1, -1]])
-    p, q = {"Comedy": 0.5, "Drama": 0.25, "War": 0.25}, {"Comedy": 0.25, "Drama": 0.5, "War": 0.25}
+    p = {"Comedy": 0.5, "Drama": 0.25, "War": 0.25}
+    q = {"Comedy": 0.25, "Drama": 0.5, "War": 0.25}
     expected = sum(p[g] * np.log(p[g] / (0.99 * q[g] + 0.01 * p[g])) for g in p)
     values = category_calibration(lists, histories, CATEGORIES)
     assert values[:2] == pytest.approx([expected, 0.0])

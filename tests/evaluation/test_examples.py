@@ -52,7 +52,8 @@ def test_example_targets_are_of_different_users_and_follow_the_seed(data):
 
 
 def test_answers_stand_beside_the_item_that_the_user_clicked(policy, data):
-    config, titles = make_config("none"), data.items["title"].tolist()
+    config = make_config("none")
+    titles = data.items["title"].tolist()
     found = examples(data, config, {"sft": answers(policy, data, config)})
     assert len(found) == USERS
     for one in found:

@@ -66,7 +66,8 @@ def test_hit_rate_ndcg_and_reciprocal_rank():
 def test_metrics_equal_those_of_ranx():
     """The expected numbers are those of ranx 0.3.21 with one relevant item per query."""
     rng = np.random.default_rng(5)
-    scores, targets = rng.random((40, 30)), rng.integers(0, 30, 40)
+    scores = rng.random((40, 30))
+    targets = rng.integers(0, 30, 40)
     rank = ranks(scores, targets)
     found = {"mrr": reciprocal_rank(rank).mean()}
     for k in (5, 10):
@@ -84,7 +85,8 @@ def test_metrics_equal_those_of_ranx():
 
 def test_ranks_are_positions_in_the_sorted_list():
     rng = np.random.default_rng(1)
-    scores, targets = np.round(rng.random((30, 12)), 1), rng.integers(0, 12, 30)
+    scores = np.round(rng.random((30, 12)), 1)
+    targets = rng.integers(0, 12, 30)
     excluded = [np.setdiff1d(rng.integers(0, 12, 4), target) for target in targets]
     keys = tie_keys(12, 3)
     for row, target in enumerate(targets):

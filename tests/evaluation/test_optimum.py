@@ -17,7 +17,8 @@ from llmrec.evaluation.optimum import (
 )
 from llmrec.evaluation.report import Estimate
 
-BETA, ALPHA = 0.7, 0.4
+BETA = 0.7
+ALPHA = 0.4
 REWARDS = torch.tensor([[1.0, -0.5, 0.3, 9.0], [0.0, 2.0, -1.0, 0.5]])
 # Item 3 is not allowed for the first prompt, although its reward is the highest.
 SFT = torch.tensor([[0.2, 0.5, 0.3, 0.0], [0.1, 0.2, 0.3, 0.4]]).log()

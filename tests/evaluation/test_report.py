@@ -101,7 +101,8 @@ def test_parts_of_the_reward():
         {"before": {"value": -2.0}, "difference": {"value": 0.5}, "list_judge_difference": {"value": 0.25}}
     )
     assert list(reward.parts) == ["", "list_judge"] and reward.parts[""].after is None
-    total, judge = reward.difference(), reward.difference("list_judge")
+    total = reward.difference()
+    judge = reward.difference("list_judge")
     assert total is not None and judge is not None and (total.value, judge.value) == (0.5, 0.25)
     assert reward.difference("popularity") is None
 

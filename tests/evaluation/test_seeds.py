@@ -18,7 +18,8 @@ from llmrec.run import STAGES, Run
 from tests.conftest import make_config
 
 USERS = 40
-SFT, PPO = 3, (1, 2, 30)  # ranks of every target, and PPO's by seed
+SFT = 3  # rank of every target
+PPO = (1, 2, 30)  # rank of every target, by seed
 
 
 def finish(run: Run) -> None:
@@ -62,7 +63,8 @@ def test_means_and_spread(runs):
     for run in runs:
         finish(run)
     found = seeds_report(runs).as_json()
-    split, seeds = found["splits"]["temporal"], ndcg(np.array(PPO), 10).tolist()
+    split = found["splits"]["temporal"]
+    seeds = ndcg(np.array(PPO), 10).tolist()
     model = split["models"]["ppo"]["ndcg@10"]
     assert model["seeds"] == pytest.approx(seeds) and model["value"] == pytest.approx(np.mean(seeds))
     difference = split["comparisons"]["ppo_vs_sft"]["ndcg@10"]

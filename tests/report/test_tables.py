@@ -1,0 +1,72 @@
+"""Tables of reports: the best number of a column, undefined numbers, and columns of a reward model."""
+
+from llmrec.evaluation.report import Comparison, Estimate, EventQuality, OptimumReport, Rate
+from llmrec.report.tables import comparisons_table, models_table, optimum_table, pairs, quality_tables, slices_tables
+
+
+def best_of(metric: str, **values: float | None) -> list[str]:
+    table = models_table("", {name: {metric: Estimate(value=value)} for name, value in values.items()}, [metric])
+    return [row.heading for row in table.rows if row.cells[0].best]
+
+
+def test_the_best_follows_the_direction_of_the_metric():
+    assert best_of("ndcg@10", sft=0.1, ppo=0.2) == ["PPO"]
+    assert best_of("gini", sft=0.1, ppo=0.2) == ["SFT"]
+    assert best_of("popularity_bias", sft=0.1, ppo=0.2) == []
+
+
+def test_the_best_is_a_model_that_exists_and_differs():
+    assert best_of("ndcg@10", ppo=0.1, ease=0.2, optimum=0.9) == ["EASE"]
+    assert best_of("ndcg@10", ppo=0.1, sft=0.1) == []
+    assert best_of("ndcg@10", ppo=None, sft=0.1, ease=0.05) == ["SFT"]
+
+
+def test_policies_of_the_run_are_marked():
+    table = models_table("", {name: {} for name in ("ease", "sft", "ppo")}, [])
+    assert [row.ours for row in table.rows] == [False, True, True]
+
+
+def test_a_metric_that_was_not_measured_differs_from_an_undefined_one():
+    table = models_table("", {"sft": {"mrr": Estimate(value=None)}, "ppo": {}}, ["mrr"])
+    assert [row.cells[0].text for row in table.rows] == ["undefined", "-"]
+
+
+def test_comparisons_show_small_p_values_as_a_bound():
+    entry = Comparison(difference=0.1, ci95=(0.05, 0.2), p_holm=0.0002, verdict="better")
+    row = comparisons_table("temporal", {"ppo_vs_sft": {"mrr": entry}}).rows[0]
+    assert [cell.text for cell in row.cells] == ["MRR", "+0.1000", "< 0.001", "better"]
+    assert (row.cells[1].interval, row.cells[2].raw, row.cells[3].tone) == ("[+0.0500, +0.2000]", 0.0002, "better")
+
+
+def test_the_optimum_names_its_weights():
+    optimum = OptimumReport(beta=0.6, alpha=1.0, objective={"sft": Estimate(value=1.0)}, gap_closed={"objective": 0.5})
+    table = optimum_table("temporal", optimum)
+    assert table.caption == "temporal: E[reward] − β KL(policy, SFT) + α H(policy), β = 0.60, α = 1.00, nats"
+    assert [cell.text for cell in table.rows[0].cells] == ["1.000", "-", "-", "50 %"]
+
+
+def test_slices_with_ndcg_first_and_their_size():
+    slices = {"head": {"ppo": {"hr@10": Estimate(value=0.5, n=7), "ndcg@10": Estimate(value=None, ci95=None, n=0)}}}
+    ndcg, hit_rate = slices_tables("temporal", slices)
+    assert (ndcg.caption, hit_rate.caption) == ("temporal: NDCG@10 by slice", "temporal: HR@10 by slice")
+    assert [cell.text for cell in hit_rate.rows[0].cells] == ["7", "0.500"]
+    assert [cell.text for cell in ndcg.rows[0].cells] == ["0", "undefined"]
+
+
+def test_quality_of_events_with_one_label_is_undefined():
+    quality = EventQuality(auc=None, ece=Estimate(value=0.1), slices={"user_activity <=4": EventQuality(auc=None)})
+    whole, by_slice = quality_tables("click", quality)
+    assert whole.columns == ["AUC", "ECE"] and [cell.text for cell in whole.rows[0].cells] == ["undefined", "0.100"]
+    assert [cell.text for cell in by_slice.rows[0].cells] == ["undefined", "-"]
+
+
+def test_other_kinds_of_measurements_fit_in_a_table():
+    table = models_table("", {"sft": {"validity": Rate(rate=0.5)}}, ["validity"])
+    assert table.rows[0].cells[0].text == "0.500"
+
+
+def test_facts_are_flattened():
+    values = {"time": {"first": "1997"}, "users": 1200, "density": 0.0652397, "rules": ["a", "b"], "cap": None}
+    assert pairs(values) == [
+        ("time.first", "1997"), ("users", "1,200"), ("density", "0.0652397"), ("rules", "a, b"), ("cap", "-")
+    ]  # fmt: skip
