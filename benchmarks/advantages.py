@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, its own package is not on the path
 
-from llmrec.config import Config, parse_config
+from llmrec.config import Config, dump_config, parse_config
 from llmrec.data.dataset import InteractionData, load_data
 from llmrec.data.decision import Decisions
 from llmrec.evaluation.metrics import holm, ndcg, paired_bootstrap, per_user
@@ -97,9 +96,8 @@ def ppo(source: Run, directory: Path, changes: dict[str, Any]) -> dict:
     values = source.config.model_dump(mode="json")
     values |= {"name": directory.name, "output_dir": str(directory.parent), "report_to": []}
     values["ppo"] |= {"save_steps": 10_000, "sample_steps": 0, **changes}
-    parse_config(values)
     directory.mkdir(parents=True)
-    (directory / "config.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    (directory / "config.yaml").write_text(dump_config(parse_config(values)), encoding="utf-8")
     for stage in ("data", "sft", "reward"):
         (directory / stage).symlink_to(source.path(stage).resolve(), target_is_directory=True)
     subprocess.run([sys.executable, "-m", "llmrec", "ppo", str(directory)], check=True, stdout=sys.stderr)

@@ -3,8 +3,7 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
-import yaml
-
+from llmrec.config import read_yaml
 from llmrec.errors import RunError, UserError
 from llmrec.files import read_json
 from llmrec.hub import client as hub
@@ -129,8 +128,8 @@ def _side(name: str) -> tuple[dict, dict]:
         raise RunError(f"There is no run directory {name}, and it cannot be OWNER/NAME[@REVISION] either.") from None
     file = hub.fetch(repo, "config.yaml", revision or None)
     try:
-        config = yaml.safe_load(file.read_text("utf-8")) if file is not None else None
-    except (yaml.YAMLError, UnicodeDecodeError):
+        config = read_yaml(file.read_text("utf-8")) if file is not None else None
+    except ValueError:  # also a UnicodeDecodeError
         config = None
     if not isinstance(config, dict):
         raise RunError(

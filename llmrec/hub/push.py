@@ -8,10 +8,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import llmrec
-from llmrec.config import INCLUDABLE, LOCAL_BASE, HubConfig
+from llmrec.config import INCLUDABLE, LOCAL_BASE, HubConfig, dump_yaml
 from llmrec.errors import ModelError, UserError
 from llmrec.files import read_json
 from llmrec.hub.card import Pushed, model_card
@@ -174,7 +172,7 @@ def build_folder(
         _write_json(folder / "report.json", report)
     config = shareable_config(run.config.model_dump(mode="json"))
     config["model"]["base"] = read_json(folder / "llmrec.json")["model"]["base"]
-    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), "utf-8")
+    (folder / "config.yaml").write_text(dump_yaml(config), "utf-8")
     if "report" in include:
         from llmrec.evaluation.report import Report
         from llmrec.report.page import page_of

@@ -6,9 +6,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from llmrec.config import dump_yaml
 from llmrec.evaluation.report import HEADLINE_METRIC, GuardReport, Report, RewardModelReport, SplitReport
 from llmrec.files import read_json, write_text
 from llmrec.report import charts, tables
@@ -45,7 +45,7 @@ def page_of(run: Run, report: Report, config: Mapping[str, Any]) -> str:
     return render(
         report,
         name=run.config.name,
-        config=yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True),
+        config=dump_yaml(dict(config)),
         stages={stage: _record(run, stage) for stage in STAGES},
         reliability=reliability.read_bytes() if reliability.is_file() else None,
     )
@@ -186,4 +186,4 @@ def _others(report: Report) -> str:
     values = report.as_json()
     others = {key: values[key] for key in ("baselines", *report.unknown) if key in values}
     others |= {f"splits.{split}": results.unknown for split, results in report.splits.items() if results.unknown}
-    return yaml.safe_dump(others, sort_keys=False, allow_unicode=True) if others else ""
+    return dump_yaml(others) if others else ""
