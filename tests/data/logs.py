@@ -3,9 +3,20 @@
 import pandas as pd
 
 from llmrec.config import DataConfig
+from llmrec.data.dataset import Targets
 from llmrec.data.readers import RawLog
 
 MOVIES = ["Alien (1979)", "Brazil (1985)", "Contact (1997)", "Dark City (1998)", "Europa (1991)"]
+
+ROWS = [
+    ("u10", "a", 10, 5.0),
+    ("u10", "b", 20, 2.0),
+    ("u10", "a", 30, 1.0),  # a second time: the first counts
+    ("u10", "c", 40, 4.0),
+    ("u2", "d", 35, 3.0),
+    ("u2", "a", 15, 4.0),
+    ("u2", "b", 25, 5.0),
+]
 
 
 def config(**values) -> DataConfig:
@@ -28,3 +39,8 @@ def raw_log(rows: list[tuple], columns: str = "user_id item_id timestamp rating"
         index=range(1, items + 1),
     )
     return RawLog(events=events.astype({"user_id": "str", "item_id": "str"}), items=catalogue)
+
+
+def target_pairs(targets: Targets) -> list[tuple[int, int]]:
+    """(user, position) of each target."""
+    return list(zip(targets.users.tolist(), targets.positions.tolist(), strict=True))

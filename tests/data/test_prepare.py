@@ -1,7 +1,6 @@
 """From a raw log to histories, targets and files."""
 
 import json
-from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,22 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llmrec.data.dataset import InteractionData, Targets, load_data, save_data
-from llmrec.data.histories import known_purchases, natural_key
+from llmrec.data.dataset import load_data
 from llmrec.data.prepare import build_data, prepare_stage
 from llmrec.data.readers import RawLog
-from llmrec.errors import ConfigError, DataError, RunError
-from tests.data.logs import config, raw_log
-
-ROWS = [
-    ("u10", "a", 10, 5.0),
-    ("u10", "b", 20, 2.0),
-    ("u10", "a", 30, 1.0),  # a second time: the first counts
-    ("u10", "c", 40, 4.0),
-    ("u2", "d", 35, 3.0),
-    ("u2", "a", 15, 4.0),
-    ("u2", "b", 25, 5.0),
-]
+from llmrec.errors import ConfigError, DataError
+from tests.data.logs import ROWS, config, raw_log
 
 
 def test_histories_are_first_clicks_in_time_order():
@@ -35,10 +23,6 @@ def test_histories_are_first_clicks_in_time_order():
     assert [times.tolist() for times in data.timestamps] == [[15, 25, 35], [10, 20, 40]]
     assert data.train_lengths.tolist() == [1, 1]
     assert data.items["item_id"].tolist() == list("abcde")  # e has no events and stays
-
-
-def test_natural_order():
-    assert sorted(["10", "9", "u10", "u9", "1a", "1"], key=natural_key) == ["1", "1a", "9", "10", "u9", "u10"]
 
 
 def test_ties_do_not_depend_on_the_order_of_the_file_but_on_the_seed():
@@ -94,45 +78,6 @@ def test_exposures_join_the_events_of_one_ranking():
     assert data.exposures["click"].tolist() == [True, False]
     assert data.exposures["position"].tolist() == [0, 1]
     assert data.exposures["propensity"].tolist() == [0.5, 0.25]
-
-
-def _with_everything() -> RawLog:
-    rows = [(*row, f"r{number}", number, 0.5) for number, row in enumerate(ROWS)]
-    log = raw_log(rows, "user_id item_id timestamp rating ranking_id position propensity")
-    users = pd.DataFrame({"user_id": ["u2"], "age": ["24"]}, dtype="str")
-    facts = pd.DataFrame({"head": ["b"], "relation": ["director"], "tail": ["T. Gilliam"], "named": [True]})
-    items = log.items.assign(price=[1.5, None, 2.0, 3.0, 4.0])
-    return RawLog(events=log.events, items=items, users=users, facts=facts)
-
-
-def test_roundtrip(tmp_path):
-    data = build_data(_with_everything(), config(), seed=0)
-    save_data(data, tmp_path / "data")
-    loaded = load_data(tmp_path / "data")
-    for field in fields(data):
-        old, new = getattr(data, field.name), getattr(loaded, field.name)
-        if isinstance(old, pd.DataFrame):
-            pd.testing.assert_frame_equal(old, new)
-        elif isinstance(old, list):
-            assert old, field.name
-            for a, b in zip(old, new, strict=True):
-                assert a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
-        elif field.name == "train_lengths":
-            assert old.tolist() == new.tolist() and old.dtype == new.dtype
-        elif field.name == "card":
-            assert old == new
-    for split, parts in data.targets.items():
-        for part, targets in parts.items():
-            assert loaded.targets[split][part].users.tolist() == targets.users.tolist()
-            assert loaded.targets[split][part].positions.tolist() == targets.positions.tolist()
-    assert data.users["age"].tolist() == ["24", ""]
-    assert data.facts["item"].tolist() == [1]
-    assert len(data.exposures) == 7
-
-
-def test_load_without_a_finished_stage(tmp_path):
-    with pytest.raises(RunError, match="run the prepare stage first"):
-        load_data(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -237,48 +182,3 @@ def test_stage_keeps_an_earlier_result_on_failure(tmp_path):
     with pytest.raises(ConfigError, match="data.click"):
         prepare_stage(_run(tmp_path / "run", **tables, click=["buy"]))
     assert load_data(tmp_path / "run" / "data").num_users == 2
-
-
-def test_a_purchase_after_the_training_part_is_not_known_in_it():
-    # Two users of four clicks; training is the first two. Item 0 is bought in time, item 1 only after the cut.
-    history = pd.DataFrame(
-        {
-            "timestamp": [1, 2, 3, 4, 1, 2, 3, 4],
-            "bought_at": [2, 9, 9, np.nan, 3, np.nan, 4, 5],
-        }
-    )
-    known = known_purchases(history, np.array([4, 4]), np.array([2, 2]))
-    assert known.tolist() == [True, False, True, False, True, False, True, True]
-
-
-def test_models_are_never_chosen_on_events_of_the_temporal_test():
-    targets = {
-        "leave_one_out": {"valid": Targets(np.array([0, 1]), np.array([1, 1]))},
-        "temporal": {"test": Targets(np.array([1]), np.array([2]))},
-    }
-    data = InteractionData(
-        items=pd.DataFrame({"item_id": list("abc")}),
-        users=pd.DataFrame({"user_id": ["u", "v"]}),
-        facts=pd.DataFrame(),
-        histories=[np.arange(3), np.arange(3)],
-        purchases=[np.zeros(3, bool)] * 2,
-        timestamps=[np.array([1, 2, 3]), np.array([1, 5, 4])],
-        train_lengths=np.array([1, 1]),
-        targets=targets,
-    )
-    assert data.selection_targets().users.tolist() == [0]  # user 1's validation event lies after the test began
-
-
-def test_a_purchase_is_known_from_its_time_on(tmp_path):
-    """User u clicks a to e at 0, 10, ..., 40 and buys a at once, b at 35, and d, which is held out, at 45."""
-    rows = [(user, item, "click", 10 * number) for user in "uv" for number, item in enumerate("abcde")]
-    rows += [("u", "a", "buy", 0), ("u", "b", "buy", 35), ("u", "d", "buy", 45)]
-    log = raw_log(rows, "user_id item_id event_type timestamp")
-    data = build_data(log, config(click=["click"], purchase=["buy"]), seed=0)
-    save_data(data, tmp_path / "data")
-    for one in (data, load_data(tmp_path / "data")):
-        assert one.purchases[0].tolist() == [True, False, False, True, False]
-        assert one.purchases_before(0, 4).tolist() == [True, True, False, False]
-        assert one.purchases_before(0, 5).tolist() == [True, True, False, True, False]
-    without = replace(data, bought_at=[])
-    assert without.purchases_before(0, 4).tolist() == [True, False, False, True]
