@@ -1,4 +1,4 @@
-"""Small logs that the tests of the data stage share."""
+"""Small logs shared by the tests of llmrec.data."""
 
 import pandas as pd
 
@@ -6,12 +6,14 @@ from llmrec.config import DataConfig
 from llmrec.data.dataset import Targets
 from llmrec.data.readers import RawLog
 
+# Titles of the items a to e.
 MOVIES = ["Alien (1979)", "Brazil (1985)", "Contact (1997)", "Dark City (1998)", "Europa (1991)"]
 
+# Rows of user, item, timestamp and rating.
 ROWS = [
     ("u10", "a", 10, 5.0),
     ("u10", "b", 20, 2.0),
-    ("u10", "a", 30, 1.0),  # a second time: the first counts
+    ("u10", "a", 30, 1.0),  # repeats the first click, which counts
     ("u10", "c", 40, 4.0),
     ("u2", "d", 35, 3.0),
     ("u2", "a", 15, 4.0),
@@ -20,12 +22,12 @@ ROWS = [
 
 
 def config(**values) -> DataConfig:
-    """A `data` section for a log made in memory, or for files if `path` is given."""
+    """A `data` section for a log in memory, or for files if `path` is given."""
     return DataConfig(**{"format": "table", "path": "unused", "splits": ["leave_one_out"], **values})
 
 
 def raw_log(rows: list[tuple], columns: str = "user_id item_id timestamp rating", items: int = 5) -> RawLog:
-    """A log of `rows`; items are called a, b, c, ..., and event_type is `rating` unless it is a column."""
+    """A log of `rows` with items a, b, c and so on; the event type is `rating` unless it is a column."""
     events = pd.DataFrame(rows, columns=columns.split(), index=range(1, len(rows) + 1))
     if "event_type" not in events:
         events["event_type"] = "rating"

@@ -13,7 +13,8 @@ from llmrec.errors import RunError
 from tests.data.logs import ROWS, config, raw_log
 
 
-def _with_everything() -> RawLog:
+def full_log() -> RawLog:
+    """A log with users, facts, exposures and an extra item column."""
     rows = [(*row, f"r{number}", number, 0.5) for number, row in enumerate(ROWS)]
     log = raw_log(rows, "user_id item_id timestamp rating ranking_id position propensity")
     users = pd.DataFrame({"user_id": ["u2"], "age": ["24"]}, dtype="str")
@@ -22,12 +23,13 @@ def _with_everything() -> RawLog:
     return RawLog(events=log.events, items=items, users=users, facts=facts)
 
 
-def test_roundtrip(tmp_path):
-    data = build_data(_with_everything(), config(), seed=0)
+def test_saved_data_is_read_back(tmp_path):
+    data = build_data(full_log(), config(), seed=0)
     save_data(data, tmp_path / "data")
     loaded = load_data(tmp_path / "data")
     for field in fields(data):
-        old, new = getattr(data, field.name), getattr(loaded, field.name)
+        old = getattr(data, field.name)
+        new = getattr(loaded, field.name)
         if isinstance(old, pd.DataFrame):
             pd.testing.assert_frame_equal(old, new)
         elif isinstance(old, list):
@@ -52,7 +54,7 @@ def test_load_without_a_finished_stage(tmp_path):
         load_data(tmp_path)
 
 
-def test_models_are_never_chosen_on_events_of_the_temporal_test():
+def test_selection_targets_lie_before_the_temporal_test():
     targets = {
         "leave_one_out": {"valid": Targets(np.array([0, 1]), np.array([1, 1]))},
         "temporal": {"test": Targets(np.array([1]), np.array([2]))},
@@ -67,11 +69,11 @@ def test_models_are_never_chosen_on_events_of_the_temporal_test():
         train_lengths=np.array([1, 1]),
         targets=targets,
     )
-    assert data.selection_targets().users.tolist() == [0]  # user 1's validation event lies after the test began
+    assert data.selection_targets().users.tolist() == [0]  # the validation click of user 1 lies in the test window
 
 
 def test_a_purchase_is_known_from_its_time_on(tmp_path):
-    """User u clicks a to e at 0, 10, ..., 40 and buys a at once, b at 35, and d, which is held out, at 45."""
+    # User u clicks a to e at 0, 10, ..., 40 and buys a at 0, b at 35 and the held-out d at 45.
     rows = [(user, item, "click", 10 * number) for user in "uv" for number, item in enumerate("abcde")]
     rows += [("u", "a", "buy", 0), ("u", "b", "buy", 35), ("u", "d", "buy", 45)]
     log = raw_log(rows, "user_id item_id event_type timestamp")

@@ -1,4 +1,4 @@
-"""Rules that say what is a click and what is a purchase."""
+"""Feedback rules: which events are clicks and which are purchases."""
 
 import pandas as pd
 import pytest
@@ -35,7 +35,7 @@ def test_rules(rule, expected):
     assert match_rules(EVENTS, [rule], "data.click").tolist() == expected
 
 
-def test_one_of_several_rules_is_enough_and_none_matches_nothing():
+def test_an_event_matches_if_one_rule_matches():
     assert match_rules(EVENTS, ["buy", "rating==3"], "data.click").tolist() == [False, True, True, False]
     assert not match_rules(EVENTS, [], "data.purchase").any()
 
@@ -58,7 +58,7 @@ def test_a_purchase_is_a_click():
         ("note>1", ["`note`", "no numbers"]),
     ],
 )
-def test_unusable_rules_name_the_key_and_the_way_out(rule, parts):
+def test_errors_of_rules_name_the_key_and_the_fix(rule, parts):
     with pytest.raises(ConfigError) as error:
         match_rules(EVENTS, [rule], "data.purchase")
     for part in ["`data.purchase`", *parts]:

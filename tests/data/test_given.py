@@ -37,14 +37,14 @@ def test_targets_are_the_marked_clicks():
 
 
 def test_users_who_do_not_validate_train_on_their_validation_clicks():
-    # Half of the two users with validation clicks: user 1 has the smaller draw.
+    # Half of the two users with validation clicks validate. User 1 has the smaller draw.
     split = given(CLICKS, DRAWS, valid_share=0.5)
     assert split.train_lengths.tolist() == [3, 1, 2]
     assert target_pairs(split.targets["valid"]) == [(1, 1)]
     assert target_pairs(split.targets["test"]) == [(0, 3), (1, 2)]
 
 
-def test_prepared_and_read_back(tmp_path):
+def test_the_given_split_is_prepared_and_read_back(tmp_path):
     data = build_data(raw_log(ROWS, COLUMNS), config(splits=["given"], min_user_events=2), seed=0)
     save_data(data, tmp_path / "data")
     again = load_data(tmp_path / "data")
@@ -54,7 +54,7 @@ def test_prepared_and_read_back(tmp_path):
     assert again.card["splits"]["given"]["test"] == {"targets": 2, "users": 2}
 
 
-def test_equal_times_do_not_mix_the_parts():
+def test_equal_timestamps_do_not_mix_the_parts():
     rows = [(user, item, 7, rating, split) for user, item, _, rating, split in ROWS]
     data = build_data(raw_log(rows, COLUMNS), config(splits=["given"], min_user_events=2), seed=3)
     assert data.train_lengths.tolist() == [2, 1, 2]
@@ -70,7 +70,7 @@ def test_equal_times_do_not_mix_the_parts():
         ([row for row in ROWS if row[4] != "valid"], COLUMNS, ["given split has no valid targets", "Mark more"]),
     ],
 )
-def test_a_split_that_cannot_be_used(rows, columns, words):
+def test_given_splits_that_cannot_be_used(rows, columns, words):
     with pytest.raises(DataError) as caught:
         build_data(raw_log(rows, columns), config(splits=["given"], min_user_events=2), seed=0)
     assert all(word in str(caught.value) for word in words), caught.value

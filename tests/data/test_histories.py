@@ -6,12 +6,12 @@ import pandas as pd
 from llmrec.data.histories import known_purchases, natural_key
 
 
-def test_natural_order():
+def test_digits_in_user_ids_are_compared_as_numbers():
     assert sorted(["10", "9", "u10", "u9", "1a", "1"], key=natural_key) == ["1", "1a", "9", "10", "u9", "u10"]
 
 
-def test_a_purchase_after_the_training_part_is_not_known_in_it():
-    # Two users of four clicks; training is the first two. Item 0 is bought in time, item 1 only after the cut.
+def test_purchases_after_the_training_part_do_not_count_in_it():
+    # Two users have four clicks each, the first two of them for training. User 0 buys item 0 in time and item 1 too late.
     history = pd.DataFrame(
         {
             "timestamp": [1, 2, 3, 4, 1, 2, 3, 4],

@@ -1,4 +1,4 @@
-"""From a raw log to histories, targets and files."""
+"""The prepare stage: from a raw log to histories, targets, the card and files."""
 
 import json
 from pathlib import Path
@@ -22,10 +22,10 @@ def test_histories_are_first_clicks_in_time_order():
     assert [bought.tolist() for bought in data.purchases] == [[True, True, False], [True, False, True]]
     assert [times.tolist() for times in data.timestamps] == [[15, 25, 35], [10, 20, 40]]
     assert data.train_lengths.tolist() == [1, 1]
-    assert data.items["item_id"].tolist() == list("abcde")  # e has no events and stays
+    assert data.items["item_id"].tolist() == list("abcde")  # e has no events and is kept
 
 
-def test_ties_do_not_depend_on_the_order_of_the_file_but_on_the_seed():
+def test_order_of_equal_timestamps_depends_on_the_seed_and_not_on_the_file():
     rows = [(f"u{user}", item, 7, 5.0) for user in range(10) for item in "abcde"]
     forward = build_data(raw_log(rows), config(), seed=0)
     backward = build_data(raw_log(rows[::-1]), config(), seed=0)
@@ -33,21 +33,20 @@ def test_ties_do_not_depend_on_the_order_of_the_file_but_on_the_seed():
     order = np.concatenate(forward.histories).tolist()
     assert order == np.concatenate(backward.histories).tolist()
     assert order != np.concatenate(other.histories).tolist()
-    assert len({tuple(history) for history in forward.histories}) > 1  # not by item id
+    assert len({tuple(history) for history in forward.histories}) > 1  # the order is not by item id
     assert forward.card["tied_events"] == 1.0
 
 
 def test_both_splits_share_one_training_prefix():
-    rows = [("u", item, time, 5.0) for time, item in enumerate("abcde")] + [
-        ("v", item, time, 5.0) for time, item in enumerate("abc", start=10)
-    ]
+    rows = [("u", item, time, 5.0) for time, item in enumerate("abcde")]
+    rows += [("v", item, time, 5.0) for time, item in enumerate("abc", start=10)]
     both = config(splits=["temporal", "leave_one_out"], temporal_valid=0.25, temporal_test=0.25)
     data = build_data(raw_log(rows), both, seed=0)
-    # Eight clicks: the fifth (u's e, time 4) starts validation, the seventh (v's b) the test.
+    # Of eight clicks, the fifth (u's e at time 4) starts validation and the seventh (v's b) starts the test.
     assert data.targets["temporal"]["valid"].users.tolist() == [0]
     assert data.targets["temporal"]["valid"].positions.tolist() == [4]
     assert data.targets["temporal"]["test"].positions.tolist() == [1, 2]
-    # u: temporal leaves 4, leave-one-out 3. v: temporal 0, leave-one-out 1.
+    # The temporal split leaves 4 clicks of u and none of v, leave-one-out leaves 3 and 1.
     assert data.train_lengths.tolist() == [3, 0]
     assert data.card["splits"]["temporal"]["train"] == 4
     assert data.card["train_clicks"] == 3
@@ -69,7 +68,7 @@ def test_exposures_join_the_events_of_one_ranking():
         ("u", "a", 1, "view", "r1", 0, 0.5),
         ("u", "a", 3, "click", "r1", None, None),
         ("u", "b", 1, "view", "r1", 1, 0.25),
-        ("u", "b", 5, "click", None, None, None),  # organic: no impression
+        ("u", "b", 5, "click", None, None, None),  # a click without a ranking is no impression
         ("u", "c", 6, "click", None, None, None),
     ]
     log = raw_log(rows, "user_id item_id timestamp event_type ranking_id position propensity")
@@ -137,7 +136,7 @@ def test_short_users_are_dropped_and_counted_when_asked():
 
 
 def _run(directory: Path, **values):
-    """The part of a run that the stage uses; `finished` collects what it reports."""
+    """A stand-in for a run; `finished` collects what the stage reports."""
     finished = {}
 
     def begin(stage):

@@ -38,7 +38,7 @@ def test_positions_count_from_zero_in_every_user():
     assert positions_in_user(USERS).tolist() == [0, 1, 2, 3, 0, 1, 2, 0, 1, 2]
 
 
-def test_leave_one_out_takes_the_last_two():
+def test_leave_one_out_holds_out_the_last_two_clicks():
     result = leave_one_out(np.array([3, 5]))
     assert result.train_lengths.tolist() == [1, 3]
     assert result.targets["valid"].users.tolist() == [0, 1]
@@ -46,22 +46,22 @@ def test_leave_one_out_takes_the_last_two():
     assert result.targets["test"].positions.tolist() == [2, 4]
 
 
-def test_cuts_leave_the_asked_shares_after_them():
-    # Ten clicks at 1..10: six train (1-6), two validate (7, 8), two test (9, 10).
+def test_cuts_leave_the_given_shares_after_them():
+    # Ten clicks at times 1 to 10: six for training, two for validation (7, 8) and two for the test (9, 10).
     assert cut_times(TIMES, 0.2, 0.2) == (7, 9)
 
 
-def test_a_cut_never_tears_a_tie():
-    # 0.5 of six clicks would cut between the two clicks at 5; both go to the later part.
+def test_a_cut_never_separates_equal_timestamps():
+    # Half of six clicks would separate the two clicks at 5. Both go to the later part.
     assert cut_times(np.array([1, 2, 5, 5, 6, 7]), 0.25, 0.25)[0] == 5
 
 
 def test_temporal_windows():
     result = split()
     assert result.cuts == (7, 9)
-    # Before 7: user 0 has 1, 2; user 1 has 3, 4; user 2 has 5, 6.
+    # Clicks before 7: 1 and 2 of user 0, 3 and 4 of user 1, 5 and 6 of user 2.
     assert result.train_lengths.tolist() == [2, 2, 2]
-    # In [7, 9): 8 of user 0 (position 2), 7 of user 2 (position 2). From 9: 9 of user 0, 10 of user 1.
+    # From 7 to 9: 8 of user 0 and 7 of user 2, both at position 2. From 9 on: 9 of user 0 and 10 of user 1.
     assert list(zip(result.targets["valid"].users, result.targets["valid"].positions, strict=True)) == [
         (0, 2),
         (2, 2),
@@ -72,11 +72,11 @@ def test_temporal_windows():
     ]
 
 
-def test_temporal_first_click_of_a_user_is_no_target():
+def test_the_first_click_of_a_user_is_no_temporal_target():
     log = clicks([0, 0, 0, 1, 1], [1, 2, 3, 4, 5])
     result = temporal(log, np.arange(5), valid=0.2, test=0.4, targets_per_user=10)
     assert result.cuts == (3, 4)
-    # User 1 starts in the test window: nothing is known before position 0.
+    # The first click of user 1 is in the test window. There is no history to predict it from.
     assert result.targets["test"].users.tolist() == [1]
     assert result.targets["test"].positions.tolist() == [1]
     assert result.train_lengths.tolist() == [2, 0]
@@ -85,7 +85,7 @@ def test_temporal_first_click_of_a_user_is_no_target():
 def test_temporal_takes_the_smallest_draws_of_each_user():
     draws = np.array([0, 0, 9, 3, 7, 1])
     result = temporal(clicks([0] * 6, range(6)), draws, valid=0.3, test=0.4, targets_per_user=1)
-    # Cuts: ceil(.3 * 6) = 2 and ceil(.6 * 6) = 4; windows hold positions 2, 3 and 4, 5.
+    # The cuts are at clicks ceil(.3 * 6) = 2 and ceil(.6 * 6) = 4. The windows hold positions 2, 3 and 4, 5.
     assert result.targets["valid"].positions.tolist() == [3]
     assert result.targets["test"].positions.tolist() == [5]
 
@@ -96,7 +96,8 @@ def test_train_length_is_the_minimum_over_splits():
 
 
 def test_hash_depends_on_seed_purpose_user_and_item():
-    one, two = pd.Series(["u"]), pd.Series(["v"])
+    one = pd.Series(["u"])
+    two = pd.Series(["v"])
     base = seeded_hash(0, "ties", one, two)
     others = [
         seeded_hash(1, "ties", one, two),

@@ -1,4 +1,4 @@
-"""Training windows."""
+"""Training windows cover every item once."""
 
 import numpy as np
 

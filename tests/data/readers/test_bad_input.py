@@ -1,4 +1,4 @@
-"""Every mistake in an input file is named with its file and line, what was expected and how to mend it."""
+"""Errors in input files name the file and line, what was expected and how to fix it."""
 
 import gzip
 import json
@@ -82,7 +82,7 @@ def test_bad_items(tmp_path, items, parts):
 
 def test_rating_range_can_be_set(tmp_path):
     log = f"{HEADER}\nu,a,1,10\n"
-    read_table(tmp_path, log)  # a table has no range of its own
+    read_table(tmp_path, log)  # the format has no default range
     parts = ["line 2", "`rating` is '10'", "from 1 to 5", "`data.rating_range`"]
     assert_refused(parts, read_table, tmp_path, log, rating_range=(1.0, 5.0))
     with pytest.raises(ConfigError, match="data.rating_range"):

@@ -1,4 +1,4 @@
-"""Each format, read from small files written here, and the real ML-100K of the recbole package."""
+"""The readers of MovieLens, RecBole, tables and Amazon, on small files and on the ML-100K of the recbole package."""
 
 import gzip
 import importlib.util
@@ -123,11 +123,11 @@ def test_recbole(tmp_path):
             "m.1\tfilm.film.actor\tm.a\n"
             "m.a\tfilm.actor.film\tm.1\n"
             "m.b\tfilm.actor.film\tm.9\n"
-            "m.3\tfilm.actor.film\tm.1\n"  # a film in the place of an actor
+            "m.3\tfilm.actor.film\tm.1\n"  # a film instead of an actor
             "m.3\tfilm.film.directed_by\tm.d\n"
             "m.3\tfilm.film.directed_by\tm.d\n"
             "m.3\tfilm.film.genre\tm.g\n"
-            "m.9\tfilm.film.actor\tm.a\n"  # linked, but not in the item table
+            "m.9\tfilm.film.actor\tm.a\n"  # linked, but missing from the item table
         ),
     )
     log = read(tmp_path, "recbole")

@@ -27,7 +27,7 @@ VALID = [("A1", [10, 2], 3), ("A1", [10, 2, 3], 4)]
 TEST = [("A1", [2, 3, 4], 5), ("B2", [7], 8)]
 
 
-def test_rows_become_one_sequence_a_user(tmp_path):
+def test_the_rows_of_a_user_become_one_sequence(tmp_path):
     write_rows(tmp_path, VALID, TEST)
     log = read(tmp_path)
     events = log.events[["user_id", "item_id", "timestamp", "split"]].to_numpy().tolist()
@@ -40,7 +40,7 @@ def test_rows_become_one_sequence_a_user(tmp_path):
         ["B2", "7", 0, "train"],
         ["B2", "8", 1, "test"],
     ]
-    assert log.items["item_id"].tolist() == ["2", "3", "4", "5", "7", "8", "10"]  # 1, 6, 9 are in no row
+    assert log.items["item_id"].tolist() == ["2", "3", "4", "5", "7", "8", "10"]  # no row has 1, 6 or 9
     assert log.items["categories"].tolist() == [[], ["Acme"], [], ["Acme"], ["Acme"], [], []]
     data = build_data(log, config(click=["purchase"], purchase=[], splits=["given"], min_user_events=2), seed=0)
     assert [data.histories[u][p] for u, p in target_pairs(data.targets["given"]["test"])] == [3, 5]
