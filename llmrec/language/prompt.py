@@ -46,6 +46,11 @@ class Recommendation:
         return "".join(parts).strip()
 
 
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a text, without special tokens."""
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
 class ChatHeaders:
     """The chat template up to where the assistant begins to speak; each profile is rendered once."""
 
@@ -107,8 +112,8 @@ class PromptBuilder:
         return tokens
 
     def words(self, text: str) -> list[int]:
-        """Tokens of a stretch of text; every stretch is encoded alone, so that spans begin at token borders."""
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        """Token ids of a stretch of text. Each stretch is encoded alone, so that spans begin at token boundaries."""
+        return encode(self.tokenizer, text)
 
     def parse(self, tokens: list[int]) -> Recommendation:
         """Reads a completion back; the inverse of item tokens + `justification` + end."""

@@ -1,8 +1,10 @@
-"""Sampling completions with a key-value cache, from the one masked distribution."""
+"""Sampling completions from the masked distribution, with a key-value cache."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
+from transformers import Cache
 
 from llmrec.language.grammar import DONE
 from llmrec.language.prompt import Recommendation
@@ -16,10 +18,10 @@ class Completions:
     """Sampled completions, G for each of B prompts, prompt-major.
 
     Attributes:
-        tokens: padded with the end token, int64 [B*G, T].
-        log_probs: of each token when it was sampled, 0 beyond the end, float32 [B*G, T].
+        tokens: token ids, padded with the end token, int64 [B*G, T].
+        log_probs: log-probability of each token when it was sampled, 0 after the end, float32 [B*G, T].
         mask: true up to and including the end token, bool [B*G, T].
-        hidden: state that decided each token, [B*G, T, d].
+        hidden: hidden state that predicted each token, [B*G, T, d].
         prompt_hidden: last hidden states of the prompts, [B, L, d].
     """
 
@@ -31,7 +33,7 @@ class Completions:
 
     def lists(self) -> list[list[int]]:
         """Token ids of each completion without padding."""
-        return [row[keep].tolist() for row, keep in zip(self.tokens, self.mask, strict=True)]
+        return [row[real].tolist() for row, real in zip(self.tokens, self.mask, strict=True)]
 
 
 def generate(
@@ -43,31 +45,42 @@ def generate(
     temperature: float = 1.0,
     first_items: torch.Tensor | None = None,
 ) -> Completions:
-    """Writes completions; prompts are read once, whatever the number of completions.
+    """Samples completions. Each prompt is read once, whatever the number of completions.
 
     Args:
+        policy: the policy.
         prompts: B prompts without completions.
-        max_new_tokens: T at most.
-        uniforms: randomness in [0, 1), [B*G, T]: which token is drawn at each step, so that results do not depend on
-            how prompts are batched or spread over processes. None: the most probable token.
-        num_generations: G.
-        temperature: of the distribution.
-        first_items: recommend these items, int64 [B*G], and write only the justification.
+        max_new_tokens: greatest length T of a completion.
+        uniforms: random numbers in [0, 1), [B*G, T], that decide which token is drawn at each step. Results then do
+            not depend on how prompts are batched or spread over processes. None takes the most probable token.
+        num_generations: number G of completions of each prompt.
+        temperature: divides the logits.
+        first_items: items to recommend, int64 [B*G], so that only the justification is generated.
 
     Returns:
-        completions; those that did not end within T have no end token.
+        the completions; truncated ones lack the end token.
     """
     policy.eval()
     with torch.inference_mode():
-        parts = _generate(policy, prompts, max_new_tokens, uniforms, num_generations, temperature, first_items)
-    return Completions(*(part.clone() for part in parts))  # tensors of inference mode cannot be learned from
+        sampled = _generate(policy, prompts, max_new_tokens, uniforms, num_generations, temperature, first_items)
+    # Tensors of inference mode cannot enter a loss, so the result is a copy.
+    return Completions(**{name: value.clone() for name, value in vars(sampled).items()})
 
 
-def _generate(policy, prompts, max_new_tokens, uniforms, num_generations, temperature, first_items):
+def _generate(
+    policy: RecPolicy,
+    prompts: PackedBatch,
+    max_new_tokens: int,
+    uniforms: torch.Tensor | None,
+    num_generations: int,
+    temperature: float,
+    first_items: torch.Tensor | None,
+) -> Completions:
     device, pad = policy.device, policy.prompts.end
     tokens, positions, mask = prompts.inputs()
     output = policy.backbone(policy.embed(tokens), attention_mask=mask, position_ids=positions, use_cache=True)
-    prompt_hidden, cache = output.last_hidden_state, output.past_key_values
+    prompt_hidden = cast(torch.Tensor, output.last_hidden_state)
+    cache = cast(Cache, output.past_key_values)
     rows = torch.arange(len(tokens), device=device).repeat_interleave(num_generations)
     if num_generations > 1:
         cache.batch_repeat_interleave(num_generations)
@@ -89,12 +102,14 @@ def _generate(policy, prompts, max_new_tokens, uniforms, num_generations, temper
             log_probs[live[group.rows], step] = group.gather(picked)
         if forced is not None and step < forced.shape[1]:
             token = torch.where(forced[live, step] >= 0, forced[live, step], token)
-        written[live, step], states[live, step], real[live, step] = token, hidden, state.region != DONE
+        written[live, step] = token
+        states[live, step] = hidden
+        real[live, step] = state.region != DONE
         state = policy.decoder.advance(state, token)
         going = state.region != DONE
         if step == max_new_tokens - 1 or not going.any():
             break
-        if going.sum() <= len(live) / 2:  # what has ended costs nothing more
+        if going.sum() <= len(live) / 2:  # drop rows that have ended, so that they cost nothing more
             keep = going.nonzero()[:, 0]
             live, token, mask, length, state = live[keep], token[keep], mask[keep], length[keep], state.select(keep)
             cache.batch_select_indices(keep)
@@ -106,27 +121,35 @@ def _generate(policy, prompts, max_new_tokens, uniforms, num_generations, temper
             past_key_values=cache,
             use_cache=True,
         )
-        hidden, cache = output.last_hidden_state[:, -1], output.past_key_values
+        hidden = cast(torch.Tensor, output.last_hidden_state)[:, -1]
+        cache = cast(Cache, output.past_key_values)
     width = int(real.any(0).sum())
-    return written[:, :width], log_probs[:, :width], real[:, :width], states[:, :width], prompt_hidden
+    return Completions(
+        tokens=written[:, :width],
+        log_probs=log_probs[:, :width],
+        mask=real[:, :width],
+        hidden=states[:, :width],
+        prompt_hidden=prompt_hidden,
+    )
 
 
 def _pick(group: Group, uniforms: torch.Tensor | None) -> torch.Tensor:
-    """A token a row: the inverse of the cumulative distribution at `uniforms`, or the most probable one."""
+    """A token a row, int64 [r]: the inverse of the cumulative distribution at `uniforms`, or the most probable one."""
     if uniforms is None:
         return group.tokens[group.log_probs.argmax(1)]
     cumulative = group.log_probs.double().exp().cumsum(1)
-    # Scaled by the total, so that rounding can never choose a column beyond the last allowed one.
+    # Scaled by the total, so that rounding never selects a column beyond the last allowed one.
     column = torch.searchsorted(cumulative, uniforms.double()[:, None] * cumulative[:, -1:], right=True)
     return group.tokens[column.clamp(max=len(group.tokens) - 1)[:, 0]]
 
 
 def _padded_sequences(policy: RecPolicy, items: torch.Tensor) -> torch.Tensor:
-    """Token sequences of items [B], padded with -1: [B, longest]."""
-    sequences = [torch.tensor(policy.vocabulary.sequences[item]) for item in items.tolist()]
+    """Token sequences of items [B], padded with -1, int64 [B, longest]."""
+    indices: list[int] = items.tolist()
+    sequences = [torch.tensor(policy.vocabulary.sequences[item]) for item in indices]
     return torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True, padding_value=-1).to(policy.device)
 
 
 def parse(policy: RecPolicy, completions: Completions) -> list[Recommendation]:
-    """Reads sampled completions back, in order."""
+    """Reads sampled completions back as recommendations, in order."""
     return [policy.prompts.parse(tokens) for tokens in completions.lists()]

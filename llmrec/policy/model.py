@@ -1,23 +1,24 @@
 """The policy: a causal language model with a LoRA adapter and trainable item tokens.
 
-The backbone's hidden states are computed once; logits are computed only for the tokens that may come (see
-`constraint`), never over the whole vocabulary for every token.
+The backbone computes hidden states once. Logits are computed only for tokens that the mask may allow (see
+`policy.decoding`), never over the whole vocabulary for every token.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils.other import TrainableTokensWrapper
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from llmrec.catalogue.cooccurrence import cooccurrence_vectors
 from llmrec.catalogue.facts import FactBook
@@ -29,8 +30,17 @@ from llmrec.files import atomic_directory, write_json
 from llmrec.hub.client import find_adapter
 from llmrec.language.base_model import base_fingerprint, hub_id, load_base
 from llmrec.language.grammar import TokenClasses
-from llmrec.language.prompt import PromptBuilder
+from llmrec.language.prompt import PromptBuilder, encode
 from llmrec.language.templates import all_texts
+from llmrec.policy.adapters import (
+    RL_ADAPTER,
+    SFT_ADAPTER,
+    add_copied_adapter,
+    add_item_tokens,
+    embedding_weight,
+    lora_config,
+    merge_adapter,
+)
 from llmrec.policy.decoding import Decoder
 from llmrec.policy.distribution import MaskedDistribution
 from llmrec.policy.saved import (
@@ -46,22 +56,25 @@ from llmrec.policy.saved import (
     refuse_other_settings,
 )
 
-SFT_ADAPTER = "sft"
-RL_ADAPTER = "rl"
-SENTENCE_LENGTH = 30  # tokens
+SENTENCE_LENGTH = 30  # tokens of a justification, beside the items that it names
 
 
 class RecPolicy(nn.Module):
-    """A language model that can only say items that exist.
+    """A language model that recommends only items of its catalogue.
+
+    Use `RecPolicy.create` for a fresh policy and `RecPolicy.from_pretrained` for a saved one.
 
     Attributes:
         model: the `peft` model.
-        tokenizer: with the item tokens added.
-        vocabulary: items as tokens.
-        prompts: renders prompts, parses completions.
+        tokenizer: the base's tokenizer with the item tokens added.
+        vocabulary: the token sequence of every item.
+        catalogue: how items and users are rendered.
+        model_config: which base, and the adapter's size.
         facts: what is true of the items.
-        base_fingerprint: see `llmrec.language.base_model`.
-        distribution: the one place where its logits become probabilities.
+        base_fingerprint: hash of the base's weights (`language.base_model.base_fingerprint`).
+        prompts: renders prompts and parses completions.
+        decoder: the mask: what a completion may continue with.
+        distribution: turns logits into probabilities under the mask.
     """
 
     def __init__(
@@ -91,53 +104,66 @@ class RecPolicy(nn.Module):
     def create(cls, config: Config, data: InteractionData) -> "RecPolicy":
         """A fresh policy on the configured base.
 
-        New item tokens start from the words of title and facts, and from which items are had together.
+        Embeddings of new item tokens start from the words of titles and facts, plus vectors of item co-occurrence.
+
+        Args:
+            config: `model`, `catalogue` and `seed` are used.
+            data: the catalogue and the training histories.
+
+        Raises:
+            ModelError: the base cannot be loaded or used.
         """
         base, tokenizer = load_base(config.model)
         fingerprint = base_fingerprint(base, len(tokenizer))
-        reserved = {token for text in all_texts() for token in _words(tokenizer, text)}
-        facts = FactBook.from_data(data, lambda fact: _words(tokenizer, fact.words)[0] not in reserved)
+        reserved = {token for text in all_texts() for token in encode(tokenizer, text)}
+        facts = FactBook.from_data(data, lambda fact: encode(tokenizer, fact.words)[0] not in reserved)
         vocabulary = ItemVocabulary.build(data, tokenizer, config.catalogue.scheme)
         if vocabulary.new_tokens:
             texts = [f"{title} {facts.description(item)}" for item, title in enumerate(vocabulary.titles)]
-            company = cooccurrence_vectors(data.train_histories, data.num_items, base.config.hidden_size, config.seed)
-            company *= config.catalogue.cooccurrence_weight
-            _add_item_tokens(base, tokenizer, vocabulary.new_tokens, texts, company)
-        model = get_peft_model(base, _lora_config(base, vocabulary, config.model), adapter_name=SFT_ADAPTER)
+            vectors = cooccurrence_vectors(data.train_histories, data.num_items, base.config.hidden_size, config.seed)
+            offsets = config.catalogue.cooccurrence_weight * vectors
+            add_item_tokens(base, tokenizer, vocabulary.new_tokens, texts, offsets)
+        model = _with_adapter(base, vocabulary, config.model)
         return cls(model, tokenizer, vocabulary, config.catalogue, config.model, facts, fingerprint)
 
     # -- the network --
 
     @property
     def device(self) -> torch.device:
+        """The device of the model's weights."""
         return next(self.model.parameters()).device
 
     @property
     def hidden_size(self) -> int:
-        return self.model.config.hidden_size
+        """Width d of the hidden states."""
+        return int(self.config.hidden_size)
 
     @property
     def completion_length(self) -> int:
-        """Tokens that a completion has room in: two items and a sentence."""
+        """Default length of a completion in tokens: room for two items and a sentence."""
         return 2 * int(self.vocabulary.lengths.max()) + SENTENCE_LENGTH
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Input embeddings [..., d] of token ids [...].
 
-        Equal to what peft's wrapper computes, without its copy of the whole embedding matrix for every call.
+        Equal to what peft's wrapper computes, without its copy of the whole embedding matrix in every call.
         """
-        module = self.model.get_base_model().get_input_embeddings()
+        module = self._language_model.get_input_embeddings()
         if not isinstance(module, TrainableTokensWrapper):
             return module(tokens)
-        first, rows = self._item_rows(module)
-        base = F.embedding(tokens, module.token_adapter.get_base_layer().weight)
+        first, rows = _item_rows(module)
+        base = F.embedding(tokens, _base_weight(module))
         items = F.embedding((tokens - first).clamp(0, len(rows) - 1), rows)
         return torch.where((tokens >= first)[..., None], items, base)
 
-    def backbone(self, embeddings: torch.Tensor, **arguments):
-        """Runs the decoder on input embeddings [B, T, d]; arguments as `transformers` takes them."""
-        decoder = self.model.get_base_model().base_model
-        return decoder(inputs_embeds=embeddings, **arguments)
+    @property
+    def _language_model(self) -> PreTrainedModel:
+        """The base with the adapter inside, without peft's wrapper."""
+        return cast(PreTrainedModel, self.model.get_base_model())
+
+    def backbone(self, embeddings: torch.Tensor, **arguments: Any) -> BaseModelOutputWithPast:
+        """Runs the base's decoder layers on input embeddings [B, T, d]; arguments as `transformers` takes them."""
+        return self._language_model.base_model(inputs_embeds=embeddings, **arguments)
 
     def forward(
         self, tokens: torch.Tensor, positions: torch.Tensor, attention_mask: torch.Tensor, dropout: float = 0.0
@@ -146,85 +172,67 @@ class RecPolicy(nn.Module):
 
         Args:
             tokens: token ids, int64 [B, L].
-            positions: of each token, int64 [B, L].
-            attention_mask: 1 where a token is real, int64 [B, L]; or what each token attends to, bool [B, 1, L, L].
-            dropout: on the input embeddings and on the result, while training.
+            positions: position of each token, int64 [B, L].
+            attention_mask: 1 at real tokens, int64 [B, L], or what each token attends to, bool [B, 1, L, L].
+            dropout: dropout rate of the input embeddings and of the result, applied in training mode only.
 
         Returns:
             [B, L, d].
         """
         embeddings = F.dropout(self.embed(tokens), dropout, self.training)
         output = self.backbone(embeddings, attention_mask=attention_mask, position_ids=positions, use_cache=False)
-        return F.dropout(output.last_hidden_state, dropout, self.training)
+        return F.dropout(cast(torch.Tensor, output.last_hidden_state), dropout, self.training)
 
     @property
-    def config(self):
-        """The language model's config; trainers look for it."""
-        return self.model.config
+    def config(self) -> PretrainedConfig:
+        """The language model's config, under the name that trainers expect."""
+        return cast(PretrainedConfig, self.model.config)
 
     def add_model_tags(self, tags: list[str]) -> None:
-        """Tags for the model card; trainers set them."""
-        self.model.add_model_tags(tags)
+        """Adds tags for the model card. Trainers call it."""
+        self._language_model.add_model_tags(tags)
 
     def logits(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Logits [r, K] of hidden states [r, d] for some token ids [K] (ascending), through the output embeddings.
+        """Logits [r, K] of hidden states [r, d] for ascending token ids [K], through the output embeddings.
 
-        In float32 under mixed precision too: what is sampled inside autocast and scored outside is one distribution.
+        They are float32 under mixed precision too, so that sampling inside autocast and scoring outside of it use one
+        distribution.
         """
         with torch.autocast(self.device.type, enabled=False):
             return self._logits(hidden.float(), tokens)
 
     def _logits(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        module = self.model.get_base_model().get_output_embeddings()
+        module = self._language_model.get_output_embeddings()
         if not isinstance(module, TrainableTokensWrapper):
-            return hidden @ module.weight[tokens].float().T
-        first, items = self._item_rows(module)
-        weight = module.token_adapter.get_base_layer().weight
+            return hidden @ embedding_weight(module)[tokens].float().T
+        first, items = _item_rows(module)
+        weight = _base_weight(module)
         split = int((tokens < first).sum())
         if split == 0 and len(tokens) == len(items):
             return hidden @ items.float().T
         rows = torch.cat([weight[tokens[:split]], items[tokens[split:] - first]])
         return hidden @ rows.float().T
 
-    @staticmethod
-    def _item_rows(module: TrainableTokensWrapper) -> tuple[int, torch.Tensor]:
-        """First item token and the item embeddings [N, d] of the active adapter; item tokens are contiguous."""
-        layer = module.token_adapter
-        adapter = layer.active_adapters[0]
-        return layer.token_indices[adapter][0], layer.trainable_tokens_delta[adapter]
-
     # -- adapters --
 
     def add_rl_adapter(self) -> None:
-        """Adds the adapter that RL trains as a copy of the SFT adapter, and makes it the active one."""
-        self.model.add_adapter(RL_ADAPTER, self.model.peft_config[SFT_ADAPTER])
-        state = self.model.state_dict()
-        copies = {
-            name.replace(f".{SFT_ADAPTER}.", f".{RL_ADAPTER}.")
-            if f".{SFT_ADAPTER}." in name
-            else name.removesuffix(SFT_ADAPTER) + RL_ADAPTER: value.clone()
-            for name, value in state.items()
-            if f".{SFT_ADAPTER}." in name or name.endswith(f".{SFT_ADAPTER}")
-        }
-        unknown = set(copies) - set(state)
-        if unknown:
-            raise ModelError(f"The RL adapter lacks {sorted(unknown)[:3]}: this peft names its weights otherwise.")
-        self.model.load_state_dict(copies, strict=False)
-        self.model.set_adapter(RL_ADAPTER)
+        """Adds the adapter that PPO trains as a copy of the SFT adapter, and makes it the active one.
+
+        Raises:
+            ModelError: see `adapters.add_copied_adapter`.
+        """
+        add_copied_adapter(self.model, SFT_ADAPTER, RL_ADAPTER)
 
     def merge(self) -> None:
-        """Adds the adapter's LoRA products into the base's weights: the same policy, about a fifth faster to ask.
+        """Merges the active adapter into float32 base weights: same outputs, about a fifth faster.
 
-        For a policy that is only asked: it cannot be trained or saved afterwards. Weights that are not float32 would
-        lose what the adapter adds to rounding, and stay apart.
+        The policy can afterwards be evaluated, but neither trained nor saved.
         """
-        for module in self.model.modules():
-            if isinstance(module, LoraLayer) and module.get_base_layer().weight.dtype == torch.float32:
-                module.merge()
+        merge_adapter(self.model)
 
     @contextmanager
-    def reference(self) -> Iterator[None]:
-        """Within it, the policy is the reference: the RL adapter is off and the SFT adapter on."""
+    def reference(self) -> Generator[None]:
+        """Inside this context the policy is the reference policy: the SFT adapter is active, the RL adapter is off."""
         self.model.set_adapter(SFT_ADAPTER)
         try:
             yield
@@ -236,17 +244,20 @@ class RecPolicy(nn.Module):
 
         Args:
             directory: replaced if it exists.
-            state_dict: of this policy, gathered from all processes where they hold shards of it; None: its own.
+            state_dict: this policy's weights, gathered from all processes where each holds a shard. None: its own.
+
+        Raises:
+            UserError: the disk is full or the directory is not writable.
         """
         if state_dict is not None:
             state_dict = {name.removeprefix("model."): value for name, value in state_dict.items()}
         with atomic_directory(directory) as temporary:
-            adapter = self.model.active_adapter
-            # The adapter holds the item rows; base rows would be a copy of the whole embedding matrix.
+            adapter = self._active_adapter
+            # The adapter holds the item rows. Saving embedding layers would copy the whole embedding matrix.
             self.model.save_pretrained(
-                temporary, selected_adapters=[adapter], save_embedding_layers=False, state_dict=state_dict
+                str(temporary), selected_adapters=[adapter], save_embedding_layers=False, state_dict=state_dict
             )
-            inner = temporary / adapter  # peft puts an adapter that is not called `default` into its own folder
+            inner = temporary / adapter  # peft writes adapters of any name but `default` into a folder of their own
             for file in inner.iterdir():
                 file.replace(temporary / file.name)
             inner.rmdir()
@@ -278,13 +289,13 @@ class RecPolicy(nn.Module):
         return push_policy(self, repo, private=private, revision=revision, message=commit_message)
 
     def load_adapter_weights(self, directory: str | Path) -> None:
-        """Puts the weights of a saved adapter into the active one.
+        """Loads the weights of a saved adapter into the active one.
 
         Raises:
             ModelError: the file is missing, or does not hold exactly the adapter's weights.
         """
         path = Path(directory) / ADAPTER_WEIGHTS
-        adapter = self.model.active_adapter
+        adapter = self._active_adapter
         try:
             weights = load_file(path)
             differ = weights.keys() ^ get_peft_model_state_dict(
@@ -300,8 +311,12 @@ class RecPolicy(nn.Module):
                 f"{min(differ)}. Copy or train the adapter again."
             )
 
-    def description(self) -> dict:
-        """What `llmrec.json` says of an adapter."""
+    @property
+    def _active_adapter(self) -> str:
+        return cast(str, self.model.active_adapter)
+
+    def description(self) -> dict[str, Any]:
+        """The contents of `llmrec.json`, as JSON values."""
         return {
             "format": FORMAT,
             "base_model": hub_id(self.model_config.base),
@@ -311,7 +326,7 @@ class RecPolicy(nn.Module):
             "base_fingerprint": self.base_fingerprint,
         }
 
-    def _generation_defaults(self) -> dict:
+    def _generation_defaults(self) -> dict[str, Any]:
         tokens = {f"{name}_token_id": getattr(self.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
         return {**tokens, "do_sample": False, "max_new_tokens": self.completion_length}
 
@@ -322,11 +337,11 @@ class RecPolicy(nn.Module):
         Args:
             model: an adapter's directory or, if there is no such directory, `OWNER/NAME` on the hub.
             revision: branch, tag or commit on the hub.
-            quantized: False: the base in full precision, even if the adapter was trained on a quantised one.
+            quantized: False loads the base in full precision, even if the adapter was trained on a quantized one.
 
         Raises:
             ModelError: files are missing, truncated, of a newer format, or do not belong together or to the base.
-            UserError: the hub has no such repository or revision, refuses, or cannot be reached.
+            UserError: the hub has no such repository or revision, refuses access, or cannot be reached.
         """
         directory = find_adapter(model, revision)
         about = read_description(directory, quantized)
@@ -346,56 +361,25 @@ class RecPolicy(nn.Module):
             refuse_other_base(directory, about, shapes, own_words, base, len(words), fingerprint)
         if vocabulary.new_tokens:
             base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        model = get_peft_model(base, _lora_config(base, vocabulary, about.model), adapter_name=SFT_ADAPTER)
-        refuse_other_settings(directory, model.peft_config[SFT_ADAPTER])
-        policy = cls(model, tokenizer, vocabulary, about.catalogue, about.model, facts, fingerprint)
+        adapted = _with_adapter(base, vocabulary, about.model)
+        refuse_other_settings(directory, cast(LoraConfig, adapted.peft_config[SFT_ADAPTER]))
+        policy = cls(adapted, tokenizer, vocabulary, about.catalogue, about.model, facts, fingerprint)
         policy.load_adapter_weights(directory)
         return policy
 
 
-def _words(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+def _with_adapter(base: PreTrainedModel, vocabulary: ItemVocabulary, config: ModelConfig) -> PeftModel:
+    """The base with a fresh SFT adapter."""
+    return cast(PeftModel, get_peft_model(base, lora_config(base, vocabulary, config), adapter_name=SFT_ADAPTER))
 
 
-def _lora_config(base: PreTrainedModel, vocabulary: ItemVocabulary, config: ModelConfig) -> LoraConfig:
-    tokens = None
-    if vocabulary.new_tokens:
-        tokens = {"embed_tokens": vocabulary.new_tokens}
-        if not base.config.tie_word_embeddings:
-            tokens["lm_head"] = vocabulary.new_tokens
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=config.lora_r,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules="all-linear",
-        trainable_token_indices=tokens,
-    )
+def _base_weight(module: TrainableTokensWrapper) -> torch.Tensor:
+    """The frozen embedding matrix below the trainable rows, [vocabulary, d]."""
+    return cast(torch.Tensor, module.token_adapter.get_base_layer().weight)
 
 
-def _add_item_tokens(
-    base: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    tokens: list[int],
-    texts: list[str],
-    company: torch.Tensor,
-) -> None:
-    """Makes room for item tokens; each starts from the mean of the embeddings of its words, plus `company`.
-
-    Args:
-        base: changed in place.
-        tokenizer: with the item tokens.
-        tokens: ids of the N item tokens.
-        texts: of the items, [N].
-        company: vectors to add, [N, d], in multiples of the mean length of what the words give.
-    """
-    base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    words = torch.tensor([token for tokens in encoded for token in tokens])
-    starts = torch.tensor([0, *(len(tokens) for tokens in encoded[:-1])]).cumsum(0)
-    weights = [base.get_input_embeddings().weight.data]
-    if not base.config.tie_word_embeddings:
-        weights.append(base.get_output_embeddings().weight.data)
-    for weight in weights:
-        start = F.embedding_bag(words, weight, starts, mode="mean")
-        weight[tokens] = start + company.to(start) * start.norm(dim=1).mean()
+def _item_rows(module: TrainableTokensWrapper) -> tuple[int, torch.Tensor]:
+    """First item token and the item embeddings [N, d] of the active adapter; item tokens are contiguous."""
+    layer = module.token_adapter
+    adapter = layer.active_adapters[0]
+    return layer.token_indices[adapter][0], layer.trainable_tokens_delta[adapter]

@@ -1,7 +1,7 @@
-"""What a saved policy's directory must hold, checked before anything is built from it."""
+"""Reading and checking the directory of a saved policy, before anything is built from it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,14 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Description:
-    """What `llmrec.json` says of an adapter; early ones say nothing of `base_fingerprint`."""
+    """The contents of `llmrec.json`.
+
+    Attributes:
+        model: which base, and the adapter's size.
+        catalogue: how items and users are rendered.
+        item_vocabulary: hash of the item vocabulary.
+        base_fingerprint: hash of the base's weights; None in adapters of early versions.
+    """
 
     model: ModelConfig
     catalogue: CatalogueConfig
@@ -35,34 +42,37 @@ def read_description(directory: Path, quantized: bool = True) -> Description:
     """Reads `llmrec.json`.
 
     Args:
-        directory: of the adapter.
-        quantized: False: the base in full precision, even if the adapter was trained on a quantised one.
+        directory: the adapter's directory.
+        quantized: False asks for the base in full precision, even if the adapter was trained on a quantized one.
 
     Raises:
-        ModelError: missing, unreadable, of a newer format, or of a merged model.
+        ModelError: the file is missing, unreadable, of a newer format, or describes a merged model.
     """
     path = directory / FILE_NAME
     try:
         values = read_json(path)
         if values["format"] > FORMAT:
-            raise ModelError(f"{path} has format {values['format']}; this llmrec reads up to {FORMAT}: update it.")
+            raise ModelError(
+                f"{path} has format {values['format']}; this version of llmrec reads formats up to {FORMAT}. "
+                "Update llmrec."
+            )
         if "merged" in values:
             raise ModelError(f"{directory} holds a merged model, not an adapter: load it with transformers.")
         return Description(
-            ModelConfig.model_validate(values["model"] | ({} if quantized else {"quantization": None})),
-            CatalogueConfig.model_validate(values["catalogue"]),
-            values["item_vocabulary"],
-            values.get("base_fingerprint"),
+            model=ModelConfig.model_validate(values["model"] | ({} if quantized else {"quantization": None})),
+            catalogue=CatalogueConfig.model_validate(values["catalogue"]),
+            item_vocabulary=values["item_vocabulary"],
+            base_fingerprint=values.get("base_fingerprint"),
         )
     except FileNotFoundError:
         raise ModelError(f"{path} is missing: {directory} is not a policy written by llmrec.") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path} is not readable ({error}); copy or train it again.") from None
+        raise ModelError(f"{path} is not readable ({error}). Copy or train it again.") from None
 
 
 @contextmanager
-def advising_a_copy(directory: Path) -> Iterator[None]:
-    """Adds to errors that ask to correct a file of an adapter what to do if the file lies in the hub's cache."""
+def advising_a_copy(directory: Path) -> Generator[None]:
+    """Adds advice to errors that ask to correct a file: a file in the hub's cache must be copied first."""
     from huggingface_hub import constants
 
     try:
@@ -71,13 +81,13 @@ def advising_a_copy(directory: Path) -> Iterator[None]:
         if not directory.resolve().is_relative_to(Path(constants.HF_HUB_CACHE).resolve()):
             raise
         raise ModelError(
-            f"{error}\nThe adapter came from a hub, and its {FILE_NAME} lies in a cache that is not to be edited: to "
-            "correct it, take a copy (`hf download OWNER/NAME --local-dir DIR`) and load DIR."
+            f"{error}\nThe adapter came from a hub, and its {FILE_NAME} lies in a cache that should not be edited. "
+            "Download a copy (`hf download OWNER/NAME --local-dir DIR`), correct it there, and load DIR."
         ) from None
 
 
 def completion_length(directory: Path) -> int | None:
-    """`max_new_tokens` of the generation defaults; None if there are none.
+    """`max_new_tokens` of the saved generation defaults; None without such a file.
 
     Raises:
         ModelError: the file is unreadable.
@@ -88,18 +98,18 @@ def completion_length(directory: Path) -> int | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path} is not readable ({error}); copy or train it again.") from None
+        raise ModelError(f"{path} is not readable ({error}). Copy or train it again.") from None
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer with the item tokens.
+    """The saved tokenizer, which holds the item tokens.
 
     Raises:
-        ModelError: missing or unreadable.
+        ModelError: it is missing or unreadable.
     """
     try:
         return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    except Exception as error:  # a truncated file is a bare Exception of the tokenizers library
+    except Exception as error:  # the tokenizers library raises a bare Exception for a truncated file
         raise ModelError(f"{directory}: the tokenizer cannot be read: {error}") from None
 
 
@@ -107,7 +117,7 @@ def adapter_shapes(directory: Path) -> dict[str, list[int]]:
     """Shape of every weight of an adapter, by name.
 
     Raises:
-        ModelError: there are no weights in safetensors (peft would go on to a pickle), or they cannot be read.
+        ModelError: there is no safetensors file (peft would then try a pickle), or it cannot be read.
     """
     path = directory / ADAPTER_WEIGHTS
     if not path.is_file():
@@ -120,29 +130,37 @@ def adapter_shapes(directory: Path) -> dict[str, list[int]]:
 
 
 def refuse_other_settings(directory: Path, expected: LoraConfig) -> None:
-    """Whether peft's config of an adapter is what `llmrec.json` and the vocabulary make of it.
+    """Checks that peft's config of an adapter agrees with `llmrec.json` and the item vocabulary.
+
+    Args:
+        directory: the adapter's directory.
+        expected: the config that follows from `llmrec.json` and the vocabulary.
 
     Raises:
-        ModelError: it is missing, unreadable or of another adapter.
+        ModelError: the config is missing, unreadable or belongs to another adapter.
     """
     path = directory / ADAPTER_CONFIG
     keys = ("peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "trainable_token_indices")
     try:
         found = read_json(path)
         pairs = {key: (found.get(key), getattr(expected, key)) for key in keys}
-        # Whether names are written in full depends on how many there are.
-        modules = [sorted({name.split(".")[-1] for name in names}) for names in
-                   (found["target_modules"], expected.target_modules)]  # fmt: skip
+        # peft writes the names of modules in full or cut, depending on how many there are.
+        modules = tuple(_last_parts(names) for names in (found["target_modules"], expected.target_modules))
     except FileNotFoundError:
         raise ModelError(f"{path} is missing: copy or train the adapter again.") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path} is not readable ({error}); copy or train the adapter again.") from None
+        raise ModelError(f"{path} is not readable ({error}). Copy or train the adapter again.") from None
     wrong = [name for name, (of_file, wanted) in (pairs | {"target_modules": modules}).items() if of_file != wanted]
     if wrong:
         raise ModelError(
-            f"{path} is of another adapter than {FILE_NAME} and the item vocabulary beside it describe: "
+            f"{path} belongs to another adapter than {FILE_NAME} and the item vocabulary beside it: "
             f"{', '.join(wrong)} differ. Copy or train the adapter again."
         )
+
+
+def _last_parts(names: Iterable[str] | str | None) -> list[str]:
+    """The last part of each dotted module name, sorted, each once."""
+    return sorted({name.split(".")[-1] for name in names or ()})
 
 
 def refuse_other_base(
@@ -154,17 +172,19 @@ def refuse_other_base(
     words: int,
     fingerprint: str,
 ) -> None:
-    """Whether an adapter and a base belong together.
+    """Checks that an adapter was trained on this base.
 
     Args:
-        directory, about, shapes: of the adapter.
-        own_words: tokens of its tokenizer, without those of items.
+        directory: the adapter's directory.
+        about: its `llmrec.json`.
+        shapes: the shapes of its weights.
+        own_words: number of tokens of its tokenizer, without item tokens.
         base: the model that `about` names.
-        words: tokens of the base's own tokenizer.
-        fingerprint: of the base.
+        words: number of tokens of the base's own tokenizer.
+        fingerprint: hash of the base's weights.
 
     Raises:
-        ModelError: they differ in depth, width or vocabulary, or the base has other weights.
+        ModelError: depth, width, vocabulary or weights differ.
     """
     layers = [int(number) for name in shapes for number in re.findall(r"\.layers\.(\d+)\.", name)]
     hidden = [shape[-1] for name, shape in shapes.items() if name.endswith("q_proj.lora_A.weight")]
@@ -174,11 +194,10 @@ def refuse_other_base(
         "words": (own_words, words),
         "base fingerprint": (about.base_fingerprint or fingerprint, fingerprint),
     }
-    wrong = [f"{name} {of_adapter}, but the base {of_base}" for name, (of_adapter, of_base) in pairs.items()
-             if of_adapter != of_base]  # fmt: skip
+    wrong = [f"{name} {ours}, but the base {theirs}" for name, (ours, theirs) in pairs.items() if ours != theirs]
     if wrong:
         raise ModelError(
             f"{directory} was trained on another base than `{about.model.base}` ({about.model.layers or 'all'} layers "
-            f"kept): the adapter has {'; '.join(wrong)}. Correct `model` in {directory / FILE_NAME}, or take the "
+            f"kept): the adapter has {'; '.join(wrong)}. Correct `model` in {directory / FILE_NAME}, or use an "
             "adapter of this base."
         )
