@@ -11,7 +11,7 @@ def test_digits_in_user_ids_are_compared_as_numbers():
 
 
 def test_purchases_after_the_training_part_do_not_count_in_it():
-    # Two users have four clicks each, the first two of them for training. User 0 buys item 0 in time and item 1 too late.
+    # Two users with four clicks each train on two. User 0 buys the first item in time and the second too late.
     history = pd.DataFrame(
         {
             "timestamp": [1, 2, 3, 4, 1, 2, 3, 4],
