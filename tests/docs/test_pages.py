@@ -1,6 +1,6 @@
 """Pages point to what exists, and the README stays short."""
 
-import importlib
+import importlib.util
 import re
 from pathlib import Path
 
@@ -70,3 +70,11 @@ def test_named_metrics_exist(page: Path) -> None:
     source = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "llmrec").rglob("*.py"))
     named = [code for code in inline_code(page) if re.fullmatch(r"(val|objective|eval|guard|policy)/[a-z_@0-9]+", code)]
     assert [name for name in named if f'"{name}"' not in source] == []
+
+
+def test_modules_of_the_changelog_exist() -> None:
+    """The second column of its tables names the modules of today."""
+    rows = re.findall(r"^\| `.+` \| (.+) \|$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    modules = {name for row in rows for name in re.findall(r"`((?:llmrec|reward_models)(?:\.\w+)*)`", row)}
+    assert len(modules) > 20
+    assert [name for name in sorted(modules) if importlib.util.find_spec(name) is None] == []
