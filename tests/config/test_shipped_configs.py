@@ -1,4 +1,4 @@
-"""The configs that come with the project: accelerate reads them, and each says how to launch it."""
+"""The shipped configs: they are valid, name the command that runs them, and leave the recipe to the defaults."""
 
 from pathlib import Path
 
@@ -21,12 +21,12 @@ EXPECTED = {
 }
 
 
-def test_every_accelerate_config_is_covered():
+def test_every_accelerate_config_is_covered() -> None:
     assert {path.stem for path in FOLDER.iterdir()} == set(EXPECTED)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_accelerate_reads_the_config(name):
+def test_accelerate_reads_the_config(name: str) -> None:
     path = FOLDER / f"{name}.yaml"
     config = load_config_from_file(str(path))  # unknown keys are errors
     assert (config.distributed_type, config.mixed_precision) == EXPECTED[name]
@@ -35,20 +35,20 @@ def test_accelerate_reads_the_config(name):
     assert "scripts/train_" in first
 
 
-def test_fsdp_is_version_2_and_saves_whole_adapters():
+def test_fsdp_is_version_2_and_saves_whole_adapters() -> None:
     config = load_config_from_file(str(FOLDER / "fsdp.yaml")).fsdp_config
     assert config["fsdp_version"] == 2 and config["fsdp_state_dict_type"] == "FULL_STATE_DICT"
 
 
 @pytest.mark.parametrize("name", ["FSDP", "DeepSpeed"])
-def test_ppo_says_where_it_does_not_run(name, monkeypatch):
+def test_ppo_says_where_it_does_not_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"ACCELERATE_USE_{name.upper()}", "true")
     with pytest.raises(ConfigError, match=f"{name}.*ddp.yaml"):
         refuse_sharding()
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_every_experiment_is_a_valid_config_that_says_how_to_run_it(path):
+def test_every_experiment_is_a_valid_config_that_says_how_to_run_it(path: Path) -> None:
     load_config(path)
     lines = path.read_text().splitlines()
     assert f"configs/{path.name}" in lines[0] and ("llmrec " in lines[0] or "accelerate launch " in lines[0])
@@ -72,7 +72,7 @@ DATA_AND_SIZE = {
 
 
 @pytest.mark.parametrize("name", ["quickstart", "movielens"])
-def test_the_recipe_is_the_default(name):
+def test_the_recipe_is_the_default(name: str) -> None:
     """What these configs set besides data and size would be a setting that a new user's config lacks."""
     config = load_config(FOLDER.parent / f"{name}.yaml")
     given = set()
@@ -82,7 +82,7 @@ def test_the_recipe_is_the_default(name):
     assert given <= DATA_AND_SIZE
 
 
-def test_the_recipe():
+def test_the_recipe() -> None:
     """The settings with which the quickstart's results were made."""
     config = load_config(FOLDER.parent / "quickstart.yaml")
     assert (config.sft.learning_rate, config.sft.per_device_train_batch_size, config.sft.dropout) == (1e-3, 8, 0.2)
@@ -94,7 +94,7 @@ def test_the_recipe():
     assert (ppo.ema_decay, ppo.eval_steps, ppo.save_steps) == (0.9, 8, 16)
 
 
-def test_the_7b_config_says_how_to_launch_it():
+def test_the_7b_config_says_how_to_launch_it() -> None:
     lines = (FOLDER.parent / "qlora_7b.yaml").read_text().splitlines()
     for line, stage in zip(lines, ("sft", "reward", "ppo"), strict=False):
         launch = f"accelerate launch --mixed_precision bf16 --num_processes 1 scripts/train_{stage}.py"
