@@ -1,4 +1,4 @@
-"""bf16 mixed precision: asked of `accelerate launch`, it reaches both trainers, and training still learns."""
+"""The main process and the precision of training: both trainers use what `accelerate launch` was given."""
 
 import os
 
@@ -7,7 +7,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from llmrec.data.decision import Decision
-from llmrec.distributed import PRECISION_VARIABLE, mixed_precision, settle_mixed_precision
+from llmrec.distributed import PRECISION_VARIABLE, is_main_process, mixed_precision, settle_mixed_precision
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import pack
 from llmrec.ppo import stage
@@ -22,7 +22,7 @@ from tests.ppo.test_trainer import PreferItem
 
 @pytest.fixture(autouse=True)
 def fresh_state(monkeypatch):
-    """Accelerate keeps its precision for the life of a process."""
+    """Resets Accelerate, which keeps its precision for the life of a process."""
     monkeypatch.delenv(PRECISION_VARIABLE, raising=False)
     yield monkeypatch
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -38,15 +38,15 @@ def config(tiny_base, tmp_path):
 
 
 def dtypes_inside(policy: RecPolicy) -> set[torch.dtype]:
-    """Collects what dtypes the decoder's products have from now on."""
+    """The dtypes of the outputs of one linear map of the decoder, collected from now on."""
     seen: set[torch.dtype] = set()
     layer = policy.model.get_base_model().model.layers[0].mlp.up_proj
     layer.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
     return seen
 
 
-@pytest.mark.parametrize("asked, dtype", [("bf16", torch.bfloat16), ("no", torch.float32), (None, torch.float32)])
-def test_sft_runs_in_the_precision_that_was_asked_for(config, data, fresh_state, asked, dtype):
+@pytest.mark.parametrize(("asked", "dtype"), [("bf16", torch.bfloat16), ("no", torch.float32), (None, torch.float32)])
+def test_sft_runs_in_the_precision_that_the_launcher_was_given(config, data, fresh_state, asked, dtype):
     if asked:
         fresh_state.setenv(PRECISION_VARIABLE, asked)
     policy = RecPolicy.create(config, data)
@@ -78,7 +78,7 @@ def test_ppo_learns_in_bf16(config, data, fresh_state):
     assert rewards[-1] > rewards[0] + 0.05
 
 
-def test_a_gpu_that_can_means_bf16_unless_told_otherwise(fresh_state):
+def test_a_gpu_with_bf16_uses_it_unless_the_launcher_says_otherwise(fresh_state):
     fresh_state.setattr(torch.cuda, "is_available", lambda: True)
     fresh_state.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     fresh_state.setenv(PRECISION_VARIABLE, "no")
@@ -86,6 +86,14 @@ def test_a_gpu_that_can_means_bf16_unless_told_otherwise(fresh_state):
     fresh_state.delenv(PRECISION_VARIABLE)
     assert mixed_precision() == "bf16" and PRECISION_VARIABLE not in os.environ
     assert settle_mixed_precision() == "bf16" == os.environ[PRECISION_VARIABLE]  # TRL's PPO trainer reads this only
+
+
+@pytest.mark.parametrize(("rank", "expected"), [(None, True), ("0", True), ("1", False)])
+def test_the_main_process_is_the_first_one_or_one_that_runs_alone(monkeypatch, rank, expected):
+    monkeypatch.delenv("RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    assert is_main_process() is expected
 
 
 def test_logits_are_float32_inside_autocast(tiny_base, data):

@@ -1,0 +1,84 @@
+"""Recommendations for one person: which items are ranked, how they are scored, and errors that help."""
+
+import pytest
+
+from llmrec.data.dataset import InteractionData
+from llmrec.errors import CatalogueError
+from llmrec.policy.model import RecPolicy
+from llmrec.recommend import Recommender, similar_titles
+
+LENGTH = 24  # tokens of a completion
+ALL_ITEMS = set(range(10))
+
+
+@pytest.fixture
+def recommender(policy: RecPolicy, data: InteractionData) -> Recommender:
+    return Recommender(policy, LENGTH, data)
+
+
+def items_of(recommender: Recommender, **arguments) -> list[int]:
+    ranked = recommender.recommend(top_k=100, **arguments)
+    return [recommender.policy.vocabulary.item_ids.index(item.item_id) for item in ranked]
+
+
+def test_unseen_items_are_ranked_by_probability(recommender: Recommender) -> None:
+    ranked = recommender.recommend(history=[0, 1, 2], top_k=100)
+    scores = [item.score for item in ranked]
+    assert {item.item_id for item in ranked} == {f"i{n}" for n in range(3, 10)}
+    assert scores == sorted(scores, reverse=True)
+    assert sum(scores) == pytest.approx(1, abs=1e-4)
+    assert [item.item_id for item in recommender.recommend(history=[0, 1, 2], top_k=2)] == [
+        item.item_id for item in ranked[:2]
+    ]
+
+
+def test_items_before_the_prompt_window_and_excluded_items_are_left_out(recommender: Recommender) -> None:
+    history = [0, 1, 2, 3, 4, 5]  # the prompt shows four items
+    assert set(items_of(recommender, history=history, exclude=[9])) == {6, 7, 8}
+
+
+def test_a_user_of_the_log_gets_what_their_history_leaves(recommender: Recommender, data: InteractionData) -> None:
+    assert set(items_of(recommender, user="u3")) == ALL_ITEMS - set(data.histories[3].tolist())
+
+
+def test_somebody_without_a_history_can_be_served(recommender: Recommender) -> None:
+    assert set(items_of(recommender)) == ALL_ITEMS
+
+
+def test_justifications_are_written_for_each_item(recommender: Recommender) -> None:
+    ranked = recommender.recommend(history=[0, 1], top_k=3)
+    assert len(ranked) == 3 and all(isinstance(item.justification, str) for item in ranked)
+    assert {type(item.grounded) for item in ranked} == {bool}
+
+
+def test_nothing_left_is_an_error(recommender: Recommender) -> None:
+    with pytest.raises(CatalogueError):
+        recommender.recommend(history=sorted(ALL_ITEMS))
+
+
+def test_an_unknown_user_is_an_error_with_a_suggestion(recommender: Recommender) -> None:
+    with pytest.raises(CatalogueError, match="no user u33 among the 6 users of the log; did you mean u3"):
+        recommender.recommend(user="u33")
+
+
+def test_without_a_log_no_user_is_known(policy: RecPolicy) -> None:
+    with pytest.raises(CatalogueError, match="has no event log"):
+        Recommender(policy, LENGTH).recommend(user="u3")
+
+
+def test_titles_are_found_without_regard_to_case_and_spaces(recommender: Recommender) -> None:
+    assert recommender.resolve_titles(["  quiet   STORM", "Delta"]) == [7, 8]
+
+
+def test_an_unknown_title_is_an_error_with_suggestions(recommender: Recommender) -> None:
+    with pytest.raises(CatalogueError, match='no item "Quiet Strom" in the catalogue; did you mean "Quiet Storm"'):
+        recommender.resolve_titles(["Quiet Strom"])
+    with pytest.raises(CatalogueError, match=r"in the catalogue\.$"):
+        recommender.resolve_titles(["zzzz"])
+
+
+def test_suggested_titles_are_the_most_similar_one_and_those_that_contain_the_words() -> None:
+    titles = ["toy story (1995)", "toy story 2 (1999)", "boy story", "the toy"]
+    assert similar_titles("toy stori", titles)[0] in ("toy story (1995)", "boy story")
+    assert similar_titles("story", titles) == ["boy story", "toy story (1995)", "toy story 2 (1999)"]
+    assert similar_titles("", titles) == []
