@@ -29,7 +29,7 @@ from transformers import (
 from trl.experimental.ppo import PPOConfig as TRLPPOConfig
 from trl.experimental.ppo import PPOTrainer
 
-import llmrec.ppo.trainer
+import llmrec.ppo.rollout
 from llmrec.config import ModelConfig, parse_config
 from llmrec.data.dataset import InteractionData
 from llmrec.data.decision import Decision, Decisions
@@ -198,8 +198,8 @@ class Ours:
         """What a phase calls is timed alone: `advantages` and `update forward` are what is left of the two steps."""
         for owner, name, phase in (
             (trainer, "collect", "advantages"),
-            (llmrec.ppo.trainer, "generate", "rollout"),
-            (trainer, "_reference", "reference"),
+            (llmrec.ppo.rollout, "generate", "rollout"),
+            (trainer, "reference", "reference"),
             (CompositeReward, "__call__", "reward"),
             (CompositeReward, "decisions", "reward"),
             (trainer, "update", "update forward"),
@@ -331,7 +331,7 @@ def whole_vocabulary(trainer: RecPPOTrainer) -> None:
 
 def reference_of_its_own(trainer: RecPPOTrainer) -> None:
     """The reference is a second model instead of the same one with another adapter."""
-    network, score = trainer.model, trainer._reference
+    network, score = trainer.model, trainer.reference
     second = copy.deepcopy(network)
 
     def scored(*arguments):
@@ -341,4 +341,4 @@ def reference_of_its_own(trainer: RecPPOTrainer) -> None:
         finally:
             trainer.model, trainer.policy = network, network.policy
 
-    trainer._reference = scored
+    trainer.reference = scored

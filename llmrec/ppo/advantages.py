@@ -1,92 +1,107 @@
-"""From rewards to advantages; pure functions over padded episodes."""
+"""Advantage estimators: from rewards of sampled tokens, or of all items, to advantages. Pure functions of tensors."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-Sum = Callable[[torch.Tensor], torch.Tensor]  # of a tensor over all processes
+Sum = Callable[[torch.Tensor], torch.Tensor]  # the sum of a tensor over all processes
+Estimate = tuple[torch.Tensor, torch.Tensor | None]  # advantages [B, T], and returns [B, T] if a critic learns
+Estimator = Callable[["Trajectories"], Estimate]
 
 
 @dataclass(frozen=True)
-class Rewarded:
-    """Episodes with their rewards, G of each prompt in a row.
+class Trajectories:
+    """B sampled episodes with their rewards; the G episodes of a prompt are consecutive.
 
     Attributes:
-        rewards: that follow each token, [B, T].
-        values: of the state before each token, [B, T].
+        rewards: reward that follows each token, [B, T].
+        values: critic's value of the state before each token, [B, T].
         mask: real tokens, bool [B, T].
-        item: tokens of the item span, bool [B, T].
-        learned: tokens that the sampled objective learns from, bool [B, T].
+        item_mask: tokens of the recommended item, bool [B, T].
+        policy_mask: tokens whose advantages the policy loss uses, bool [B, T].
     """
 
     rewards: torch.Tensor
     values: torch.Tensor
     mask: torch.Tensor
-    item: torch.Tensor
-    learned: torch.Tensor
+    item_mask: torch.Tensor
+    policy_mask: torch.Tensor
+
+
+def sampled_estimator(name: str, gamma: float, lam: float, num_generations: int, total: Sum) -> Estimator:
+    """The estimator that `ppo.advantage` names, for items that are learned from samples.
+
+    Args:
+        name: `gae`, `rloo` or `group`.
+        gamma: discount of GAE.
+        lam: lambda of GAE.
+        num_generations: episodes of each prompt.
+        total: sums a tensor over all processes.
+    """
+    estimators: dict[str, Estimator] = {
+        "gae": partial(gae_advantages, gamma=gamma, lam=lam, total=total),
+        "rloo": partial(rloo_advantages, num_generations=num_generations),
+        "group": partial(group_advantages, num_generations=num_generations),
+    }
+    return estimators[name]
 
 
 def gae_advantages(
-    episodes: Rewarded, num_generations: int, gamma: float, lam: float, total: Sum
+    trajectories: Trajectories, gamma: float, lam: float, total: Sum
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Whitened GAE; and returns for the critic. Each [B, T]."""
-    advantages, returns = gae(episodes.rewards, episodes.values, episodes.mask, gamma, lam)
-    return whiten(advantages, episodes.learned, total=total), returns
+    """Whitened GAE advantages, and returns for the critic; each [B, T]."""
+    advantages, returns = gae(trajectories.rewards, trajectories.values, trajectories.mask, gamma, lam)
+    return whiten(advantages, trajectories.policy_mask, total=total), returns
 
 
 def text_advantages(
-    episodes: Rewarded, num_generations: int, gamma: float, lam: float, total: Sum
+    trajectories: Trajectories, gamma: float, lam: float, total: Sum
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """GAE as `gae_advantages`, but scaled down alone: where all texts earn the same there is nothing to learn, and
-    whitening would make a lesson of the critic's errors.
+    """Like `gae_advantages`, but never scales up.
+
+    If all texts earn the same reward, the advantages are only critic noise, and whitening would amplify it.
     """
-    advantages, returns = gae(episodes.rewards, episodes.values, episodes.mask, gamma, lam)
-    return whiten(advantages, episodes.learned, amplify=False, total=total), returns
+    advantages, returns = gae(trajectories.rewards, trajectories.values, trajectories.mask, gamma, lam)
+    return whiten(advantages, trajectories.policy_mask, amplify=False, total=total), returns
 
 
-def rloo_advantages(
-    episodes: Rewarded, num_generations: int, gamma: float, lam: float, total: Sum
-) -> tuple[torch.Tensor, None]:
-    """REINFORCE leave-one-out (Ahmadian et al., 2024, arXiv:2402.14740): the return minus the mean return of the
-    prompt's other G-1 episodes. No critic, no discount.
+def rloo_advantages(trajectories: Trajectories, num_generations: int) -> tuple[torch.Tensor, None]:
+    """REINFORCE leave-one-out (Ahmadian et al., 2024, arXiv:2402.14740), without critic or discount.
+
+    The advantage is the return minus the mean return of the prompt's other G-1 episodes.
     """
-    returns = span_returns(episodes).unflatten(0, (-1, num_generations))
+    returns = span_returns(trajectories).unflatten(0, (-1, num_generations))
     others = (returns.sum(1, keepdim=True) - returns) / (num_generations - 1)
-    return _to_tokens((returns - others).flatten(0, 1), episodes), None
+    return _to_tokens((returns - others).flatten(0, 1), trajectories), None
 
 
-def group_advantages(
-    episodes: Rewarded, num_generations: int, gamma: float, lam: float, total: Sum
-) -> tuple[torch.Tensor, None]:
-    """GRPO (Shao et al., 2024, arXiv:2402.03300): returns standardised within the prompt's G episodes."""
-    returns = span_returns(episodes).unflatten(0, (-1, num_generations))
+def group_advantages(trajectories: Trajectories, num_generations: int) -> tuple[torch.Tensor, None]:
+    """GRPO (Shao et al., 2024, arXiv:2402.03300): returns standardized within the prompt's G episodes."""
+    returns = span_returns(trajectories).unflatten(0, (-1, num_generations))
     scaled = (returns - returns.mean(1, keepdim=True)) / (returns.std(1, keepdim=True) + 1e-4)
-    return _to_tokens(scaled.flatten(0, 1), episodes), None
+    return _to_tokens(scaled.flatten(0, 1), trajectories), None
 
 
-# Under `exact` the item span learns by `exact_item_advantages`; what follows it, from samples.
-ESTIMATORS = {"gae": gae_advantages, "exact": text_advantages, "rloo": rloo_advantages, "group": group_advantages}
+def span_returns(trajectories: Trajectories) -> torch.Tensor:
+    """Undiscounted return of each episode from the start of the item, and from the start of the text; [B, 2].
 
-
-def span_returns(episodes: Rewarded) -> torch.Tensor:
-    """What an episode earns from the start of the item span, and what from its end, [B, 2].
-
-    The text cannot change what the item earned: its tokens are measured against the second number alone.
+    The text cannot change the item's reward, so text tokens are credited with the second return only.
     """
-    rewards = episodes.rewards * episodes.mask
-    return torch.stack([rewards.sum(1), (rewards * ~episodes.item).sum(1)], 1)
+    rewards = trajectories.rewards * trajectories.mask
+    return torch.stack([rewards.sum(1), (rewards * ~trajectories.item_mask).sum(1)], 1)
 
 
-def _to_tokens(advantages: torch.Tensor, episodes: Rewarded) -> torch.Tensor:
-    """The advantage of its span for each token, [B, T], from [B, 2]."""
-    return torch.where(episodes.item, advantages[:, :1], advantages[:, 1:]) * episodes.mask
+def _to_tokens(advantages: torch.Tensor, trajectories: Trajectories) -> torch.Tensor:
+    """Gives item tokens the first and text tokens the second of an episode's two advantages: [B, 2] to [B, T]."""
+    return torch.where(trajectories.item_mask, advantages[:, :1], advantages[:, 1:]) * trajectories.mask
 
 
 def gae(
     rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, gamma: float, lam: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Generalised advantage estimation (Schulman et al., 2016, arXiv:1506.02438).
+    """Generalized advantage estimation (Schulman et al., 2016, arXiv:1506.02438).
 
     Args:
         rewards: reward that follows each token, [B, T].
@@ -96,14 +111,15 @@ def gae(
         lam: lambda.
 
     Returns:
-        advantages and returns, [B, T], both 0 beyond the mask. What follows the last real token has value 0.
+        advantages and returns, [B, T], both 0 beyond the mask. The state after the last real token has value 0.
     """
-    rewards, values = rewards * mask, values * mask
+    rewards = rewards * mask
+    values = values * mask
     advantages = torch.zeros_like(rewards)
     running = torch.zeros_like(rewards[:, 0])
     for t in reversed(range(rewards.shape[1])):
-        following = values[:, t + 1] if t + 1 < rewards.shape[1] else torch.zeros_like(running)
-        delta = rewards[:, t] + gamma * following - values[:, t]
+        next_value = values[:, t + 1] if t + 1 < rewards.shape[1] else torch.zeros_like(running)
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
         running = delta + gamma * lam * running
         advantages[:, t] = running
     advantages = advantages * mask
@@ -117,16 +133,17 @@ def whiten(
     amplify: bool = True,
     total: Sum = lambda tensor: tensor,
 ) -> torch.Tensor:
-    """Scales masked values to variance 1 (Bessel-corrected, as TRL does) and, with `shift_mean`, to mean 0.
+    """Scales masked values to variance 1 (Bessel-corrected, as in TRL) and, with `shift_mean`, to mean 0.
 
     Args:
         values: any shape.
         mask: true where a value counts, same shape.
-        amplify: also where the variance is below 1.
-        total: sums over processes, so that all scale alike; by default there is one.
+        shift_mean: whether to subtract the mean.
+        amplify: whether to scale up if the variance is below 1.
+        total: sums a tensor over all processes, so that all processes scale alike. The default is for one process.
 
     Returns:
-        same shape, 0 beyond the mask; a single value, or equal values, become 0 (or stay, without `shift_mean`).
+        same shape, 0 beyond the mask. A single value, or equal values, become 0 (unchanged without `shift_mean`).
     """
     count, sum_ = total(torch.stack([mask.sum().to(values), (values * mask).sum()]))
     if count < 2:
@@ -147,50 +164,48 @@ def exact_item_advantages(
 ) -> torch.Tensor:
     """Advantage of every item of the catalogue at a decision, without sampling.
 
-    The regularised reward of choosing `a` is
-    `r(s,a) - kl_coef * (log pi(a|s) - log pi_ref(a|s)) - entropy_coef * log pi(a|s)`; its expectation under the policy
-    is the exact baseline.
+    The regularized reward of item `a` in state `s` is
+    `r(s,a) - kl_coef * (log pi(a|s) - log pi_ref(a|s)) - entropy_coef * log pi(a|s)`. Its expectation under the policy
+    is the baseline.
 
     Args:
         rewards: reward of each item, nats, [R, C].
-        log_probs: of the policy that is being improved, -inf where not allowed, [R, C].
-        ref_log_probs: of the reference, -inf at the same places, [R, C].
+        log_probs: log-probabilities under the policy, -inf where not allowed, [R, C].
+        ref_log_probs: log-probabilities under the reference policy, -inf at the same places, [R, C].
+        kl_coef: coefficient of the KL penalty.
+        entropy_coef: coefficient of the entropy bonus.
 
     Returns:
-        [R, C], 0 where not allowed; its expectation under the policy is 0 in every row.
+        [R, C], 0 where not allowed. The expectation under the policy is 0 in every row.
     """
     blocked = log_probs.isneginf()
-    penalty = (log_probs - ref_log_probs).masked_fill(blocked, 0)
-    shaped = (rewards - kl_coef * penalty - entropy_coef * log_probs).masked_fill(blocked, 0)
-    return (shaped - (log_probs.exp() * shaped).sum(1, keepdim=True)).masked_fill(blocked, 0)
+    log_ratio = (log_probs - ref_log_probs).masked_fill(blocked, 0)
+    regularized = (rewards - kl_coef * log_ratio - entropy_coef * log_probs).masked_fill(blocked, 0)
+    baseline = (log_probs.exp() * regularized).sum(1, keepdim=True)
+    return (regularized - baseline).masked_fill(blocked, 0)
 
 
-def place_rewards(
-    rewards: torch.Tensor, span: torch.Tensor, mask: torch.Tensor, item: torch.Tensor, text: torch.Tensor
+def add_span_rewards(
+    rewards: torch.Tensor,
+    item_mask: torch.Tensor,
+    mask: torch.Tensor,
+    item_reward: torch.Tensor,
+    text_reward: torch.Tensor,
 ) -> torch.Tensor:
-    """Adds the item's reward at the end of the item span and the text's at the last token.
+    """Adds the item reward to the last item token of each episode, and the text reward to its last token.
 
     Args:
-        rewards: rewards that are already there (the KL penalty), [B, T].
-        span: tokens of the item span, bool [B, T]; where there are none, the item's reward comes first.
+        rewards: rewards so far (the KL penalty), [B, T].
+        item_mask: item tokens, bool [B, T]. An episode without any receives its item reward at the first token.
         mask: real tokens, bool [B, T].
-        item, text: [B].
+        item_reward: [B].
+        text_reward: [B].
+
+    Returns:
+        [B, T].
     """
     rewards = rewards.clone()
     rows = torch.arange(len(rewards), device=rewards.device)
-    rewards[rows, ((span & mask).sum(1) - 1).clamp(min=0)] += item.to(rewards)
-    rewards[rows, mask.sum(1) - 1] += text.to(rewards)
+    rewards[rows, ((item_mask & mask).sum(1) - 1).clamp(min=0)] += item_reward.to(rewards)
+    rewards[rows, mask.sum(1) - 1] += text_reward.to(rewards)
     return rewards
-
-
-def adapted(coefficient: float, kl: float, target: float, episodes: int, horizon: int) -> float:
-    """The KL coefficient after a batch: raised while the KL is above its target, lowered below (Ziegler et al., 2019,
-    arXiv:1909.08593).
-
-    Args:
-        kl: measured, nats an episode.
-        episodes: in the batch.
-        horizon: episodes over which a full correction is made.
-    """
-    error = min(max(kl / target - 1, -0.2), 0.2)
-    return coefficient * (1 + error * episodes / horizon)

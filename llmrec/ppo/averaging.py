@@ -1,4 +1,4 @@
-"""The average of the policy's weights over training, which wanders less than the weights themselves."""
+"""An exponential moving average of the policy's weights, which varies less between updates than the weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +13,12 @@ FILE = "average.safetensors"
 
 
 class WeightAverage:
-    """An exponential moving average of the weights that train (Polyak & Juditsky, 1992; of policies: Rame et al.,
-    WARP, 2024, arXiv:2406.16768).
+    """An exponential moving average of the trained weights (Polyak & Juditsky, 1992; WARP, 2024, arXiv:2406.16768).
 
     Args:
-        policy: whose weights are averaged; it goes on training with its own.
-        decay: share of the old average that an update keeps. The first updates keep less, (1 + n) / (10 + n) after n,
-            so that the start is soon forgotten.
+        policy: the policy whose trained weights are averaged. Its training is not affected.
+        decay: share of the average that an update keeps. After n updates it is at most (1 + n) / (10 + n), so that the
+            initial weights lose their influence quickly.
     """
 
     def __init__(self, policy: RecPolicy, decay: float):
@@ -29,35 +28,35 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Takes in the weights after update `step`, counted from 1."""
+        """Adds the weights after update `step`, counted from 1."""
         keep = min(self.decay, (1 + step) / (10 + step))
         for name, weight in self.trained.items():
             self.weights[name].lerp_(weight.detach(), 1 - keep)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Within, the policy has the average; afterwards its own weights again, bit for bit."""
+        """Gives the policy the average inside the `with` block, and its own weights again afterwards."""
         own = {name: weight.detach().clone() for name, weight in self.trained.items()}
         self.apply()
         try:
             yield
         finally:
-            self._put(own)
+            self._set(own)
 
     def apply(self) -> None:
-        """Gives the policy the average for good."""
-        self._put(self.weights)
+        """Gives the policy the average permanently."""
+        self._set(self.weights)
 
     def save(self, folder: Path) -> None:
-        """Writes the average into a checkpoint."""
+        """Writes the average into a checkpoint folder."""
         save_file({name: weight.contiguous() for name, weight in self.weights.items()}, folder / FILE)
 
     def load(self, folder: Path) -> None:
-        """Reads what `save` wrote."""
+        """Reads the average from a checkpoint folder."""
         for name, weight in load_file(folder / FILE).items():
             self.weights[name].copy_(weight)
 
     @torch.no_grad()
-    def _put(self, weights: dict[str, torch.Tensor]) -> None:
+    def _set(self, weights: dict[str, torch.Tensor]) -> None:
         for name, weight in weights.items():
             self.trained[name].copy_(weight)

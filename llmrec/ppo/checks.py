@@ -1,4 +1,4 @@
-"""Numbers that cannot be right stop training: before they are learned from, and in words that say where to look."""
+"""Checks that stop PPO when a number cannot be right, before the policy learns from it."""
 
 import math
 
@@ -6,44 +6,50 @@ from llmrec.errors import TrainingError
 
 
 def check_start(metrics: dict[str, float], tolerance: float) -> None:
-    """Before the first update the policy is its reference.
+    """Checks that the policy equals its reference before the first update.
 
     Raises:
-        TrainingError: a KL is not 0.
+        TrainingError: the KL of text or items is not 0.
     """
     for name in ("objective/kl", "objective/item_kl"):
         if not abs(metrics.get(name, 0.0)) < tolerance:
             raise TrainingError(
-                f"Before the first update {name} is {metrics[name]:.3g}, expected 0: what is sampled and what the "
-                "reference scores are not one distribution. Check changes to the mask, the cache or the adapters."
+                f"{name} is {metrics[name]:.3g} before the first update, expected 0. The policy and its reference "
+                "assign different probabilities to the same tokens. Check changes to the mask, the cache or the "
+                "adapters."
             )
 
 
 def check_first_step(step: dict[str, float], tolerance: float) -> None:
-    """Before the first optimiser step after a rollout the policy is the one that sampled.
+    """Checks that scoring reproduces the probabilities of sampling before the first optimizer step.
 
     Raises:
-        TrainingError: the ratio is not 1, or the KL not 0.
+        TrainingError: the probability ratio is not 1, or the KL is not 0.
     """
-    ratio, kl = step["val/ratio"], drift(step)
+    ratio = step["val/ratio"]
+    kl = approx_kl(step)
     if not (abs(ratio - 1) < tolerance and kl < tolerance**1.5):
         raise TrainingError(
-            f"Before the first step the ratio to the policy that sampled is {ratio:.5f} and the KL {kl:.3g}, "
-            "expected 1 and 0: sampling and scoring are not one distribution. Check changes to the mask, the "
+            f"The probability ratio is {ratio:.5f} and the KL {kl:.3g} before the first optimizer step, expected 1 and "
+            "0. Sampling and scoring assign different probabilities to the same tokens. Check changes to the mask, the "
             "temperature, the cache, positions or dropout."
         )
 
 
 def check_finite(step: dict[str, float]) -> None:
-    """Raises TrainingError if a loss, a gradient or anything else of a mini-batch is not a number."""
-    wrong = [name for name, value in step.items() if not math.isfinite(value)]
+    """Checks that losses, gradient norm and metrics of a mini-batch are finite.
+
+    Raises:
+        TrainingError: one of them is NaN or infinite.
+    """
+    wrong = [f"{name} ({value})" for name, value in step.items() if not math.isfinite(value)]
     if wrong:
         raise TrainingError(
-            f"{', '.join(wrong)} became not a number. The last checkpoint is safe; lower ppo.learning_rate or look at "
-            "the reward, then start again."
+            f"Not finite in this mini-batch: {', '.join(wrong)}. The last checkpoint is safe. Lower ppo.learning_rate "
+            "or check the reward, then run the same command again."
         )
 
 
-def drift(step: dict[str, float]) -> float:
-    """KL to the policy that sampled, nats: of the text, and exact of the items where there is that."""
+def approx_kl(step: dict[str, float]) -> float:
+    """KL between the policy that learns and the policy that sampled, nats: text estimate plus exact items, if any."""
     return step["policy/approxkl_avg"] + step.get("policy/item_kl_avg", 0.0)

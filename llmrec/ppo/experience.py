@@ -1,11 +1,31 @@
-"""What flows through a PPO update."""
+"""Records that flow through a PPO update: rewards of episodes, experience of tokens and of items, and token counts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 
 from llmrec.data.decision import Decision
+from llmrec.language.prompt import Recommendation
+
+
+@dataclass(frozen=True)
+class EpisodeRewards:
+    """The reward of B*G sampled recommendations.
+
+    Attributes:
+        recommendations: the parsed completions.
+        finished: whether each completion ended with the end token, bool [B*G].
+        item: reward of the recommended item, float32 [B*G].
+        text: reward of the justification, minus the penalty of a missing end token, float32 [B*G].
+        parts: every part of the reward before weighting, by name, each [B*G].
+    """
+
+    recommendations: list[Recommendation]
+    finished: torch.Tensor
+    item: torch.Tensor
+    text: torch.Tensor
+    parts: dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -13,38 +33,63 @@ class ItemExperience:
     """Exact experience of one prompt: J decisions over the trie's C columns.
 
     Attributes:
-        log_probs: of the policy that sampled, [J, C].
-        advantages: [J, C].
-        taken: decisions whose outcome the prompt shows.
+        log_probs: log-probabilities under the policy that sampled, [J, C].
+        advantages: advantage of every item, [J, C].
+        observed: number of decisions whose next item the prompt shows.
     """
 
     log_probs: torch.Tensor
     advantages: torch.Tensor
-    taken: int
+    observed: int
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many tokens and decisions a mini-batch averages over; each a scalar.
+
+    Attributes:
+        policy_tokens: tokens of the policy loss.
+        value_tokens: tokens of the value loss.
+        item_tokens: tokens of recommended items.
+        decisions: exact item decisions.
+        observed: exact item decisions whose next item the prompt shows.
+    """
+
+    policy_tokens: torch.Tensor
+    value_tokens: torch.Tensor
+    item_tokens: torch.Tensor
+    decisions: torch.Tensor
+    observed: torch.Tensor
+
+    @classmethod
+    def from_tensor(cls, counts: torch.Tensor) -> "Counts":
+        """Counts from a tensor [5] in the order of the attributes."""
+        return cls(**{field.name: count for field, count in zip(fields(cls), counts, strict=True)})
 
 
 @dataclass(frozen=True)
 class Experience:
-    """B prompts with G scored episodes each, ready to learn from; tensors are [B*G, T], prompt-major.
+    """B prompts with G scored episodes each. Tensors are [B*G, T]; the episodes of a prompt are consecutive.
 
     Attributes:
         decisions: the prompts, [B].
         completions: token ids of each prompt's G completions.
-        learned: tokens that the sampled objective learns from.
-        valued: tokens whose states the critic learns from.
-        item: tokens of the item span.
-        log_probs, values: of the policy that sampled.
-        ref_log_probs: of the reference.
-        advantages: of each token.
-        returns: what the critic is to predict.
-        items: exact item experience of each prompt; empty when items are learned from samples.
+        policy_mask: tokens of the policy loss, bool.
+        value_mask: tokens of the value loss, bool.
+        item_mask: tokens of the recommended item, bool.
+        log_probs: log-probabilities under the policy that sampled.
+        ref_log_probs: log-probabilities under the reference policy.
+        values: values of the critic at sampling time.
+        advantages: advantage of each token.
+        returns: targets of the critic.
+        items: exact item experience of each prompt; empty if items are learned from samples.
     """
 
     decisions: list[Decision]
     completions: list[list[list[int]]]
-    learned: torch.Tensor
-    valued: torch.Tensor
-    item: torch.Tensor
+    policy_mask: torch.Tensor
+    value_mask: torch.Tensor
+    item_mask: torch.Tensor
     log_probs: torch.Tensor
     ref_log_probs: torch.Tensor
     values: torch.Tensor
@@ -53,26 +98,41 @@ class Experience:
     items: list[ItemExperience]
 
     def select(self, prompts: np.ndarray) -> "Experience":
-        """Some prompts with all their episodes, cut to the longest completion among them."""
-        decisions = [self.decisions[p] for p in prompts]
+        """Some prompts with all their episodes, cut to the longest completion among them.
+
+        Args:
+            prompts: indices into `decisions`, int [b].
+        """
         completions = [self.completions[p] for p in prompts]
-        group = len(self.learned) // len(self.decisions)
-        rows = torch.from_numpy((prompts[:, None] * group + np.arange(group)).reshape(-1)).to(self.learned.device)
         width = max(len(completion) for of_prompt in completions for completion in of_prompt)
-        tensors = (
-            self.learned, self.valued, self.item, self.log_probs, self.ref_log_probs,
-            self.values, self.advantages, self.returns,
-        )  # fmt: skip
-        items = [self.items[p] for p in prompts] if self.items else []
-        return Experience(decisions, completions, *(tensor[rows, :width] for tensor in tensors), items)
+        group = len(self.policy_mask) // len(self.decisions)
+        episodes = (prompts[:, None] * group + np.arange(group)).reshape(-1)
+        rows = torch.from_numpy(episodes).to(self.policy_mask.device)
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors = {name: c[rows, :width] for name, c in columns.items() if isinstance(c, torch.Tensor)}
+        return Experience(
+            decisions=[self.decisions[p] for p in prompts],
+            completions=completions,
+            items=[self.items[p] for p in prompts] if self.items else [],
+            **tensors,
+        )
 
     def counts(self) -> torch.Tensor:
-        """How much there is to average over: learned, valued and item tokens, decisions, and those taken; [5]."""
-        tokens = [self.learned.sum(), self.valued.sum(), self.item.sum()]
-        return torch.tensor([*tokens, sum(len(e.log_probs) for e in self.items), sum(e.taken for e in self.items)])
+        """The values of `Counts`, int64 [5]."""
+        counts = [
+            int(self.policy_mask.sum()),
+            int(self.value_mask.sum()),
+            int(self.item_mask.sum()),
+            sum(len(item.log_probs) for item in self.items),
+            sum(item.observed for item in self.items),
+        ]
+        return torch.tensor(counts)
 
     def lengths(self) -> np.ndarray:
-        """Tokens of each prompt, up to the header, with all its completions, [B]."""
+        """Number of shown items plus tokens of all completions of each prompt, [B]; close to its cost."""
         return np.array(
-            [len(d.items) + sum(map(len, c)) for d, c in zip(self.decisions, self.completions, strict=True)]
+            [
+                len(decision.items) + sum(len(completion) for completion in completions)
+                for decision, completions in zip(self.decisions, self.completions, strict=True)
+            ]
         )

@@ -1,4 +1,4 @@
-"""The network that PPO trains: one backbone, the policy's distribution and the critic's values."""
+"""The network that PPO trains: the policy and a critic on one backbone."""
 
 from dataclasses import dataclass, fields
 
@@ -11,9 +11,13 @@ from llmrec.policy.packing import PackedBatch, decision_log_probs
 
 
 class Critic(nn.Module):
-    """A linear value head on the policy's hidden states, which it does not change."""
+    """A linear value head on the policy's hidden states. Its gradient does not reach the policy.
 
-    base_model_prefix = "backbone"  # TRL's wrapper asks for a backbone; ours is the policy's
+    Args:
+        hidden_size: width of the hidden states, d.
+    """
+
+    base_model_prefix = "backbone"  # TRL's wrapper reads this attribute; the real backbone is the policy's
 
     def __init__(self, hidden_size: int):
         super().__init__()
@@ -29,12 +33,12 @@ class Critic(nn.Module):
 
 @dataclass(frozen=True)
 class NetworkOutput:
-    """What the network makes of a batch with G completions.
+    """Output of the network for B windows with G completions in all.
 
     Attributes:
-        scores: of the completions' tokens, [G, T].
-        values: of the states before them, [G, T].
-        items: per window, log-probabilities at its decisions, [J, C]; empty unless asked for.
+        scores: log-probabilities of the completions' tokens, [G, T].
+        values: critic's values of the states before them, [G, T].
+        items: per window, log-probabilities of all items at its decisions, [J, C]; empty unless requested.
     """
 
     scores: TokenLogProbs
@@ -43,13 +47,25 @@ class NetworkOutput:
 
     @classmethod
     def concatenate(cls, parts: "list[NetworkOutput]") -> "NetworkOutput":
-        """Batches whose completions are padded alike, as one."""
-        scores = TokenLogProbs(*(torch.cat([getattr(p.scores, f.name) for p in parts]) for f in fields(TokenLogProbs)))
-        return cls(scores, torch.cat([p.values for p in parts]), [items for p in parts for items in p.items])
+        """Joins outputs of batches whose completions are padded to one width."""
+        scores = {
+            field.name: torch.cat([getattr(part.scores, field.name) for part in parts])
+            for field in fields(TokenLogProbs)
+        }
+        return cls(
+            scores=TokenLogProbs(**scores),
+            values=torch.cat([part.values for part in parts]),
+            items=[items for part in parts for items in part.items],
+        )
 
 
 class PolicyWithCritic(nn.Module):
-    """What `accelerate` wraps: everything that has gradients happens inside its forward pass."""
+    """The module that `accelerate` wraps. Everything that needs gradients happens inside its forward pass.
+
+    Args:
+        policy: the policy.
+        critic: the value head.
+    """
 
     def __init__(self, policy: RecPolicy, critic: Critic):
         super().__init__()
@@ -57,11 +73,17 @@ class PolicyWithCritic(nn.Module):
         self.critic = critic
         self.config = policy.config
 
-    def forward(self, batch: PackedBatch, temperature: float, decisions: bool) -> NetworkOutput:
-        """TokenLogProbs completions, and with `decisions` also the whole catalogue after every shown item."""
+    def forward(self, batch: PackedBatch, temperature: float, item_distributions: bool) -> NetworkOutput:
+        """Scores completions.
+
+        Args:
+            batch: windows with completions.
+            temperature: temperature of the distributions.
+            item_distributions: whether to also score the whole catalogue after every shown item.
+        """
         hidden = self.policy(*batch.inputs())
         return NetworkOutput(
-            batch.score(self.policy, hidden, temperature),
-            self.critic(batch.completion_states(hidden)),
-            decision_log_probs(self.policy, batch, hidden, temperature) if decisions else [],
+            scores=batch.score(self.policy, hidden, temperature),
+            values=self.critic(batch.completion_states(hidden)),
+            items=decision_log_probs(self.policy, batch, hidden, temperature) if item_distributions else [],
         )

@@ -1,9 +1,10 @@
-"""The PPO stage: from the SFT adapter and the reward model to the best adapter by validation.
+"""The PPO stage: trains the RL adapter of a run, starting from its SFT adapter, on its reward.
 
 accelerate launch scripts/train_ppo.py --config configs/quickstart.yaml
 """
 
 import os
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from llmrec.selection.guard import Guard, ValidationSet
 from llmrec.selection.validation import validation_sample
 from reward_models import EaseJudge
 
-GUARD_ROWS = 32  # validation users that the reward model reads at a time
+GUARD_BATCH = 32  # validation users that the reward model scores at a time
 COLUMNS = {
     "objective/scores": "reward",
     "objective/kl": "KL",
@@ -35,73 +36,113 @@ COLUMNS = {
     "eval/judge": "judge",
     "eps": "episodes/s",
 }
+TRL_OPTIONS = (  # options of the config section `ppo` that TRL's arguments share by name
+    "total_episodes",
+    "learning_rate",
+    "optim",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_mini_batches",
+    "num_ppo_epochs",
+    "response_length",
+    "missing_eos_penalty",
+    "kl_coef",
+    "kl_estimator",
+    "cliprange",
+    "cliprange_value",
+    "vf_coef",
+    "gamma",
+    "lam",
+    "temperature",
+    "max_grad_norm",
+    "save_steps",
+)
 
 
-def train_ppo(run: Run) -> dict:
-    """Trains the RL adapter of a run, or goes on where it was interrupted; returns its metrics.
+def train_ppo(run: Run) -> dict[str, Any]:
+    """Trains the RL adapter of a run and resumes an interrupted training.
+
+    Returns:
+        the metrics of the stage.
 
     Raises:
         RunError: an earlier stage has not finished.
-        ConfigError: see `refuse_sharding`.
+        ConfigError: the launcher shards the model; see `refuse_sharding`.
+        RewardError: a reward function failed or returned an invalid value.
     """
     refuse_sharding()
     run.require("data", "sft", "reward")
     run.begin("ppo")
-    data, section = load_data(run.path("data")), run.config.ppo
+    data = load_data(run.path("data"))
     torch.manual_seed(run.config.seed)
     policy = RecPolicy.from_pretrained(run.path("sft", "adapter"))
     policy.add_rl_adapter()
     reward = CompositeReward.from_pretrained(run.path("reward"), data, policy.facts, run.config.reward)
     guard = validation_guard(run, data, reward)
     prompts = training_decisions(data, run.config)
-    trainer = RecPPOTrainer(training_arguments(run), section, policy, reward, prompts, guard)
+    trainer = RecPPOTrainer(training_arguments(run), run.config.ppo, policy, reward, prompts, guard)
+    _train(run, trainer)
+    if is_main_process():
+        policy.save_pretrained(run.path("ppo", "adapter"))
+    metrics = {
+        "updates": trainer.state.global_step,
+        "guard": guard.report(),
+        "events": trainer.events,
+        "log": [entry for entry in trainer.state.log_history if "objective/scores" in entry],
+    }
+    run.finish("ppo", metrics)
+    return metrics
+
+
+def _train(run: Run, trainer: RecPPOTrainer) -> None:
+    """Trains from the newest checkpoint, or from the start."""
     checkpoint = newest_checkpoint(run.path("ppo", "checkpoints"))
     try:
         with watch(trainer, run, "ppo", COLUMNS) as trainer.record:
             trainer.train(resume_from_checkpoint=checkpoint)
     except RewardError as error:
-        raise RewardError(f"{error} {_what_is_safe(run)}") from error
-    if is_main_process():
-        policy.save_pretrained(run.path("ppo", "adapter"))
-    log = [entry for entry in trainer.state.log_history if "objective/scores" in entry]
-    metrics = {"updates": trainer.state.global_step, "guard": guard.report(), "events": trainer.events, "log": log}
-    run.finish("ppo", metrics)
-    return metrics
+        raise RewardError(f"{error} {_resume_hint(run)}") from error
+
+
+def _resume_hint(run: Run) -> str:
+    """A sentence that says where training continues after the reward is fixed."""
+    checkpoint = newest_checkpoint(run.path("ppo", "checkpoints"))
+    start = f"{checkpoint}, which is intact" if checkpoint else "the SFT adapter, because no checkpoint was due yet"
+    return f"Fix the reward and run the same command again: training continues from {start}."
 
 
 def refuse_sharding() -> None:
-    """Raises ConfigError under FSDP, which shards weights that rollouts read outside of the wrapped forward pass, and
-    under DeepSpeed, for which TRL's trainer wants the reward to be a network.
+    """Checks that the launcher does not shard the model.
+
+    FSDP shards weights that rollouts read outside the wrapped forward pass. Under DeepSpeed, TRL's trainer requires the
+    reward to be a network.
+
+    Raises:
+        ConfigError: the process was launched with FSDP or DeepSpeed.
     """
     for name in ("FSDP", "DeepSpeed"):
         if os.environ.get(f"ACCELERATE_USE_{name.upper()}") == "true":
             raise ConfigError(f"PPO does not run under {name}: launch it with configs/accelerate/ddp.yaml.")
 
 
-def _what_is_safe(run: Run) -> str:
-    """Where an interrupted stage goes on."""
-    kept = newest_checkpoint(run.path("ppo", "checkpoints"))
-    where = f"from {kept}, which is untouched" if kept else "from the SFT adapter; no checkpoint had been due"
-    return f"Mend it and run the same command again: it goes on {where}."
-
-
 def training_decisions(data: InteractionData, config: Config) -> Decisions:
-    """The prompts that PPO learns from: windows of `catalogue.max_history` items over every training history.
+    """The prompts that PPO learns from: consecutive windows of `catalogue.max_history` items of training histories.
 
-    The newest window of a history ends with its newest training item; each earlier one ends where the next begins.
+    The newest window ends with the newest training item of its history. Each earlier window ends where the next begins.
     """
     width = config.catalogue.max_history
     texts = profile_texts(data.users, config.catalogue.user_attributes)
-    places = [
+    windows = [
         (user, stop) for user, history in enumerate(data.train_histories) for stop in range(len(history), 0, -width)
     ]
     lengths = data.train_lengths
+    targets = [data.histories[user][stop] if stop < lengths[user] else -1 for user, stop in windows]
     return Decisions(
-        profiles=[texts[user] for user, _ in places],
-        histories=[data.histories[user][:stop] for user, stop in places],
-        purchased=[data.purchases[user][:stop] for user, stop in places],
-        users=np.array([user for user, _ in places], dtype=np.int64),
-        targets=np.array([data.histories[u][stop] if stop < lengths[u] else -1 for u, stop in places], dtype=np.int64),
+        profiles=[texts[user] for user, _ in windows],
+        histories=[data.histories[user][:stop] for user, stop in windows],
+        purchased=[data.purchases[user][:stop] for user, stop in windows],
+        users=np.array([user for user, _ in windows], dtype=np.int64),
+        targets=np.array(targets, dtype=np.int64),
         max_history=width,
     )
 
@@ -111,25 +152,23 @@ def validation_guard(run: Run, data: InteractionData, reward: CompositeReward) -
     sample = validation_sample(data, run.config.ppo.eval_users, run.config.seed)
     decisions = Decisions.from_targets(data, sample, run.config.catalogue)
     judge = EaseJudge.from_pretrained(run.path("reward"), data.items["item_id"])
-    last = []  # a few rows at a time: every decision of every window does not fit into memory
-    for part in decisions.batches(GUARD_ROWS):
-        last += [rewards[-1].cpu().clone() for rewards in reward.decisions(part)]
-    return Guard(
-        ValidationSet(decisions, torch.stack(last), reward.judged(judge)(decisions.histories)), run.path("ppo", "best")
+    rewards: list[torch.Tensor] = []
+    for part in decisions.batches(GUARD_BATCH):  # rewards at all items of all prompts would not fit into memory
+        rewards += [of_prompt[-1].cpu().clone() for of_prompt in reward.decisions(part)]
+    validation = ValidationSet(
+        decisions=decisions,
+        rewards=torch.stack(rewards),
+        judge_rewards=reward.judged(judge)(decisions.histories),
     )
+    return Guard(validation, run.path("ppo", "best"))
 
 
 def training_arguments(run: Run) -> TRLPPOConfig:
-    """TRL's arguments for the section of a config."""
+    """TRL's arguments for the config section `ppo`."""
     section: PPOConfig = run.config.ppo
-    same = (
-        "total_episodes learning_rate optim per_device_train_batch_size gradient_accumulation_steps "
-        "num_mini_batches num_ppo_epochs response_length missing_eos_penalty kl_coef kl_estimator cliprange "
-        "cliprange_value vf_coef gamma lam temperature max_grad_norm save_steps"
-    )
     return TRLPPOConfig(
         output_dir=str(run.path("ppo", "checkpoints")),
-        **{name: getattr(section, name) for name in same.split()},
+        **{name: getattr(section, name) for name in TRL_OPTIONS},
         local_rollout_forward_batch_size=section.per_device_train_batch_size,
         gradient_checkpointing=False,
         num_sample_generations=0,

@@ -68,7 +68,7 @@ def test_the_last_checkpoint_stays_safe_and_training_goes_on_from_it(run, module
     assert kept.name == "checkpoint-2"
     message = str(caught.value)
     assert "The reward part `my_rewards:fragile` gave nan" in message
-    assert f"run the same command again: it goes on from {kept}, which is untouched" in message
+    assert f"run the same command again: training continues from {kept}, which is intact" in message
     assert caught.value.exit_code == 2 and not run.finished("ppo")
     before = {file: file.read_bytes() for file in kept.rglob("*") if file.is_file()}
     assert before
@@ -81,6 +81,6 @@ def test_the_last_checkpoint_stays_safe_and_training_goes_on_from_it(run, module
 
 def test_before_the_first_checkpoint(run, module):
     module.fails_at = 1
-    with pytest.raises(RewardError, match="goes on from the SFT adapter; no checkpoint had been due"):
+    with pytest.raises(RewardError, match="training continues from the SFT adapter, because no checkpoint was due yet"):
         train_ppo(run)
     assert not newest_checkpoint(run.path("ppo", "checkpoints"))

@@ -5,18 +5,18 @@ import math
 import pytest
 import torch
 
-from llmrec.policy.distribution import DONE, ITEM, TEXT
+from llmrec.language.grammar import DONE, ITEM, TEXT
 from llmrec.ppo.advantages import (
-    Rewarded,
-    adapted,
+    Trajectories,
+    add_span_rewards,
     exact_item_advantages,
     gae,
     group_advantages,
-    place_rewards,
     rloo_advantages,
     whiten,
 )
-from llmrec.ppo.losses import exact_item_loss, kl_estimate, kl_loss, policy_loss, value_loss
+from llmrec.ppo.kl import kl_estimate, kl_loss, next_kl_coef
+from llmrec.ppo.losses import exact_item_loss, policy_loss, value_loss
 
 
 def test_gae_by_hand():
@@ -57,24 +57,24 @@ def test_value_loss_by_hand():
     assert clipped.item() == 1
 
 
-def two_prompts() -> Rewarded:
+def two_prompts() -> Trajectories:
     """Two generations of two prompts: one item token, two of text; the last episode is cut short."""
     rewards = torch.tensor([[4.0, 0.0, 1.0], [2.0, 0.0, 3.0], [0.0, 0.0, 6.0], [8.0, 2.0, 99.0]])
     mask = torch.tensor([[True, True, True]] * 3 + [[True, True, False]])
     item = torch.tensor([[True, False, False]] * 4)
-    return Rewarded(rewards, torch.zeros(4, 3), mask, item, mask)
+    return Trajectories(rewards=rewards, values=torch.zeros(4, 3), mask=mask, item_mask=item, policy_mask=mask)
 
 
 def test_rloo_by_hand():
     # Returns from the item on: 5, 5 | 6, 10; of the text alone: 1, 3 | 6, 2. With two generations: minus the other.
-    advantages, returns = rloo_advantages(two_prompts(), 2, 1.0, 1.0, lambda t: t)
+    advantages, returns = rloo_advantages(two_prompts(), 2)
     assert advantages.tolist() == [[0, -2, -2], [0, 2, 2], [-4, 4, 4], [4, -4, 0]]
     assert returns is None
 
 
 def test_group_advantages_by_hand():
     # Mean 8 and standard deviation 2 sqrt 2 (of 6 and 10): -+ 1 / sqrt 2; equal returns teach nothing.
-    advantages, _ = group_advantages(two_prompts(), 2, 1.0, 1.0, lambda t: t)
+    advantages, _ = group_advantages(two_prompts(), 2)
     s = 1 / math.sqrt(2)
     expected = torch.tensor([[0, -s, -s], [0, s, s], [-s, s, s], [s, -s, 0]])
     assert torch.allclose(advantages, expected, atol=1e-4)
@@ -97,9 +97,9 @@ def test_the_kl_loss_pulls_towards_all_that_the_reference_says():
 
 
 def test_the_kl_coefficient_is_steered_by_hand():
-    assert adapted(0.1, kl=1.1, target=1.0, episodes=100, horizon=1000) == pytest.approx(0.1 * 1.01)
-    assert adapted(0.1, kl=9.0, target=1.0, episodes=100, horizon=1000) == pytest.approx(0.1 * 1.02)  # at most 0.2
-    assert adapted(0.1, kl=0.0, target=1.0, episodes=100, horizon=1000) == pytest.approx(0.1 * 0.98)
+    assert next_kl_coef(0.1, kl=1.1, target=1.0, episodes=100, horizon=1000) == pytest.approx(0.1 * 1.01)
+    assert next_kl_coef(0.1, kl=9.0, target=1.0, episodes=100, horizon=1000) == pytest.approx(0.1 * 1.02)  # at most 0.2
+    assert next_kl_coef(0.1, kl=0.0, target=1.0, episodes=100, horizon=1000) == pytest.approx(0.1 * 0.98)
 
 
 def test_kl_estimators_by_hand():
@@ -111,7 +111,7 @@ def test_kl_estimators_by_hand():
 def test_rewards_land_at_the_ends_of_their_spans():
     region = torch.tensor([[ITEM, ITEM, TEXT, TEXT, DONE], [ITEM, TEXT, DONE, DONE, DONE]])
     span, mask = region == ITEM, region != DONE
-    placed = place_rewards(torch.zeros(2, 5), span, mask, torch.tensor([1.0, 2.0]), torch.tensor([10.0, 20.0]))
+    placed = add_span_rewards(torch.zeros(2, 5), span, mask, torch.tensor([1.0, 2.0]), torch.tensor([10.0, 20.0]))
     assert placed.tolist() == [[0, 1, 0, 10, 0], [2, 20, 0, 0, 0]]
 
 

@@ -248,8 +248,8 @@ def our_trainer(base, data, directory, scheme: str, rollout: Rollout, **options)
         states = batch.completion_states(hidden)
         return Completions(batch.completion, scores.log_probs, batch.completion_mask, states, hidden)
 
-    trainer.rollout = replay
-    trainer.decisions_of = lambda update: list(rows)
+    trainer.rollouts.generate = replay
+    trainer.rollouts.decisions_of = lambda update: list(rows)
     return trainer
 
 
@@ -359,7 +359,7 @@ def test_completions_that_end_by_hand(tiny_base, data, tmp_path):
     real = raw[rollout.mask]
     assert torch.allclose(experience.advantages[rollout.mask], (real - real.mean()) / real.std(), atol=1e-5)
     assert experience.advantages[0, 3] == 0
-    assert torch.equal(experience.learned, rollout.mask) and torch.equal(experience.valued, rollout.mask)
+    assert torch.equal(experience.policy_mask, rollout.mask) and torch.equal(experience.value_mask, rollout.mask)
     assert metrics["objective/scores"] == pytest.approx((1 + 1.9) / 2)
     # Half the mean of the seven squares, 3.8317698 in all.
     assert trainer.update(experience, UPDATE)["loss/value_avg"] == pytest.approx(3.8317698 / 14)

@@ -8,8 +8,8 @@ from trl.experimental.ppo import PPOConfig as TRLPPOConfig
 from llmrec.errors import ConfigError, TrainingError
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import PackedBatch
-from llmrec.ppo.advantages import adapted
 from llmrec.ppo.checkpoint import newest_checkpoint, save_checkpoint
+from llmrec.ppo.kl import next_kl_coef
 from llmrec.ppo.stage import training_decisions
 from llmrec.ppo.trainer import RecPPOTrainer
 from llmrec.progress import TrainingLog, Watcher
@@ -121,14 +121,14 @@ def another_temperature(trainer, monkeypatch):
 
 
 def citing_anything(trainer, monkeypatch):
-    distribution = trainer.policy.distribution
-    advance = distribution.advance
+    decoder = trainer.policy.distribution.decoder
+    advance = decoder.advance
 
     def forgetful(state, tokens):
         state = advance(state, tokens)
         return replace(state, citable=state.history >= 0)
 
-    monkeypatch.setattr(distribution, "advance", forgetful)
+    monkeypatch.setattr(decoder, "advance", forgetful)
 
 
 def without_branches(trainer, monkeypatch):
@@ -169,7 +169,7 @@ def test_a_fault_between_sampling_and_scoring_raises_the_alarm(
     trainer._begin()
     experience, _ = trainer.collect(1)
     fault(trainer, monkeypatch)
-    with pytest.raises(TrainingError, match="not one distribution"):
+    with pytest.raises(TrainingError, match="different probabilities"):
         trainer.update(experience, 1)
 
 
@@ -195,7 +195,7 @@ def test_a_fault_in_sampling_raises_the_alarm(tiny_base, data, tmp_path, monkeyp
     trainer = make_trainer(tiny_base, data, tmp_path, scheme, advantage="gae")
     trainer._begin()
     fault(trainer, monkeypatch)
-    with pytest.raises(TrainingError, match="not one distribution"):
+    with pytest.raises(TrainingError, match="different probabilities"):
         trainer.update(trainer.collect(1)[0], 1)
 
 
@@ -231,7 +231,7 @@ def test_the_kl_coefficient_is_steered(tiny_base, data, tmp_path):
     trainer.train()
     log = trainer.state.log_history
     for before, after in zip(log, log[1:], strict=False):
-        expected = adapted(before["objective/kl_coef"], before["objective/item_kl"], 0.01, 8, 100)
+        expected = next_kl_coef(before["objective/kl_coef"], before["objective/item_kl"], 0.01, 8, 100)
         assert after["objective/kl_coef"] == pytest.approx(expected) != before["objective/kl_coef"]
 
 
@@ -357,7 +357,7 @@ def test_half_written_checkpoints_are_not_seen(tiny_base, data, tmp_path, monkey
 def test_every_prompt_comes_once_an_epoch(tiny_base, data, tmp_path):
     trainer = make_trainer(tiny_base, data, tmp_path)
     size = len(trainer.train_dataset)
-    rows = [row for update in range(1, size + 1) for row in trainer.decisions_of(update)]
+    rows = [row for update in range(1, size + 1) for row in trainer.rollouts.decisions_of(update)]
     assert len(rows) == size * trainer.args.batch_size
     key = [(row.profile, tuple(row.prior), tuple(row.items)) for row in rows[:size]]
     assert len(set(key)) == size

@@ -1,0 +1,111 @@
+"""Rollouts: which prompts an update learns from, and the sampling of completions."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from trl.experimental.ppo import PPOConfig as TRLPPOConfig
+
+from llmrec.data.decision import Decision, Decisions
+from llmrec.policy.generate import Completions, generate
+from llmrec.policy.model import RecPolicy
+from llmrec.policy.packing import PackedBatch, pack
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """G sampled completions for each of B prompts; the episodes of a prompt are consecutive.
+
+    Attributes:
+        decisions: the prompts, [B].
+        episodes: the prompt of each episode, [B*G].
+        prompts: the prompts as tokens.
+        sampled: the completions with their log-probabilities and hidden states.
+        completions: token ids of each prompt's G completions.
+    """
+
+    decisions: list[Decision]
+    episodes: list[Decision]
+    prompts: PackedBatch
+    sampled: Completions
+    completions: list[list[list[int]]]
+
+
+class RolloutSampler:
+    """Samples this process's share of the episodes of an update.
+
+    Prompts and random numbers are functions of the seed and the number of the update only. A resumed run therefore
+    sees what an uninterrupted run would have seen, and results do not depend on the number of processes.
+
+    Args:
+        policy: the policy that samples.
+        dataset: the prompts to learn from.
+        args: seed, batch size, response length and temperature.
+        num_generations: completions of each prompt, G.
+        accelerator: this process's index and device.
+    """
+
+    def __init__(
+        self,
+        policy: RecPolicy,
+        dataset: Decisions,
+        args: TRLPPOConfig,
+        num_generations: int,
+        accelerator: Accelerator,
+    ):
+        self.policy = policy
+        self.dataset = dataset
+        self.args = args
+        self.num_generations = num_generations
+        self.accelerator = accelerator
+
+    def sample(self, update: int) -> Rollout:
+        """Samples G completions of each prompt of an update."""
+        decisions = self.decisions_of(update)
+        prompts = pack(self.policy, decisions).to(self.accelerator.device)
+        sampled = self.generate(prompts, update)
+        flat = sampled.lists()
+        group = self.num_generations
+        return Rollout(
+            decisions=decisions,
+            episodes=[decision for decision in decisions for _ in range(group)],
+            prompts=prompts,
+            sampled=sampled,
+            completions=[flat[start : start + group] for start in range(0, len(flat), group)],
+        )
+
+    def generate(self, prompts: PackedBatch, update: int) -> Completions:
+        """Samples G completions of each packed prompt."""
+        return generate(
+            self.policy,
+            prompts,
+            max_new_tokens=self.args.response_length,
+            uniforms=self.uniforms(update),
+            num_generations=self.num_generations,
+            temperature=self.args.temperature,
+        )
+
+    def decisions_of(self, update: int) -> list[Decision]:
+        """This process's prompts of an update, from seeded permutations of the dataset that follow each other."""
+        total = int(self.args.batch_size) // self.num_generations
+        local = total // self.accelerator.num_processes
+        first = (update - 1) * total + self.accelerator.process_index * local
+        size = len(self.dataset)
+        positions = range(first, first + local)
+        orders = {
+            epoch: np.random.default_rng((self.args.seed, epoch)).permutation(size)
+            for epoch in {position // size for position in positions}
+        }
+        return [self.dataset[int(orders[position // size][position % size])] for position in positions]
+
+    def uniforms(self, update: int) -> torch.Tensor:
+        """Random numbers in [0, 1) that choose this process's tokens, float64 [B*G, T].
+
+        They are a slice of the numbers of all processes.
+        """
+        shape = (int(self.args.batch_size), self.args.response_length)
+        numbers = np.random.default_rng((self.args.seed, update, 7)).random(shape)
+        local = int(self.args.local_batch_size)
+        start = self.accelerator.process_index * local
+        return torch.from_numpy(numbers[start : start + local]).to(self.accelerator.device)
