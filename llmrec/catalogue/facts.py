@@ -118,6 +118,7 @@ class FactBook:
 
     @property
     def num_items(self) -> int:
+        """Number N of items."""
         return len(self._of_item)
 
     def of_kind(self, *kinds: str) -> torch.Tensor:

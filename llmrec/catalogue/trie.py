@@ -114,7 +114,7 @@ class ItemTrie:
 def _check_prefix_free(sequences: list[tuple[int, ...]], order: list[int]) -> None:
     if not all(sequences):
         raise CatalogueError(f"Item {sequences.index(())} has no tokens; expected at least one. Give it a title.")
-    # In sorted order a sequence stands right before its extensions.
+    # In sorted order the extensions of a sequence follow right after it.
     for item, following in zip(order, order[1:], strict=False):
         if sequences[following][: len(sequences[item])] == sequences[item]:
             raise CatalogueError(

@@ -1,0 +1,1 @@
+"""Event logs: readers, feedback rules, histories, splits, prepared data and decisions."""

@@ -46,7 +46,7 @@ def _sequence(history: Sequence[int] | Set[int] | np.ndarray) -> Sequence[int] |
 
 
 def first_seen(items: torch.Tensor, num_items: int) -> torch.Tensor:
-    """Position at which each item first stands in each history.
+    """Position at which each item first occurs in each history.
 
     Args:
         items: item indices, -1 at padding, int64 [B, L].
