@@ -20,7 +20,13 @@ from llmrec.files import (
     read_versioned,
     write_json,
     write_text,
+    write_with,
 )
+
+
+def _write_half(path: Path) -> None:
+    path.write_text("half")
+    raise ZeroDivisionError
 
 
 def _names(directory: Path) -> set[str]:
@@ -36,10 +42,9 @@ def test_file_is_replaced_whole(tmp_path: Path) -> None:
 
 def test_failure_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", 1)
-    with pytest.raises(ZeroDivisionError), atomic_path(tmp_path / "a.json") as temporary:
-        temporary.write_text("half")
-        raise ZeroDivisionError
-    with pytest.raises(ValueError):
+    with pytest.raises(ZeroDivisionError):
+        write_with(tmp_path / "a.json", _write_half)
+    with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", float("nan"))
     assert read_json(tmp_path / "a.json") == 1
     assert _names(tmp_path) == {"a.json"}
@@ -51,8 +56,7 @@ def test_directory_is_swapped_whole(tmp_path: Path) -> None:
             (temporary / content).write_text(content)
     assert _names(tmp_path / "d") == {"two"}
     with pytest.raises(ZeroDivisionError), atomic_directory(tmp_path / "d") as temporary:
-        (temporary / "three").write_text("half")
-        raise ZeroDivisionError
+        _write_half(temporary / "three")
     assert _names(tmp_path / "d") == {"two"} and _names(tmp_path) == {"d"}
 
 

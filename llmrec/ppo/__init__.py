@@ -1,0 +1,1 @@
+"""The PPO stage: rollouts, advantages, losses, the trainer and its checkpoints."""

@@ -1,0 +1,1 @@
+"""Baselines to compare with: popularity, Markov, item kNN, EASE and SASRec, and their tuning."""

@@ -1,0 +1,1 @@
+"""The reward that PPO maximizes: reward models, groundedness and penalties, combined."""

@@ -1,0 +1,1 @@
+"""Choice of the best adapter on validation users."""

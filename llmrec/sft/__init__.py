@@ -1,0 +1,1 @@
+"""The SFT stage: supervised fine-tuning on training histories."""

@@ -1,0 +1,1 @@
+"""The text reward model: a language model with an adapter that scores a recommendation from its text."""
