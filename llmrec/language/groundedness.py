@@ -1,11 +1,11 @@
-"""Is a justification true? It cites only what the user has had, and states only facts.
+"""Groundedness: checks finished justifications against the facts and the user's history.
 
-A sentence with a citation speaks of both items: whatever it states must hold of the recommended item *and* of every
-item that it cites. Words that are neither plain text nor a known fact (a name, a number) are statements that nobody
-can check, and count as false.
+A justification is grounded if it cites only seen items and states only true facts. A fact in a sentence with citations
+must hold for the recommended item *and* for every cited item. A name or a number that no fact explains is a statement
+that cannot be checked, and counts as false.
 
-And is it honest? A citation that is true may still have had no part in the choice. `faithfulness` asks the policy: with
-the cited items dropped from its prompt, the recommended item must become less likely.
+The check shares the facts with the mask of `policy.decoding`, but none of its code. Whether the choice depends on the
+cited items is measured by `evaluation.faithfulness`.
 """
 
 import re
@@ -20,14 +20,14 @@ from llmrec.language.templates import Segment
 
 @dataclass(frozen=True)
 class Groundedness:
-    """What was checked in one justification.
+    """The result of checking one justification.
 
     Attributes:
-        true: statements that hold, citations included.
-        statements: all statements.
-        cites: it cites at least one item, or there was nothing to cite.
-        informs: it states at least one fact, or nothing is known of the item.
-        finished: the policy ended it by itself.
+        true: number of true statements, citations included.
+        statements: number of statements.
+        cites: it cites at least one item, or the history is empty.
+        informs: it states at least one fact, or no fact of the item is known.
+        finished: it ended with the end token.
     """
 
     true: int
@@ -38,13 +38,13 @@ class Groundedness:
 
     @property
     def score(self) -> float:
-        """Share of true statements in [0, 1]; 0 for one that broke off, states no fact, or cites nothing."""
+        """Share of true statements in [0, 1]; 0 if the text is truncated, states no fact, or cites nothing."""
         whole = self.cites and self.informs and self.finished and self.statements
         return self.true / self.statements if whole else 0.0
 
     @property
     def grounded(self) -> bool:
-        """Everything holds."""
+        """Every statement is true, and the justification is complete."""
         return self.score == 1.0
 
 
@@ -52,25 +52,28 @@ def check(facts: FactBook, recommendation: Recommendation, history: Collection[i
     """Checks a justification against the facts and the user's history.
 
     Args:
-        facts: what is known of the items.
+        facts: the facts of all items.
         recommendation: a parsed completion.
-        history: item indices that the user has had.
+        history: indices of seen items.
     """
-    said = [mark for mark in marks(facts, recommendation, history) if mark.true is not None]
-    true, stated = sum(mark.true for mark in said), any(mark.fact for mark in said)
-    cites = bool(recommendation.citations) or not history
+    made = [one for one in statements(facts, recommendation, history) if one.true is not None]
     item = recommendation.item
-    informs = stated or (item >= 0 and not facts.facts_of(item))
-    return Groundedness(true, len(said), cites, informs, recommendation.finished and item >= 0)
+    return Groundedness(
+        true=sum(1 for one in made if one.true),
+        statements=len(made),
+        cites=bool(recommendation.citations) or not history,
+        informs=any(one.fact for one in made) or (item >= 0 and not facts.facts_of(item)),
+        finished=recommendation.finished and item >= 0,
+    )
 
 
 @dataclass(frozen=True)
-class Mark:
-    """A stretch of a justification and what the checker says of it.
+class Statement:
+    """A stretch of a justification and whether it is true.
 
     Attributes:
-        segment: its text, or the item that is cited.
-        true: whether it holds; None where nothing is stated.
+        segment: its text, or the cited item.
+        true: whether it is true; None for plain words, which state nothing.
         fact: it states a fact of the catalogue.
     """
 
@@ -79,44 +82,45 @@ class Mark:
     fact: bool = False
 
 
-def marks(facts: FactBook, recommendation: Recommendation, history: Collection[int]) -> list[Mark]:
-    """A justification cut into statements and the words between them, in order; nothing is left out.
+def statements(facts: FactBook, recommendation: Recommendation, history: Collection[int]) -> list[Statement]:
+    """Cuts a justification into statements and the words between them, in order; nothing is left out.
 
-    A name or number that no fact explains (a word with a digit, a capitalised one inside a sentence) is a false
-    statement. Arguments as of `check`, which counts these.
+    A word with a digit, or with a capital letter inside a sentence, is a name or number that no fact explains. It is
+    a false statement. Arguments as in `check`.
     """
-    said = []
+    found: list[Statement] = []
     for sentence in sentences(recommendation):
         cited = tuple(piece for piece in sentence if isinstance(piece, int))
         opening = True  # the first word of a sentence may be capitalised
         for piece in sentence:
             if isinstance(piece, int):
-                said.append(Mark(piece, piece in history))
+                found.append(Statement(piece, piece in history))
                 opening = False
                 continue
             for text, fact in facts.split(piece):
                 if fact is not None:
-                    said.append(Mark(text, facts.is_true(fact, recommendation.item, cited), fact=True))
+                    found.append(Statement(text, facts.is_true(fact, recommendation.item, cited), fact=True))
                     opening = False
                     continue
                 for word in re.findall(r"[\w'-]+|[^\w'-]+", text):
                     unknown = any(c.isdigit() for c in word) or (word[0].isupper() and not opening)
-                    said.append(Mark(word, False if unknown else None))
+                    found.append(Statement(word, False if unknown else None))
                     opening = opening and not re.match(r"[\w'-]", word)
-    return _joined(said)
+    return _joined(found)
 
 
-def _joined(said: list[Mark]) -> list[Mark]:
-    """Marks with the words that state nothing put together."""
-    runs = [(plain, list(group)) for plain, group in groupby(said, key=lambda mark: mark.true is None)]
-    joined = [[Mark("".join(mark.segment for mark in run), None)] if plain else run for plain, run in runs]
-    return [mark for run in joined for mark in run]
+def _joined(found: list[Statement]) -> list[Statement]:
+    """The same stretches, with neighboring plain words joined to one."""
+    joined: list[Statement] = []
+    for plain, run in groupby(found, key=_states_nothing):
+        joined += [Statement("".join(str(one.segment) for one in run), None)] if plain else run
+    return joined
 
 
 def sentences(recommendation: Recommendation) -> list[list[Segment]]:
-    """Texts and citations of each sentence, in order; its last text holds its stop.
+    """Texts and citations of each sentence, in order. The last text of a sentence holds its full stop.
 
-    Split before titles are put in: a title may itself hold a full stop.
+    Titles are not inserted yet, because a title may itself hold a full stop.
     """
     result: list[list[Segment]] = [[]]
     for segment in recommendation.segments:

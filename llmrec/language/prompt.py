@@ -1,16 +1,19 @@
-"""From a history to a prompt, and from completion tokens back to a recommendation.
+"""Prompts and completions: renders a history to tokens, and parses completion tokens to a recommendation.
 
-The history stands in the assistant's own turn, right before the item to come:
+The history stands in the assistant's own turn, right before the next item:
 
     system: Recommend.   user: 24 M technician   assistant: <item><item>...<item> | <next item> Like "<item>, it is ...
 
-so the state that predicts the next item in a prompt is the state that predicts it inside a packed history: one
-forward pass over a history holds the policy's decision at every one of its prefixes.
+So a prompt and a packed history predict the next item from the same hidden state. One forward pass over a history
+holds the policy's decision after every item.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import cast
 
-from transformers import PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from llmrec.catalogue.facts import Fact
 from llmrec.catalogue.vocabulary import ItemVocabulary
@@ -19,17 +22,17 @@ from llmrec.errors import ModelError
 from llmrec.language.templates import Segment
 
 NEW_USER = "new user"  # the profile of someone of whom nothing is known
-OPENERS = (' "', '"', " «", "<")
+OPENERS = (' "', '"', " «", "<")  # texts that may open a citation; the first that is one token is used
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """A completion, parsed.
+    """A parsed completion.
 
     Attributes:
-        item: index of the recommended item; -1 if the completion broke off before it was complete.
+        item: index of the recommended item; -1 if the completion was truncated before the item was complete.
         segments: the justification: strings, and item indices for citations.
-        finished: the policy ended it by itself.
+        finished: the completion ended with the end token.
     """
 
     item: int
@@ -38,10 +41,11 @@ class Recommendation:
 
     @property
     def citations(self) -> tuple[int, ...]:
+        """Indices of the cited items, in order."""
         return tuple(segment for segment in self.segments if isinstance(segment, int))
 
     def text(self, titles: tuple[str, ...]) -> str:
-        """The justification as people read it."""
+        """The justification with titles, as shown to people."""
         parts = [f' "{titles[s]}"' if isinstance(s, int) else s for s in self.segments]
         return "".join(parts).strip()
 
@@ -52,55 +56,75 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 class ChatHeaders:
-    """The chat template up to where the assistant begins to speak; each profile is rendered once."""
+    """Renders the chat template up to the start of the assistant's turn, once for each profile.
+
+    Args:
+        tokenizer: its chat template is used.
+        system_prompt: the system turn.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, system_prompt: str):
         self.tokenizer = tokenizer
         self.system_prompt = system_prompt
-        self._of: dict[str, list[int]] = {}
+        self._rendered: dict[str, list[int]] = {}
 
     def __call__(self, profile: str) -> list[int]:
-        """Tokens before what the assistant says to a user."""
-        if profile not in self._of:
+        """Token ids before the assistant's turn, for a user with this profile."""
+        if profile not in self._rendered:
             messages = [{"role": "system", "content": self.system_prompt}, {"role": "user", "content": profile}]
             encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
-            self._of[profile] = list(encoded["input_ids"])
-        return self._of[profile]
+            self._rendered[profile] = list(cast(BatchEncoding, encoded)["input_ids"])
+        return self._rendered[profile]
 
 
 class PromptBuilder:
-    """Renders prompts and completions to tokens and parses completions back.
+    """Renders prompts and completions to tokens, and parses completions.
+
+    Args:
+        tokenizer: the tokenizer with the item tokens.
+        vocabulary: the token sequence of every item.
+        config: `max_history` and `system_prompt` are used.
 
     Attributes:
-        header: tokens before the history, of a profile.
-        opener: token id that opens a citation; in free text it means nothing else.
+        header: maps a profile to the token ids before the history.
+        opener: token id that opens a citation, and has no other meaning in a justification.
         end: token id that ends a completion.
         stop: token id of the full stop that ends a sentence.
+
+    Raises:
+        ModelError: no single token can open a citation.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: ItemVocabulary, config: CatalogueConfig):
         self.tokenizer = tokenizer
         self.vocabulary = vocabulary
         self.config = config
-        singles = [self.words(text) for text in OPENERS]
-        self.opener = next((tokens[0] for tokens in singles if len(tokens) == 1), None)
-        if self.opener is None:
-            raise ModelError(f"The tokenizer of the base has no single token for any of {OPENERS}; citations need one.")
-        self.end = tokenizer.eos_token_id
+        self.opener = self._find_opener()
+        self.end = cast(int, tokenizer.eos_token_id)
         self.stop = self.words(".")[-1]
         self.header = ChatHeaders(tokenizer, config.system_prompt)
 
-    def prompt(self, profile: str, history) -> list[int]:
-        """Prompt tokens of a user.
+    def _find_opener(self) -> int:
+        for text in OPENERS:
+            tokens = self.words(text)
+            if len(tokens) == 1:
+                return tokens[0]
+        raise ModelError(
+            f"The tokenizer of the base has no single token for any of {OPENERS}, but a citation must open with one. "
+            "Choose another `model.base`."
+        )
+
+    def prompt(self, profile: str, history: Iterable[int]) -> list[int]:
+        """Token ids of a user's prompt.
 
         Args:
-            profile: see `profile_of`.
-            history: item indices, newest last; only the newest `max_history` are shown.
+            profile: what the prompt says of the user; see `data.profiles`.
+            history: item indices, oldest first; only the newest `max_history` are shown.
         """
         return self.header(profile) + self.vocabulary.tokens_of(list(history)[-self.config.max_history :])
 
     def justification(self, segments: list[Segment | Fact]) -> list[int]:
-        """Tokens of a justification, without the item before it and the end token after it."""
+        """Token ids of a justification, without the item before it and the end token after it."""
         tokens: list[int] = []
         for segment in segments:
             if isinstance(segment, Fact):
@@ -116,7 +140,7 @@ class PromptBuilder:
         return encode(self.tokenizer, text)
 
     def parse(self, tokens: list[int]) -> Recommendation:
-        """Reads a completion back; the inverse of item tokens + `justification` + end."""
+        """Parses a completion: the inverse of item tokens + `justification` + end token."""
         item, position = self._read_item(tokens, 0)
         segments: list[Segment] = []
         text: list[int] = []
@@ -133,29 +157,29 @@ class PromptBuilder:
                 position += 1
         return self._recommendation(item, segments, text, finished=item >= 0 and position < len(tokens))
 
-    def _recommendation(self, item: int, segments: list, text: list, finished: bool) -> Recommendation:
+    def _recommendation(self, item: int, segments: list[Segment], text: list[int], finished: bool) -> Recommendation:
         self._flush(segments, text)
         return Recommendation(item, tuple(segments), finished)
 
-    def _flush(self, segments: list, text: list) -> None:
+    def _flush(self, segments: list[Segment], text: list[int]) -> None:
         if text:
-            segments.append(self.tokenizer.decode(text, clean_up_tokenization_spaces=False))
+            segments.append(cast(str, self.tokenizer.decode(text, clean_up_tokenization_spaces=False)))
             text.clear()
 
     def _read_item(self, tokens: list[int], position: int) -> tuple[int, int]:
-        """The item that starts at a position and the position after it; item -1 if it is broken off or unknown."""
+        """The item that starts at a position, and the position after it. Item -1 if it is truncated or unknown."""
         for length in range(1, self._longest + 1):
             item = self._items.get(tuple(tokens[position : position + length]), -1)
             if item >= 0:
                 return item, position + length
         return -1, len(tokens)
 
-    @property
+    @cached_property
     def _items(self) -> dict[tuple[int, ...], int]:
-        if not hasattr(self, "_item_of"):
-            self._item_of = {sequence: item for item, sequence in enumerate(self.vocabulary.sequences)}
-        return self._item_of
+        """Item index of each token sequence."""
+        return {sequence: item for item, sequence in enumerate(self.vocabulary.sequences)}
 
     @property
     def _longest(self) -> int:
+        """Length of the longest token sequence."""
         return int(self.vocabulary.lengths.max())

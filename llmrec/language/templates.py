@@ -1,7 +1,7 @@
-"""Writing justifications for supervised fine-tuning: true, varied, and citing what the user has had.
+"""Templates: samples the justifications of supervised fine-tuning, which are true and cite seen items.
 
 A justification is a list of segments: strings, facts, and item indices for citations. Every template takes every
-kind of fact, so that whatever is true of an item and a cited one can be said in any of them.
+kind of fact. The templates follow the grammar of `language.grammar`.
 """
 
 import random
@@ -11,7 +11,7 @@ import torch
 from llmrec.catalogue.facts import Fact, FactBook
 
 Segment = str | int
-# {X}: the cited item; {F}: facts in common, each with the space before it.
+# {X} is the cited item. {F} stands for facts in common, each with its leading space.
 TEMPLATES = (
     " Like {X}, it is{F}.",
     " Both this and {X} are{F}.",
@@ -30,21 +30,21 @@ NO_HISTORY = " A pick for you:{F}."
 NO_FACTS = " Because of {X}."
 
 
-def write(
+def sample_justification(
     facts: FactBook, item: int, history: list[int], generator: random.Random, people: float = 0.25
 ) -> list[str | int | Fact]:
-    """Justifies `item` to someone with this history.
+    """Samples a true justification of an item for a user.
 
     Args:
-        facts: what is known of the items.
-        item: the recommended item.
-        history: items the user has had; the newest is last. Newer ones are cited more often.
-        generator: source of the varied wording.
-        people: share of justifications that name a shared person, where there is one.
+        facts: the facts of all items.
+        item: index of the recommended item.
+        history: indices of seen items, oldest first. Newer items are cited more often.
+        generator: source of randomness for template, facts and citation.
+        people: probability of stating a shared entity, such as a director, where there is one.
 
     Returns:
-        segments. Without any fact in common, the item's own facts are stated in a sentence of their own; without
-        any fact at all, a citation alone.
+        the segments. With no fact in common, one sentence states facts of the item and another one cites. With no known
+        fact, the justification only cites.
     """
     own = facts.facts_of(item)
     if not history:
@@ -61,7 +61,7 @@ def write(
 
 
 def _choose_cited(fitting: list[torch.Tensor], generator: random.Random) -> int:
-    """A position of the history, with a taste for newer ones, among those of the first mask that has any."""
+    """A random position of the history, newer ones more often, among those of the first mask that allows any."""
     length = len(fitting[0])
     positions = next((mask.nonzero()[:, 0].tolist() for mask in fitting if mask.any()), list(range(length)))
     weights = [0.9 ** (length - 1 - position) for position in positions]
@@ -71,24 +71,27 @@ def _choose_cited(fitting: list[torch.Tensor], generator: random.Random) -> int:
 def _fill(
     template: str, facts: list[Fact], cited: int | None, generator: random.Random, people: float
 ) -> list[str | int | Fact]:
+    """Fills a template. Shared entities are stated only after the citation, which says with whom they are shared."""
     segments: list[str | int | Fact] = []
-    sayable = [fact for fact in facts if fact.kind != "shared"]  # until it is said with whom
+    statable = [fact for fact in facts if fact.kind != "shared"]
     text = ""
     for piece in _pieces(template):
         if piece not in ("{X}", "{F}"):
             text += piece
             continue
-        if piece == "{X}":
-            said, sayable = [cited], facts
-        else:
-            said = _phrase(sayable, generator, people)
-        segments += [text, *said] if text else said
-        text = ""
+        if text:
+            segments.append(text)
+            text = ""
+        if piece == "{F}":
+            segments += _phrase(statable, generator, people)
+        elif cited is not None:
+            segments.append(cited)
+            statable = facts
     return segments + ([text] if text else [])
 
 
 def _pieces(template: str) -> list[str]:
-    """`" Like {X}, it is{F}."` is `" Like", "{X}", ", it is", "{F}", "."`."""
+    """Cuts a template: `" Like {X}, it is{F}."` becomes `" Like", "{X}", ", it is", "{F}", "."`."""
     return [part for chunk in template.replace(" {X}", "|{X}|").split("|") for part in _around_fact(chunk) if part]
 
 
@@ -98,7 +101,7 @@ def _around_fact(chunk: str) -> list[str]:
 
 
 def _phrase(facts: list[Fact], generator: random.Random, people: float) -> list[str | Fact]:
-    """One or two categories, perhaps the period, perhaps a person: ` Drama and War from the 1990s`."""
+    """One or two categories, sometimes the period, sometimes a shared entity: ` Drama and War from the 1990s`."""
     by_kind = {kind: [fact for fact in facts if fact.kind == kind] for kind in ("category", "period", "shared")}
     categories = by_kind["category"]
     chosen = generator.sample(categories, min(len(categories), generator.choice((1, 1, 2))))
@@ -113,7 +116,7 @@ def _phrase(facts: list[Fact], generator: random.Random, people: float) -> list[
 
 
 def all_texts() -> list[str]:
-    """Every stretch of text outside citations and facts that `write` can produce."""
+    """Every stretch of text outside citations and facts that `sample_justification` can produce."""
     templates = (*TEMPLATES, NOTHING_IN_COMMON, NO_HISTORY, NO_FACTS)
     pieces = {piece for template in templates for piece in _pieces(template)}
     return sorted((pieces - {"{X}", "{F}"}) | {" and"})

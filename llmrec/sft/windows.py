@@ -9,7 +9,7 @@ from datasets import Dataset
 from llmrec.config import SFTConfig
 from llmrec.data.dataset import InteractionData
 from llmrec.data.profiles import profile_texts
-from llmrec.language.templates import write
+from llmrec.language.templates import sample_justification
 from llmrec.policy.model import RecPolicy
 
 Window = dict[str, Any]  # {profile, prior, items, completions}, a row of the data set
@@ -49,7 +49,7 @@ def training_windows(
 
 def _completion(policy: RecPolicy, shown: list[int], item: int, generator: random.Random) -> list[int]:
     """Token ids that recommend an item after the shown ones, with a sampled justification and the end token."""
-    justification = policy.prompts.justification(write(policy.facts, item, shown, generator))
+    justification = policy.prompts.justification(sample_justification(policy.facts, item, shown, generator))
     completion: list[Any] = [*policy.vocabulary.sequences[item], *justification, policy.prompts.end]
     return completion
 

@@ -36,7 +36,7 @@ from llmrec.errors import DataError, ModelError
 from llmrec.files import atomic_directory, write_json
 from llmrec.language.base_model import from_hub, resolve_base
 from llmrec.language.prompt import ChatHeaders, Recommendation
-from llmrec.language.templates import write
+from llmrec.language.templates import sample_justification
 from llmrec.policy.saved import adapter_shapes
 from llmrec.progress import watch
 from llmrec.run import Run
@@ -301,7 +301,7 @@ def render(
         bought = events.purchases[pair.user][: pair.position].tolist()
         row = {}
         for name, item in (("chosen_ids", pair.chosen), ("rejected_ids", pair.rejected)):
-            written = write(facts, item, history[-model.config.max_history :], generator)
+            written = sample_justification(facts, item, history[-model.config.max_history :], generator)
             segments = tuple(part.words if isinstance(part, Fact) else part for part in written)
             row[name] = model.tokens(names[pair.user], history, bought, Recommendation(item, segments, True))
         rows.append(row)

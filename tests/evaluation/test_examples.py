@@ -4,7 +4,7 @@ import pytest
 
 from llmrec.catalogue.facts import FactBook
 from llmrec.evaluation.examples import USERS, answers, example_targets, examples
-from llmrec.language.groundedness import check, marks
+from llmrec.language.groundedness import check, statements
 from llmrec.language.prompt import Recommendation
 from tests.conftest import make_config
 
@@ -18,7 +18,7 @@ def test_marks_worked_by_hand(facts):
     """Item 0 (Drama, War, 1990s) follows item 1 (Comedy, 1990s, same director). Item 2 is cited but was never seen."""
     segments = (" Like", 1, ", it is War from the 1990s by Bob. Bob 7 too, Drama. After", 2, " with the same director.")
     recommendation = Recommendation(0, segments, True)
-    found = marks(facts, recommendation, {1})
+    found = statements(facts, recommendation, {1})
     assert [(mark.segment, mark.true, mark.fact) for mark in found] == [
         (" Like", None, False),
         (1, True, False),

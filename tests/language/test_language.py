@@ -12,7 +12,7 @@ from llmrec.data.profiles import NEW_USER, profile_texts
 from llmrec.errors import ConfigError, ModelError
 from llmrec.language.groundedness import check
 from llmrec.language.prompt import Recommendation
-from llmrec.language.templates import write
+from llmrec.language.templates import sample_justification
 from llmrec.policy.packing import pack
 
 RED_SKY, RED_SEA, MOONS, LIGHT = 0, 1, 4, 5
@@ -48,7 +48,7 @@ def test_everything_written_is_true_and_survives_tokens(policy, data, item):
     facts, generator, decisions, completions = FactBook.from_data(data), random.Random(item), [], []
     for _ in range(60):
         history = generator.sample([other for other in range(10) if other != item], generator.randint(0, 5))
-        segments = write(facts, item, history, generator, people=0.5)
+        segments = sample_justification(facts, item, history, generator, people=0.5)
         prompts = policy.prompts
         text = prompts.justification(segments)
         completion = [*policy.vocabulary.sequences[item], *text, prompts.end]

@@ -15,7 +15,7 @@ from llmrec.data.decision import Decision
 from llmrec.data.prepare import build_data
 from llmrec.data.readers import read_log
 from llmrec.language.prompt import Recommendation
-from llmrec.language.templates import write
+from llmrec.language.templates import sample_justification
 from llmrec.reward.composite import CompositeReward
 from reward_models import fit_click_purchase
 
@@ -65,7 +65,7 @@ class Setting:
         self.generator = random.Random(0)
 
     def honest(self, item: int, row: Decision) -> list:
-        return write(self.facts, item, row.items, self.generator)
+        return sample_justification(self.facts, item, row.items, self.generator)
 
     def earned(self, policy: Callable[[int, Decision], Recommendation]) -> torch.Tensor:
         """Reward of a policy that is given the true next item and the row: [B]."""
