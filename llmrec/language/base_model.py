@@ -233,7 +233,7 @@ def cut_layers(model: PreTrainedModel, layers: int) -> PreTrainedModel:
 
 def _from_pretrained(name: str, base: str, **quantization) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
-        # float32 whatever the file holds: adapters and item rows are float32, and mixed dtypes fail outside of autocast.
+        # float32 whatever the file holds: adapters and item rows are float32, and mixed dtypes fail outside autocast.
         # No remote code and no pickles, because an adapter from a hub may name any base.
         safe = {"trust_remote_code": False, "use_safetensors": True}
         model = from_hub(

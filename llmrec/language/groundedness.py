@@ -112,8 +112,10 @@ def statements(facts: FactBook, recommendation: Recommendation, history: Collect
 def _joined(found: list[Statement]) -> list[Statement]:
     """The same stretches, with neighboring plain words joined to one."""
     joined: list[Statement] = []
-    for plain, run in groupby(found, key=_states_nothing):
-        joined += [Statement("".join(str(one.segment) for one in run), None)] if plain else run
+    for plain, run in groupby(found, key=lambda one: one.true is None):
+        stretches = list(run)
+        text = "".join(str(one.segment) for one in stretches)
+        joined += [Statement(text, None)] if plain else stretches
     return joined
 
 
