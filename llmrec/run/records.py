@@ -40,7 +40,7 @@ def read_record(folder: Path) -> StageRecord | None:
         file = folder / name
         try:
             values = read_json(file)
-            record = StageRecord(values["fingerprint"], values.get("built_on", {}))
+            record = StageRecord(dict(values["fingerprint"]), dict(values.get("built_on", {})))
         except FileNotFoundError:
             continue
         except (ValueError, KeyError, TypeError, AttributeError):

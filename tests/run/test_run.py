@@ -185,9 +185,10 @@ def test_require_names_the_command(tmp_path: Path) -> None:
     assert f"llmrec sft {run.directory}" in str(caught.value)
 
 
-def test_a_foreign_metrics_file_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [["a list"], {}, {"fingerprint": "text"}, {"fingerprint": {}, "built_on": 1}])
+def test_a_metrics_file_of_another_program_is_named(tmp_path: Path, content: object) -> None:
     run = Run.create(_config(tmp_path))
-    write_json(run.path("data", "metrics.json"), ["not ours"])
+    write_json(run.path("data", "metrics.json"), content)
     with pytest.raises(RunError, match="was not written by llmrec"):
         run.finished("data")
 
