@@ -148,7 +148,7 @@ def evaluate(run: Run) -> Report:
         ranked["optimum"], objective = rank_optimum(inputs, policies)
     report = Report(
         splits={split: report_split(inputs, split, ranked, objective) for split in inputs.rows},
-        baselines={name: BaselineReport.model_validate(one.report) for name, one in baselines.items()},
+        baselines={name: BaselineReport(chosen=one.chosen, grid=one.grid) for name, one in baselines.items()},
         generation={name: policy.generation for name, policy in policies.items()},
         reward=reward,
         reward_model=RewardModelReport.model_validate(run.metrics("reward")),

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
-from llmrec.recommenders.baselines import EASE, ItemKNN, Markov, Popularity
+from llmrec.recommenders.ease import EASE
+from llmrec.recommenders.itemknn import ItemKNN
+from llmrec.recommenders.markov import Markov
+from llmrec.recommenders.popularity import Popularity
 
 HISTORIES = [np.array([0, 1, 2]), np.array([0, 1]), np.array([3])]
 EMPTY = np.array([], dtype=int)
@@ -27,7 +30,7 @@ def test_popularity_counts_clicks():
 
 
 def test_markov_counts_transitions():
-    model = Markov(context=2, decay=0.5, smoothing=1.0, fill=0.6).fit(HISTORIES, 4)
+    model = Markov(context=2, decay=0.5, smoothing=1.0, popularity_weight=0.6).fit(HISTORIES, 4)
     # From 0: to 1 twice, to 2 at distance two with weight .5; 2.5 + 1 smoothing. From 1: to 2 once; 1 + 1.
     assert model.transitions[0] == pytest.approx([0, 2 / 3.5, 0.5 / 3.5, 0])
     assert model.transitions[1] == pytest.approx([0, 0, 1 / 2, 0])
@@ -60,7 +63,7 @@ def test_itemknn_by_its_definition():
 
 @pytest.mark.parametrize(
     "name, model",
-    [("itemknn", ItemKNN(neighbours=100, shrinkage=0.0)), ("ease", EASE(l2=4.0)), ("popularity", Popularity())],
+    [("itemknn", ItemKNN(neighbors=100, shrinkage=0.0)), ("ease", EASE(l2=4.0)), ("popularity", Popularity())],
 )
 def test_the_same_numbers_as_lenskit(name, model):
     scores = model.fit(arrays(USERS), 8).scores([np.array([0, 3, 5])])
