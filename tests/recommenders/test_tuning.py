@@ -39,9 +39,10 @@ def test_the_best_by_validation_is_kept(data):
 
     best = fit_best(Recorder, {"a": [1, 2], "b": [1, 3, 9]}, data, validate)
     assert asked == [2, 4, 10, 3, 5, 11]
-    assert best.report["chosen"] == {"a": 2, "b": 3} and best.scores([None])[0, 0] == 5
-    assert best.report["grid"][2] == {"a": 1, "b": 9, "valid_ndcg@10": -5.0}
-    assert len(best.report["grid"]) == 6
+    assert best.chosen == {"a": 2, "b": 3}
+    assert best.scores([None])[0, 0] == 5
+    assert best.grid[2] == {"a": 1, "b": 9, "valid_ndcg@10": -5.0}
+    assert len(best.grid) == 6
 
 
 def test_every_baseline_sees_the_same_rows_and_no_held_out_one(data, monkeypatch):
@@ -64,7 +65,7 @@ def test_every_baseline_sees_the_same_rows_and_no_held_out_one(data, monkeypatch
     expected = [h[:-2].tolist() for h in data.histories]
     assert {name for name, *_ in seen} == {"Popularity", "Markov", "ItemKNN", "EASE", "SASRec"}
     assert all(rows == expected and n == 10 for _, rows, n in seen)
-    assert [point["dropout"] for point in fitted["sasrec"].report["grid"]] == [0.2, 0.5]
+    assert [point["dropout"] for point in fitted["sasrec"].grid] == [0.2, 0.5]
 
 
 def test_sasrec_can_be_left_out(data):
