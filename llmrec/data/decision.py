@@ -29,9 +29,9 @@ class Decision:
     """
 
     profile: str
-    prior: Sequence[int]
-    items: Sequence[int]
-    purchased: Sequence[bool] | None = None
+    prior: Sequence[int] | np.ndarray
+    items: Sequence[int] | np.ndarray
+    purchased: Sequence[bool] | np.ndarray | None = None
     user: int | None = None
     target: int | None = None
 
