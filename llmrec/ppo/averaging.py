@@ -1,6 +1,6 @@
 """An exponential moving average of the policy's weights, which varies less between updates than the weights."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,7 +34,7 @@ class WeightAverage:
             self.weights[name].lerp_(weight.detach(), 1 - keep)
 
     @contextmanager
-    def applied(self) -> Iterator[None]:
+    def applied(self) -> Generator[None]:
         """Gives the policy the average inside the `with` block, and its own weights again afterwards."""
         own = {name: weight.detach().clone() for name, weight in self.trained.items()}
         self.apply()

@@ -1,6 +1,7 @@
 """Rollouts: which prompts an update learns from, and the sampling of completions."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -59,6 +60,8 @@ class RolloutSampler:
         self.args = args
         self.num_generations = num_generations
         self.accelerator = accelerator
+        self.episodes = cast(int, args.batch_size)  # of all processes; TRL's constructor computes both numbers
+        self.local_episodes = cast(int, args.local_batch_size)
 
     def sample(self, update: int) -> Rollout:
         """Samples G completions of each prompt of an update."""
@@ -88,7 +91,7 @@ class RolloutSampler:
 
     def decisions_of(self, update: int) -> list[Decision]:
         """This process's prompts of an update, from seeded permutations of the dataset that follow each other."""
-        total = int(self.args.batch_size) // self.num_generations
+        total = self.episodes // self.num_generations
         local = total // self.accelerator.num_processes
         first = (update - 1) * total + self.accelerator.process_index * local
         size = len(self.dataset)
@@ -104,8 +107,7 @@ class RolloutSampler:
 
         They are a slice of the numbers of all processes.
         """
-        shape = (int(self.args.batch_size), self.args.response_length)
+        shape = (self.episodes, self.args.response_length)
         numbers = np.random.default_rng((self.args.seed, update, 7)).random(shape)
-        local = int(self.args.local_batch_size)
-        start = self.accelerator.process_index * local
-        return torch.from_numpy(numbers[start : start + local]).to(self.accelerator.device)
+        start = self.accelerator.process_index * self.local_episodes
+        return torch.from_numpy(numbers[start : start + self.local_episodes]).to(self.accelerator.device)

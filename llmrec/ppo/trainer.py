@@ -82,13 +82,14 @@ class RecPPOTrainer(PPOTrainer):
         super().__init__(
             args=args,
             processing_class=policy.tokenizer,
-            model=policy.model,
+            model=cast(Any, policy.model),
             ref_model=None,
-            reward_model=nn.Identity(),  # TRL asks for a reward network; `reward` scores parsed recommendations
-            train_dataset=train_dataset,
-            value_model=self.critic,
-            data_collator=list,
+            reward_model=cast(Any, nn.Identity()),  # TRL asks for a network; `reward` scores parsed recommendations
+            train_dataset=cast(Any, train_dataset),
+            value_model=cast(Any, self.critic),
+            data_collator=cast(Any, list),
         )
+        self.num_updates = cast(int, args.num_total_batches)
         disable_dropout_in_model(policy)  # dropout would make sampling and scoring differ
         policy.eval()
         self.items = item_objective(section, args, policy, self._total)
@@ -109,7 +110,7 @@ class RecPPOTrainer(PPOTrainer):
     def train(self, resume_from_checkpoint: str | Path | None = None) -> None:
         """Trains the RL adapter, from a checkpoint if one is given."""
         self._begin(resume_from_checkpoint)
-        for update in range(self.state.global_step + 1, self.args.num_total_batches + 1):
+        for update in range(self.state.global_step + 1, self.num_updates + 1):
             started = time.monotonic()
             set_seed(self._seed(update))  # for rewards that use global random generators
             experience, metrics = self.collect(update)
@@ -122,8 +123,8 @@ class RecPPOTrainer(PPOTrainer):
     @torch.no_grad()
     def collect(self, update: int) -> tuple[Experience, dict[str, float]]:
         """Samples a batch of experience with the current policy; also returns metrics of it."""
-        # 1. Rollout: the policy samples G completions of each prompt.
         with self.accelerator.autocast():
+            # 1. Rollout: the policy samples G completions of each prompt.
             rollout = self.rollouts.sample(update)
             # 2. Reference: the reference policy scores the same tokens, and the critic predicts their values.
             reference = self.reference(rollout)
@@ -131,7 +132,9 @@ class RecPPOTrainer(PPOTrainer):
         # 3. Reward: of the recommended item and of its justification.
         rewards = self.score(rollout, values.device)
         # 4. KL penalty: of tokens that are learned from samples.
-        mask, log_probs, ref_log_probs = rollout.sampled.mask, rollout.sampled.log_probs, reference.scores.log_probs
+        mask = rollout.sampled.mask
+        log_probs = rollout.sampled.log_probs
+        ref_log_probs = reference.scores.log_probs
         item_mask = (reference.scores.region == ITEM) & mask
         value_mask = self.items.value_mask(mask, item_mask)
         policy_mask = value_mask & reference.scores.is_choice
@@ -208,11 +211,12 @@ class RecPPOTrainer(PPOTrainer):
         recommendations = parse(self.policy, rollout.sampled)
         reward = self.reward(recommendations, rollout.episodes)
         finished = torch.tensor([recommendation.finished for recommendation in recommendations]).to(device)
+        penalty = cast(float, self.args.missing_eos_penalty)
         return EpisodeRewards(
             recommendations=recommendations,
             finished=finished,
             item=reward.item.to(device, torch.float32),
-            text=reward.text.to(device, torch.float32) - self.args.missing_eos_penalty * ~finished,
+            text=reward.text.to(device, torch.float32) - penalty * ~finished,
             parts=reward.parts,
         )
 
@@ -223,14 +227,14 @@ class RecPPOTrainer(PPOTrainer):
         counts = self._total(experience.counts().to(self.accelerator.device)).clamp(min=1)
         micro_batches = self.accelerator.gradient_accumulation_steps
         # `backward` divides by the micro-batches, and DDP by the processes. The losses are divided already.
-        scale = micro_batches * self.accelerator.num_processes
+        scale = int(micro_batches) * self.accelerator.num_processes
         sums: dict[str, torch.Tensor] = {}
         self.policy.train(self.section.gradient_checkpointing)
         parts = np.split(np.argsort(experience.lengths(), kind="stable"), micro_batches)
         for number, prompts in enumerate(parts, start=1):
             # `accelerator.accumulate` would also synchronize where a dataloader of an earlier stage has ended.
             last = number == micro_batches
-            self.accelerator.gradient_state._set_sync_gradients(last)
+            self.accelerator.gradient_state._set_sync_gradients(last)  # pyright: ignore[reportPrivateUsage]
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 loss, shares = self._losses(experience.select(prompts), Counts.from_tensor(counts))
                 self.accelerator.backward(loss * scale)
@@ -271,12 +275,13 @@ class RecPPOTrainer(PPOTrainer):
     # -- before, between and after updates --
 
     def _begin(self, checkpoint: str | Path | None = None) -> None:
-        self.state.global_step = 0
-        self.state.episode = 0
-        self.state.max_steps = self.args.num_total_batches
-        self.state.num_train_epochs = self.args.total_episodes / self.train_dataset_len
-        self.state.logging_steps = self.args.logging_steps
-        self.state.save_steps = self.args.save_steps
+        state: Any = self.state
+        state.global_step = 0
+        state.episode = 0
+        state.max_steps = self.num_updates
+        state.num_train_epochs = cast(int, self.args.total_episodes) / self.train_dataset_len
+        state.logging_steps = self.args.logging_steps
+        state.save_steps = self.args.save_steps
         if checkpoint is not None:
             load_checkpoint(self, checkpoint)
         self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
@@ -287,11 +292,11 @@ class RecPPOTrainer(PPOTrainer):
     def _end_update(self, update: int, metrics: dict[str, float], seconds: float) -> None:
         """Adapts the KL coefficient, evaluates if due, logs, and saves a checkpoint if due."""
         self.state.global_step = update
-        self.state.episode += self.args.batch_size
+        self.state.episode += self.rollouts.episodes
         self.state.epoch = self.state.episode / self.section.num_generations / self.train_dataset_len
-        metrics |= {"lr": self.lr_scheduler.get_last_lr()[0], "episode": self.state.episode}
+        metrics |= {"lr": float(self.lr_scheduler.get_last_lr()[0]), "episode": self.state.episode}
         self.lr_scheduler.step()
-        metrics["eps"] = self.args.batch_size / seconds
+        metrics["eps"] = self.rollouts.episodes / seconds
         self._adapt_kl(metrics)
         if self.guard is not None and evaluation_due(update, self.state.max_steps, self.section.eval_steps):
             with self._averaged():
@@ -317,7 +322,7 @@ class RecPPOTrainer(PPOTrainer):
         if target is not None:
             kl = metrics[self.items.kl_metric]
             horizon = self.section.adaptive_kl_horizon
-            self.kl_scale = next_kl_coef(self.kl_scale, kl, target, self.args.batch_size, horizon)
+            self.kl_scale = next_kl_coef(self.kl_scale, kl, target, self.rollouts.episodes, horizon)
 
     def _averaged(self) -> AbstractContextManager[None]:
         """Inside the `with` block the policy has the weights that would be returned: the average, if there is one."""

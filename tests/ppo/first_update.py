@@ -1,4 +1,4 @@
-"""Two updates of the tiny trainer on the same global batch, whatever the number of processes.
+"""Takes two updates of a tiny trainer on one global batch, in any number of processes.
 
 accelerate launch --config_file configs/accelerate/cpu.yaml -m tests.ppo.first_update BASE OUTPUT
 """
@@ -23,7 +23,7 @@ EPISODES = 8
 
 
 def main(base: str, output: Path) -> None:
-    """Writes the metrics of two updates and the weights after the first, two files a run and process."""
+    """Writes the metrics of two updates and the weights after the first, in two files for each run and process."""
     processes = int(os.environ.get("WORLD_SIZE", 1))
     for run, options in RUNS.items():
         size = options.get("per_device_train_batch_size", 4)

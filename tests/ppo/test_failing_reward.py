@@ -1,4 +1,4 @@
-"""A reward that fails amid PPO: the last checkpoint stays, the error says so, and the same command goes on from it."""
+"""A reward that fails during PPO leaves the last checkpoint intact, and the same command resumes from it."""
 
 import sys
 import types
@@ -19,7 +19,7 @@ from tests.conftest import make_config
 
 @pytest.fixture
 def module(monkeypatch):
-    """`my_rewards:fragile`, which fails at its call number `module.fails_at`."""
+    """The reward function `my_rewards:fragile`, whose call number `module.fails_at` returns NaN."""
     module = types.ModuleType("my_rewards")
     module.calls, module.fails_at = 0, 0
 
@@ -34,7 +34,7 @@ def module(monkeypatch):
 
 @pytest.fixture
 def run(tiny_base, data, tmp_path) -> Run:
-    """A run whose reward is fragile, ready for PPO."""
+    """A run that is ready for PPO and uses the fragile reward."""
     reward = {"num_train_epochs": 1, "parts": [{"callable": "my_rewards:fragile", "weight": 1.0}]}
     ppo = {"total_episodes": 32, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "save_steps": 1,
            "eval_steps": 2, "response_length": 24}  # fmt: skip
@@ -42,7 +42,7 @@ def run(tiny_base, data, tmp_path) -> Run:
 
 
 def ready_for_ppo(config: Config, data: InteractionData) -> Run:
-    """A run of which all stages before PPO have finished."""
+    """A run whose stages before PPO have finished."""
     run = Run.create(config)
     for stage in ("data", "sft", "reward"):
         run.begin(stage)
@@ -60,7 +60,7 @@ def ready_for_ppo(config: Config, data: InteractionData) -> Run:
     return run
 
 
-def test_the_last_checkpoint_stays_safe_and_training_goes_on_from_it(run, module):
+def test_the_last_checkpoint_stays_intact_and_training_resumes_from_it(run, module):
     module.fails_at = 3
     with pytest.raises(RewardError) as caught:
         train_ppo(run)
@@ -76,10 +76,10 @@ def test_the_last_checkpoint_stays_safe_and_training_goes_on_from_it(run, module
     metrics = train_ppo(run)
     assert metrics["updates"] == 4 and run.finished("ppo")
     assert [entry["reward/my_rewards:fragile"] for entry in metrics["log"]] == [0.0] * 4
-    assert module.calls == 3 + 2  # updates 3 and 4 alone were done again
+    assert module.calls == 3 + 2  # only updates 3 and 4 were repeated
 
 
-def test_before_the_first_checkpoint(run, module):
+def test_before_the_first_checkpoint_training_restarts_from_sft(run, module):
     module.fails_at = 1
     with pytest.raises(RewardError, match="training continues from the SFT adapter, because no checkpoint was due yet"):
         train_ppo(run)

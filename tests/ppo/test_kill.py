@@ -1,4 +1,4 @@
-"""kill -9 at any moment, then the same command: the run ends as if nothing had happened, to the last bit."""
+"""A run that is killed (SIGKILL) at any moment and restarted ends with the same bits as an uninterrupted run."""
 
 import multiprocessing
 import os
@@ -40,7 +40,7 @@ RUNS = {
 
 
 class Noisy(PreferItem):
-    """A reward that draws from every global generator: they, too, must be where they would have been."""
+    """A reward that uses every global random generator. Resuming must restore their states too."""
 
     def __call__(self, recommendations, rows) -> RewardBatch:
         scored = super().__call__(recommendations, rows)
@@ -49,7 +49,7 @@ class Noisy(PreferItem):
 
 
 class Steps(TrainerCallback):
-    """Tells the test how far a process is: a line at the start, and one after each update."""
+    """Writes the progress of a process to a file: one line at the start and one after each update."""
 
     def __init__(self, file: Path):
         self.file = file
@@ -62,7 +62,7 @@ class Steps(TrainerCallback):
 
 
 def build(base: str, folder: Path, options: dict) -> RecPPOTrainer:
-    """A tiny trainer whose guard keeps several adapters on the way."""
+    """A tiny trainer whose guard keeps several adapters during training."""
     asked = [
         Decision("20", [], [0, 1], target=2),
         Decision("31", [2], [3, 4, 5], target=1),
@@ -78,7 +78,7 @@ def build(base: str, folder: Path, options: dict) -> RecPPOTrainer:
 
 
 def train(base: str, folder: Path, options: dict) -> None:
-    """What the command does: goes on from the newest checkpoint, and writes the final adapter."""
+    """Trains as the command does: resumes from the newest checkpoint and writes the final adapter."""
     torch.set_num_threads(1)
     trainer = build(base, folder, options)
     records = RecordFiles(folder)
@@ -93,7 +93,7 @@ def train(base: str, folder: Path, options: dict) -> None:
 
 @pytest.fixture(scope="module")
 def processes():
-    """Starts real processes that have their imports behind them and nothing else."""
+    """A context whose processes start with all imports done and no other state."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     return context
@@ -112,20 +112,20 @@ def finish(process: multiprocessing.Process) -> None:
 
 
 def kill(process: multiprocessing.Process) -> bool:
-    """Kills a process as `kill -9` does; whether it was still running."""
+    """Sends SIGKILL to a process; returns whether it was still running."""
     process.kill()
     process.join()
     return process.exitcode == -signal.SIGKILL
 
 
 def wait(process, condition: Callable[[], bool]) -> None:
-    """Until a condition holds or the process has ended."""
+    """Waits until a condition holds or the process has ended."""
     while process.is_alive() and not condition():
         time.sleep(0.0005)
 
 
 def step_of(folder: Path) -> int:
-    """The last update that the running process has finished; -1 before it trains."""
+    """The last update that the process has finished; -1 before training."""
     file = folder / "steps"
     lines = file.read_text().split() if file.exists() else []
     return int(lines[-1]) if lines else -1
@@ -136,20 +136,20 @@ def half_written(checkpoints: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_killed_again_and_again_ends_as_if_nothing_had_happened(processes, tiny_base, tmp_path, name):
+def test_a_run_killed_many_times_ends_bit_identical(processes, tiny_base, tmp_path, name):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
         folder.mkdir()
     finish(start(processes, whole, train, tiny_base, whole, RUNS[name]))
     log = timeless(read_json(whole / "log.json"))
-    seconds = 8 / np.median([entry["eps"] for entry in read_json(whole / "log.json")])  # of an update
+    seconds = 8 / np.median([entry["eps"] for entry in read_json(whole / "log.json")])  # duration of an update
 
     draw = random.Random(0)
     kills = while_writing = 0
     for number, target in enumerate(np.linspace(-1, UPDATES - 3, KILLS)):
         process = start(processes, killed, train, tiny_base, killed, RUNS[name])
         wait(process, lambda target=target: step_of(killed) >= int(target))
-        if number % 2:  # the moment that a checkpoint begins to be written
+        if number % 2:  # the moment when writing of a checkpoint begins
             wait(process, lambda: bool(half_written(killed / "checkpoints")))
         time.sleep(draw.random() * (0.01 if number % 2 else 1.5 * seconds))
         kills += kill(process)
@@ -168,17 +168,17 @@ def test_a_run_killed_again_and_again_ends_as_if_nothing_had_happened(processes,
 
 
 def timeless(log: list[dict]) -> list[dict]:
-    """Metrics without the speed, which may differ."""
+    """Metrics without the speed, which may differ between runs."""
     return [{name: value for name, value in entry.items() if name != "eps"} for entry in log]
 
 
 def command(directory: Path) -> None:
-    """`llmrec ppo` in a run."""
+    """Runs `llmrec ppo`."""
     torch.set_num_threads(1)
     train_ppo(Run.open(directory))
 
 
-def test_the_stage_killed_twice_ends_as_if_nothing_had_happened(processes, tiny_base, data, tmp_path):
+def test_the_stage_killed_twice_ends_bit_identical(processes, tiny_base, data, tmp_path):
     ppo = {"total_episodes": 24, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "save_steps": 1,
            "eval_steps": 1, "response_length": 24, "sample_steps": 1, "learning_rate": 1e-3}  # fmt: skip
     reward = {"num_train_epochs": 1}
@@ -199,7 +199,7 @@ def test_the_stage_killed_twice_ends_as_if_nothing_had_happened(processes, tiny_
 
 
 def save_and_die(trainer: RecPPOTrainer, moment: int) -> bool:
-    """Saves in a process that is killed before its rename or removal number `moment`; whether it lived to its end."""
+    """Saves in a child process that is killed before file operation number `moment`; returns whether it finished."""
     pid = os.fork()
     if pid == 0:
         left = moment
@@ -228,7 +228,7 @@ def save_and_die(trainer: RecPPOTrainer, moment: int) -> bool:
 
 
 def sweep(base: str, folder: Path) -> None:
-    """Kills the saving of step 2, over a damaged one, at every rename and removal: what loads is left each time."""
+    """Kills the saving of step 2, over a damaged checkpoint, at every rename and removal. A checkpoint always loads."""
     torch.set_num_threads(1)
     trainer = build(base, folder, {"save_total_limit": 1})
     trainer._begin()
@@ -256,7 +256,7 @@ def sweep(base: str, folder: Path) -> None:
     write_json(folder / "sweep.json", {"moments": moment, "found": sorted(found)})
 
 
-def test_a_save_killed_at_any_of_its_file_operations_leaves_a_checkpoint(processes, tiny_base, tmp_path):
+def test_a_save_killed_at_any_file_operation_leaves_a_checkpoint(processes, tiny_base, tmp_path):
     finish(start(processes, tmp_path, sweep, tiny_base, tmp_path))
     swept = read_json(tmp_path / "sweep.json")
     assert swept["found"] == [1, 2] and swept["moments"] > 20
@@ -264,7 +264,7 @@ def test_a_save_killed_at_any_of_its_file_operations_leaves_a_checkpoint(process
 
 @pytest.fixture
 def trainer(tiny_base, data, tmp_path) -> RecPPOTrainer:
-    """A trainer with checkpoints of steps 1, 2 and 3, of which it keeps 2."""
+    """A trainer that has saved at steps 1, 2 and 3 and keeps two checkpoints."""
     trainer = make_trainer(tiny_base, data, tmp_path)
     trainer._begin()
     for step in (1, 2, 3):
@@ -287,7 +287,7 @@ def cut(file: Path) -> None:
 
 
 DAMAGES = {
-    "a truncated optimiser": lambda folder: cut(folder / "optimizer.pt"),
+    "a truncated optimizer": lambda folder: cut(folder / "optimizer.pt"),
     "a truncated adapter": lambda folder: cut(folder / "adapter" / "adapter_model.safetensors"),
     "no critic": lambda folder: (folder / "critic.safetensors").unlink(),
     "no progress": lambda folder: (folder / PROGRESS).unlink(),
@@ -299,14 +299,14 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_passed_over(trainer, tmp_path, damage):
+def test_a_damaged_checkpoint_is_skipped(trainer, tmp_path, damage):
     DAMAGES[damage](tmp_path / "checkpoint-3")
     with pytest.warns(UserWarning, match="checkpoint-3 is incomplete and is ignored"):
         assert newest_checkpoint(tmp_path).name == "checkpoint-2"
 
 
-def test_damaged_checkpoints_do_not_crowd_out_good_ones(trainer, tmp_path):
-    """What is saved after going on from an older checkpoint is kept, though a newer, damaged one is there."""
+def test_damaged_checkpoints_do_not_count_toward_the_limit(trainer, tmp_path):
+    """A checkpoint saved after resuming from an older one is kept beside newer damaged ones."""
     for step in (2, 3):
         cut(tmp_path / f"checkpoint-{step}" / "optimizer.pt")
     trainer.state.global_step = 1
@@ -315,14 +315,14 @@ def test_damaged_checkpoints_do_not_crowd_out_good_ones(trainer, tmp_path):
         assert newest_checkpoint(tmp_path).name == "checkpoint-1"
 
 
-def test_what_was_being_written_is_removed_with_a_warning(trainer, tmp_path):
+def test_an_unfinished_checkpoint_is_removed_with_a_warning(trainer, tmp_path):
     shutil.copytree(tmp_path / "checkpoint-3", tmp_path / ".checkpoint-4.abc.tmp")
     with pytest.warns(UserWarning, match="was being written when a run ended"):
         assert newest_checkpoint(tmp_path).name == "checkpoint-3"
     assert names(tmp_path) == ["checkpoint-2", "checkpoint-3"]
 
 
-def test_a_checkpoint_brings_everything_back(tiny_base, tmp_path):
+def test_a_checkpoint_restores_the_whole_state(tiny_base, tmp_path):
     options = RUNS["exact"] | {"total_episodes": 16}
     trainer = build(tiny_base, tmp_path, options)
     trainer.train()

@@ -1,4 +1,4 @@
-"""Advantages and losses against numbers worked by hand."""
+"""Advantages, KL terms and losses equal numbers that are worked out by hand."""
 
 import math
 
@@ -15,7 +15,7 @@ from llmrec.ppo.advantages import (
     rloo_advantages,
     whiten,
 )
-from llmrec.ppo.kl import kl_estimate, kl_loss, next_kl_coef
+from llmrec.ppo.kl import categorical_kl, kl_estimate, kl_loss, kl_penalty, next_kl_coef
 from llmrec.ppo.losses import exact_item_loss, policy_loss, value_loss
 
 
@@ -58,7 +58,7 @@ def test_value_loss_by_hand():
 
 
 def two_prompts() -> Trajectories:
-    """Two generations of two prompts: one item token, two of text; the last episode is cut short."""
+    """Two episodes for each of two prompts: one item token, two text tokens. The last episode has one text token."""
     rewards = torch.tensor([[4.0, 0.0, 1.0], [2.0, 0.0, 3.0], [0.0, 0.0, 6.0], [8.0, 2.0, 99.0]])
     mask = torch.tensor([[True, True, True]] * 3 + [[True, True, False]])
     item = torch.tensor([[True, False, False]] * 4)
@@ -66,22 +66,22 @@ def two_prompts() -> Trajectories:
 
 
 def test_rloo_by_hand():
-    # Returns from the item on: 5, 5 | 6, 10; of the text alone: 1, 3 | 6, 2. With two generations: minus the other.
+    # Returns from the item: 5, 5 | 6, 10; from the text: 1, 3 | 6, 2. The baseline is the return of the other episode.
     advantages, returns = rloo_advantages(two_prompts(), 2)
     assert advantages.tolist() == [[0, -2, -2], [0, 2, 2], [-4, 4, 4], [4, -4, 0]]
     assert returns is None
 
 
 def test_group_advantages_by_hand():
-    # Mean 8 and standard deviation 2 sqrt 2 (of 6 and 10): -+ 1 / sqrt 2; equal returns teach nothing.
+    # Mean 8 and standard deviation 2 sqrt 2 (of 6 and 10): -+ 1 / sqrt 2; equal returns have advantage 0.
     advantages, _ = group_advantages(two_prompts(), 2)
     s = 1 / math.sqrt(2)
     expected = torch.tensor([[0, -s, -s], [0, s, s], [-s, s, s], [s, -s, 0]])
     assert torch.allclose(advantages, expected, atol=1e-4)
 
 
-def test_the_kl_loss_pulls_towards_all_that_the_reference_says():
-    """Weighed by the policy's own probabilities, as samples are, its gradient is that of KL(reference || policy)."""
+def test_the_expected_gradient_of_the_kl_loss_is_that_of_the_reverse_kl():
+    """On samples of the policy, the expected gradient is that of KL(reference || policy)."""
     generator = torch.Generator().manual_seed(0)
     logits, ref = (
         torch.randn(7, generator=generator).requires_grad_(),
@@ -96,7 +96,7 @@ def test_the_kl_loss_pulls_towards_all_that_the_reference_says():
     assert kl_loss(log_probs, ref, torch.zeros(7, dtype=torch.bool)) == 0
 
 
-def test_the_kl_coefficient_is_steered_by_hand():
+def test_the_adaptive_kl_coefficient_by_hand():
     assert next_kl_coef(0.1, kl=1.1, target=1.0, episodes=100, horizon=1000) == pytest.approx(0.1 * 1.01)
     assert next_kl_coef(0.1, kl=9.0, target=1.0, episodes=100, horizon=1000) == pytest.approx(0.1 * 1.02)  # at most 0.2
     assert next_kl_coef(0.1, kl=0.0, target=1.0, episodes=100, horizon=1000) == pytest.approx(0.1 * 0.98)
@@ -108,11 +108,21 @@ def test_kl_estimators_by_hand():
     assert kl_estimate(new, ref, "k3").item() == pytest.approx(0.5 - 1 + math.log(2))
 
 
-def test_rewards_land_at_the_ends_of_their_spans():
+def test_the_kl_penalty_by_hand():
+    assert kl_penalty(torch.tensor([[0.5, -0.1]]), 0.2).tolist() == pytest.approx([[-0.1, 0.02]])
+
+
+def test_the_categorical_kl_by_hand():
+    first = torch.tensor([[0.5, 0.5, 0.0]]).log()
+    second = torch.tensor([[0.25, 0.75, 0.0]]).log()
+    assert categorical_kl(first, second).item() == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3))
+
+
+def test_rewards_are_added_at_the_ends_of_their_spans():
     region = torch.tensor([[ITEM, ITEM, TEXT, TEXT, DONE], [ITEM, TEXT, DONE, DONE, DONE]])
     span, mask = region == ITEM, region != DONE
-    placed = add_span_rewards(torch.zeros(2, 5), span, mask, torch.tensor([1.0, 2.0]), torch.tensor([10.0, 20.0]))
-    assert placed.tolist() == [[0, 1, 0, 10, 0], [2, 20, 0, 0, 0]]
+    rewards = add_span_rewards(torch.zeros(2, 5), span, mask, torch.tensor([1.0, 2.0]), torch.tensor([10.0, 20.0]))
+    assert rewards.tolist() == [[0, 1, 0, 10, 0], [2, 20, 0, 0, 0]]
 
 
 def test_exact_advantages_by_hand():
@@ -170,7 +180,7 @@ def test_exact_gradient_is_the_mean_of_sampled_gradients():
 
 
 @pytest.mark.parametrize("entropy_coef", [0.0, 0.5])
-def test_repeated_exact_steps_reach_the_regularised_optimum(entropy_coef):
+def test_repeated_exact_steps_reach_the_regularized_optimum(entropy_coef):
     reference = torch.randn(1, 6, generator=torch.Generator().manual_seed(2)).log_softmax(1)
     rewards = torch.randn(1, 6, generator=torch.Generator().manual_seed(3))
     logits = reference.clone().requires_grad_()

@@ -1,4 +1,4 @@
-"""8-bit AdamW and gradient checkpointing, on the CPU."""
+"""8-bit AdamW and gradient checkpointing work on the CPU."""
 
 import importlib.util
 
@@ -21,7 +21,7 @@ needs_bitsandbytes = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def wide_base(tmp_path_factory) -> str:
-    """bitsandbytes keeps 32 bits for tensors below 4096 elements: here the adapters' are not."""
+    """A base whose adapter tensors have at least 4096 elements; bitsandbytes keeps smaller ones in 32 bits."""
     return make_base(tmp_path_factory.mktemp("wide"), hidden_size=128)
 
 
@@ -45,7 +45,7 @@ def test_sft_learns_with_8_bit_adamw(wide_base, data, tmp_path):
 
 
 @needs_bitsandbytes
-def test_ppo_resumes_to_the_same_bits_with_8_bit_adamw(wide_base, data, tmp_path):
+def test_ppo_with_8_bit_adamw_resumes_bit_identical(wide_base, data, tmp_path):
     options = {"optim": "adamw_bnb_8bit", "model": {"lora_r": 32}}
     whole = make_trainer(wide_base, data, tmp_path / "a", **options)
     whole.train()

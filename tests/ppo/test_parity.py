@@ -1,4 +1,4 @@
-"""Without a catalogue, `RecPPOTrainer` is TRL's: the real `PPOTrainer.train()` and ours learn from one rollout.
+"""Without a catalogue, `RecPPOTrainer` equals TRL's `PPOTrainer`: both learn the same from the same rollout.
 
 Stock TRL gets the same model with the same two adapters (`rl` to train, `sft` as its reference) and a value head on the
 policy's own backbone, as ours has. It samples; ours learns from what it sampled. Two PPO epochs, so that the second
@@ -33,7 +33,7 @@ from llmrec.reward.protocol import RewardBatch
 from tests.conftest import disturb, make_config
 from tests.ppo.test_trainer import trl_arguments
 
-EPISODES, WIDTH, UPDATE = 8, 12, 2  # at update 1 ours insists on a policy that is its reference
+EPISODES, WIDTH, UPDATE = 8, 12, 2  # at update 1 our trainer requires the policy to equal its reference
 OPTIONS = {
     "learning_rate": 3e-3,
     "weight_decay": 0.1,
@@ -63,7 +63,7 @@ CASES = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one of the two trainers made of a rollout.
+    """What one of the two trainers computed from a rollout.
 
     Attributes:
         advantages: [B, T].
@@ -78,7 +78,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Rollout:
-    """What stock TRL sampled: T tokens a prompt, padded where they end, and what its reward model said; [B, T], [B]."""
+    """Tokens that stock TRL sampled, padded after their end, [B, T], and the scores of its reward model, [B]."""
 
     tokens: torch.Tensor
     mask: torch.Tensor
@@ -86,7 +86,7 @@ class Rollout:
 
 
 class WholeVocabulary(Decoder):
-    """No catalogue: free text of any token until the end token."""
+    """A distribution without a catalogue: any token may follow, until the end token."""
 
     def __init__(self, policy: RecPolicy):
         self.facts, self.end = policy.facts, policy.prompts.end
@@ -105,7 +105,7 @@ class WholeVocabulary(Decoder):
 
 
 class StockCritic(nn.Module):
-    """A value model for stock TRL: our head on the policy's backbone, which it does not change."""
+    """A value model for stock TRL: our value head on the policy's backbone, without gradients to the backbone."""
 
     base_model_prefix = "backbone"
 
@@ -119,7 +119,7 @@ class StockCritic(nn.Module):
 
 
 class Recorded:
-    """A reward that says what stock's reward model said."""
+    """A reward that returns the recorded scores of stock TRL's reward model."""
 
     def __init__(self, scores: torch.Tensor):
         self.scores = scores
@@ -129,14 +129,14 @@ class Recorded:
 
 
 def move_head(critic: Critic) -> Critic:
-    """A value head that is not at its start, where every value is 0."""
+    """Gives a value head random weights. Before training every value is 0."""
     nn.init.normal_(critic.head.weight, std=0.3, generator=torch.Generator().manual_seed(2))
     nn.init.constant_(critic.head.bias, 0.1)
     return critic
 
 
 def make_policy(base, data, scheme: str) -> RecPolicy:
-    """A policy that has left its reference; the same one at every call."""
+    """A policy that differs from its reference; every call makes the same one."""
     torch.manual_seed(0)
     policy = RecPolicy.create(make_config(base, scheme), data)
     disturb(policy, 0.1)
@@ -155,7 +155,7 @@ def trained(trainer) -> dict[str, torch.Tensor]:
 
 
 def run_stock(base, data, directory, scheme: str, ends: dict[int, int], **options) -> tuple[Rollout, Outcome]:
-    """Trains stock TRL on one batch; completions end where `ends` says, and nowhere else."""
+    """Trains stock TRL on one batch whose completions end exactly at the positions in `ends`."""
     policy = make_policy(base, data, scheme)
     tokenizer, end = policy.tokenizer, policy.prompts.end
     tokenizer.pad_token, tokenizer.padding_side = "<|endoftext|>", "left"  # stock takes every pad token for padding
@@ -229,7 +229,7 @@ def run_stock(base, data, directory, scheme: str, ends: dict[int, int], **option
 
 
 def our_trainer(base, data, directory, scheme: str, rollout: Rollout, **options) -> RecPPOTrainer:
-    """Ours, which believes to have sampled what stock TRL did; its micro-batches are of two episodes."""
+    """Our trainer with the rollout of stock TRL in place of its own. Micro-batches have two episodes."""
     section = make_config(base, scheme, ppo={"advantage": "gae", "sample_steps": 0}).ppo
     policy = make_policy(base, data, scheme)
     policy.decoder = WholeVocabulary(policy)
@@ -270,7 +270,7 @@ def collect(trainer: RecPPOTrainer):
 
 
 def differences(ours: Outcome, stock: Outcome) -> set[str]:
-    """What is not equal to 1e-5, absolute or relative."""
+    """Names of results that differ by more than 1e-5, absolute and relative."""
     pairs = {"advantages": (ours.advantages, stock.advantages)}
     pairs |= {name: (torch.tensor(ours.metrics[name]), torch.tensor(stock.metrics[name])) for name in COMPARED}
     pairs |= {name: (weight, stock.weights[name]) for name, weight in ours.weights.items()}
@@ -279,7 +279,7 @@ def differences(ours: Outcome, stock: Outcome) -> set[str]:
 
 @pytest.fixture(scope="module")
 def stock_of(tiny_base, data, tmp_path_factory):
-    """What stock TRL made of each case, run once."""
+    """Runs stock TRL once for each case."""
 
     @cache
     def run(case: str) -> tuple[Rollout, Outcome]:
@@ -290,7 +290,7 @@ def stock_of(tiny_base, data, tmp_path_factory):
 
 
 @pytest.mark.parametrize("case", ["adamw", "sgd"])
-def test_without_a_catalogue_ours_is_stock_trl(tiny_base, data, tmp_path, stock_of, case):
+def test_without_a_catalogue_our_trainer_equals_stock_trl(tiny_base, data, tmp_path, stock_of, case):
     scheme, options, _ = CASES[case]
     rollout, stock = stock_of(case)
     assert stock.metrics["objective/kl"] > 0.1  # the policy has left its reference
@@ -316,16 +316,18 @@ def test_without_a_catalogue_ours_is_stock_trl(tiny_base, data, tmp_path, stock_
     ],
     ids=lambda wrong: next(iter(wrong)) if isinstance(wrong, dict) else "",
 )
-def test_the_comparison_can_fail(tiny_base, data, tmp_path, stock_of, wrong, shows):
+def test_the_comparison_detects_a_wrong_option(tiny_base, data, tmp_path, stock_of, wrong, shows):
     scheme, options, _ = CASES["sgd"]
     rollout, stock = stock_of("sgd")
     assert shows in differences(run_ours(tiny_base, data, tmp_path, scheme, rollout, **options | wrong), stock)
 
 
-def test_completions_that_end_are_stock_trls_without_discount(tiny_base, data, tmp_path, stock_of):
-    """Where a completion ends, stock puts the reward on the padding after its end token, where the critic has one more
-    value to learn; ours puts it on the end token, and what follows is worth 0. With gamma = lambda = 1 the advantages
-    of real tokens are the same. (With pad == eos, as our tokenizers have it, stock also masks the end token itself.)
+def test_completions_that_end_equal_stock_trl_without_discount(tiny_base, data, tmp_path, stock_of):
+    """With gamma = lambda = 1 the advantages of real tokens are equal. The critic's loss and means over tokens differ.
+
+    Stock TRL puts the reward on the padding after the end token, so its critic learns one more value. Our trainer puts
+    the reward on the end token, and the state after it has value 0. If pad and end token are the same, as in our
+    tokenizers, stock TRL also masks the end token itself.
     """
     scheme, options, _ = CASES["ends"]
     rollout, stock = stock_of("ends")

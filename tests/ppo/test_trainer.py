@@ -1,3 +1,5 @@
+"""The PPO trainer: its checks, its options, resuming, the weight average and the guard."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +22,7 @@ from tests.selection.validation_sets import one_decision
 
 
 class PreferItem:
-    """Likes one item, and justifications that ended."""
+    """Rewards one item and finished justifications."""
 
     def __init__(self, item: int = 9):
         self.item = item
@@ -78,7 +80,7 @@ def make_trainer(base, data, directory, scheme="atomic", guard=None, model=None,
 
 
 def first_step(trainer) -> dict:
-    """Collects a batch and looks at its loss before anything changes."""
+    """Metrics of one batch and its loss, without changing any weight."""
     trainer._begin()
     experience, metrics = trainer.collect(1)
     trainer.optimizer.step = lambda *_, **__: None
@@ -162,7 +164,7 @@ BREAKS = [
 
 
 @pytest.mark.parametrize("scheme, fault, options", BREAKS, ids=lambda value: getattr(value, "__name__", str(value)))
-def test_a_fault_between_sampling_and_scoring_raises_the_alarm(
+def test_a_fault_between_sampling_and_scoring_is_detected(
     tiny_base, data, tmp_path, monkeypatch, scheme, fault, options
 ):
     trainer = make_trainer(tiny_base, data, tmp_path, scheme, model={"lora_dropout": 0.1}, **options)
@@ -191,7 +193,7 @@ def a_cache_one_step_off(trainer, monkeypatch):
 
 @pytest.mark.parametrize("scheme", ["atomic", "title"])
 @pytest.mark.parametrize("fault", [padding_is_attended, a_cache_one_step_off])
-def test_a_fault_in_sampling_raises_the_alarm(tiny_base, data, tmp_path, monkeypatch, scheme, fault):
+def test_a_fault_in_sampling_is_detected(tiny_base, data, tmp_path, monkeypatch, scheme, fault):
     trainer = make_trainer(tiny_base, data, tmp_path, scheme, advantage="gae")
     trainer._begin()
     fault(trainer, monkeypatch)
@@ -199,16 +201,16 @@ def test_a_fault_in_sampling_raises_the_alarm(tiny_base, data, tmp_path, monkeyp
         trainer.update(trainer.collect(1)[0], 1)
 
 
-def test_a_reference_that_is_another_model_raises_the_alarm(tiny_base, data, tmp_path):
+def test_a_reference_that_differs_from_the_policy_is_detected(tiny_base, data, tmp_path):
     trainer = make_trainer(tiny_base, data, tmp_path)
-    disturb(trainer.policy, 0.1)  # of the RL adapter alone
+    disturb(trainer.policy, 0.1)  # of the RL adapter only
     trainer._begin()
     with pytest.raises(TrainingError, match="objective/kl is"):
         trainer.collect(1)
 
 
 @pytest.mark.parametrize("advantage", ["exact", "gae"])
-def test_cutting_into_micro_batches_changes_nothing(tiny_base, data, tmp_path, advantage):
+def test_the_split_into_micro_batches_does_not_change_the_step(tiny_base, data, tmp_path, advantage):
     options = {"advantage": advantage, "num_generations": 2, "learning_rate": 1e-2}
     whole = make_trainer(tiny_base, data, tmp_path / "a", per_device_train_batch_size=8,
                          gradient_accumulation_steps=1, **options)  # fmt: skip
@@ -218,15 +220,16 @@ def test_cutting_into_micro_batches_changes_nothing(tiny_base, data, tmp_path, a
     assert one == pytest.approx(other, abs=1e-5)
 
 
-def test_an_update_stops_at_its_kl(tiny_base, data, tmp_path):
+def test_an_update_stops_at_the_target_kl(tiny_base, data, tmp_path):
     trainer = make_trainer(tiny_base, data, tmp_path, target_kl=1e-3, num_ppo_epochs=8, learning_rate=1e-2)
     trainer._begin()
     metrics = trainer.update(trainer.collect(1)[0], 1)
     assert metrics["guard/kl_stop"] == 1.0
-    assert "KL stop" in trainer.events[-1]["event"]
+    event = trainer.events[-1]["event"]
+    assert event.startswith("KL stop: ") and "exceed ppo.target_kl 0.001; " in event and event.endswith("skipped")
 
 
-def test_the_kl_coefficient_is_steered(tiny_base, data, tmp_path):
+def test_the_kl_coefficient_adapts_to_its_target(tiny_base, data, tmp_path):
     trainer = make_trainer(tiny_base, data, tmp_path, adaptive_kl_target=0.01, adaptive_kl_horizon=100)
     trainer.train()
     log = trainer.state.log_history
@@ -235,7 +238,7 @@ def test_the_kl_coefficient_is_steered(tiny_base, data, tmp_path):
         assert after["objective/kl_coef"] == pytest.approx(expected) != before["objective/kl_coef"]
 
 
-def test_a_reward_that_is_not_a_number_stops_training(tiny_base, data, tmp_path):
+def test_a_nan_reward_stops_training(tiny_base, data, tmp_path):
     trainer = make_trainer(tiny_base, data, tmp_path, save_steps=1)
     decisions = trainer.reward.decisions
     trainer.reward.decisions = lambda rows: [
@@ -246,24 +249,24 @@ def test_a_reward_that_is_not_a_number_stops_training(tiny_base, data, tmp_path)
     assert newest_checkpoint(tmp_path).name == "checkpoint-1"
 
 
-def test_samples_are_shown_with_titles(tiny_base, data, tmp_path):
-    class Ear(Watcher):
+def test_samples_are_recorded_with_titles(tiny_base, data, tmp_path):
+    class SampleList(Watcher):
         def __init__(self):
             self.samples = []
 
         def on_samples(self, samples):
             self.samples += samples
 
-    trainer, ear = make_trainer(tiny_base, data, tmp_path, sample_steps=2), Ear()
-    trainer.record = TrainingLog([ear])
+    trainer, watcher = make_trainer(tiny_base, data, tmp_path, sample_steps=2), SampleList()
+    trainer.record = TrainingLog([watcher])
     trainer.train()
-    assert [sample.step for sample in ear.samples] == [1, 1, 1, 3, 3, 3]
+    assert [sample.step for sample in watcher.samples] == [1, 1, 1, 3, 3, 3]
     titles = trainer.policy.vocabulary.titles
-    assert all(sample.item in titles and set(sample.history) <= set(titles) for sample in ear.samples)
-    assert all(set(sample.rewards) == {"liked", "finished"} for sample in ear.samples)
+    assert all(sample.item in titles and set(sample.history) <= set(titles) for sample in watcher.samples)
+    assert all(set(sample.rewards) == {"liked", "finished"} for sample in watcher.samples)
 
 
-def test_exact_training_raises_the_liked_item(tiny_base, data, tmp_path):
+def test_exact_training_raises_the_expected_item_reward(tiny_base, data, tmp_path):
     trainer = make_trainer(
         tiny_base, data, tmp_path, total_episodes=160, learning_rate=3e-3, item_kl_coef=0.1, num_ppo_epochs=2
     )
@@ -312,7 +315,7 @@ def test_a_resumed_run_is_bit_identical(tiny_base, data, tmp_path, ema_decay):
     assert again == timeless
 
 
-def test_the_average_is_what_the_guard_sees_and_what_is_handed_over(tiny_base, data, tmp_path, monkeypatch):
+def test_the_guard_evaluates_and_training_returns_the_average(tiny_base, data, tmp_path, monkeypatch):
     guard = Guard(one_decision(), tmp_path / "best")
     trainer = make_trainer(tiny_base, data, tmp_path / "c", guard=guard, eval_steps=1, ema_decay=0.25)
     start, own, seen, better = trained(trainer), [], [], iter(range(9))
@@ -331,7 +334,7 @@ def test_the_average_is_what_the_guard_sees_and_what_is_handed_over(tiny_base, d
     trainer.train()
     assert len(own) == len(seen) - 1 == 3
     for name, weight in trained(trainer).items():
-        # 2/11, then 3/12, then 4/13 held down to 1/4
+        # decay 2/11, then 3/12, then 4/13 capped at 1/4
         first = start[name] * 2 / 11 + own[0][name] * 9 / 11
         last = ((first + 3 * own[1][name]) / 4 + 3 * own[2][name]) / 4
         assert torch.allclose(weight, last, atol=1e-6) and torch.equal(weight, seen[-1][name])
@@ -339,11 +342,11 @@ def test_the_average_is_what_the_guard_sees_and_what_is_handed_over(tiny_base, d
 
 
 def trained(trainer):
-    """The policy's weights that train."""
+    """The trained weights of the policy."""
     return {name: p.detach().clone() for name, p in trainer.policy.named_parameters() if p.requires_grad}
 
 
-def test_half_written_checkpoints_are_not_seen(tiny_base, data, tmp_path, monkeypatch):
+def test_a_failed_save_leaves_no_checkpoint(tiny_base, data, tmp_path, monkeypatch):
     trainer = make_trainer(tiny_base, data, tmp_path)
     trainer._begin()
     trainer.state.global_step = 1
@@ -354,7 +357,7 @@ def test_half_written_checkpoints_are_not_seen(tiny_base, data, tmp_path, monkey
     assert not [p for p in tmp_path.iterdir() if "checkpoint" in p.name]
 
 
-def test_every_prompt_comes_once_an_epoch(tiny_base, data, tmp_path):
+def test_every_prompt_occurs_once_an_epoch(tiny_base, data, tmp_path):
     trainer = make_trainer(tiny_base, data, tmp_path)
     size = len(trainer.train_dataset)
     rows = [row for update in range(1, size + 1) for row in trainer.rollouts.decisions_of(update)]
@@ -404,6 +407,6 @@ def test_decisions_of_the_guard_are_logged(tiny_base, data, tmp_path, monkeypatc
         ("atomic", {"advantage": "gae", "item_entropy_coef": 1.0}, "entropy bonus, found `gae`"),
     ],
 )
-def test_options_that_do_not_fit(scheme, section, words):
+def test_options_that_contradict_each_other_are_rejected(scheme, section, words):
     with pytest.raises(ConfigError, match=words):
         make_config("base", scheme, ppo=section)

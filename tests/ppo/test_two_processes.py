@@ -1,4 +1,4 @@
-"""Two processes and one, on the same global batch, take the same step."""
+"""Two processes take the same step as one process on the same global batch."""
 
 import os
 import socket
@@ -24,15 +24,15 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def outputs(tiny_base, tmp_path_factory) -> tuple[Path, Path]:
-    """Of one process, and of two that `accelerate launch` started."""
+    """Output folders of one process, and of two processes started by `accelerate launch`."""
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu.yaml"]
     command = [*launch, "--main_process_port", str(free_port()), "-m", "tests.ppo.first_update", tiny_base, str(two)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     launched = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     main(tiny_base, one)
-    said, _ = launched.communicate()
-    assert launched.returncode == 0, said.decode()
+    output, _ = launched.communicate()
+    assert launched.returncode == 0, output.decode()
     return one, two
 
 
@@ -43,7 +43,7 @@ EXACT = {"objective/item_reward", "objective/item_kl", "loss/item_avg", "loss/pt
 
 @pytest.mark.parametrize("update", ["1", "2"])
 @pytest.mark.parametrize("run", RUNS)
-def test_two_processes_measure_what_one_does(outputs, run, update):
+def test_two_processes_have_the_metrics_of_one(outputs, run, update):
     one, first, second = (read_json(path)[update] for path in paths(outputs, run, "json"))
     assert first == second
     assert first == pytest.approx(one, abs=1e-4, rel=0)
@@ -53,7 +53,7 @@ def test_two_processes_measure_what_one_does(outputs, run, update):
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_two_processes_learn_what_one_does(outputs, run):
+def test_two_processes_have_the_weights_of_one(outputs, run):
     one, first, second = (load_file(path) for path in paths(outputs, run, "safetensors"))
     assert set(first) == set(second) == set(one) and one
     for name, value in one.items():
