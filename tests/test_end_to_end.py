@@ -135,7 +135,7 @@ def test_recommend_for_someone_new(run):
 
 
 @pytest.mark.parametrize(
-    "arguments, words",
+    ("arguments", "words"),
     [
         (["Toy Storey (1995)"], "Toy Story (1995)"),
         (["--user", "4711"], "There is no user 4711"),

@@ -149,7 +149,7 @@ def quantization_options(quantization: str | None) -> dict:
         logging.ERROR
     )  # it reports casts at every matrix product
     # Weights are quantized on the device that keeps them: each launched process has its own GPU.
-    device = int(os.environ.get("LOCAL_RANK", 0)) if cuda else "cpu"
+    device = int(os.environ.get("LOCAL_RANK", "0")) if cuda else "cpu"
     return {"quantization_config": settings, "device_map": {"": device}}
 
 

@@ -73,7 +73,7 @@ def test_flat_trie_equals_its_columns():
 
 
 @pytest.mark.parametrize(
-    "sequences, words",
+    ("sequences", "words"),
     [
         ([], "no items"),
         ([(1,), ()], "Item 1 has no tokens"),

@@ -145,7 +145,7 @@ def _run(directory: Path, **values):
 
     return SimpleNamespace(
         config=SimpleNamespace(data=config(**values), seed=0),
-        path=lambda *parts: directory.joinpath(*parts),
+        path=directory.joinpath,
         begin=begin,
         finish=finished.__setitem__,
         finished=finished,

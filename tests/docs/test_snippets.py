@@ -44,7 +44,7 @@ def _merged(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
     return one | two | both
 
 
-@pytest.mark.parametrize("block, line", COMMANDS, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(("block", "line"), COMMANDS, ids=lambda value: str(value)[:60])
 def test_shell_lines_name_what_exists(block: Block, line: str) -> None:
     for command in line.split("&&"):
         words = shlex.split(command, comments=True)
@@ -54,7 +54,7 @@ def test_shell_lines_name_what_exists(block: Block, line: str) -> None:
             _check_command(words)
 
 
-@pytest.mark.parametrize("page, code", INLINE, ids=lambda value: value[:60])
+@pytest.mark.parametrize(("page", "code"), INLINE, ids=lambda value: value[:60])
 def test_inline_commands_parse(page: str, code: str) -> None:
     _check_llmrec(shlex.split(code)[1:])
 

@@ -58,7 +58,7 @@ def assert_same_logits(model, policy, data):
         assert torch.allclose(found, expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("scheme, tied", [("atomic", True), ("atomic", False), ("title", True)])
+@pytest.mark.parametrize(("scheme", "tied"), [("atomic", True), ("atomic", False), ("title", True)])
 def test_plain_transformers_loads_a_merged_model(data, tmp_path, scheme, tied):
     base = make_base(tmp_path / "base")
     if not tied:
@@ -161,7 +161,7 @@ def test_only_a_gguf_file_is_replaced_by_one(run, tmp_path):
     assert (tmp_path / "model.gguf").stat().st_size > 100
 
 
-@pytest.mark.parametrize("kind, tolerance", [("f32", 1e-3), ("q8_0", None)])
+@pytest.mark.parametrize(("kind", "tolerance"), [("f32", 1e-3), ("q8_0", None)])
 def test_a_gguf_file_read_back_is_the_same_model(run, data, tmp_path, kind, tolerance):
     """transformers' reader of GGUF files undoes the order of queries and keys by itself."""
     export(run, merged=tmp_path / "merged", gguf=tmp_path / "model.gguf", gguf_type=kind)

@@ -22,11 +22,11 @@ def as_text(segments) -> tuple:
     """Segments with facts said in words, neighbouring texts joined: what the parser gives back."""
     joined = []
     for segment in segments:
-        segment = segment.words if isinstance(segment, Fact) else segment
-        if joined and isinstance(segment, str) and isinstance(joined[-1], str):
-            joined[-1] += segment
+        part = segment.words if isinstance(segment, Fact) else segment
+        if joined and isinstance(part, str) and isinstance(joined[-1], str):
+            joined[-1] += part
         else:
-            joined.append(segment)
+            joined.append(part)
     return tuple(joined)
 
 
@@ -66,7 +66,7 @@ def test_everything_written_is_true_and_survives_tokens(policy, data, item):
 
 
 @pytest.mark.parametrize(
-    "segments, true, statements",
+    ("segments", "true", "statements"),
     [
         ((" Like", LIGHT, ", it is Drama."), 2, 2),  # a true citation and a true category
         ((" Like", LIGHT, ", it is War."), 1, 2),  # War is true of Red Sky alone

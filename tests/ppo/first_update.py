@@ -24,7 +24,7 @@ EPISODES = 8
 
 def main(base: str, output: Path) -> None:
     """Writes the metrics of two updates and the weights after the first, in two files for each run and process."""
-    processes = int(os.environ.get("WORLD_SIZE", 1))
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
     for run, options in RUNS.items():
         size = options.get("per_device_train_batch_size", 4)
         steps = {"gradient_accumulation_steps": EPISODES // size // processes}

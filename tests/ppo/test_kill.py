@@ -186,7 +186,7 @@ def test_the_stage_killed_twice_ends_bit_identical(processes, tiny_base, data, t
     killed = Run.open(shutil.copytree(whole.directory, tmp_path / "killed"))
     finish(start(processes, tmp_path, command, whole.directory))
     checkpoints = killed.path("ppo", "checkpoints")
-    for moment in (lambda: (checkpoints / "checkpoint-2").exists(), lambda: bool(half_written(checkpoints))):
+    for moment in ((checkpoints / "checkpoint-2").exists, lambda: bool(half_written(checkpoints))):
         process = start(processes, tmp_path, command, killed.directory)
         wait(process, moment)
         assert kill(process) and not killed.finished("ppo")

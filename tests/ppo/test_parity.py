@@ -301,7 +301,7 @@ def test_without_a_catalogue_our_trainer_equals_stock_trl(tiny_base, data, tmp_p
 
 
 @pytest.mark.parametrize(
-    "wrong, shows",
+    ("wrong", "shows"),
     [
         ({"gamma": 0.9}, "advantages"),
         ({"lam": 0.8}, "advantages"),

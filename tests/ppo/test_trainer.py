@@ -100,7 +100,7 @@ TITLE = [{}, {"num_generations": 4, "temperature": 0.7, "gradient_checkpointing"
 
 
 @pytest.mark.parametrize(
-    "scheme, options", [("atomic", o) for o in ATOMIC] + [("title", o) for o in TITLE], ids=lambda value: str(value)
+    ("scheme", "options"), [("atomic", o) for o in ATOMIC] + [("title", o) for o in TITLE], ids=str
 )
 def test_the_first_step_starts_at_ratio_one(tiny_base, data, tmp_path, scheme, options):
     metrics = first_step(make_trainer(tiny_base, data, tmp_path, scheme, **options))
@@ -163,7 +163,9 @@ BREAKS = [
 ]
 
 
-@pytest.mark.parametrize("scheme, fault, options", BREAKS, ids=lambda value: getattr(value, "__name__", str(value)))
+@pytest.mark.parametrize(
+    ("scheme", "fault", "options"), BREAKS, ids=lambda value: getattr(value, "__name__", str(value))
+)
 def test_a_fault_between_sampling_and_scoring_is_detected(
     tiny_base, data, tmp_path, monkeypatch, scheme, fault, options
 ):
@@ -398,7 +400,7 @@ def test_decisions_of_the_guard_are_logged(tiny_base, data, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "scheme, section, words",
+    ("scheme", "section", "words"),
     [
         ("title", {"advantage": "exact"}, "set ppo.advantage to `gae`"),
         ("atomic", {"num_generations": 5}, "ppo.num_generations is 5"),

@@ -62,7 +62,7 @@ def test_itemknn_by_its_definition():
 
 
 @pytest.mark.parametrize(
-    "name, model",
+    ("name", "model"),
     [("itemknn", ItemKNN(neighbors=100, shrinkage=0.0)), ("ease", EASE(l2=4.0)), ("popularity", Popularity())],
 )
 def test_the_same_numbers_as_lenskit(name, model):

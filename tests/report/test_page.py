@@ -189,9 +189,9 @@ def test_every_number_is_on_the_page(page):
     """Each is exact in a <data> element or as text, or rounded in an interval."""
     reader = Reader(page)
     exact = {attributes["value"] for tag, attributes in reader.tags if tag == "data"}
-    for key, value in numbers_in(make_report()):
-        if key in ("eval/reward", "eval/judge"):
-            value += {"eval/reward": 5.5, "eval/judge": 7.0}[key]  # the chart shows the change since the start
+    changes = {"eval/reward": 5.5, "eval/judge": 7.0}  # the chart shows the change since the start
+    for key, number in numbers_in(make_report()):
+        value = number + changes[key] if key in changes else number
         rounded = {f"{value:.{digits}f}".replace("-", "−") for digits in (1, 3, 4)}
         rounded |= {f"{value:+.{digits}f}".replace("-", "−") for digits in (3, 4)}
         shown = str(value) in exact or any(text in reader.text for text in rounded) or f"{value:.6g}" in reader.text
@@ -207,8 +207,9 @@ OPTIMUM = "temporal: E[reward] − β KL(policy, SFT), β = 0.75, nats"
 
 def row_of(page: str, caption: str, heading: str) -> str:
     table = page[page.index(f"<caption>{caption}</caption>") :]
-    row = re.search(rf'<tr[^>]*><th scope="row">{heading}</th>.*?</tr>', table[: table.index("</table>")], re.S).group()
-    return row
+    return re.search(
+        rf'<tr[^>]*><th scope="row">{heading}</th>.*?</tr>', table[: table.index("</table>")], re.S
+    ).group()
 
 
 def test_the_best_is_bold_whatever_the_direction(page):

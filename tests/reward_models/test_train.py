@@ -198,7 +198,9 @@ def test_of_several_processes_one_fits_and_writes(data, tmp_path, monkeypatch):
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
 
 
-@pytest.mark.parametrize("bought, message", [(True, "every click is a purchase"), (False, "no click is a purchase")])
+@pytest.mark.parametrize(
+    ("bought", "message"), [(True, "every click is a purchase"), (False, "no click is a purchase")]
+)
 def test_one_class_only(data, bought, message):
     one_class = replace(data, purchases=[np.full(len(p), bought) for p in data.purchases])
     with pytest.raises(DataError, match=message):
