@@ -15,7 +15,6 @@ EVERYTHING = "everything"
 
 # Imports that the table does not allow: importing module, and name of the imported part. This list must become empty.
 KNOWN: set[tuple[str, str]] = {
-    ("llmrec.policy.model", "hub"),
     ("reward_models.text.model", "policy"),
     ("reward_models.text.model", "progress"),
     ("reward_models.text.model", "run"),

@@ -1,8 +1,8 @@
 """Commands that share runs and compare them: push, list and diff."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -12,12 +12,15 @@ from rich.text import Text
 from llmrec.cli.options import AdapterOption, JsonOption, RunOption
 from llmrec.cli.output import line_printer, measured_cell, print_json
 from llmrec.cli.process import reserve_stdout
-from llmrec.config import INCLUDABLE
+from llmrec.config import INCLUDABLE, HubConfig
 from llmrec.errors import UserError
-from llmrec.evaluation.report import measurement
+from llmrec.evaluation.report import POLICIES
 from llmrec.progress.console import console_for
 from llmrec.report.glossary import label
 from llmrec.run import Run
+
+if TYPE_CHECKING:
+    from llmrec.hub.compare import Difference, RevisionEntry, RunEntry
 
 DEFAULT_RUNS = Path("runs")
 
@@ -51,11 +54,14 @@ def push_command(
     if unknown := [part for part in parts if part not in INCLUDABLE]:
         raise UserError(f"--include {unknown[0]}: expected {' or '.join(INCLUDABLE)}, or both separated by a comma.")
     with reserve_stdout(as_json):
+        from llmrec.hub.client import check_branch, check_name
         from llmrec.hub.push import push
 
-        options = {"include": parts, "titles": titles, "private": private, "revision": revision, "dry_run": dry_run}
+        check_name(repo)
+        check_branch(revision)
+        values = {"repo": repo, "private": private, "revision": revision, "include": parts, "titles": titles}
         say = line_printer(console_for(stderr=as_json))
-        url = push(Run.open(run), repo, adapter=adapter, **options, say=say)
+        url = push(Run.open(run), HubConfig.model_validate(values), adapter=adapter, dry_run=dry_run, say=say)
     if as_json:
         print_json({"url": url, "dry_run": dry_run})
 
@@ -85,11 +91,10 @@ def list_command(
 
         entries = list_runs(directory or DEFAULT_RUNS) if repo is None else list_revisions(repo)
     if as_json:
-        print_json(entries)
-    elif repo is None:
-        print_runs(console_for(), entries, _run_cells, "run", "finished")
+        print_json([entry.as_json() for entry in entries])
     else:
-        print_runs(console_for(), entries, _revision_cells, "branch, tags", "commit", "title")
+        headings = ("run", "finished") if repo is None else ("branch, tags", "commit", "title")
+        print_entries(console_for(), entries, headings)
 
 
 def diff_command(
@@ -105,62 +110,49 @@ def diff_command(
 
         found = difference(a, b)
     if as_json:
-        print_json(found)
+        print_json(found.as_json())
     else:
         print_difference(console_for(), found)
 
 
-def print_runs(
-    console: Console,
-    entries: list[dict[str, Any]],
-    first_cells: Callable[[dict[str, Any]], tuple[str, ...]],
-    *headings: str,
-) -> None:
+def print_entries(console: Console, entries: "Sequence[RunEntry | RevisionEntry]", headings: tuple[str, ...]) -> None:
     """Prints the table of `llmrec.hub.compare.list_runs` or `list_revisions`.
 
     Args:
         console: Console to print on.
         entries: One entry a row.
-        first_cells: Returns the first cells of an entry's row.
-        headings: Headings of the first cells.
+        headings: Headings of the columns that stand before the metrics.
     """
-    splits = list(dict.fromkeys(split for entry in entries for split in entry["ndcg@10"]))
-    columns = [(split, model) for split in splits for model in ("sft", "ppo")]
+    splits = list(dict.fromkeys(split for entry in entries for split in entry.ndcg))
+    columns = [(split, policy) for split in splits for policy in POLICIES]
     table = Table(title="NDCG@10 [95 % interval]", title_justify="left")
-    for heading in (*headings, *(f"{label(model)}, {label(split)}" for split, model in columns), "when"):
+    for heading in (*headings, *(f"{label(policy)}, {label(split)}" for split, policy in columns), "when"):
         table.add_column(heading, overflow="fold")
     for entry in entries:
-        ndcg = entry["ndcg@10"]
-        values = [_measured(ndcg.get(split, {}).get(model), interval_below=True) for split, model in columns]
-        when = (entry["when"] or "-")[:16].replace("T", "\n")
-        table.add_row(*map(Text, first_cells(entry)), *values, when)
+        cells = [entry.ndcg.get(split, {}).get(policy) for split, policy in columns]
+        values = [measured_cell(cell, interval_below=True) for cell in cells]
+        when = (entry.when or "-")[:16].replace("T", "\n")
+        table.add_row(*map(Text, _first_cells(entry)), *values, when)
     console.print(table)
 
 
-def _measured(entry: Any, interval_below: bool = False) -> str:
-    return measured_cell(measurement(entry), interval_below=interval_below)
+def _first_cells(entry: "RunEntry | RevisionEntry") -> tuple[str, ...]:
+    from llmrec.hub.compare import RunEntry
+
+    note = "" if entry.report_readable else " (its report.json cannot be read)"
+    if isinstance(entry, RunEntry):
+        return entry.name, ", ".join(entry.finished) + note
+    return ", ".join([entry.branch, *entry.tags]), entry.commit[:8], entry.title + note
 
 
-def _run_cells(entry: dict[str, Any]) -> tuple[str, ...]:
-    return entry["name"], ", ".join(entry["finished"]) + _report_note(entry)
-
-
-def _revision_cells(entry: dict[str, Any]) -> tuple[str, ...]:
-    return ", ".join([entry["branch"], *entry["tags"]]), entry["commit"][:8], entry["title"] + _report_note(entry)
-
-
-def _report_note(entry: dict[str, Any]) -> str:
-    return "" if entry["report_readable"] else " (its report.json cannot be read)"
-
-
-def print_difference(console: Console, difference: dict[str, Any]) -> None:
+def print_difference(console: Console, difference: "Difference") -> None:
     """Prints the result of `llmrec.hub.compare.difference`: config keys that differ, and all metrics."""
-    sides = difference["a"], difference["b"]
-    config_rows = {key: (str(pair["a"]), str(pair["b"])) for key, pair in difference["config"].items()}
+    sides = difference.a, difference.b
+    config_rows = {key: (str(pair.a), str(pair.b)) for key, pair in difference.config.items()}
     _print_pairs(console, "config keys that differ", sides, config_rows)
-    for split, models in difference["metrics"].items():
+    for split, models in difference.metrics.items():
         metric_rows = {
-            f"{label(model)} {label(metric)}": (_measured(pair["a"]), _measured(pair["b"]))
+            f"{label(model)} {label(metric)}": (measured_cell(pair.a), measured_cell(pair.b))
             for model, metrics in models.items()
             for metric, pair in metrics.items()
         }

@@ -1,22 +1,21 @@
-"""Talking to a model hub: what all pushes and downloads share.
+"""Client of a model hub: uploads folders in one commit, downloads adapters and files, and lists revisions.
 
-`HF_ENDPOINT` names the hub; huggingface_hub reads it when it is first imported.
+The environment variable `HF_ENDPOINT` names the hub. huggingface_hub reads it when it is first imported.
 """
 
 import logging
 import re
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import llmrec
 from llmrec.errors import ModelError, UserError
+from llmrec.hub.faults import explained, first_line, retried
 
-# What a policy is loaded from. Weights in safetensors only: nothing that comes from a hub is ever unpickled.
+if TYPE_CHECKING:  # huggingface_hub reads HF_ENDPOINT when it is imported
+    from huggingface_hub import GitCommitInfo, HfApi
+
+# Files that a policy is loaded from. Weights are read from safetensors only: nothing from a hub is ever unpickled.
 ADAPTER_FILES = (
     "adapter_config.json",
     "adapter_model.safetensors",
@@ -33,7 +32,7 @@ ADAPTER_FILES = (
     "merges.txt",
     "chat_template.jinja",
 )
-# What the reward models' `from_pretrained` read, and how far they can be trusted.
+# Files that reward models are loaded from, and their measured quality.
 REWARD_FILES = (
     "config.json",
     "model.safetensors",
@@ -50,7 +49,7 @@ REWARD_FILES = (
     "text/adapter_model.safetensors",
 )
 REWARD_FOLDER = "reward/"
-# All that a push writes; of an earlier push, the next one takes away what it does not bring anew.
+# All files that a push writes. A push deletes those of an earlier push that it does not replace.
 PUSHED_FILES = (
     *ADAPTER_FILES,
     "README.md",
@@ -60,65 +59,144 @@ PUSHED_FILES = (
     *(REWARD_FOLDER + name for name in REWARD_FILES),
 )
 
-_WAITS = (1.0, 2.0, 4.0)  # seconds before each retry; more if the hub asks for it
-_LONGEST_WAIT = 60.0
-_SILENCE = 120.0  # seconds without a byte after which a connection is given up
-_NO_TOKEN = "There is no token, or it is not valid: set HF_TOKEN, or log in with `hf auth login`."
-_TRANSIENT = (408, 409, 412, 429, 500, 502, 503, 504)  # 412: somebody else's commit came first
+_WEIGHTS = (".safetensors", ".bin", ".gguf")
 
 _log = logging.getLogger(__name__)
 
 
+# --- names ----------------------------------------------------------------------------------------
+
+
+def check_name(repo: str) -> None:
+    """Raises UserError if `repo` is not a valid repository name."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise UserError(f"`{repo}` is not a repository name; expected OWNER/NAME. {error}") from None
+
+
+def check_branch(revision: str | None) -> None:
+    """Raises UserError if `revision` is a commit, which cannot be pushed to."""
+    if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
+        raise UserError(f"{revision} is a commit; expected a branch, because a push makes a new commit. Name a branch.")
+
+
+def full_name(repo: str) -> str:
+    """`OWNER/NAME` of a repository; the owner of a bare `NAME` is the account of the token.
+
+    Raises:
+        UserError: the hub rejects the token or cannot be reached.
+    """
+    if "/" in repo:
+        return repo
+    with explained(repo, writes=True):
+        return f"{retried(hub_api().whoami)['name']}/{repo}"
+
+
+def address(repo: str, revision: str | None = None) -> str:
+    """The web page of a repository, or of one of its branches."""
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/{repo}" + (f"/tree/{revision}" if revision else "")
+
+
+def hub_api() -> "HfApi":
+    """A `huggingface_hub.HfApi` whose requests name llmrec as their origin."""
+    from huggingface_hub import HfApi
+
+    return HfApi(**_origin())
+
+
+class _Origin(TypedDict):
+    library_name: str
+    library_version: str
+
+
+def _origin() -> _Origin:
+    """Arguments by which huggingface_hub tells the hub who asks."""
+    return {"library_name": "llmrec", "library_version": llmrec.__version__}
+
+
+# --- downloads ------------------------------------------------------------------------------------
+
+
 def find_adapter(model: str | Path, revision: str | None = None) -> Path:
-    """The directory of an adapter, downloaded if `model` is not a directory here.
+    """The directory of an adapter, which is downloaded unless `model` is a local directory.
+
+    If the hub cannot be asked, an earlier download is used and a warning logged.
 
     Args:
         model: a directory, or `OWNER/NAME` on the hub.
-        revision: branch, tag or commit on the hub; None: its main branch.
+        revision: branch, tag or commit on the hub; None for the main branch.
 
     Raises:
-        ModelError: neither a directory nor a name that a hub could know, or a directory with a revision.
-        UserError: the hub has no such repository or revision, no adapter in it, refuses, or cannot be reached.
+        ModelError: `model` is neither a directory nor a repository name, or is a directory and has a revision.
+        UserError: the repository or revision does not exist or holds no adapter, or the hub refuses or cannot be
+            reached.
     """
     if Path(model).is_dir():
         if revision is not None:
-            raise ModelError(f"{model} is a directory here, which has no revisions: leave the revision out.")
+            raise ModelError(f"{model} is a local directory, which has no revisions. Leave the revision out.")
         return Path(model)
     repo = str(model)
     try:
         check_name(repo)
     except UserError:
-        raise ModelError(f"There is no directory {model}, and it cannot be a hub id (OWNER/NAME) either.") from None
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError, RevisionNotFoundError
-
-    options = {"revision": revision, "allow_patterns": list(ADAPTER_FILES), **_origin()}
+        raise ModelError(f"{model} is neither a local directory nor a repository name (OWNER/NAME).") from None
     with explained(repo, revision):
-        try:  # by itself snapshot_download hides that the hub did not answer
-            retried(lambda: hub_api().model_info(repo, revision=revision or constants.DEFAULT_REVISION))
-        except RevisionNotFoundError:
-            raise
-        except Exception as error:
-            try:
-                cached = Path(snapshot_download(repo, local_files_only=True, **options))
-            except LocalEntryNotFoundError:
-                raise error from None
-            _log.warning(f"{repo}: the hub could not be asked ({_first_line(error)}); using {cached.name} of the cache")
-            return cached
-        directory = Path(retried(lambda: snapshot_download(repo, **options)))
+        directory = _download_adapter(repo, revision)
     if not (directory / "llmrec.json").is_file():
         raise UserError(
-            f"`{repo}` holds no adapter of llmrec at `{revision or constants.DEFAULT_REVISION}` (no llmrec.json): "
-            f"`llmrec list --repo {repo}` shows its branches; give the one that was pushed to as the revision."
+            f"`{repo}` holds no adapter of llmrec at `{revision or 'main'}`: llmrec.json is missing. List its branches "
+            f"with `llmrec list --repo {repo}`, and give one that was pushed to as the revision."
         )
     return directory
 
 
+def _download_adapter(repo: str, revision: str | None) -> Path:
+    """The directory of a snapshot in the cache, up to date if the hub answers."""
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError, RevisionNotFoundError
+
+    def snapshot(from_cache: bool) -> Path:
+        found = snapshot_download(
+            repo,
+            revision=revision,
+            allow_patterns=list(ADAPTER_FILES),
+            local_files_only=from_cache,
+            **_origin(),
+        )
+        return Path(found)
+
+    try:  # snapshot_download alone would not tell that the hub did not answer
+        retried(lambda: hub_api().model_info(repo, revision=revision or constants.DEFAULT_REVISION))
+    except RevisionNotFoundError:
+        raise
+    except Exception as error:
+        try:
+            cached = snapshot(from_cache=True)
+        except LocalEntryNotFoundError:
+            raise error from None
+        _log.warning(f"{repo}: the hub could not be asked ({first_line(error)}). Using {cached.name} from the cache.")
+        return cached
+    return retried(lambda: snapshot(from_cache=False))
+
+
 def fetch(repo: str, file: str, revision: str | None = None) -> Path | None:
-    """Downloads one file; None if the repository does not have it at that revision.
+    """Downloads one file.
+
+    Args:
+        repo: `OWNER/NAME`.
+        file: path of the file in the repository.
+        revision: branch, tag or commit; None for the main branch.
+
+    Returns:
+        Path of the file in the cache; None if the revision lacks the file.
 
     Raises:
-        UserError: see `find_adapter`.
+        UserError: the repository or revision does not exist, or the hub refuses or cannot be reached.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import RemoteEntryNotFoundError
@@ -130,14 +208,32 @@ def fetch(repo: str, file: str, revision: str | None = None) -> Path | None:
             return None
 
 
-def history(repo: str) -> tuple[dict[str, list], dict[str, str]]:
-    """What a repository went through.
+def license_of(repo: str) -> dict[str, str]:
+    """The license that the card of a model on the hub declares.
 
     Returns:
-        commits of every branch, newest first, as `huggingface_hub.GitCommitInfo`; the commit that each tag names.
+        `license`, and for one of the kind `other` also `license_name` and `license_link`. Empty if the card declares
+        none or cannot be read.
+    """
+    try:
+        with explained(repo):
+            card = retried(lambda: hub_api().model_info(repo)).card_data
+    except UserError:
+        return {}
+    if card is None or not card.get("license"):
+        return {}
+    values = {key: card.get(key) for key in ("license", "license_name", "license_link")}
+    return {key: value for key, value in values.items() if value}
+
+
+def history(repo: str) -> tuple[dict[str, list["GitCommitInfo"]], dict[str, str]]:
+    """Commits and tags of a repository.
+
+    Returns:
+        Branch to its commits, newest first; and tag to the id of its commit.
 
     Raises:
-        UserError: see `find_adapter`.
+        UserError: the repository does not exist, or the hub refuses or cannot be reached.
     """
     check_name(repo)
     api = hub_api()
@@ -148,253 +244,86 @@ def history(repo: str) -> tuple[dict[str, list], dict[str, str]]:
         return commits, {tag.name: tag.target_commit for tag in refs.tags}
 
 
+# --- uploads --------------------------------------------------------------------------------------
+
+
 def upload(
     files: dict[str, Path], repo: str, *, private: bool = False, revision: str | None = None, message: str
 ) -> str:
-    """Makes a repository, if there is none, hold `files`: in one commit, so all of them or none.
+    """Uploads files in one commit, so that the repository gets all of them or none.
+
+    Files of an earlier push that are not among `files` are deleted. Other files of the repository stay.
 
     Args:
-        files: by their place in the repository.
-        repo: `OWNER/NAME`.
-        private: make the repository private if it is new; refuse a public one.
-        revision: a branch, made from the main one if there is none; None: the main one.
-        message: of the commit.
+        files: path in the repository to local file.
+        repo: `OWNER/NAME`; the repository is created if it does not exist.
+        private: make a new repository private, and refuse an existing public one.
+        revision: a branch, which is created from main if it does not exist; None for main.
+        message: commit message.
 
     Returns:
-        Where to look at it.
+        The web page of the branch.
 
     Raises:
-        UserError: the hub refuses or cannot be reached, the repository is public and `private` was asked for, or it
-            holds a model that is no push of llmrec.
+        UserError: the hub refuses or cannot be reached, the repository is public although `private` was asked for, or
+            it holds a model that llmrec did not push.
     """
     api = hub_api()
     with explained(repo, revision, writes=True):
         created = retried(lambda: api.create_repo(repo, private=private or None, exist_ok=True))
         name = created.repo_id
-        # `exist_ok` does not change who can see a repository that exists.
+        # `exist_ok` leaves the visibility of an existing repository as it is.
         if private and not retried(lambda: api.model_info(name)).private:
-            raise UserError(f"{created} exists and is public, but a private one was asked for. Choose another name.")
+            raise UserError(f"{created} exists and is public, but a private one was asked for. Use another name.")
         if revision is not None:
             retried(lambda: api.create_branch(name, branch=revision, exist_ok=True))
         retried(lambda: _commit(api, files, name, revision, message))
     return str(created) if revision is None else f"{created}/tree/{revision}"
 
 
-def _commit(api: Any, files: dict[str, Path], repo: str, revision: str | None, message: str) -> None:
-    """Safe to repeat when the answer to it was lost, or when another commit came first: what the branch holds already
-    is left out of the commit, and the hub refuses it unless the branch is still as it was listed.
+def files_below(folder: Path) -> dict[str, Path]:
+    """All files below a folder, by their path relative to it."""
+    return {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def _commit(api: "HfApi", files: dict[str, Path], repo: str, revision: str | None, message: str) -> None:
+    """Makes the commit of `upload`.
+
+    The call is safe to repeat if its answer was lost or another commit came first: the hub drops files from the commit
+    that the branch already holds, and refuses the commit unless the branch is as it was listed.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     head = api.model_info(repo, revision=revision).sha
-    there = api.list_repo_files(repo, revision=head)
-    pushed_before = "llmrec.json" in there and "config.json" not in there  # a merged model has both
+    present = api.list_repo_files(repo, revision=head)
+    pushed_before = "llmrec.json" in present and "config.json" not in present  # a merged model has both
     if not pushed_before:
-        _refuse_other_model(repo, there, files)
-    stale = [place for place in there if pushed_before and _is_pushed(place)]
-    # Not `upload_folder`: with Xet it may spread the files over several commits.
-    operations = [CommitOperationAdd(path_in_repo=place, path_or_fileobj=file) for place, file in files.items()]
-    operations += [CommitOperationDelete(path_in_repo=place) for place in stale if place not in files]
+        _refuse_other_model(repo, present, files)
+    outdated = [path for path in present if pushed_before and _is_pushed(path) and path not in files]
+    # `HfApi.upload_folder` may spread the files over several commits.
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        *(CommitOperationAdd(path_in_repo=path, path_or_fileobj=file) for path, file in files.items()),
+        *(CommitOperationDelete(path_in_repo=path) for path in outdated),
+    ]
     api.create_commit(repo, operations, revision=revision, commit_message=message, parent_commit=head)
 
 
-def _is_pushed(place: str) -> bool:
-    """Whether a push writes a file of that name; the slashes keep the pattern from matching in a deeper folder."""
-    return any(PurePosixPath("/" + place).match("/" + pattern) for pattern in PUSHED_FILES)
+def _is_pushed(path: str) -> bool:
+    """Whether a push writes a file of this name. The leading slashes keep a pattern from matching in deeper folders."""
+    return any(PurePosixPath("/" + path).match("/" + pattern) for pattern in PUSHED_FILES)
 
 
-def _refuse_other_model(repo: str, there: list[str], files: dict[str, Path]) -> None:
-    """Raises UserError if a branch without an earlier push holds a model, or a file that this one would replace."""
-    weights = (".safetensors", ".bin", ".gguf")
-    others = [place for place in there if place in files or place == "config.json" or place.endswith(weights)]
-    others = [place for place in others if place != "README.md"]  # which a new repository may have
+def _refuse_other_model(repo: str, present: list[str], files: dict[str, Path]) -> None:
+    """Checks a branch without an earlier push.
+
+    Raises:
+        UserError: the branch holds a model, or a file that the push would replace.
+    """
+    models = [path for path in present if path in files or path == "config.json" or path.endswith(_WEIGHTS)]
+    others = [path for path in models if path != "README.md"]  # a new repository may have one
     if others:
         shown = ", ".join(others[:3]) + (", ..." if others[3:] else "")
         raise UserError(
-            f"`{repo}` holds {shown}, which no push of llmrec wrote and this one would break: choose the name of "
-            "another repository, or of a new one."
+            f"`{repo}` holds {shown}, which llmrec did not push and which this push would break. Use another "
+            "repository, or the name of a new one."
         )
-
-
-def hub_api() -> Any:
-    """A `huggingface_hub.HfApi` that says who asks."""
-    from huggingface_hub import HfApi
-
-    return HfApi(**_origin())
-
-
-def _origin() -> dict[str, str]:
-    return {"library_name": "llmrec", "library_version": llmrec.__version__}
-
-
-def check_name(repo: str) -> None:
-    """Raises UserError if `repo` cannot be the name of a repository."""
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-
-    try:
-        validate_repo_id(repo)
-    except HFValidationError as error:
-        raise UserError(f"`{repo}` cannot be a repository name; expected OWNER/NAME. {error}") from None
-
-
-def full_name(repo: str) -> str:
-    """`OWNER/NAME`; a bare `NAME` is in the account of the token.
-
-    Raises:
-        UserError: the hub does not know the token, or cannot be reached.
-    """
-    if "/" in repo:
-        return repo
-    with explained(repo, writes=True):
-        return f"{retried(hub_api().whoami)['name']}/{repo}"
-
-
-def check_branch(revision: str | None) -> None:
-    """Raises UserError if a push cannot go to `revision`."""
-    if revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
-        raise UserError(f"{revision} is a commit, and a push makes a new one: name a branch as the revision.")
-
-
-def address(repo: str, revision: str | None = None) -> str:
-    """Where the hub shows a repository."""
-    from huggingface_hub import constants
-
-    return f"{constants.ENDPOINT}/{repo}" + (f"/tree/{revision}" if revision else "")
-
-
-# --- faults ---------------------------------------------------------------------------------------
-
-
-def retried(call: Callable[[], Any]) -> Any:
-    """Calls the hub again, a few times, where trying again may help: huggingface_hub itself repeats uploads and
-    downloads, but not what makes repositories, branches and commits, nor what asks for them.
-    """
-    from huggingface_hub import get_session
-
-    for wait in (*_WAITS, None):
-        get_session().timeout = _SILENCE  # by default it waits for ever
-        try:
-            return call()
-        except Exception as error:
-            asked = _asked_to_wait(error)
-            if wait is None or asked is None or asked > _LONGEST_WAIT:
-                raise
-            time.sleep(max(wait, asked))
-
-
-def _asked_to_wait(error: Exception) -> float | None:
-    """Seconds before a retry that the hub asks for, 0 if it does not say; None where a retry would not help."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    fault = _hub_fault(error)
-    if not isinstance(fault, HfHubHTTPError):
-        return None if fault is None or _is_denial(fault) else 0.0
-    return (_retry_after(fault) or 0.0) if fault.response.status_code in _TRANSIENT else None
-
-
-def _retry_after(error: Any) -> float | None:
-    """Seconds from now of an answer's `Retry-After`, which may be a number or a date; None if it does not say."""
-    value = error.response.headers.get("Retry-After", "")
-    if value.isdigit():
-        return float(value)
-    try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return None
-
-
-def _hub_fault(error: BaseException | None) -> BaseException | None:
-    """What the hub answered, or how the network failed; it may come wrapped in errors of other kinds."""
-    from huggingface_hub.errors import HTTPError
-
-    chain = []
-    while error is not None:
-        chain.append(error)
-        error = error.__cause__
-    answers = [one for one in chain if isinstance(one, HTTPError)]
-    return next(iter([*answers, *filter(_is_xet_fault, chain)]), None)
-
-
-def _is_xet_fault(error: BaseException) -> bool:
-    """Whether a transfer by Xet failed: hf_xet raises errors of its own and plain built-in ones."""
-    from huggingface_hub.errors import OfflineModeIsEnabled
-
-    plain = isinstance(error, ConnectionError | TimeoutError) or type(error) is RuntimeError
-    return (plain and not isinstance(error, OfflineModeIsEnabled)) or _is_denial(error)
-
-
-def _is_denial(error: BaseException) -> bool:
-    """Whether Xet was refused a token or an object, which no retry would change."""
-    return type(error).__module__.startswith("hf_xet")
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
-
-
-@contextmanager
-def explained(repo: str, revision: str | None = None, writes: bool = False) -> Iterator[None]:
-    """Turns what the hub or the network answers into a message that says what to do.
-
-    Raises:
-        UserError: for every fault of hub and network; the token is in no message.
-    """
-    from huggingface_hub import get_token
-
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        text = _explanation(error, repo, revision, writes)
-        if text is None:
-            raise
-        if writes:
-            text += " The repository holds all of this push or nothing of it, and pushing again is safe."
-        token = get_token()
-        raise UserError(text.replace(token, "<token>") if token else text) from None
-
-
-def _explanation(error: Exception, repo: str, revision: str | None, writes: bool) -> str | None:
-    """What went wrong and what to do; None for what is no fault of hub or network."""
-    from huggingface_hub import constants
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
-
-    fault = _hub_fault(error)
-    if isinstance(fault, HfHubHTTPError):
-        return _refusal(fault, repo, revision, writes)
-    start = "" if writes else f"There is no directory `{repo}` here. "
-    if fault is not None:
-        if _is_denial(fault):
-            what = f"The hub at {constants.ENDPOINT} refused a transfer of `{repo}` ({_first_line(fault)})"
-            return f"{start}{what}. Check that HF_TOKEN may {'write' if writes else 'read'} there."
-        what = f"The hub at {constants.ENDPOINT} cannot be reached ({_first_line(fault)})"
-        return f"{start}{what}. Check the network and HF_ENDPOINT."
-    if isinstance(error, LocalTokenNotFoundError):
-        return _NO_TOKEN
-    if isinstance(error, OfflineModeIsEnabled) or isinstance(error.__cause__, OfflineModeIsEnabled):
-        return f"{start}HF_HUB_OFFLINE is set{'' if writes else ', and the cache does not have it'}: unset it."
-    return None
-
-
-def _refusal(error: Any, repo: str, revision: str | None, writes: bool) -> str:
-    from huggingface_hub import constants
-    from huggingface_hub.errors import RevisionNotFoundError
-
-    code = error.response.status_code
-    if isinstance(error, RevisionNotFoundError):
-        return f"`{repo}` has no revision `{revision}`: `llmrec list --repo {repo}` shows what there is."
-    if code in (401, 404) and not writes:
-        return (
-            f"There is no directory `{repo}` here, and the hub at {constants.ENDPOINT} shows no such repository (HTTP "
-            f"{code}). Check the spelling; for a private one set HF_TOKEN, or log in with `hf auth login`."
-        )
-    wait = _retry_after(error)
-    advice = {
-        401: _NO_TOKEN,
-        403: f"The token may not {'write to' if writes else 'read'} `{repo}`: use one that may, or another repository.",
-        404: f"The owner or repository in `{repo}` does not exist for this token. Check the spelling.",
-        429: f"It asks to wait {'a while' if wait is None else f'{wait:.0f} seconds'}: try again then.",
-    }.get(code, error.server_message or str(error).strip().splitlines()[0])
-    refused = f"refused {'the push to' if writes else 'to give'} `{repo}` (HTTP {code})"
-    return f"The hub at {constants.ENDPOINT} {refused}. {advice}"

@@ -22,7 +22,7 @@ from transformers import (
 from llmrec.config import LOCAL_BASE, ModelConfig
 from llmrec.errors import ModelError
 from llmrec.files import atomic_directory
-from llmrec.hub.client import explained, retried
+from llmrec.hub.faults import explained, retried
 
 T = TypeVar("T")
 
@@ -187,31 +187,13 @@ def _without_quantization(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def from_hub(base: str, load: Callable[[], T]) -> T:
-    """What `load` reads of a base; faults of the hub are explained, and passing ones tried again.
+    """Calls `load`, which reads a base model, and retries temporary failures of the hub.
 
     Raises:
-        UserError: the hub refuses, or cannot be reached; all else is raised as it comes.
+        UserError: the hub refuses or cannot be reached. Other errors of `load` pass unchanged.
     """
-
-    def call() -> T:
-        try:
-            return load()
-        except Exception as error:
-            raise _hub_fault(error) or error  # noqa: B904
-
     with explained(base):
-        return retried(call)
-
-
-def _hub_fault(error: BaseException | None) -> Exception | None:
-    """What the hub answered or how the network failed, out of what transformers made of it."""
-    from huggingface_hub.errors import EntryNotFoundError, HTTPError, OfflineModeIsEnabled
-
-    while error is not None:
-        if isinstance(error, (HTTPError, OfflineModeIsEnabled)) and not isinstance(error, EntryNotFoundError):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
+        return retried(load)
 
 
 def cut_layers(model: PreTrainedModel, layers: int) -> PreTrainedModel:

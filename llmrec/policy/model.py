@@ -4,6 +4,7 @@ The backbone computes hidden states once. Logits are computed only for tokens th
 `policy.decoding`), never over the whole vocabulary for every token.
 """
 
+import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,7 @@ from llmrec.config import CatalogueConfig, Config, ModelConfig
 from llmrec.data.dataset import InteractionData
 from llmrec.errors import ModelError
 from llmrec.files import atomic_directory, write_json
-from llmrec.hub.client import find_adapter
+from llmrec.hub.client import check_branch, check_name, files_below, find_adapter, full_name, upload
 from llmrec.language.base_model import base_fingerprint, hub_id, load_base
 from llmrec.language.grammar import TokenClasses
 from llmrec.language.prompt import PromptBuilder, encode
@@ -43,11 +44,8 @@ from llmrec.policy.adapters import (
 )
 from llmrec.policy.decoding import Decoder
 from llmrec.policy.distribution import MaskedDistribution
+from llmrec.policy.file_names import ADAPTER_WEIGHTS, FILE_NAME, FORMAT, GENERATION_FILE
 from llmrec.policy.saved import (
-    ADAPTER_WEIGHTS,
-    FILE_NAME,
-    FORMAT,
-    GENERATION_FILE,
     adapter_shapes,
     advising_a_copy,
     load_tokenizer,
@@ -55,6 +53,7 @@ from llmrec.policy.saved import (
     refuse_other_base,
     refuse_other_settings,
 )
+from llmrec.policy.sharing import SharedPolicy, license_of_base, make_portable, write_policy_card
 
 SENTENCE_LENGTH = 30  # tokens of a justification, beside the items that it names
 
@@ -270,23 +269,40 @@ class RecPolicy(nn.Module):
     def push_to_hub(
         self, repo: str, private: bool = False, revision: str | None = None, commit_message: str | None = None
     ) -> str:
-        """Uploads what `save_pretrained` writes, with a short card, in one commit; see also `llmrec.hub.push.push`.
+        """Uploads what `save_pretrained` writes, with a short model card, in one commit.
+
+        A policy that belongs to a run is better pushed by `llmrec.hub.push.push`, which adds config and results.
 
         Args:
-            repo: `OWNER/NAME` on the hub that `HF_ENDPOINT` names; made if there is none.
-            private: make the repository private if it is new; refuse a public one.
-            revision: a branch, made if there is none; None: the main one.
-            commit_message: None: a plain one.
+            repo: `OWNER/NAME` on the hub that `HF_ENDPOINT` names. The repository is created if it does not exist.
+            private: make a new repository private, and refuse an existing public one.
+            revision: a branch, which is created if it does not exist; None for the main branch.
+            commit_message: message of the commit; None for "Upload policy".
 
         Returns:
-            Where to look at it.
+            The web page of the repository or branch.
 
         Raises:
-            UserError: the name is not one, the hub refuses, or it cannot be reached.
+            UserError: the name is not valid, or the hub refuses or cannot be reached.
         """
-        from llmrec.hub.push import push_policy
-
-        return push_policy(self, repo, private=private, revision=revision, message=commit_message)
+        check_name(repo)
+        check_branch(revision)
+        repo = full_name(repo)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name) / "policy"
+            self.save_pretrained(folder)
+            base = make_portable(folder)
+            shared = SharedPolicy(
+                repo=repo,
+                model=self.model_config,
+                catalogue=self.catalogue,
+                base=base,
+                license=license_of_base(base),
+                revision=revision,
+            )
+            write_policy_card(folder, shared)
+            message = commit_message or "Upload policy"
+            return upload(files_below(folder), repo, private=private, revision=revision, message=message)
 
     def load_adapter_weights(self, directory: str | Path) -> None:
         """Loads the weights of a saved adapter into the active one.

@@ -13,12 +13,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from llmrec.config import CatalogueConfig, ModelConfig
 from llmrec.errors import ModelError
 from llmrec.files import read_json
-
-FILE_NAME = "llmrec.json"
-GENERATION_FILE = "generation_config.json"  # as transformers reads it
-ADAPTER_CONFIG = "adapter_config.json"  # as peft reads it
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-FORMAT = 1
+from llmrec.policy.file_names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FILE_NAME, FORMAT, GENERATION_FILE
 
 
 @dataclass(frozen=True)

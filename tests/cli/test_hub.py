@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 
-from llmrec.cli.hub import print_difference, print_runs, push_if_configured
+from llmrec.cli.hub import print_difference, print_entries, push_if_configured
 from llmrec.config import parse_config
+from llmrec.evaluation.report import Estimate
+from llmrec.hub.compare import Difference, EstimatePair, RunEntry, ValuePair
 from llmrec.progress.console import console_for
 from llmrec.run import Run
 
-ESTIMATE: dict[str, Any] = {"value": 0.1, "ci95": [0.05, 0.15], "n": 9}
+ESTIMATE = Estimate(value=0.1, ci95=(0.05, 0.15), n=9)
 
 
 def test_unknown_parts_are_refused(llmrec, capsys, run_directory: Path) -> None:
@@ -25,11 +27,12 @@ def test_list_takes_a_directory_or_a_repository(llmrec, capsys, tmp_path: Path) 
 
 
 def test_runs_are_printed_with_and_without_results(capsys) -> None:
+    common: dict[str, Any] = {"directory": "runs/x", "finished": ["data"], "report_readable": True}
     entries = [
-        {"name": "a", "when": "2026-01-02T03:04:05", "ndcg@10": {"leave_one_out": {"ppo": ESTIMATE}}},
-        {"name": "b", "when": None, "ndcg@10": {}},
+        RunEntry(name="a", when="2026-01-02T03:04:05", ndcg={"leave_one_out": {"ppo": ESTIMATE}}, **common),
+        RunEntry(name="b", when=None, ndcg={}, **common),
     ]
-    print_runs(console_for(), entries, lambda entry: (entry["name"],), "run")
+    print_entries(console_for(), entries, ("run", "finished"))
     printed = capsys.readouterr().out
     for text in ("PPO, leave-one-out", "0.100", "[0.050, 0.150]", "2026-01-02", "03:04"):
         assert text in printed
@@ -37,12 +40,12 @@ def test_runs_are_printed_with_and_without_results(capsys) -> None:
 
 
 def test_differences_are_printed_side_by_side(capsys) -> None:
-    difference = {
-        "a": "runs/a",
-        "b": "[b]",  # rich would read brackets as markup
-        "config": {"ppo.kl_coef": {"a": 0.1, "b": None}},
-        "metrics": {"temporal": {"sasrec": {"hr@10": {"a": ESTIMATE, "b": None}}}},
-    }
+    difference = Difference(
+        a="runs/a",
+        b="[b]",  # rich would read brackets as markup
+        config={"ppo.kl_coef": ValuePair(a=0.1, b=None)},
+        metrics={"temporal": {"sasrec": {"hr@10": EstimatePair(a=ESTIMATE, b=None)}}},
+    )
     print_difference(console_for(), difference)
     printed = capsys.readouterr().out
     for text in ("ppo.kl_coef", "None", "SASRec HR@10", "0.100 [0.050, 0.150]", "runs/a", "[b]"):

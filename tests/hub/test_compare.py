@@ -1,4 +1,4 @@
-"""`llmrec list` and `llmrec diff`, of directories and of what a hub holds."""
+"""`llmrec list` and `llmrec diff`, for run directories and for revisions of a hub repository."""
 
 import json
 import sys
@@ -10,10 +10,10 @@ from llmrec.cli import app as cli
 from llmrec.cli import process as command
 from llmrec.config import parse_config
 from llmrec.errors import UserError
-from llmrec.files import write_json, write_text
+from llmrec.files import plain, write_json, write_text
 from llmrec.hub.compare import difference, list_revisions, list_runs
 from llmrec.run import Run
-from tests.fakes.hub import Commit, Hub, point_at
+from tests.fakes.hub import Commit
 
 
 def _report(value: float) -> dict:
@@ -33,13 +33,6 @@ def _make_run(directory: Path, name: str, value: float | None, **sections) -> Ru
     return run
 
 
-@pytest.fixture
-def server(monkeypatch, tmp_path):
-    with Hub() as running:
-        point_at(running.url, monkeypatch, tmp_path, "dummy")
-        yield running
-
-
 def _llmrec(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
     monkeypatch.setattr(command, "silence_libraries", lambda: None)
     monkeypatch.setattr(sys, "argv", ["llmrec", *arguments])
@@ -48,22 +41,25 @@ def _llmrec(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
     return (stopped.value.code or 0, *capsys.readouterr())
 
 
-def test_runs_are_listed_whatever_their_state(tmp_path, monkeypatch, capsys):
+def test_runs_are_listed_in_every_state(tmp_path, monkeypatch, capsys):
     _make_run(tmp_path, "a", 0.1)
     _make_run(tmp_path, "b", None)
     write_text(tmp_path / "old" / "config.yaml", "of: another version")
     a, b, old = list_runs(tmp_path)
-    assert (a["name"], a["finished"]) == ("a", ["data", "sft"]) and a["when"].startswith("20")
-    assert a["ndcg@10"]["temporal"]["ppo"]["value"] == 0.1 and set(a["ndcg@10"]["temporal"]) == {"sft", "ppo"}
+    assert (a.name, a.finished) == ("a", ["data", "sft"]) and a.when.startswith("20")
+    assert a.ndcg["temporal"]["ppo"].value == 0.1 and set(a.ndcg["temporal"]) == {"sft", "ppo"}
     for entry in (b, old):
-        assert (entry["finished"], entry["ndcg@10"], entry["when"]) == ([], {}, None)
+        assert (entry.finished, entry.ndcg, entry.when) == ([], {}, None)
     code, out, _ = _llmrec(monkeypatch, capsys, "list", str(tmp_path))
     assert code == 0 and "PPO, temporal" in out and "0.100" in out and "old" in out
     code, out, _ = _llmrec(monkeypatch, capsys, "list", str(tmp_path), "--json")
-    assert json.loads(out) == [a, b, old]
+    assert json.loads(out) == plain([entry.as_json() for entry in (a, b, old)])
+    first = json.loads(out)[0]
+    assert list(first) == ["name", "directory", "finished", "ndcg@10", "report_readable", "when"]
+    assert first["ndcg@10"]["temporal"]["ppo"] == {"value": 0.1, "ci95": [0.1 - 0.01, 0.1 + 0.01], "n": 9}
 
 
-def test_a_report_that_is_broken_does_not_hide_the_others(tmp_path, monkeypatch, capsys):
+def test_a_broken_report_does_not_hide_the_other_runs(tmp_path, monkeypatch, capsys):
     broken = {"cut": '{"splits": {', "list": "[]", "null": '{"splits": {"temporal": null}}'}
     for name, text in broken.items():
         write_text(_make_run(tmp_path, name, 0.1).report_path, text)
@@ -72,9 +68,9 @@ def test_a_report_that_is_broken_does_not_hide_the_others(tmp_path, monkeypatch,
         metrics["ndcg@5"] = metrics.pop("ndcg@10")
     write_json(_make_run(tmp_path, "five", 0.1).report_path, five)
     _make_run(tmp_path, "whole", 0.1)
-    found = {entry["name"]: entry for entry in list_runs(tmp_path)}
-    assert {name for name, entry in found.items() if not entry["report_readable"]} == set(broken)
-    assert found["five"]["ndcg@10"] == {"temporal": {}} and found["whole"]["ndcg@10"]["temporal"]["ppo"]["n"] == 9
+    found = {entry.name: entry for entry in list_runs(tmp_path)}
+    assert {name for name, entry in found.items() if not entry.report_readable} == set(broken)
+    assert found["five"].ndcg == {"temporal": {}} and found["whole"].ndcg["temporal"]["ppo"].n == 9
     code, out, _ = _llmrec(monkeypatch, capsys, "list", str(tmp_path))
     assert code == 0 and "cannot be read" in " ".join(out.split())
     code, out, _ = _llmrec(monkeypatch, capsys, "diff", str(tmp_path / "five"), str(tmp_path / "whole"))
@@ -83,22 +79,32 @@ def test_a_report_that_is_broken_does_not_hide_the_others(tmp_path, monkeypatch,
     assert code == 2 and "llmrec evaluate" in err
 
 
-def test_configs_that_differ_and_metrics_side_by_side(tmp_path, monkeypatch, capsys):
+def test_differences_of_configs_and_metrics(tmp_path, monkeypatch, capsys):
     a = _make_run(tmp_path / "x", "a", 0.1)
     b = _make_run(tmp_path / "y", "b", 0.2, ppo={"total_episodes": 64})
     found = difference(str(a.directory), str(b.directory))
-    assert found["config"] == {
-        "name": {"a": "a", "b": "b"},
-        "ppo.total_episodes": {"a": 1024, "b": 64},
+    assert {key: (pair.a, pair.b) for key, pair in found.config.items()} == {
+        "name": ("a", "b"),
+        "ppo.total_episodes": (1024, 64),
     }
-    assert found["metrics"]["temporal"]["ppo"]["ndcg@10"]["b"]["value"] == 0.2
+    assert found.metrics["temporal"]["ppo"]["ndcg@10"].b.value == 0.2
+    assert set(found.metrics["temporal"]["ppo"]) == {"hr@10", "ndcg@10"}  # neither report has an MRR
     code, out, _ = _llmrec(monkeypatch, capsys, "diff", str(a.directory), str(b.directory))
     assert code == 0 and "1024" in out and "SASRec HR@10" in out and "0.200 [0.190, 0.210]" in out
     code, out, _ = _llmrec(monkeypatch, capsys, "diff", str(a.directory), str(b.directory), "--json")
-    assert json.loads(out) == found
+    assert json.loads(out) == plain(found.as_json())
+    assert json.loads(out)["config"]["ppo.total_episodes"] == {"a": 1024, "b": 64}
 
 
-def test_revisions_of_a_hub(server, tmp_path, monkeypatch, capsys):
+def test_a_metric_that_one_side_lacks_is_null(tmp_path):
+    a = _make_run(tmp_path / "x", "a", 0.1)
+    b = _make_run(tmp_path / "y", "b", None)
+    found = difference(str(a.directory), str(b.directory)).as_json()
+    assert found["metrics"]["temporal"]["sasrec"]["ndcg@10"]["b"] is None
+    assert found["metrics"]["temporal"]["sasrec"]["ndcg@10"]["a"]["value"] == 0.1
+
+
+def test_revisions_of_a_repository_are_listed_and_compared(server, tmp_path, monkeypatch, capsys):
     run = _make_run(tmp_path, "a", 0.1)
     server.store("alice/tiny", run.directory)
     repository = server.repositories["alice/tiny"]
@@ -107,24 +113,25 @@ def test_revisions_of_a_hub(server, tmp_path, monkeypatch, capsys):
     write_json(run.report_path, _report(0.3))
     server.store("alice/tiny", run.directory)
     found = list_revisions("alice/tiny")
-    assert [(one["branch"], one["title"]) for one in found] == [
+    assert [(entry.branch, entry.title) for entry in found] == [
         ("main", "stored"),
         ("main", "stored"),
         ("main", "initial commit"),
         ("v1", "stored"),
         ("v1", "initial commit"),
     ]
-    values = [one["ndcg@10"].get("temporal", {}).get("ppo", {}).get("value") for one in found]
+    values = [entry.ndcg["temporal"]["ppo"].value if entry.ndcg else None for entry in found]
     assert values == [0.3, 0.1, None, 0.1, None]
-    assert [one["tags"] for one in found] == [[], ["paper"], [], ["paper"], []]
+    assert [entry.tags for entry in found] == [[], ["paper"], [], ["paper"], []]
     code, out, _ = _llmrec(monkeypatch, capsys, "list", "--repo", "alice/tiny")
-    assert code == 0 and "paper" in out and "initial commit" in out and found[0]["commit"][:8] in out
-    told = difference("alice/tiny@v1", str(run.directory))
-    assert told["config"] == {}  # directories of this machine do not count
-    assert told["metrics"]["temporal"]["sft"]["hr@10"]["a"]["value"] == 0.1
+    assert code == 0 and "paper" in out and "initial commit" in out and found[0].commit[:8] in out
+    compared = difference("alice/tiny@v1", str(run.directory))
+    assert compared.config == {}  # directories of this machine do not count
+    assert compared.metrics["temporal"]["sft"]["hr@10"].a.value == 0.1
     old = {**repository.files, "config.yaml": repository.files["config.yaml"] + b"of_another_version: 7\n"}
     repository.branches["old"] = [Commit(old, [], "old", 1)]
-    assert difference("alice/tiny@old", str(run.directory))["config"] == {"of_another_version": {"a": 7, "b": None}}
+    config = difference("alice/tiny@old", str(run.directory)).config
+    assert {key: (pair.a, pair.b) for key, pair in config.items()} == {"of_another_version": (7, None)}
     with pytest.raises(UserError, match="no revision `v9`"):
         difference("alice/tiny@v9", str(run.directory))
     server.repositories["alice/other"] = type(repository)()
@@ -133,16 +140,16 @@ def test_revisions_of_a_hub(server, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["list", "nowhere"], "There is no directory nowhere"),
         (["list", "x", "--repo", "alice/tiny"], "not both"),
         (["list", "--repo", "alice/none"], "no such repository"),
         (["diff", "alice/none", "x"], "no such repository"),
-        (["diff", "no/such/run", "x"], "There is no run directory"),
+        (["diff", "no/such/run", "x"], "neither a run directory nor a repository"),
     ],
 )
-def test_mistakes(server, monkeypatch, capsys, tmp_path, arguments, says):
+def test_wrong_arguments_end_with_a_message(server, monkeypatch, capsys, tmp_path, arguments, message):
     monkeypatch.chdir(tmp_path)
     code, out, err = _llmrec(monkeypatch, capsys, *arguments)
-    assert code == 2 and says in err and out == ""
+    assert code == 2 and message in err and out == ""

@@ -1,7 +1,6 @@
-"""Policies that go to a hub and come back, over real HTTP on the loopback interface."""
+"""Policies that are pushed to a hub and loaded again, and adapters that do not fit their base or their files."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -19,27 +18,18 @@ from llmrec.data.decision import Decision
 from llmrec.data.profiles import NEW_USER
 from llmrec.errors import ModelError, UserError
 from llmrec.estimate import _base_config
-from llmrec.hub import client as hub
-from llmrec.hub.push import _withhold_titles, push_policy
+from llmrec.hub import client
+from llmrec.hub.bundle import withhold_titles
 from llmrec.language import base_model as base_module
 from llmrec.language.base_model import load_base
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.ranking import item_scores
 from llmrec.recommend import Recommender
 from tests.conftest import TITLES, disturb, make_base, make_config, make_data
-from tests.fakes.hub import Fault, Hub, point_at
+from tests.fakes.hub import Fault, Hub
+from tests.hub.pushing import NAME, TOKEN, run_python
 
-TOKEN = "hf_secretsecret"
-NAME = "alice/tiny"
 HISTORY = [0, 5, 3]
-
-
-@pytest.fixture
-def server(monkeypatch, tmp_path):
-    """A hub, and this process pointed at it; in a process of its own HF_ENDPOINT does."""
-    with Hub(token=TOKEN) as running:
-        point_at(running.url, monkeypatch, tmp_path, TOKEN)
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +39,7 @@ def base(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def trained(base) -> RecPolicy:
-    """A policy with atomic items; tests do not change it."""
+    """A policy with atomic items, which no test changes."""
     policy = RecPolicy.create(make_config(base), make_data())
     disturb(policy)
     return policy.eval()
@@ -65,16 +55,9 @@ def _scores(policy: RecPolicy) -> torch.Tensor:
     return next(item_scores(policy, [Decision(NEW_USER, [], HISTORY)]))
 
 
-def _python(server: Hub, tmp_path: Path, code: str, *arguments: str) -> subprocess.CompletedProcess:
-    """Runs code in a process of its own, pointed at the hub, with an empty cache."""
-    variables = {
-        "HF_ENDPOINT": server.url,
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HOME": str(tmp_path / "hf"),
-        "PYTHONPATH": str(Path(__file__).parent.parent),
-    }
-    command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
+def _python(server: Hub, tmp_path: Path, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs code in a process of its own, with an empty cache."""
+    return run_python(code, server.url, *arguments, HF_HOME=str(tmp_path / "hf"))
 
 
 def _edit(path: Path, **values) -> None:
@@ -84,8 +67,8 @@ def _edit(path: Path, **values) -> None:
 # --- loading
 
 
-def test_pushed_by_one_process_it_is_bit_for_bit_the_same_in_another(server, trained, base, tmp_path):
-    """... for llmrec and for plain peft, whose base is a whole model of the hub; its pickles are not even asked for."""
+def test_a_pushed_policy_is_bit_for_bit_the_same_in_another_process(server, trained, base, tmp_path):
+    """The same holds for plain peft with a base from the hub. Pickles in the repository are never requested."""
     server.store("alice/base", Path(base))
     own = trained.model_config
     trained.model_config = own.model_copy(update={"base": "alice/base"})
@@ -122,8 +105,8 @@ main()
     assert TOKEN not in done.stdout + done.stderr
 
 
-def test_plain_peft_loads_an_adapter_of_a_cut_base_as_its_card_says(server, monkeypatch, tmp_path):
-    """... and without the depth, another model."""
+def test_plain_peft_loads_an_adapter_of_a_truncated_base_as_its_card_says(server, monkeypatch, tmp_path):
+    """Without the number of layers, plain peft loads another model."""
     base = make_base(tmp_path / "whole", layers=4)
     server.store("alice/base", Path(base))
     monkeypatch.setenv("LLMREC_CACHE", str(tmp_path / "llmrec"))
@@ -147,7 +130,7 @@ torch.save([plain.eval()(torch.tensor({tokens})).logits.detach() for plain in (m
     assert torch.equal(cut, expected) and not torch.allclose(whole, expected, atol=1e-3)
 
 
-def test_a_directory_brings_what_recommending_needs(saved, trained):
+def test_a_directory_is_enough_to_recommend(saved, trained):
     recommender = Recommender.from_pretrained(saved)
     assert recommender.max_new_tokens == trained.completion_length == 32
     assert GenerationConfig.from_pretrained(saved).eos_token_id == trained.tokenizer.eos_token_id
@@ -155,8 +138,8 @@ def test_a_directory_brings_what_recommending_needs(saved, trained):
         recommender.recommend(user="7")
 
 
-def test_without_titles_it_recommends_by_item_id(saved, trained):
-    _withhold_titles(saved)
+def test_without_titles_items_are_named_by_their_ids(saved, trained):
+    withhold_titles(saved)
     loaded = Recommender.from_pretrained(saved)
     assert torch.equal(_scores(loaded.policy), _scores(trained))
     assert loaded.resolve_titles(["i3", "I7"]) == [3, 7]
@@ -165,30 +148,14 @@ def test_without_titles_it_recommends_by_item_id(saved, trained):
         assert not [title for title, *_ in TITLES if title in (saved / name).read_text()]
 
 
-def test_a_fact_that_is_a_title_is_withheld_with_it(saved, trained):
-    vocabulary = json.loads((saved / "item_vocabulary.json").read_text())
-    vocabulary["items"][0]["title"] = "Secret Movie (1999) [2]"
-    (saved / "item_vocabulary.json").write_text(json.dumps(vocabulary))
-    said = ["Quiet", "secret movie", "Secret Movie (1999)", "Secret Movie (1999) [2]", "War"]
-    _edit(saved / "facts.json", facts=[["category", one] for one in said], of_item=[[0, 1, 2, 3, 4], *[[4]] * 9])
-    _withhold_titles(saved)
-    book = json.loads((saved / "facts.json").read_text())
-    assert book["facts"] == [["category", "War"]] and book["of_item"] == [[0]] * 10
-
-
-def test_titles_that_spell_the_items_cannot_be_withheld(tmp_path, base):
-    RecPolicy.create(make_config(base, "title"), make_data()).save_pretrained(tmp_path / "a")
-    with pytest.raises(UserError, match="cannot be withheld"):
-        _withhold_titles(tmp_path / "a")
-
-
 @pytest.mark.parametrize(
-    ("hidden_size", "layers", "says"), [(32, 1, "layers 2, but the base 1"), (16, 2, "hidden size 32, but the base 16")]
+    ("hidden_size", "layers", "message"),
+    [(32, 1, "layers 2, but the base 1"), (16, 2, "hidden size 32, but the base 16")],
 )
-def test_another_base_is_refused(saved, trained, tmp_path, hidden_size, layers, says):
+def test_another_base_is_refused(saved, trained, tmp_path, hidden_size, layers, message):
     other = make_base(tmp_path / "other", hidden_size, layers)
     _edit(saved / "llmrec.json", model=trained.model_config.model_dump() | {"base": other})
-    with pytest.raises(ModelError, match=says):
+    with pytest.raises(ModelError, match=message):
         RecPolicy.from_pretrained(saved)
 
 
@@ -203,11 +170,11 @@ def test_other_weights_of_the_same_shape_are_refused(saved, trained, base, tmp_p
     _edit(saved / "llmrec.json", model=other)
     with pytest.raises(ModelError, match="another base.*base fingerprint"):
         RecPolicy.from_pretrained(saved)
-    _edit(saved / "llmrec.json", base_fingerprint=None)  # as of an early adapter
+    _edit(saved / "llmrec.json", base_fingerprint=None)  # as in adapters of early versions
     assert RecPolicy.from_pretrained(saved).base_fingerprint != trained.base_fingerprint
 
 
-def test_a_base_of_other_words_is_refused_under_the_title_scheme(tmp_path, base):
+def test_a_base_with_another_vocabulary_is_refused_under_the_title_scheme(tmp_path, base):
     RecPolicy.create(make_config(base, "title"), make_data()).save_pretrained(tmp_path / "a")
     model, tokenizer = load_base(make_config(base).model)
     tokenizer.add_tokens(["<|more|>"])
@@ -220,7 +187,7 @@ def test_a_base_of_other_words_is_refused_under_the_title_scheme(tmp_path, base)
 
 
 @pytest.mark.parametrize("change", ["lacks", "has more"])
-def test_weights_that_are_not_exactly_the_adapter_are_refused(saved, change):
+def test_weights_that_are_not_exactly_those_of_the_adapter_are_refused(saved, change):
     path = saved / "adapter_model.safetensors"
     weights = load_file(path)
     name = next(name for name in weights if "layers.1" in name)
@@ -245,7 +212,7 @@ def test_weights_that_are_not_exactly_the_adapter_are_refused(saved, change):
 )
 def test_settings_of_another_adapter_are_refused(saved, change):
     _edit(saved / "adapter_config.json", **change)
-    with pytest.raises(ModelError, match=f"adapter_config.json is of another adapter.*{next(iter(change))} differ"):
+    with pytest.raises(ModelError, match=f"adapter_config.json belongs to another adapter.*{next(iter(change))} differ"):
         RecPolicy.from_pretrained(saved)
 
 
@@ -265,36 +232,38 @@ def test_a_base_is_never_unpickled(saved, trained, base, tmp_path):
 
 @pytest.mark.parametrize("load", [load_base, _base_config])
 @pytest.mark.parametrize(
-    ("fault", "says"),
+    ("fault", "message"),
     [
         (Fault("config.json", cut="before", times=99), "cannot be reached"),
-        (Fault("config.json", status=500, times=99), r"refused to give `alice/base` \(HTTP 500\)"),
+        (Fault("config.json", status=500, times=99), r"refused to send `alice/base` \(HTTP 500\)"),
         (Fault("config.json", status=401, times=99), "set HF_TOKEN"),
         (Fault("config.json", status=503, times=1), None),
     ],
 )
-def test_faults_in_fetching_a_base_are_explained_and_passing_ones_retried(server, base, monkeypatch, load, fault, says):
+def test_faults_of_downloads_of_a_base_are_explained_and_temporary_ones_retried(
+    server, base, monkeypatch, load, fault, message
+):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     server.store("alice/base", Path(base))
     server.faults = [Fault(**vars(fault))]
-    if says is None:
+    if message is None:
         load(ModelConfig(base="alice/base"))
     else:
-        with pytest.raises(UserError, match=says):
+        with pytest.raises(UserError, match=message):
             load(ModelConfig(base="alice/base"))
 
 
-def test_nobody_is_told_to_edit_the_cache_of_the_hub(server, saved, tmp_path):
+def test_advice_to_edit_a_file_of_the_cache_names_a_copy(server, saved, tmp_path):
     _edit(saved / "llmrec.json", model=make_config("somewhere else").model.model_dump())
     with pytest.raises(ModelError, match="Correct `model.base`.$"):
         RecPolicy.from_pretrained(saved)
     server.store(NAME, saved)
     for load in (RecPolicy.from_pretrained, Recommender.from_pretrained):
-        with pytest.raises(ModelError, match="not to be edited: .*`hf download OWNER/NAME --local-dir DIR`"):
+        with pytest.raises(ModelError, match="should not be edited.*`hf download OWNER/NAME --local-dir DIR`"):
             load(NAME)
 
 
-def test_full_precision_needs_no_bitsandbytes(saved, trained, monkeypatch, capsys):
+def test_full_precision_does_not_need_bitsandbytes(saved, trained, monkeypatch, capsys):
     _edit(saved / "llmrec.json", model=trained.model_config.model_dump() | {"quantization": "nf4"})
     monkeypatch.setattr(base_module.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(command, "silence_libraries", lambda: None)
@@ -324,15 +293,15 @@ def test_broken_files_are_named(saved, file, content):
         Recommender.from_pretrained(saved)
 
 
-def test_facts_of_another_catalogue(saved):
+def test_facts_of_another_catalogue_are_refused(saved):
     _edit(saved / "facts.json", of_item=[[]], entities=[{}])
     with pytest.raises(ModelError, match="different catalogues"):
         RecPolicy.from_pretrained(saved)
 
 
-def test_the_command_ends_with_2_and_a_message(server, monkeypatch, capsys):
+def test_wrong_arguments_of_recommend_end_with_a_message(server, monkeypatch, capsys):
     monkeypatch.setattr(command, "silence_libraries", lambda: None)
-    for arguments, says in (
+    for arguments, message in (
         (["--model", "alice/none", "x"], "no such repository"),
         (["--model", NAME, "--user", "7"], "--user needs --run"),
         (["--model", NAME, "--run", ".", "x"], "one of them"),
@@ -342,29 +311,29 @@ def test_the_command_ends_with_2_and_a_message(server, monkeypatch, capsys):
         with pytest.raises(SystemExit) as stopped:
             cli.main()
         assert stopped.value.code == 2
-        assert says in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 def test_the_token_is_in_no_message_and_no_file(server, trained, tmp_path, capfd, caplog):
     with caplog.at_level("DEBUG"):
-        push_policy(trained, NAME, private=False, revision=None, message=None)
-        hub.find_adapter(NAME)
+        trained.push_to_hub(NAME)
+        client.find_adapter(NAME)
         server.faults = [Fault("POST .*/preupload/", status=400, message=f"bad header: Bearer {TOKEN}")]
         with pytest.raises(UserError, match="<token>") as raised:
-            hub.upload({"README.md": Path(__file__)}, NAME, message="push")
+            client.upload({"README.md": Path(__file__)}, NAME, message="push")
     printed = "".join(capfd.readouterr())
     assert TOKEN not in str(raised.value) + printed + caplog.text
     assert not [name for name, content in server.repositories[NAME].files.items() if TOKEN.encode() in content]
     assert not [f for f in tmp_path.rglob("*") if f.is_file() and TOKEN.encode() in f.read_bytes()]
 
 
-def test_a_repository_whose_main_branch_is_empty(trained, server):
-    push_policy(trained, NAME, private=False, revision="v2", message=None)
+def test_an_empty_main_branch_is_explained(trained, server):
+    trained.push_to_hub(NAME, revision="v2")
     with pytest.raises(UserError, match=f"no adapter of llmrec at `main`.*llmrec list --repo {NAME}"):
         RecPolicy.from_pretrained(NAME)
 
 
-def test_another_scheme_than_the_vocabulary_s_is_refused(saved):
+def test_a_scheme_that_is_not_that_of_the_vocabulary_is_refused(saved):
     about = json.loads((saved / "llmrec.json").read_text())
     about["catalogue"]["scheme"] = "title"
     (saved / "llmrec.json").write_text(json.dumps(about))
