@@ -89,7 +89,7 @@ class ItemObjective(Protocol):
 
 
 def item_objective(section: PPOConfig, args: TRLPPOConfig, policy: RecPolicy, total: Sum) -> ItemObjective:
-    """The item objective that `ppo.advantage` asks for.
+    """The item objective that `ppo.advantage` selects.
 
     Args:
         section: the config section `ppo`.

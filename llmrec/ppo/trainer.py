@@ -84,7 +84,7 @@ class RecPPOTrainer(PPOTrainer):
             processing_class=policy.tokenizer,
             model=cast(Any, policy.model),
             ref_model=None,
-            reward_model=cast(Any, nn.Identity()),  # TRL asks for a network; `reward` scores parsed recommendations
+            reward_model=cast(Any, nn.Identity()),  # TRL requires a network; `reward` scores parsed recommendations
             train_dataset=cast(Any, train_dataset),
             value_model=cast(Any, self.critic),
             data_collator=cast(Any, list),
@@ -207,7 +207,7 @@ class RecPPOTrainer(PPOTrainer):
         return NetworkOutput.concatenate(outputs)
 
     def score(self, rollout: Rollout, device: torch.device) -> EpisodeRewards:
-        """Parses the completions and asks the reward function for their rewards."""
+        """Parses the completions and calls the reward function."""
         recommendations = parse(self.policy, rollout.sampled)
         reward = self.reward(recommendations, rollout.episodes)
         finished = torch.tensor([recommendation.finished for recommendation in recommendations]).to(device)

@@ -46,7 +46,7 @@ class BestAdapter:
         self.history: list[dict[str, Any]] = []
 
     def evaluate(self, policy: RecPolicy, step: int) -> dict[str, float]:
-        """Measures the policy, keeps its adapter if `accepts` says so, and extends `history`.
+        """Measures the policy, keeps its adapter if `accepts` returns true, and extends `history`.
 
         Returns:
             the metrics of `measure`, as the main process measured them, so that all processes decide alike.
