@@ -1,94 +1,66 @@
-"""The reward model: what a user clicks next and, given the click, whether it ends in a purchase.
+"""The click/purchase model: what a user clicks next and, given the click, whether the user purchases it.
 
-One causal encoder reads a history, `start, item 1, ..., item L`, and the user's profile, and has two heads on the
-state after every prefix:
+One causal encoder reads a history, `start, item 1, ..., item L`, and the user's profile. Two heads read the state after
+every prefix:
 
-* click: a score z_i of every item (SASRec with full softmax: Kang & McAuley, ICDM 2018; Klenitskiy & Vasilev,
+* click: a score z_i for every item (SASRec with full softmax: Kang & McAuley, ICDM 2018; Klenitskiy & Vasilev,
   RecSys 2023). Input and output embeddings are tied.
 * purchase given click: a low-rank logit for every item, fitted on clicked events only.
 
-An item is the sum of an embedding of its id and one of the words of its title and categories. Items that were
-never trained on are their words alone.
+An item is the sum of an embedding of its id and an embedding of the words in its title and categories. Items without a
+training click are represented by their words alone.
 
-**What P(click) means.** Let a user click exactly one item out of a candidate set C next. Then
+**Meaning of P(click).** Assume that a user clicks exactly one item of a candidate set C next. Then
 
     P(click i | history, C) = exp(z_i / T) / sum over j in C of exp(z_j / T)
 
-is the probability that it is item i. The reward takes for C the whole catalogue minus what the user has had, so it
-is *not* the probability of a click if i were shown (that is `click_if_shown`, for logs with exposures), and it
-sums to 1 over C. Calibration is measured on the same formula (`quality.py`).
+is the probability that it is item i. The reward uses the unseen items of the whole catalogue as C, so the probabilities
+of unseen items sum to 1. This is *not* the probability of a click on i if i is shown, which `click_if_shown` gives
+after training on a log with exposures. Calibration is measured on the same formula (`quality.py`).
 
-As in the entire-space model (ESMM: Ma et al., SIGIR 2018) a purchase is a click that converts, so that
+**Reward.** As in the entire-space model (ESMM: Ma et al., SIGIR 2018), a purchase is a click that converts:
 
     reward(history, item) = log P(click item) + log P(purchase item | click item)      [nats, <= 0]
 
-with both factors calibrated on validation: the temperature T of the click softmax, scale and offset (Platt) of the
-purchase logit. It is the log-probability of one event, "the next thing this user takes is this item, and it is
-bought", hence comparable between users and between items.
+Both factors are calibrated on validation: the click softmax by a temperature T, the purchase logit by a scale and an
+offset (Platt). The reward is the log-probability of one event, "the user clicks this item next and purchases it", so
+it is comparable between users and between items.
 """
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmrec.errors import DataError, ModelError
-from llmrec.files import write_json
+from llmrec.data.seen import seen_after_each, seen_mask
+from llmrec.errors import DataError
+from reward_models.encoder import Block, ClickPurchaseConfig
 from reward_models.features import PROFILE_BUCKETS, WORD_BUCKETS
-from reward_models.reward_model import Prediction, Rewarder
-from reward_models.storage import MEND, check_catalogue, load_config, load_state, save_tensors
+from reward_models.reward_model import Histories, Prediction, Purchases, RewardModel
+from reward_models.storage import SavedModel
 
-FAMILY = "click_purchase"
-NOT_PURCHASED, PURCHASED, UNKNOWN = 0, 1, 2  # rows of the purchase embedding
-POSITIONS = 64  # ranks of an exposure that have a bias of their own; row 0 stands for an unknown one
-ID_DROPOUT = 0.1  # share of items whose id is hidden in training, so that their words learn to stand alone
-
-
-@dataclass(frozen=True)
-class ClickPurchaseConfig:
-    """Shape of the model; saved as `config.json`.
-
-    Attributes:
-        num_items: size N of the catalogue.
-        items_sha256: fingerprint of the item ids in catalogue order (`fingerprint`), or "" if unknown.
-        hidden_size: width D of the encoder.
-        num_layers: transformer blocks.
-        num_heads: attention heads; divides `hidden_size`.
-        dropout: on embeddings and on the output of each half block.
-        window: newest items of a history that the encoder reads.
-        rank: width of the purchase head's dot product.
-        words: columns W of the table of item words.
-        purchases: False for a log without purchases; P(purchase | click) is then 1.
-    """
-
-    num_items: int
-    items_sha256: str = ""
-    hidden_size: int = 64
-    num_layers: int = 2
-    num_heads: int = 2
-    dropout: float = 0.2
-    window: int = 50
-    rank: int = 16
-    words: int = 1
-    purchases: bool = True
-
-
-def had_after_each(history: Tensor, mask: Tensor, num_items: int) -> Tensor:
-    """Which items have appeared at or before each position: history, mask [B, L] -> bool [B, L, N]."""
-    batch, length = history.shape
-    position = torch.arange(length, device=history.device).expand(batch, length)
-    first = torch.full((batch, num_items), length, device=history.device)
-    first = first.scatter_reduce(1, history, position.masked_fill(~mask, length), "amin")
-    return first[:, None] <= torch.arange(length, device=history.device)[:, None]
+# Rows of the purchase embedding.
+NOT_PURCHASED = 0
+PURCHASED = 1
+UNKNOWN = 2
+POSITIONS = 64  # list ranks of an exposure that have a bias; rank 0 means unknown
+ID_DROPOUT = 0.1  # share of item ids that are hidden in training, so that item words learn to predict without ids
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """What the heads see of items: click [..., D] and its bias [...], purchase [..., R] and its bias [...]."""
+    """Items as the two heads read them.
+
+    Attributes:
+        click: vectors of the click head, [..., D].
+        click_bias: biases of the click head, [...].
+        purchase: vectors of the purchase head, [..., R].
+        purchase_bias: biases of the purchase head, [...].
+    """
 
     click: Tensor
     click_bias: Tensor
@@ -96,49 +68,24 @@ class Candidates:
     purchase_bias: Tensor
 
 
-class Block(nn.Module):
-    """Pre-norm causal transformer block with a learned bias for every distance between two positions.
+class ClickPurchaseModel(RewardModel, SavedModel):
+    """Scores of clicks and of purchases given a click, for every item after every prefix of a history.
 
-    Distances, not absolute positions: a window cut out of the middle of a history then means the same as one
-    at its start.
+    In the methods below `history` holds item indices, left-aligned, int64 [B, L]. Padding may hold any item index and
+    has no effect on the positions before it. `purchased` is int [B, L] (`NOT_PURCHASED`, `PURCHASED` or `UNKNOWN`),
+    bool [B, L], or None if all purchases are unknown.
     """
+
+    FAMILY = "click_purchase"
+
+    item_words: Tensor
+    trained: Tensor
 
     def __init__(self, config: ClickPurchaseConfig):
         super().__init__()
-        size = config.hidden_size
-        self.heads, self.dropout = config.num_heads, config.dropout
-        self.attention_norm, self.feed_norm = nn.LayerNorm(size), nn.LayerNorm(size)
-        self.qkv, self.out = nn.Linear(size, 3 * size), nn.Linear(size, size)
-        self.distance_bias = nn.Parameter(torch.zeros(config.num_heads, config.window + 1))
-        self.feed = nn.Sequential(nn.Linear(size, 2 * size), nn.GELU(), nn.Linear(2 * size, size))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, T, D] -> [B, T, D]."""
-        batch, length, size = x.shape
-        q, k, v = self.qkv(self.attention_norm(x)).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        position = torch.arange(length, device=x.device)
-        distance = position[:, None] - position  # [T, T], negative in the future
-        bias = self.distance_bias[:, distance.clamp(min=0)].masked_fill(distance < 0, float("-inf"))
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        mixed = self.out(mixed.transpose(1, 2).reshape(batch, length, size))
-        x = x + F.dropout(mixed, self.dropout, self.training)
-        return x + F.dropout(self.feed(self.feed_norm(x)), self.dropout, self.training)
-
-
-class ClickPurchaseModel(Rewarder):
-    """Click and purchase-given-click scores of every item after every prefix of a history.
-
-    In the methods below `history` is int64 [B, L], left-aligned; what stands at
-    padded positions does not matter to the positions before it, but must be an item index. `purchased` is int
-    [B, L] (0, 1, or `UNKNOWN`), bool [B, L], or None when nothing is known of purchases.
-    """
-
-    def __init__(self, config: ClickPurchaseConfig):
-        super().__init__()
-        if config.hidden_size % config.num_heads:
-            raise ModelError(f"hidden_size {config.hidden_size} is not a multiple of num_heads {config.num_heads}.")
         self.config = config
-        size, items = config.hidden_size, config.num_items
+        size = config.hidden_size
+        items = config.num_items
         self.items = nn.Embedding(items + 1, size)  # the last row is the start of every history
         self.purchase_state = nn.Embedding(3, size)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
@@ -148,19 +95,18 @@ class ClickPurchaseModel(Rewarder):
         self.purchase_items = nn.Embedding(items, config.rank)
         self.purchase_item_bias = nn.Parameter(torch.zeros(items))
         self.purchase_user_bias = nn.Linear(size, 1)
-        # Words of items. Their sum with the id's parameters is what the heads and the encoder read.
+        # Words of items: their embeddings are added to the parameters of the item's id.
         self.words = nn.EmbeddingBag(WORD_BUCKETS, size, mode="mean", padding_idx=0)
-        self.word_heads = nn.Linear(size, config.rank + 2, bias=False)  # click bias, purchase bias, purchase
+        self.word_heads = nn.Linear(size, config.rank + 2, bias=False)  # click bias, purchase bias, purchase vector
         self.profile = nn.EmbeddingBag(PROFILE_BUCKETS, size, mode="mean", padding_idx=0)
-        # Exposures: log-odds of a click on what is shown, beside the click score.
+        # Exposures: what is added to the click score to give the log-odds of a click on a shown item.
         self.exposure_level = nn.Linear(size, 1)
         self.position_bias = nn.Embedding(POSITIONS + 1, 1)
         self.register_buffer("item_words", torch.zeros(items, config.words, dtype=torch.long))
         self.register_buffer("trained", torch.ones(items, dtype=torch.bool))  # items with a training click
-        # Calibration: no gradients, set once after training.
-        self.register_buffer("click_temperature", torch.tensor(1.0))
-        self.register_buffer("purchase_scale", torch.tensor(1.0))
-        self.register_buffer("purchase_offset", torch.tensor(0.0))
+        self._initialize()
+
+    def _initialize(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Embedding | nn.EmbeddingBag | nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
@@ -168,52 +114,73 @@ class ClickPurchaseModel(Rewarder):
                 nn.init.zeros_(module.bias)
         nn.init.normal_(self.purchase_query.weight, std=0.1)
         nn.init.normal_(self.purchase_items.weight, std=0.1)
-        for bag in (self.words, self.profile):  # a zero row for what has no words
-            nn.init.zeros_(bag.weight[0])
+        with torch.no_grad():
+            for bag in (self.words, self.profile):  # padding, and items or users without words, must stay zero
+                bag.weight[0] = 0.0
         nn.init.zeros_(self.position_bias.weight)
+
+    @classmethod
+    def _build(cls, values: dict[str, Any], directory: Path, item_ids: list[str] | None) -> Self:
+        return cls(ClickPurchaseConfig(**values))
 
     @property
     def device(self) -> torch.device:
+        """Device of the weights."""
         return self.click_bias.device
 
-    def _known(self, items: Tensor) -> Tensor:
-        """Whether an item's id may be read, float [..., 1]: not if untrained, and in training sometimes not."""
-        known = self.trained[items]
-        if self.training:
-            known = known & (torch.rand(known.shape, device=known.device) >= ID_DROPOUT)
-        return known.float()[..., None]
+    @property
+    def num_items(self) -> int:
+        """Size N of the catalogue."""
+        return self.config.num_items
 
-    def _of_words(self, items: Tensor) -> Tensor:
-        """Embedding of the words of items: [...] -> [..., D]."""
+    # --- items and states ---
+
+    def _id_is_used(self, items: Tensor) -> Tensor:
+        """Whether an item's id is used, float [..., 1]: never if untrained, and not always in training."""
+        used = self.trained[items]
+        if self.training:
+            used = used & (torch.rand(used.shape, device=used.device) >= ID_DROPOUT)
+        return used.float()[..., None]
+
+    def _word_embeddings(self, items: Tensor) -> Tensor:
+        """Embeddings of the words of items: [...] to [..., D]."""
         flat = items.reshape(-1)
-        if len(flat) > self.config.num_items:  # each item's words once
+        if len(flat) > self.config.num_items:  # cheaper: embed the words of each item once
             return self.words(self.item_words)[items]
         return self.words(self.item_words[flat]).view(*items.shape, self.config.hidden_size)
 
     def candidates(self, items: Tensor | None = None) -> Candidates:
-        """Items [...] as the heads see them; None: the whole catalogue."""
+        """Items [...] as the heads read them; None means the whole catalogue."""
         items = torch.arange(self.config.num_items, device=self.device) if items is None else items
-        known, words = self._known(items), self._of_words(items)
+        id_used = self._id_is_used(items)
+        words = self._word_embeddings(items)
         from_words = self.word_heads(words)
         return Candidates(
-            words + known * self.items(items),
-            from_words[..., 0] + known[..., 0] * self.click_bias[items],
-            from_words[..., 2:] + known * self.purchase_items(items),
-            from_words[..., 1] + known[..., 0] * self.purchase_item_bias[items],
+            click=words + id_used * self.items(items),
+            click_bias=from_words[..., 0] + id_used[..., 0] * self.click_bias[items],
+            purchase=from_words[..., 2:] + id_used * self.purchase_items(items),
+            purchase_bias=from_words[..., 1] + id_used[..., 0] * self.purchase_item_bias[items],
         )
 
     def states(self, history: Tensor, purchased: Tensor | None, profiles: Tensor | None = None) -> Tensor:
-        """States before the first item and after each: [B, L] -> [B, L + 1, D], L <= `config.window`.
+        """States before the first item and after each item.
 
-        `profiles` is int64 [B, P], or None.
+        Args:
+            history: int64 [B, L] with L <= `config.window`.
+            purchased: see the class.
+            profiles: profile words, int64 [B, P], or None.
+
+        Returns:
+            [B, L + 1, D].
         """
         if history.shape[1] > self.config.window:
             raise ValueError(f"A packed history has {history.shape[1]} items; the window is {self.config.window}.")
         if purchased is None:
             purchased = torch.full_like(history, UNKNOWN)
         start = self.items.weight[-1].expand(len(history), 1, -1)
-        items = torch.cat([start, self._of_words(history) + self._known(history) * self.items(history)], 1)
-        x = items + self.purchase_state(F.pad(purchased.long(), (1, 0), value=UNKNOWN))
+        embedded = self._word_embeddings(history) + self._id_is_used(history) * self.items(history)
+        states = F.pad(purchased.long(), (1, 0), value=UNKNOWN)
+        x = torch.cat([start, embedded], 1) + self.purchase_state(states)
         if profiles is not None:
             x = x + self.profile(profiles)[:, None]
         x = F.dropout(x, self.config.dropout, self.training)
@@ -222,89 +189,113 @@ class ClickPurchaseModel(Rewarder):
         return self.norm(x)
 
     def prefix_states(self, history: Tensor, purchased: Tensor | None, profiles: Tensor | None = None) -> Tensor:
-        """State after each item, reading the newest `window` items up to it: [B, L] -> [B, L, D], any L."""
-        window, (batch, length) = self.config.window, history.shape
+        """State after each item, from the newest `window` items up to it: [B, L] to [B, L, D], for any L."""
+        window = self.config.window
+        batch, length = history.shape
         if length <= window:
             return self.states(history, purchased, profiles)[:, 1:]
         if purchased is None:
             purchased = torch.full_like(history, UNKNOWN)
         head = self.states(history[:, :window], purchased[:, :window], profiles)[:, 1:]
-        # Prefixes longer than the window: each is a row of its own, so that it sees exactly its newest items.
-        cuts = [x[:, 1:].unfold(1, window, 1).reshape(-1, window) for x in (history, purchased)]
+        # Each prefix that is longer than the window becomes a row, so that it sees exactly its newest items.
+        items, flags = (x[:, 1:].unfold(1, window, 1).reshape(-1, window) for x in (history, purchased))
         repeated = None if profiles is None else profiles.repeat_interleave(length - window, 0)
-        tail = self.states(*cuts, repeated)[:, -1]
+        tail = self.states(items, flags, repeated)[:, -1]
         return torch.cat([head, tail.view(batch, length - window, -1)], dim=1)
 
+    def last_states(
+        self, histories: Histories, purchases: Purchases = None, profiles: np.ndarray | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """State after the last item, [B, D], and which items each history holds, bool [B, N]."""
+        history, purchased, lengths, seen = self.pack(histories, purchases)
+        states = self.states(history, purchased, self._profiles(profiles))
+        return states[torch.arange(len(lengths), device=self.device), lengths], seen
+
+    # --- scores ---
+
     def click_scores(self, states: Tensor, items: Tensor | None = None) -> Tensor:
-        """Uncalibrated click scores [..., N] of states [..., D], or [..., S] of the shared `items` [S]."""
+        """Uncalibrated click scores of states [..., D]: [..., N], or [..., S] for the shared `items` [S]."""
         candidates = self.candidates(items)
         return F.linear(states, candidates.click, candidates.click_bias)
 
     def pair_scores(self, states: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Uncalibrated click scores and purchase logits, each [...], of one item [...] a state [..., D]."""
+        """Uncalibrated click scores and purchase logits, each [...], of one item [...] for each state [..., D]."""
         candidates = self.candidates(items)
         click = (states * candidates.click).sum(-1) + candidates.click_bias
         purchase = (self.purchase_query(states) * candidates.purchase).sum(-1) + candidates.purchase_bias
         return click, purchase + self.purchase_user_bias(states).squeeze(-1)
 
     def exposure_logits(self, states: Tensor, items: Tensor, positions: Tensor) -> Tensor:
-        """Log-odds [E] of a click on items [E] shown at ranks [E] (0: unknown) in states [E, D]."""
+        """Log-odds [E] of a click on items [E] that are shown at ranks [E] (0: unknown) in states [E, D]."""
         click, _ = self.pair_scores(states, items)
         bias = self.position_bias(positions.clamp(0, POSITIONS))
         return click + self.exposure_level(states).squeeze(-1) + bias.squeeze(-1)
 
-    def predict_states(self, states: Tensor, had: Tensor) -> Prediction:
-        """Calibrated scores of all items in states [..., D]; `had`, bool [..., N], marks items the user has."""
+    def predict_states(self, states: Tensor, seen: Tensor) -> Prediction:
+        """Calibrated scores of all items in states [..., D]; `seen`, bool [..., N], marks the seen items."""
         candidates = self.candidates()
         click = F.linear(states, candidates.click, candidates.click_bias) / self.click_temperature
-        log_click = click.masked_fill(had, float("-inf")).log_softmax(-1)
+        log_click = click.masked_fill(seen, float("-inf")).log_softmax(-1)
         if not self.config.purchases:
-            return Prediction(log_click, torch.full_like(click, float("inf")), had)
+            return Prediction(log_click=log_click, purchase=torch.full_like(click, float("inf")), seen=seen)
         purchase = F.linear(self.purchase_query(states), candidates.purchase, candidates.purchase_bias)
         purchase = purchase + self.purchase_user_bias(states)
-        return Prediction(log_click, self.purchase_scale * purchase + self.purchase_offset, had)
+        calibrated = self.purchase_scale * purchase + self.purchase_offset
+        return Prediction(log_click=log_click, purchase=calibrated, seen=seen)
 
-    def predict(self, histories, purchases=None, profiles=None) -> Prediction:
+    def predict(
+        self, histories: Histories, purchases: Purchases = None, profiles: np.ndarray | None = None
+    ) -> Prediction:
         """Scores [B, N] after the last item of each history; arguments as in `log_rewards`."""
-        return self.predict_states(*self.last_states(histories, purchases, profiles))
-
-    def predict_packed(self, history, purchased, mask, had=None, profiles=None) -> Prediction:
-        """Scores [B, L, N] after every prefix; arguments as in `log_rewards_packed`."""
-        history, mask = history.to(self.device), mask.to(self.device)
-        history = history.masked_fill(~mask, 0)
-        self._check_items(history)
-        purchased = None if purchased is None else purchased.to(self.device).long().masked_fill(~mask, UNKNOWN)
-        states = self.prefix_states(history, purchased, self._profiles(profiles))
-        seen = had_after_each(history, mask, self.config.num_items)
-        if had is not None:
-            seen = seen | had.to(self.device)[:, None]
+        states, seen = self.last_states(histories, purchases, profiles)
         return self.predict_states(states, seen)
 
-    def last_states(self, histories, purchases=None, profiles=None) -> tuple[Tensor, Tensor]:
-        """State after the last item [B, D], and which items each history holds, bool [B, N]."""
-        history, purchased, lengths, had = self.pack(histories, purchases)
-        states = self.states(history, purchased, self._profiles(profiles))
-        return states[torch.arange(len(lengths), device=self.device), lengths], had
+    def predict_packed(
+        self,
+        history: Tensor,
+        purchased: Tensor | None,
+        mask: Tensor,
+        seen: Tensor | None = None,
+        profiles: np.ndarray | None = None,
+    ) -> Prediction:
+        """Scores [B, L, N] after every prefix; arguments as in `log_rewards_packed`."""
+        history = history.to(self.device)
+        mask = mask.to(self.device)
+        padded = history.masked_fill(~mask, 0)
+        self._check_items(padded)
+        if purchased is not None:
+            purchased = purchased.to(self.device).long().masked_fill(~mask, UNKNOWN)
+        states = self.prefix_states(padded, purchased, self._profiles(profiles))
+        seen_by_then = seen_after_each(history.masked_fill(~mask, -1), self.config.num_items)
+        if seen is not None:
+            seen_by_then = seen_by_then | seen.to(self.device)[:, None]
+        return self.predict_states(states, seen_by_then)
 
     @torch.no_grad()
-    def click_if_shown(self, histories, items, positions, profiles=None) -> Tensor:
-        """P(click on items[b] | it is shown at rank positions[b] after histories[b]), float [B]; needs a model that
-        was trained on exposures.
+    def click_if_shown(
+        self, histories: Histories, items: Any, positions: Any, profiles: np.ndarray | None = None
+    ) -> Tensor:
+        """Probability of a click on an item that is shown, for models that were trained on exposures.
 
         Args:
-            histories: as in `log_rewards`.
-            items: item indices, int64 [B].
-            positions: ranks from 1, int64 [B]; 0: unknown.
+            histories: item indices in time order, [B] histories.
+            items: index of the item that is shown after each history, int64 [B].
+            positions: rank in the list at which it is shown, from 1, int64 [B]; 0 means unknown.
             profiles: as in `log_rewards`.
 
+        Returns:
+            float [B].
+
         Raises:
-            DataError: an item outside the catalogue.
+            DataError: an item is outside the catalogue.
         """
-        items = torch.as_tensor(np.asarray(items), dtype=torch.long).to(self.device)
-        self._check_items(items, "The candidates hold")
+        shown = torch.as_tensor(np.asarray(items), dtype=torch.long).to(self.device)
+        self._check_items(shown, "The candidates hold")
         states, _ = self.last_states(histories, None, profiles)
-        positions = torch.as_tensor(np.asarray(positions), dtype=torch.long).to(self.device)
-        return self.exposure_logits(states, items, positions).sigmoid()
+        ranks = torch.as_tensor(np.asarray(positions), dtype=torch.long).to(self.device)
+        return self.exposure_logits(states, shown, ranks).sigmoid()
+
+    # --- inputs ---
 
     def _profiles(self, profiles: np.ndarray | None) -> Tensor | None:
         """Checked profile words on the device, int64 [B, P]."""
@@ -321,62 +312,30 @@ class ClickPurchaseModel(Rewarder):
         if items.numel() and (items.min() < 0 or items.max() >= self.config.num_items):
             wrong = items[(items < 0) | (items >= self.config.num_items)][0].item()
             raise DataError(
-                f"{who} item index {wrong}, but this reward model knows "
-                f"{self.config.num_items} items (0 up to that). "
-                "Was it trained on another catalogue? Run the reward stage on this data."
+                f"{who} item index {wrong}, but this reward model knows {self.config.num_items} items (indices 0 to "
+                f"{self.config.num_items - 1}). Was it trained on another catalogue? Run the reward stage on this data."
             )
 
-    def pack(self, histories, purchases) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """history [B, L], purchased [B, L], lengths [B], had [B, N]; L is the longest, cut to the window."""
-        window, batch = self.config.window, len(histories)
-        lengths = torch.tensor([min(len(history), window) for history in histories], dtype=torch.long)
-        width = int(lengths.max()) if batch else 0
-        packed = torch.zeros(batch, width, dtype=torch.long)
-        purchased = torch.full((batch, width), UNKNOWN, dtype=torch.long)
-        had = torch.zeros(batch, self.config.num_items, dtype=torch.bool)
-        for row, history in enumerate(histories):
-            items = torch.as_tensor(np.asarray(history, dtype=np.int64))
-            self._check_items(items)
-            had[row, items] = True
-            cut = items[len(items) - lengths[row] :]
-            packed[row, : len(cut)] = cut
+    def pack(self, histories: Histories, purchases: Purchases) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Packs histories into tensors on the device, cut to the newest `window` items.
+
+        Returns:
+            history [B, L], purchased [B, L], lengths [B], and the items that the uncut histories hold, bool [B, N].
+        """
+        items = [np.asarray(history, dtype=np.int64) for history in histories]
+        self._check_items(torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *items])))
+        lengths = [min(len(history), self.config.window) for history in items]
+        packed = np.zeros((len(items), max(lengths, default=0)), dtype=np.int64)
+        purchased = np.full_like(packed, UNKNOWN)
+        for row, (history, length) in enumerate(zip(items, lengths, strict=True)):
+            packed[row, :length] = history[len(history) - length :]
             known = None if purchases is None else purchases[row]
             if known is None:
                 continue
-            if len(known) != len(items):
-                raise DataError(f"History {row} has {len(items)} items but {len(known)} purchase flags.")
-            flags = torch.as_tensor(np.asarray(known, dtype=np.int64))
-            purchased[row, : len(cut)] = flags[len(items) - lengths[row] :]
-        return tuple(value.to(self.device) for value in (packed, purchased, lengths, had))
-
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Writes `model.safetensors` and `config.json`; other files in `directory` stay.
-
-        Raises:
-            UserError: the disk is full or the place is not writable.
-        """
-        directory = Path(directory)
-        save_tensors(directory / "model.safetensors", self.state_dict())
-        write_json(directory / "config.json", {"model_type": FAMILY, **asdict(self.config)})
-
-    @classmethod
-    def from_pretrained(cls, directory: str | Path, item_ids: Iterable[str] | None = None) -> "ClickPurchaseModel":
-        """Reads what `save_pretrained` wrote, in eval mode.
-
-        Args:
-            directory: the run's `reward/`.
-            item_ids: the catalogue's item ids; if given, the model must have been trained on exactly these.
-
-        Raises:
-            ModelError: a file is missing, truncated or of another model, or the catalogue is another.
-        """
-        directory = Path(directory)
-        values = load_config(directory / "config.json", FAMILY)
-        try:
-            config = ClickPurchaseConfig(**values)
-            model = cls(config)
-        except (TypeError, ValueError, RuntimeError, ModelError) as error:
-            raise ModelError(f"{directory / 'config.json'} does not describe this model ({error}). {MEND}") from None
-        check_catalogue(directory, config.num_items, config.items_sha256, item_ids)
-        load_state(model, directory / "model.safetensors")
-        return model.eval()
+            if len(known) != len(history):
+                raise DataError(f"History {row} has {len(history)} items but {len(known)} purchase flags.")
+            purchased[row, :length] = np.asarray(known, dtype=np.int64)[len(history) - length :]
+        seen = seen_mask(items, self.config.num_items)
+        arrays = (packed, purchased, np.array(lengths, dtype=np.int64), seen)
+        history, flags, ends, mask = (torch.from_numpy(values).to(self.device) for values in arrays)
+        return history, flags, ends, mask

@@ -1,134 +1,168 @@
-"""Several models of the next click as one: what they say together, less their disagreement."""
+"""Several models of the next click as one: their pooled prediction, minus a penalty where they disagree."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Self, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from llmrec.errors import ModelError
-from llmrec.files import write_json
 from reward_models.click_purchase import ClickPurchaseModel
 from reward_models.linear import LinearNextItem
-from reward_models.reward_model import Prediction, Rewarder
-from reward_models.storage import MEND, load_config, load_state, save_tensors
+from reward_models.reward_model import CALIBRATION, Histories, Prediction, Purchases, RewardModel
+from reward_models.storage import SavedModel, save_tensors
 
-FAMILY = "click_purchase_ensemble"
+LINEAR_FILE = "linear.safetensors"
 
 
-class RewardEnsemble(Rewarder):
-    """K click/purchase models as one and, possibly, a linear model beside them.
+class RewardEnsemble(RewardModel, SavedModel):
+    """K click/purchase models as one, optionally pooled with a linear next-item model.
 
-    P(click) is a logarithmic opinion pool (Genest & Zidek, Statistical Science 1986): the renormalised product of
-    powers of the members' geometric mean, of the linear model's votes and of popularity. Without a linear model it is
-    the members' alone. The powers are fitted on validation (`held_out.best_pool`), and the purchase logit, the
-    members' mean, is calibrated once more. The reward is a lower bound: its value less `penalty` standard deviations
-    of the members' own rewards (at their power in the pool), so that a policy gains nothing where the members
-    disagree.
+    P(click) is a logarithmic opinion pool (Genest & Zidek, Statistical Science 1986). It is the renormalized product of
+    powers of the members' geometric mean, of the linear model's scores and of popularity. Without a linear model it is
+    the members' geometric mean. The powers are fitted on validation (`held_out.best_pool`). The purchase logit is the
+    mean of the members' logits and is calibrated again.
 
-    Attributes:
+    The reward is a lower bound: `penalty` standard deviations of the members' own rewards (at their power in the pool)
+    are subtracted, so that a policy gains nothing where the members disagree.
+
+    Args:
         members: K models of the same catalogue.
-        penalty: standard deviations that are subtracted (config `reward.uncertainty_penalty`).
+        penalty: number of standard deviations that are subtracted (config `reward.uncertainty_penalty`).
         linear: the linear model, which also holds the powers, or None.
     """
+
+    FAMILY = "click_purchase_ensemble"
 
     def __init__(self, members: Sequence[ClickPurchaseModel], penalty: float, linear: LinearNextItem | None = None):
         super().__init__()
         self.members = nn.ModuleList(members)
         self.linear = linear
-        self.penalty, self.config = penalty, members[0].config
-        self.register_buffer("click_temperature", torch.tensor(1.0))
-        self.register_buffer("purchase_scale", torch.tensor(1.0))
-        self.register_buffer("purchase_offset", torch.tensor(0.0))
+        self.penalty = penalty
+        self.config = members[0].config
 
     @property
     def device(self) -> torch.device:
-        return self.members[0].device
+        """Device of the weights."""
+        return self._first.device
 
-    def predict(self, histories, purchases=None, profiles=None) -> Prediction:
-        """As `ClickPurchaseModel.predict`."""
-        parts = [member.predict(histories, purchases, profiles) for member in self.members]
-        return self._combine(parts, None if self.linear is None else self.votes(histories))
+    @property
+    def num_items(self) -> int:
+        """Size N of the catalogue."""
+        return self.config.num_items
 
-    def predict_packed(self, history, purchased, mask, had=None, profiles=None) -> Prediction:
-        """As `ClickPurchaseModel.predict_packed`."""
-        parts = [member.predict_packed(history, purchased, mask, had, profiles) for member in self.members]
+    @property
+    def _first(self) -> ClickPurchaseModel:
+        return cast(ClickPurchaseModel, self.members[0])
+
+    def predict(
+        self, histories: Histories, purchases: Purchases = None, profiles: np.ndarray | None = None
+    ) -> Prediction:
+        """Scores [B, N] after the last item of each history; arguments as in `log_rewards`."""
+        parts = [member.predict(histories, purchases, profiles) for member in click_purchase_models(self)]
+        return self._combine(parts, None if self.linear is None else self.linear_scores(histories))
+
+    def predict_packed(
+        self,
+        history: Tensor,
+        purchased: Tensor | None,
+        mask: Tensor,
+        seen: Tensor | None = None,
+        profiles: np.ndarray | None = None,
+    ) -> Prediction:
+        """Scores [B, L, N] after every prefix; arguments as in `log_rewards_packed`."""
+        models = click_purchase_models(self)
+        parts = [model.predict_packed(history, purchased, mask, seen, profiles) for model in models]
         if self.linear is None:
             return self._combine(parts)
-        history, mask = history.to(self.device), mask.to(self.device)
-        prior = torch.zeros_like(parts[0].had[:, 0]) if had is None else had.to(self.device)
-        return self._combine(parts, self.linear.log_scores(history.masked_fill(~mask, 0), mask, prior)[:, 1:])
+        history = history.to(self.device)
+        mask = mask.to(self.device)
+        seen_before = torch.zeros_like(parts[0].seen[:, 0]) if seen is None else seen.to(self.device)
+        scores = self.linear.log_scores(history.masked_fill(~mask, 0), mask, seen_before)
+        return self._combine(parts, scores[:, 1:])
 
-    def votes(self, histories: Sequence) -> Tensor:
-        """The linear model's log-scores after the last item of each history, [B, N]."""
-        newest, _, lengths, had = self.members[0].pack(histories, None)
-        mask = torch.arange(newest.shape[1], device=self.device) < lengths[:, None]
-        in_window = torch.zeros(had.shape, device=self.device).scatter_add(1, newest, mask.float()) > 0
-        return self.linear.log_scores_at_end(newest, mask, had & ~in_window)
+    def linear_scores(self, histories: Histories) -> Tensor:
+        """Log-scores of the linear model after the last item of each history, [B, N]."""
+        assert self.linear is not None
+        recent, _, lengths, seen = self._first.pack(histories, None)
+        mask = torch.arange(recent.shape[1], device=self.device) < lengths[:, None]
+        in_window = torch.zeros(seen.shape, device=self.device).scatter_add(1, recent, mask.float()) > 0
+        return self.linear.log_scores_at_end(recent, mask, seen & ~in_window)
 
-    def _combine(self, parts: list[Prediction], votes: Tensor | None = None) -> Prediction:
-        had = parts[0].had
+    def _combine(self, parts: list[Prediction], linear_scores: Tensor | None = None) -> Prediction:
+        seen = parts[0].seen
         click = torch.stack([part.log_click for part in parts]).mean(0)
-        if votes is not None:
-            members, linear, popularity = self.linear.powers
-            click = members * click + linear * votes + popularity * self.linear.share.log()
+        if self.linear is not None and linear_scores is not None:
+            members, linear, popularity = self.linear.pool_weights
+            click = members * click + linear * linear_scores + popularity * self.linear.share.log()
             parts = [replace(part, log_click=members * part.log_click) for part in parts]
-        click = (click / self.click_temperature).masked_fill(had, float("-inf"))
+        click = (click / self.click_temperature).masked_fill(seen, float("-inf"))
         purchase = torch.stack([part.purchase for part in parts]).mean(0)
-        purchase = self.purchase_scale * purchase + self.purchase_offset
-        return Prediction(click.log_softmax(-1), purchase, had, parts, self.penalty)
+        return Prediction(
+            log_click=click.log_softmax(-1),
+            purchase=self.purchase_scale * purchase + self.purchase_offset,
+            seen=seen,
+            members=parts,
+            penalty=self.penalty,
+        )
 
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Writes `config.json`, `model.safetensors` (the calibration), `linear.safetensors` and one folder a member."""
-        directory = Path(directory)
-        for number, member in enumerate(self.members):
-            member.save_pretrained(directory / f"member{number}")
-        calibration = {name: value for name, value in self.state_dict().items() if "." not in name}
-        save_tensors(directory / "model.safetensors", calibration)
-        values = {"model_type": FAMILY, "members": len(self.members), "penalty": self.penalty}
+    # --- files: the calibration is the ensemble's own state; members and the linear model have files of their own ---
+
+    def _own_state(self) -> dict[str, Tensor]:
+        state = self.state_dict()
+        return {name: state[name] for name in CALIBRATION}
+
+    def _config_values(self) -> dict[str, Any]:
+        values: dict[str, Any] = {"members": len(self.members), "penalty": self.penalty}
         if self.linear is not None:
-            save_tensors(directory / "linear.safetensors", self.linear.state_dict())
             values["linear_items"] = len(self.linear.covered)
-        write_json(directory / "config.json", values)
+        return values
+
+    def _save_parts(self, directory: Path) -> None:
+        for number, member in enumerate(click_purchase_models(self)):
+            member.save_pretrained(_member_directory(directory, number))
+        if self.linear is not None:
+            save_tensors(directory / LINEAR_FILE, self.linear.state_dict())
+
+    @classmethod
+    def _build(cls, values: dict[str, Any], directory: Path, item_ids: list[str] | None) -> Self:
+        count = values.get("members")
+        penalty = values.get("penalty")
+        linear_items = values.get("linear_items", 0)
+        if not (isinstance(count, int) and isinstance(penalty, int | float) and isinstance(linear_items, int)):
+            raise TypeError(f"expected numbers as `members`, `penalty` and `linear_items`, found {values}")
+        folders = [_member_directory(directory, number) for number in range(count)]
+        members = [ClickPurchaseModel.from_pretrained(folder, item_ids) for folder in folders]
+        linear = None
+        if "linear_items" in values:
+            linear = LinearNextItem.load(directory / LINEAR_FILE, members[0].num_items, linear_items)
+        return cls(members, float(penalty), linear)
 
 
-class _Calibration(nn.Module):
-    """The three numbers that an ensemble keeps beside its members."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        for name in ("click_temperature", "purchase_scale", "purchase_offset"):
-            self.register_buffer(name, torch.tensor(1.0))
+def _member_directory(directory: Path, number: int) -> Path:
+    return directory / f"member{number}"
 
 
-def load_reward_model(directory: str | Path, item_ids: Iterable[str] | None = None) -> Rewarder:
-    """Reads a model or an ensemble, whichever the reward stage left in `directory`, in eval mode.
+def click_purchase_models(model: ClickPurchaseModel | RewardEnsemble) -> list[ClickPurchaseModel]:
+    """The members of an ensemble, or the single model."""
+    if isinstance(model, RewardEnsemble):
+        return [cast(ClickPurchaseModel, member) for member in model.members]
+    return [model]
+
+
+def load_reward_model(
+    directory: str | Path, item_ids: Iterable[str] | None = None
+) -> ClickPurchaseModel | RewardEnsemble:
+    """Loads the single model or the ensemble that the reward stage wrote, in eval mode.
 
     Args:
         directory: the run's `reward/`.
-        item_ids: the catalogue's item ids; if given, the model must have been trained on exactly these.
+        item_ids: item ids of the catalogue. If given, the model must have been trained on exactly these.
 
     Raises:
-        ModelError: a file is missing, truncated or of another model, or the catalogue is another.
+        ModelError: a file is missing, damaged or of another model, or the catalogue is another one.
     """
-    directory = Path(directory)
-    if not (directory / "member0").is_dir():
-        return ClickPurchaseModel.from_pretrained(directory, item_ids)
-    values = load_config(directory / "config.json", FAMILY)
-    kinds = (values.get("members"), int), (values.get("penalty"), int | float), (values.get("linear_items", 0), int)
-    if not all(isinstance(value, kind) for value, kind in kinds):
-        raise ModelError(f"{directory / 'config.json'} does not describe an ensemble: {values}. {MEND}")
-    item_ids = None if item_ids is None else list(item_ids)
-    members = [
-        ClickPurchaseModel.from_pretrained(directory / f"member{number}", item_ids)
-        for number in range(values["members"])
-    ]
-    linear = None
-    if "linear_items" in values:
-        linear = LinearNextItem(members[0].config.num_items, values["linear_items"])
-        load_state(linear, directory / "linear.safetensors")
-    ensemble, calibration = RewardEnsemble(members, float(values["penalty"]), linear), _Calibration()
-    load_state(calibration, directory / "model.safetensors")
-    ensemble.load_state_dict(calibration.state_dict(), strict=False)
-    return ensemble.eval()
+    is_ensemble = _member_directory(Path(directory), 0).is_dir()
+    return (RewardEnsemble if is_ensemble else ClickPurchaseModel).from_pretrained(directory, item_ids)

@@ -1,10 +1,10 @@
-"""Logged exposures: who was shown what, where in the list, with which probability, and whether it was clicked.
+"""Logged exposures: who was shown which item, at which rank, with which propensity, and whether it was clicked.
 
-A log shows items by its own policy, so clicks tell of the policy as much as of the users. Every exposure is weighted
-by 1 / propensity, clipped at `CLIP` times the median weight and divided by the mean: the weighted log is what a
-policy that shows all items alike would have logged (inverse propensity scoring: Schnabel et al., ICML 2016), at
-the price of a little bias and much less variance. How much of the log the weights leave is reported (effective
-sample size). Positions get a bias of their own (Craswell et al., WSDM 2008, as an additive log-odds term).
+The log was made by a policy that chose what to show, so clicks depend on the policy as well as on the users. Every
+exposure is weighted by 1 / propensity, clipped at `CLIP` times the median weight and divided by the mean weight. The
+weighted log resembles that of a policy that shows all items equally often (inverse propensity scoring: Schnabel et al.,
+ICML 2016). Clipping adds a small bias and removes much variance. The effective sample size says how many exposures the
+weights leave. Each list rank has a bias (Craswell et al., WSDM 2008, as an additive term in the log-odds).
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from llmrec.data.dataset import InteractionData
 from llmrec.errors import DataError
 from reward_models.click_purchase import POSITIONS, ClickPurchaseModel
 
-CLIP = 10.0  # times the median of 1 / propensity
+CLIP = 10.0  # largest weight, as a multiple of the median of 1 / propensity
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Exposures:
     """M exposures.
 
     Attributes:
-        users: user index, int64 [M].
-        before: clicks of that user's history that lie before the exposure, int64 [M].
-        items: what was shown, int64 [M].
-        positions: rank from 1, 0 if unknown, int64 [M].
-        clicked: bool [M].
-        weights: see the module; mean 1, float64 [M].
-        clipped: share of the propensities that were clipped.
+        users: user indices, int64 [M].
+        before: number of clicks in the user's history before the exposure, int64 [M].
+        items: indices of the shown items, int64 [M].
+        positions: ranks in the list from 1; 0 if unknown, int64 [M].
+        clicked: whether the item was clicked, bool [M].
+        weights: propensity weights with mean 1, float64 [M].
+        clipped: share of the weights that were clipped.
     """
 
     users: np.ndarray
@@ -48,12 +48,35 @@ class Exposures:
 
     @property
     def effective_sample_size(self) -> float:
-        """Kish's (sum of w)^2 / sum of w^2."""
+        """Kish's effective sample size (sum of w)^2 / sum of w^2."""
         return float(self.weights.sum() ** 2 / np.square(self.weights).sum()) if len(self) else 0.0
+
+    @property
+    def has_both_classes(self) -> bool:
+        """Whether some exposures were clicked and some were not."""
+        return bool(0 < self.clicked.sum() < len(self))
+
+
+NO_INTEGERS = np.zeros(0, dtype=np.int64)
+NO_EXPOSURES = Exposures(
+    users=NO_INTEGERS,
+    before=NO_INTEGERS,
+    items=NO_INTEGERS,
+    positions=NO_INTEGERS,
+    clicked=np.zeros(0, dtype=bool),
+    weights=np.zeros(0),
+    clipped=0.0,
+)
 
 
 def propensity_weights(propensities: np.ndarray) -> tuple[np.ndarray, float]:
-    """Weights of mean 1 and the share that was clipped; a missing propensity (NaN) counts as the median.
+    """Clipped inverse propensities.
+
+    Args:
+        propensities: float [M]; NaN means unknown and counts as the median.
+
+    Returns:
+        weights with mean 1, float64 [M], and the share of them that was clipped.
 
     Raises:
         DataError: a propensity is not above 0 and at most 1.
@@ -62,44 +85,37 @@ def propensity_weights(propensities: np.ndarray) -> tuple[np.ndarray, float]:
     bad = known & ~((propensities > 0) & (propensities <= 1))
     if bad.any():
         raise DataError(
-            f"A propensity is {propensities[bad][0]:g}; expected a probability above 0 and at most 1. What was logged "
-            "had a chance of being shown: correct the log, or leave the field empty."
+            f"A propensity is {propensities[bad][0]:g}; expected a probability above 0 and at most 1, because a logged "
+            "item had a chance of being shown. Correct the log, or leave the field empty."
         )
     if not known.any():
         return np.ones(len(propensities)), 0.0
-    raw = np.where(known, 1 / np.where(known, propensities, 1.0), np.nan)
-    median = np.nanmedian(raw)
-    raw = np.where(known, raw, median)
-    return np.minimum(raw, CLIP * median) / np.minimum(raw, CLIP * median).mean(), float((raw > CLIP * median).mean())
+    inverse = np.where(known, 1 / np.where(known, propensities, 1.0), np.nan)
+    median = np.nanmedian(inverse)
+    inverse = np.where(known, inverse, median)
+    clipped = np.minimum(inverse, CLIP * median)
+    return clipped / clipped.mean(), float((inverse > CLIP * median).mean())
 
 
 def exposures_of(data: InteractionData, part: str, users: np.ndarray | None = None) -> Exposures:
-    """The exposures of a part of the log: `train`, `valid` or `test`.
+    """Reads the exposures of a part of the log.
 
-    Training exposures lie before the user's first held-out click, and before the temporal split's validation;
-    validation and test exposures lie in that split's windows.
+    Training exposures lie before the user's first held-out click and before the validation window of the temporal
+    split. Validation and test exposures lie in that split's windows.
 
     Args:
         data: the prepared log.
-        part: which.
-        users: user indices that may be read; None: all.
+        part: `train`, `valid` or `test`.
+        users: user indices that may be read; None means all.
 
     Raises:
-        DataError: an item outside the catalogue, or an impossible propensity.
+        DataError: an item is outside the catalogue, or a propensity is impossible.
     """
-    frame, nothing = data.exposures, np.zeros(0, dtype=np.int64)
+    frame = data.exposures
     if frame is None or not len(frame):
-        return Exposures(nothing, nothing, nothing, nothing, nothing.astype(bool), np.zeros(0), 0.0)
-    valid, test = data.temporal_cuts()
-    times, user = frame["timestamp"].to_numpy(), frame["user"].to_numpy()
-    first_held_out = np.array(
-        [t[n] if n < len(t) else np.inf for t, n in zip(data.timestamps, data.train_lengths, strict=True)]
-    )
-    keep = {
-        "train": (times < valid) & (times < first_held_out[user]),
-        "valid": (times >= valid) & (times < test),
-        "test": times >= test,
-    }[part]
+        return NO_EXPOSURES
+    keep = _in_part(data, part)
+    user = frame["user"].to_numpy()
     if users is not None:
         keep &= np.isin(user, users)
     rows = frame[keep]
@@ -109,27 +125,68 @@ def exposures_of(data: InteractionData, part: str, users: np.ndarray | None = No
             f"An exposure shows an item index outside 0..{data.num_items - 1}. Run the prepare stage again."
         )
     weights, clipped = propensity_weights(rows["propensity"].to_numpy(dtype=np.float64, na_value=np.nan))
-    before = [np.searchsorted(data.timestamps[u], t, "left") for u, t in zip(user[keep], times[keep], strict=True)]
-    positions = rows["position"].fillna(0).to_numpy(dtype=np.int64).clip(0, POSITIONS)
-    clicked = rows["click"].to_numpy(dtype=bool)
-    return Exposures(user[keep], np.array(before, dtype=np.int64), items, positions, clicked, weights, clipped)
+    moments = zip(user[keep], rows["timestamp"].to_numpy(), strict=True)
+    before = [np.searchsorted(data.timestamps[owner], time, "left") for owner, time in moments]
+    return Exposures(
+        users=user[keep],
+        before=np.array(before, dtype=np.int64),
+        items=items,
+        positions=rows["position"].fillna(0).to_numpy(dtype=np.int64).clip(0, POSITIONS),
+        clicked=rows["click"].to_numpy(dtype=bool),
+        weights=weights,
+        clipped=clipped,
+    )
+
+
+def _in_part(data: InteractionData, part: str) -> np.ndarray:
+    """Which exposures lie in a part of the log, bool [M]."""
+    valid, test = data.temporal_cuts()
+    times = data.exposures["timestamp"].to_numpy()
+    if part == "test":
+        return times >= test
+    if part == "valid":
+        return (times >= valid) & (times < test)
+    first_held_out = np.array(
+        [
+            times_of_user[length] if length < len(times_of_user) else np.inf
+            for times_of_user, length in zip(data.timestamps, data.train_lengths, strict=True)
+        ]
+    )
+    return (times < valid) & (times < first_held_out[data.exposures["user"].to_numpy()])
 
 
 def exposure_logits(
     model: ClickPurchaseModel, data: InteractionData, profiles: np.ndarray, exposures: Exposures, rows: np.ndarray
 ) -> Tensor:
-    """Log-odds of a click on some exposures, float [len(rows)]: the click score, the user's level, the position."""
-    users, before, device = exposures.users[rows], exposures.before[rows], model.device
+    """Log-odds of a click on some exposures: the click score plus the biases of the user's state and of the rank.
+
+    Args:
+        model: the model.
+        data: the prepared log, for the histories before the exposures.
+        profiles: profile words of all users of `data`, int64 [U, P].
+        exposures: the exposures.
+        rows: which of them, int64 [E].
+
+    Returns:
+        float [E].
+    """
     window = model.config.window
-    histories = [data.histories[u][max(0, n - window) : n] for u, n in zip(users, before, strict=True)]
-    flags = [data.purchases_before(u, n)[max(0, n - window) :] for u, n in zip(users, before, strict=True)]
+    users = exposures.users[rows]
+    before = exposures.before[rows]
+    histories = []
+    flags = []
+    for user, count in zip(users, before, strict=True):
+        start = max(0, count - window)
+        histories.append(data.histories[user][start:count])
+        flags.append(data.purchases_before(user, count)[start:])
     states, _ = model.last_states(histories, flags, profiles[users])
-    items, positions = (torch.from_numpy(values[rows]).to(device) for values in (exposures.items, exposures.positions))
+    items = torch.from_numpy(exposures.items[rows]).to(model.device)
+    positions = torch.from_numpy(exposures.positions[rows]).to(model.device)
     return model.exposure_logits(states, items, positions)
 
 
 def exposure_loss(logits: Tensor, exposures: Exposures, rows: np.ndarray) -> Tensor:
-    """Propensity-weighted log-loss of clicks on exposures, in nats an exposure."""
+    """Propensity-weighted log-loss of clicks on the exposures of some rows, in nats an exposure."""
     clicked = torch.from_numpy(exposures.clicked[rows]).float().to(logits.device)
     weights = torch.from_numpy(exposures.weights[rows]).float().to(logits.device)
     return (weights * F.binary_cross_entropy_with_logits(logits, clicked, reduction="none")).mean()

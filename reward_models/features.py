@@ -1,6 +1,6 @@
-"""Words of items and of user profiles as small integers: what is known of an item nobody clicked yet.
+"""Hashed words of items and of user profiles, from which the model represents items and users without clicks.
 
-A word becomes a bucket by a hash, so nothing has to be stored to read the words of a new item or user.
+A word becomes an integer by a hash, so the words of new items and users can be read without a stored vocabulary.
 """
 
 import hashlib
@@ -12,19 +12,19 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-WORD_BUCKETS = 8192  # of item words; bucket 0 is padding
-PROFILE_BUCKETS = 512  # of profile words; bucket 0 is padding
-MAX_WORDS = 24  # of one item
-USERS_A_VALUE = 5  # a profile column with fewer users a value names people, not groups, and is left out
+WORD_BUCKETS = 8192  # number of hash values of item words; 0 is padding
+PROFILE_BUCKETS = 512  # number of hash values of profile words; 0 is padding
+MAX_WORDS = 24  # largest number of words of one item
+USERS_PER_VALUE = 5  # profile columns with fewer users per value identify people instead of groups and are left out
 
 
 def bucket(word: str, buckets: int) -> int:
-    """A hash of a word in 1 .. buckets - 1, the same in every process."""
+    """Hash of a word, from 1 to `buckets` - 1; the same in every process."""
     return 1 + int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest()) % (buckets - 1)
 
 
 def padded(rows: Sequence[Sequence[int]], width: int | None = None) -> np.ndarray:
-    """Lists of integers as an int64 [R, W] array, filled up with 0; longer lists are cut to `width`."""
+    """R lists of integers as an array, int64 [R, W], padded with 0; lists longer than `width` are cut."""
     width = max([1, *map(len, rows)]) if width is None else width
     result = np.zeros((len(rows), width), dtype=np.int64)
     for row, values in enumerate(rows):
@@ -33,12 +33,15 @@ def padded(rows: Sequence[Sequence[int]], width: int | None = None) -> np.ndarra
 
 
 def item_words(items: pd.DataFrame) -> np.ndarray:
-    """Hashed words of categories and title of every item, int64 [N, W], 0 is padding.
+    """Hashed words of the categories and the title of every item.
 
-    A category is one word. A word that only one item has would be a second id, and is left out.
+    A category is one word. A word of only one item is left out, because it would act as a second id.
 
     Args:
-        items: rows with `title` (text) and `categories` (list of text), either of which may be missing.
+        items: item table with `title` (text) and `categories` (lists of text); both columns are optional.
+
+    Returns:
+        int64 [N, W]; 0 is padding.
     """
     rows = []
     titles = items["title"].fillna("") if "title" in items else [""] * len(items)
@@ -51,7 +54,7 @@ def item_words(items: pd.DataFrame) -> np.ndarray:
 
 
 def coarse(value: str) -> str:
-    """A number with one significant digit, other text as it is: ages 21 and 24 are both `20`."""
+    """Rounds a number to one significant digit, so that ages 21 and 24 are both `20`; other text is lower-cased."""
     try:
         number = float(value)
     except ValueError:
@@ -62,14 +65,17 @@ def coarse(value: str) -> str:
 
 
 def profile_words(users: pd.DataFrame) -> np.ndarray:
-    """Hashed `column=value` words of every user, int64 [U, P], 0 is padding and stands for what is not known.
+    """Hashed `column=value` words of every user.
 
     Args:
-        users: rows of `user_id` and attributes as text, "" where there is none.
+        users: user table of `user_id` and attributes as text; "" means unknown.
+
+    Returns:
+        int64 [U, P]; 0 means unknown.
     """
     columns = []
     for column in users.columns.drop("user_id", errors="ignore"):
         values = users[column].map(coarse)
-        if 1 < values.nunique() <= max(2, len(users) / USERS_A_VALUE):
+        if 1 < values.nunique() <= max(2, len(users) / USERS_PER_VALUE):
             columns.append([bucket(f"{column}={value}", PROFILE_BUCKETS) if value else 0 for value in values])
     return np.array(columns, dtype=np.int64).T if columns else np.zeros((len(users), 1), dtype=np.int64)

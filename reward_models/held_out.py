@@ -1,4 +1,4 @@
-"""Held-out events, what a model says of them, and the few numbers that are fitted on them."""
+"""Held-out events: what a model predicts for them, how well it ranks them, and its calibration on them."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,15 +10,16 @@ from torch import Tensor
 from llmrec.data.dataset import InteractionData, Targets
 from llmrec.data.decision import Decisions
 from llmrec.errors import ModelError
-from reward_models.calibration import fit_platt, fit_powers, fit_temperature
+from llmrec.evaluation.metrics import hit_rate, ndcg, rank_of_target
+from reward_models.calibration import fit_platt, fit_pool_weights, fit_temperature
 from reward_models.ensemble import RewardEnsemble
 from reward_models.features import profile_words
 from reward_models.linear import LinearNextItem
-from reward_models.reward_model import Prediction, Rewarder
+from reward_models.reward_model import Prediction, RewardModel
 
-CHUNK = 128  # events scored at once
-HELD_OUT_LIMIT = 5_000  # held-out events measured; more change no digit that is reported
-CALIBRATION_SCORES = 50_000_000  # events x items that the temperature is fitted on at most
+CHUNK = 128  # events that are scored at once
+HELD_OUT_LIMIT = 5_000  # largest number of measured events; more would change no reported digit
+CALIBRATION_SCORES = 50_000_000  # largest number of scores (events x items) that the calibration is fitted on
 
 
 @dataclass(frozen=True)
@@ -26,44 +27,47 @@ class HeldOut:
     """M held-out events to predict.
 
     Attributes:
-        decisions: what was known before each event, and the item clicked.
+        decisions: what was known before each event, and the clicked item as target.
         profiles: profile words of the users, int64 [M, P].
-        bought: whether it was purchased, bool [M].
-        split: the split that they come from, or "" if there are none.
+        purchased: whether the target was purchased, bool [M].
+        split: name of the split that they come from, or "" if there are none.
     """
 
     decisions: Decisions
     profiles: np.ndarray
-    bought: np.ndarray
+    purchased: np.ndarray
     split: str
 
     def __len__(self) -> int:
         return len(self.decisions)
 
-    def take(self, rows: np.ndarray) -> "HeldOut":
+    def select(self, rows: np.ndarray) -> "HeldOut":
         """The events of some rows."""
-        return HeldOut(self.decisions.select(rows), self.profiles[rows], self.bought[rows], self.split)
+        return HeldOut(
+            decisions=self.decisions.select(rows),
+            profiles=self.profiles[rows],
+            purchased=self.purchased[rows],
+            split=self.split,
+        )
 
 
 def held_out(data: InteractionData, part: str, limit: int, seed: int, split: str | None = None) -> HeldOut:
-    """Held-out events of a part.
+    """Reads the held-out events of a part.
 
     Args:
         data: the prepared log.
         part: `valid` or `test`.
-        limit: seeded random sample of at most so many.
-        seed: of that sample.
-        split: which; None: leave-one-out if there is such a split, else the first, and for validation
-            without what the temporal split tests on (`InteractionData.selection_targets`).
+        limit: largest number of events. If there are more, a seeded random sample is taken.
+        seed: seed of that sample.
+        split: name of the split. None takes leave-one-out if there is such a split, else the first; and for
+            validation, the targets of `InteractionData.selection_targets`.
     """
     names = [name for name, parts in data.targets.items() if len(parts.get(part, ()))]
     names.sort(key=lambda name: name != "leave_one_out")
     if split not in (None, *names) or not names:
-        nothing = Decisions.from_targets(data, Targets(np.zeros(0, np.int64), np.zeros(0, np.int64)))
-        return HeldOut(nothing, np.zeros((0, 1), np.int64), np.zeros(0, bool), "")
-    choosing = split is None and part == "valid"
-    split = split or names[0]
-    targets = data.selection_targets() if choosing else data.targets[split][part]
+        return _nothing(data)
+    is_selection = split is None and part == "valid"
+    targets = data.selection_targets() if is_selection else data.targets[split or names[0]][part]
     rows = np.arange(len(targets))
     if len(rows) > limit:
         rows = np.sort(np.random.default_rng(seed).choice(rows, limit, replace=False))
@@ -72,14 +76,33 @@ def held_out(data: InteractionData, part: str, limit: int, seed: int, split: str
     return HeldOut(
         decisions=Decisions.from_targets(data, targets),
         profiles=profile_words(data.users)[targets.users],
-        bought=np.array([data.purchases[user][position] for user, position in pairs], dtype=bool),
-        split=split,
+        purchased=np.array([data.purchases[user][position] for user, position in pairs], dtype=bool),
+        split=split or names[0],
     )
 
 
+def _nothing(data: InteractionData) -> HeldOut:
+    no_targets = Targets(np.zeros(0, np.int64), np.zeros(0, np.int64))
+    return HeldOut(
+        decisions=Decisions.from_targets(data, no_targets),
+        profiles=np.zeros((0, 1), np.int64),
+        purchased=np.zeros(0, bool),
+        split="",
+    )
+
+
+def chunks(count: int, size: int = CHUNK) -> list[np.ndarray]:
+    """Row numbers 0 to `count` - 1, at most `size` at a time."""
+    return [np.arange(start, min(start + size, count)) for start in range(0, count, size)]
+
+
 @torch.no_grad()
-def predictions(model: Rewarder, events: HeldOut) -> Iterator[tuple[slice, Prediction, Tensor]]:
-    """Chunks of m events: rows, scores [m, N] of all items, targets [m]."""
+def predictions(model: RewardModel, events: HeldOut) -> Iterator[tuple[slice, Prediction, Tensor]]:
+    """Predictions for m events at a time.
+
+    Yields:
+        rows of the events, scores of all items [m, N], and targets [m].
+    """
     for start in range(0, len(events), CHUNK):
         rows = slice(start, start + CHUNK)
         part = events.decisions[rows]
@@ -87,50 +110,54 @@ def predictions(model: Rewarder, events: HeldOut) -> Iterator[tuple[slice, Predi
         yield rows, model.predict(part.histories, part.purchased, events.profiles[rows]), targets
 
 
-def ndcg_and_hit(scores: Tensor, targets: Tensor, k: int = 10) -> Tensor:
-    """NDCG@k and HR@k [2, m] of one target a row; a tie counts as half a place lost."""
-    target = scores.gather(1, targets[:, None])
-    rank = (scores > target).sum(1) + ((scores == target).sum(1) + 1) / 2
-    hit = (rank <= k).double()
-    return torch.stack([hit / torch.log2(1 + rank), hit])
+def ranks_of_targets(scores: Tensor, targets: Tensor) -> np.ndarray:
+    """Rank of each target among all items, from 1, float64 [m]; a tie counts as half a rank lost."""
+    return np.asarray(rank_of_target(scores, targets, ties="half").cpu(), dtype=np.float64)
 
 
-def ranking(model: Rewarder, events: HeldOut) -> dict[str, float]:
-    """NDCG@10 and HR@10 over the whole catalogue, items had excluded: by P(click), and by the reward."""
-    click, reward = [], []
+def ranking(model: RewardModel, events: HeldOut) -> dict[str, float]:
+    """NDCG@10 and HR@10 over all unseen items of the catalogue, ranked by P(click) and by the reward."""
+    by_click = [np.zeros(0)]
+    by_reward = [np.zeros(0)]
     for _, prediction, targets in predictions(model, events):
-        click.append(ndcg_and_hit(prediction.log_click, targets))
-        reward.append(ndcg_and_hit(prediction.rewards(), targets))
-    names = ("click_ndcg@10", "click_hr@10", "reward_ndcg@10", "reward_hr@10")
-    means = torch.cat([torch.cat(click, 1).mean(1), torch.cat(reward, 1).mean(1)])
-    return dict(zip(names, means.tolist(), strict=True))
+        by_click.append(ranks_of_targets(prediction.log_click, targets))
+        by_reward.append(ranks_of_targets(prediction.rewards(), targets))
+    click = np.concatenate(by_click)
+    reward = np.concatenate(by_reward)
+    return {
+        "click_ndcg@10": float(ndcg(click, 10).mean()),
+        "click_hr@10": float(hit_rate(click, 10).mean()),
+        "reward_ndcg@10": float(ndcg(reward, 10).mean()),
+        "reward_hr@10": float(hit_rate(reward, 10).mean()),
+    }
 
 
 @torch.no_grad()
 def best_pool(model: RewardEnsemble, candidates: Iterable[LinearNextItem], events: HeldOut) -> list[float]:
-    """Gives an ensemble the linear model that pools best with it, its powers of maximum likelihood on `events`.
+    """Adds to an ensemble the linear model that pools best with it, with pool weights of maximum likelihood.
 
     Args:
-        model: without a linear model.
-        candidates: linear models of different regularisation.
+        model: an ensemble without a linear model; changed in place.
+        candidates: linear models of different regularization.
         events: validation clicks.
 
     Returns:
-        cross-entropy of the pool with each candidate, nats an event; the lowest was kept.
+        cross-entropy of the pool with each candidate, in nats an event. The candidate with the lowest is kept.
     """
-    events = _at_most(events, CALIBRATION_SCORES // (3 * model.config.num_items))
+    events = _sample(events, CALIBRATION_SCORES // (3 * model.num_items))
     members = torch.cat([prediction.log_click for _, prediction, _ in predictions(model, events)])
-    impossible, targets = members.isneginf(), torch.from_numpy(events.decisions.targets).to(model.device)
+    impossible = members.isneginf()
+    targets = torch.from_numpy(events.decisions.targets).to(model.device)
     entropies: list[float] = []
     best = None
     for candidate in candidates:
         model.linear = candidate
-        parts = range(0, len(events), CHUNK)
-        votes = torch.cat([model.votes(events.decisions.histories[start : start + CHUNK]) for start in parts])
-        scores = torch.stack([members, votes, candidate.share.log().expand_as(votes)])
+        histories = [events.decisions.histories[rows[0] : rows[-1] + 1] for rows in chunks(len(events))]
+        linear_scores = torch.cat([model.linear_scores(part) for part in histories])
+        scores = torch.stack([members, linear_scores, candidate.share.log().expand_as(linear_scores)])
         with torch.enable_grad():
-            powers, entropy = fit_powers(scores, impossible, targets)
-        candidate.powers.copy_(powers)
+            weights, entropy = fit_pool_weights(scores, impossible, targets)
+        candidate.pool_weights.copy_(weights)
         if entropy < min(entropies, default=np.inf):
             best = candidate
         entropies.append(entropy)
@@ -138,39 +165,38 @@ def best_pool(model: RewardEnsemble, candidates: Iterable[LinearNextItem], event
     return entropies
 
 
-def _at_most(events: HeldOut, count: int) -> HeldOut:
-    """A seeded sample of `count` events, one at least, in order."""
-    return events.take(np.sort(np.random.default_rng(0).permutation(len(events))[: max(1, count)]))
+def _sample(events: HeldOut, count: int) -> HeldOut:
+    """A seeded sample of at most `count` events, at least one, in order."""
+    return events.select(np.sort(np.random.default_rng(0).permutation(len(events))[: max(1, count)]))
 
 
 @torch.no_grad()
-def calibrate(model: Rewarder, events: HeldOut) -> None:
-    """Sets the model's click temperature and purchase scale and offset by maximum likelihood on `events`.
+def calibrate(model: RewardModel, events: HeldOut) -> None:
+    """Fits the click temperature and the purchase scale and offset of a model by maximum likelihood on `events`.
 
     Raises:
-        ModelError: the model gives all items of every event the same score: it has learned nothing to calibrate.
+        ModelError: the model gives all items of every event the same score, so there is nothing to calibrate.
     """
     if not len(events):
         return
-    events = _at_most(events, CALIBRATION_SCORES // model.config.num_items)
-    model.click_temperature.fill_(1.0)
-    model.purchase_scale.fill_(1.0)
-    model.purchase_offset.fill_(0.0)
-    clicks, purchase = [], []
+    events = _sample(events, CALIBRATION_SCORES // model.num_items)
+    model.set_calibration()
+    clicks = []
+    purchase_logits = []
     for _, prediction, targets in predictions(model, events):
         clicks.append(prediction.log_click)
-        purchase.append(prediction.purchase.gather(1, targets[:, None])[:, 0])
+        purchase_logits.append(prediction.purchase.gather(1, targets[:, None])[:, 0])
     log_click = torch.cat(clicks)
-    best, worst = log_click.amax(1), log_click.masked_fill(log_click.isneginf(), torch.inf).amin(1)
-    if bool((best == worst).all()):
+    highest = log_click.amax(1)
+    lowest = log_click.masked_fill(log_click.isneginf(), torch.inf).amin(1)
+    if bool((highest == lowest).all()):
         raise ModelError(
             f"The reward model gives all items the same score for each of {len(events)} validation clicks: it has "
             "learned nothing. Train it longer (`reward.num_train_epochs`) or with another `reward.learning_rate`."
         )
-    targets, bought = torch.from_numpy(events.decisions.targets), torch.from_numpy(events.bought)
+    targets = torch.from_numpy(events.decisions.targets).to(model.device)
+    purchased = torch.from_numpy(events.purchased).to(model.device)
     with torch.enable_grad():
-        temperature = fit_temperature(log_click, targets.to(model.device))
-        scale, offset = fit_platt(torch.cat(purchase), bought.to(model.device))
-    model.click_temperature.fill_(temperature)
-    model.purchase_scale.fill_(scale)
-    model.purchase_offset.fill_(offset)
+        temperature = fit_temperature(log_click, targets)
+        scale, offset = fit_platt(torch.cat(purchase_logits), purchased)
+    model.set_calibration(temperature, scale, offset)

@@ -1,4 +1,4 @@
-"""What PPO, the evaluation and the metrics ask of a reward model over a catalogue, whatever is inside."""
+"""The interface of a reward model: scores of all items after a history, and the reward that they combine to."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,91 +8,152 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Histories = Sequence[np.ndarray] | Sequence[Sequence[int]]
+Purchases = Sequence[np.ndarray | None] | None
 
-def lowest_for_had(rewards: Tensor, had: Tensor) -> Tensor:
-    """Gives items that a user already has the lowest reward of their row: [..., N] -> [..., N], all finite.
+CALIBRATION = {"click_temperature": 1.0, "purchase_scale": 1.0, "purchase_offset": 0.0}
 
-    They can be no next click (log-probability -inf), but an expectation over items must stay a number.
+
+def mask_seen(rewards: Tensor, seen: Tensor) -> Tensor:
+    """Gives seen items the lowest reward of their row, so that expectations over items stay finite.
+
+    The log-probability of a seen item is -inf, because it cannot be the next click.
+
+    Args:
+        rewards: float [..., N].
+        seen: bool [..., N].
+
+    Returns:
+        float [..., N], all finite. If all items of a row are seen, the row is 0.
     """
-    lowest = rewards.masked_fill(had, float("inf")).amin(-1, keepdim=True)
-    # With every item had, no reward says more than another.
+    lowest = rewards.masked_fill(seen, float("inf")).amin(-1, keepdim=True)
     lowest = torch.where(lowest.isinf(), torch.zeros_like(lowest), lowest)
-    return torch.where(had, lowest, rewards)
+    return torch.where(seen, lowest, rewards)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Scores of all items in B states (of any shape [...]), before they become one reward.
+    """Scores of all items in B states (of any shape [...]), before they are combined to a reward.
 
     Attributes:
-        log_click: log P(click i | not had), float [..., N]; -inf for items had.
+        log_click: log P(click on the item | the next click is on an unseen item), float [..., N]; -inf for seen items.
         purchase: logits of P(purchase | click), float [..., N].
-        had: bool [..., N].
-        members: what the members of an ensemble say, each in a shape as above.
-        penalty: standard deviations of the members' rewards that an ensemble subtracts.
+        seen: whether the user has seen the item, bool [..., N].
+        members: predictions of the members of an ensemble, each with tensors of these shapes.
+        penalty: how many standard deviations of the members' rewards are subtracted from the reward.
     """
 
     log_click: Tensor
     purchase: Tensor
-    had: Tensor
+    seen: Tensor
     members: Sequence["Prediction"] = ()
     penalty: float = 0.0
 
     def rewards(self, conversion_weight: float = 1.0) -> Tensor:
-        """log P(click) + `conversion_weight` x log P(purchase | click) less an ensemble's disagreement, [..., N], nats.
+        """log P(click) + `conversion_weight` x log P(purchase | click), minus the penalty for disagreement.
 
-        An item had can be no next click; see `lowest_for_had`.
+        Returns:
+            float [..., N], nats; seen items get the lowest reward of their row (`mask_seen`).
         """
         value = self.log_click + conversion_weight * F.logsigmoid(self.purchase)
         if self.members and self.penalty:
-            said = torch.stack([member.rewards(conversion_weight) for member in self.members])
-            value = value - self.penalty * said.std(0, correction=0)
-        return lowest_for_had(value, self.had)
+            of_members = torch.stack([member.rewards(conversion_weight) for member in self.members])
+            value = value - self.penalty * of_members.std(0, correction=0)
+        return mask_seen(value, self.seen)
 
 
-class Rewarder(nn.Module):
-    """Rewards from two methods that a model gives: `predict` for the end of each history and `predict_packed` for
-    every prefix.
+class RewardModel(nn.Module):
+    """Base class of models that score all items of a catalogue as the next click, with rewards in nats.
+
+    A subclass implements `predict`, `predict_packed`, `num_items` and `device`. Its calibration (click temperature,
+    purchase scale and offset) is set once after training, without gradients.
     """
+
+    click_temperature: Tensor
+    purchase_scale: Tensor
+    purchase_offset: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, value in CALIBRATION.items():
+            self.register_buffer(name, torch.tensor(value))
+
+    @property
+    def num_items(self) -> int:
+        """Size N of the catalogue."""
+        raise NotImplementedError
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        raise NotImplementedError
+
+    def predict(self, histories: Histories, purchases: Purchases = None, profiles: np.ndarray | None = None
+                ) -> Prediction:  # fmt: skip
+        """Scores [B, N] after the last item of each history; see `log_rewards` for the arguments."""
+        raise NotImplementedError
+
+    def predict_packed(
+        self,
+        history: Tensor,
+        purchased: Tensor | None,
+        mask: Tensor,
+        seen: Tensor | None = None,
+        profiles: np.ndarray | None = None,
+    ) -> Prediction:
+        """Scores [B, L, N] after every prefix; see `log_rewards_packed` for the arguments."""
+        raise NotImplementedError
+
+    def set_calibration(
+        self, click_temperature: float = 1.0, purchase_scale: float = 1.0, purchase_offset: float = 0.0
+    ) -> None:
+        """Sets the calibration; without arguments, to that of an uncalibrated model."""
+        self.click_temperature.fill_(click_temperature)
+        self.purchase_scale.fill_(purchase_scale)
+        self.purchase_offset.fill_(purchase_offset)
 
     @torch.no_grad()
     def log_rewards(
         self,
-        histories: Sequence[np.ndarray],
-        purchases: Sequence[np.ndarray | None] | None = None,
+        histories: Histories,
+        purchases: Purchases = None,
         profiles: np.ndarray | None = None,
         conversion_weight: float = 1.0,
     ) -> Tensor:
-        """Reward of every item as the next of each history.
+        """Reward of every item as the next click after each history.
 
         Args:
-            histories: item indices in time order, any length, also empty; the encoder reads the newest
-                `window`.
-            purchases: whether each item was purchased; None, or None for one history: not known.
-            profiles: rows of `features.profile_words`, int64 [B, P]; None: not known.
-            conversion_weight: of log P(purchase | click); 1: both, jointly; 0: clicks alone.
+            histories: item indices in time order, [B] histories of any length, also empty. The encoder reads the
+                newest `window` items.
+            purchases: whether each item was purchased. None, or None for one history, means unknown.
+            profiles: rows of `features.profile_words`, int64 [B, P]. None means unknown.
+            conversion_weight: weight of log P(purchase | click). 1 gives the joint log-probability of click and
+                purchase, 0 that of the click.
 
         Returns:
-            float [B, N], nats; items that the history holds get the lowest reward of their row.
+            float [B, N], nats; seen items get the lowest reward of their row.
 
         Raises:
-            DataError: an item outside the catalogue, or purchases of another length than their history.
+            DataError: an item is outside the catalogue, or the flags and items of a history differ in number.
         """
         return self.predict(histories, purchases, profiles).rewards(conversion_weight)
 
     @torch.no_grad()
     def log_clicks(
         self,
-        histories: Sequence[np.ndarray],
-        purchases: Sequence[np.ndarray | None] | None = None,
+        histories: Histories,
+        purchases: Purchases = None,
         profiles: np.ndarray | None = None,
     ) -> Tensor:
-        """Calibrated log P(click) alone, float [B, N], nats: a next-item recommender (SASRec).
+        """Calibrated log P(click), for use of the model as a next-item recommender.
 
-        Arguments, errors and items that the history holds as in `log_rewards`.
+        Arguments and errors are those of `log_rewards`.
+
+        Returns:
+            float [B, N], nats; seen items get the lowest value of their row.
         """
         prediction = self.predict(histories, purchases, profiles)
-        return lowest_for_had(prediction.log_click, prediction.had)
+        return mask_seen(prediction.log_click, prediction.seen)
 
     @torch.no_grad()
     def log_rewards_packed(
@@ -100,27 +161,28 @@ class Rewarder(nn.Module):
         history: Tensor,
         purchased: Tensor | None = None,
         mask: Tensor | None = None,
-        had: Tensor | None = None,
+        seen: Tensor | None = None,
         profiles: np.ndarray | None = None,
         conversion_weight: float = 1.0,
     ) -> Tensor:
         """Reward of every item after every prefix of packed histories.
 
+        Prefixes up to the window take one pass. Each longer prefix is a pass over its newest `window` items.
+
         Args:
-            history: item indices, int64 [B, L], left-aligned. One pass up to the window; each prefix beyond
-                it is a pass over its newest `window` items.
-            purchased: int or bool [B, L], or None if not known.
-            mask: bool [B, L], False at padding; rewards there are 0. None: no padding.
-            had: bool [B, N], items that the user had before the first one here.
-            profiles, conversion_weight: as in `log_rewards`.
+            history: item indices, left-aligned, int64 [B, L].
+            purchased: whether each item was purchased, int or bool [B, L]; None if unknown.
+            mask: bool [B, L], False at padding; None if there is no padding.
+            seen: items that the user had seen before the history starts, bool [B, N].
+            profiles: as in `log_rewards`.
+            conversion_weight: as in `log_rewards`.
 
         Returns:
-            float [B, L, N], nats: [:, t] is the reward after items 0..t, the same as `log_rewards` of that
-            prefix.
+            float [B, L, N], nats. [:, t] equals `log_rewards` of the prefix that ends with item t. Padding is 0.
 
         Raises:
-            DataError: an item outside the catalogue.
+            DataError: an item is outside the catalogue.
         """
         mask = torch.ones_like(history, dtype=torch.bool) if mask is None else mask.bool()
-        rewards = self.predict_packed(history, purchased, mask, had, profiles).rewards(conversion_weight)
+        rewards = self.predict_packed(history, purchased, mask, seen, profiles).rewards(conversion_weight)
         return rewards.masked_fill(~mask.to(rewards.device)[..., None], 0.0)

@@ -49,7 +49,7 @@ from llmrec.progress.bars import ProgressBar, bar
 from llmrec.recommenders.tuning import fit_baselines
 from llmrec.reward.composite import CompositeReward
 from llmrec.run import STAGES, VERBS, Run, library_versions
-from reward_models import EaseJudge, Rewarder, load_reward_model
+from reward_models import EaseJudge, RewardModel, load_reward_model
 from reward_models.features import profile_words
 
 
@@ -198,7 +198,7 @@ def rank_reward_model(inputs: Inputs) -> Ranked:
 
 
 def reward_scores(
-    model: Rewarder, profiles: np.ndarray, decisions: Decisions, conversion_weight: float
+    model: RewardModel, profiles: np.ndarray, decisions: Decisions, conversion_weight: float
 ) -> Iterator[np.ndarray]:
     """The reward of every item at M decisions, given the same purchases and profiles as in training.
 

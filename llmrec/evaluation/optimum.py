@@ -129,7 +129,7 @@ def item_rewards(reward: CompositeReward, decisions: Decisions) -> Tensor:
     Returns:
         float [M, N], in nats.
     """
-    parts = (reward.decisions(part) for part in decisions.batches(DECISION_ROWS))
+    parts = (reward.item_rewards_per_prefix(part) for part in decisions.batches(DECISION_ROWS))
     # `clone`: a view of the last decision would keep the rewards of all earlier ones in memory.
     return torch.stack([rewards[-1].clone() for part in parts for rewards in part]).cpu()
 

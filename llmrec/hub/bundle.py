@@ -123,7 +123,8 @@ def _refuse_unreadable(adapter: Path) -> None:
     """Raises ModelError if a file of an adapter is not readable, or its vocabulary belongs to another adapter."""
     from llmrec.catalogue.facts import FactBook
     from llmrec.catalogue.vocabulary import ItemVocabulary
-    from llmrec.policy.saved import adapter_shapes, load_tokenizer, read_description
+    from llmrec.language.adapter_files import adapter_shapes
+    from llmrec.policy.saved import load_tokenizer, read_description
 
     if ItemVocabulary.load(adapter).vocabulary_hash != read_description(adapter).item_vocabulary:
         raise ModelError(

@@ -3,5 +3,4 @@
 FILE_NAME = "llmrec.json"
 GENERATION_FILE = "generation_config.json"  # as transformers reads it
 ADAPTER_CONFIG = "adapter_config.json"  # as peft reads it
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 FORMAT = 1

@@ -29,6 +29,7 @@ from llmrec.data.dataset import InteractionData
 from llmrec.errors import ModelError
 from llmrec.files import atomic_directory, write_json
 from llmrec.hub.client import check_branch, check_name, files_below, find_adapter, full_name, upload
+from llmrec.language.adapter_files import ADAPTER_WEIGHTS, adapter_shapes
 from llmrec.language.base_model import base_fingerprint, hub_id, load_base
 from llmrec.language.grammar import TokenClasses
 from llmrec.language.prompt import PromptBuilder, encode
@@ -44,9 +45,8 @@ from llmrec.policy.adapters import (
 )
 from llmrec.policy.decoding import Decoder
 from llmrec.policy.distribution import MaskedDistribution
-from llmrec.policy.file_names import ADAPTER_WEIGHTS, FILE_NAME, FORMAT, GENERATION_FILE
+from llmrec.policy.file_names import FILE_NAME, FORMAT, GENERATION_FILE
 from llmrec.policy.saved import (
-    adapter_shapes,
     advising_a_copy,
     load_tokenizer,
     read_description,

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peft import LoraConfig
-from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrec.config import CatalogueConfig, ModelConfig
 from llmrec.errors import ModelError
 from llmrec.files import read_json
-from llmrec.policy.file_names import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FILE_NAME, FORMAT, GENERATION_FILE
+from llmrec.policy.file_names import ADAPTER_CONFIG, FILE_NAME, FORMAT, GENERATION_FILE
 
 
 @dataclass(frozen=True)
@@ -106,22 +105,6 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises a bare Exception for a truncated file
         raise ModelError(f"{directory}: the tokenizer cannot be read: {error}") from None
-
-
-def adapter_shapes(directory: Path) -> dict[str, list[int]]:
-    """Shape of every weight of an adapter, by name.
-
-    Raises:
-        ModelError: there is no safetensors file (peft would then try a pickle), or it cannot be read.
-    """
-    path = directory / ADAPTER_WEIGHTS
-    if not path.is_file():
-        raise ModelError(f"{path} is missing: weights are read from safetensors only, never from a pickle (.bin, .pt).")
-    try:
-        with safe_open(path, framework="pt") as weights:
-            return {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path} cannot be read: {error}. Copy or train it again.") from None
 
 
 def refuse_other_settings(directory: Path, expected: LoraConfig) -> None:

@@ -18,7 +18,7 @@ from llmrec.ppo.items_exact import ExactItems
 from llmrec.ppo.items_sampled import SampledItems
 from llmrec.ppo.network import NetworkOutput
 from llmrec.ppo.rollout import Rollout
-from llmrec.reward.protocol import Reward
+from llmrec.reward.protocol import RewardFunction
 
 
 class ItemObjective(Protocol):
@@ -61,7 +61,7 @@ class ItemObjective(Protocol):
         ...
 
     def experience(
-        self, rollout: Rollout, reference: NetworkOutput, reward: Reward, kl_scale: float
+        self, rollout: Rollout, reference: NetworkOutput, reward: RewardFunction, kl_scale: float
     ) -> tuple[list[ItemExperience], dict[str, torch.Tensor]]:
         """Exact item experience of each prompt, and metrics of it; both empty if items are learned from samples.
 

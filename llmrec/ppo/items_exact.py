@@ -15,7 +15,7 @@ from llmrec.ppo.kl import categorical_kl, kl_loss
 from llmrec.ppo.losses import exact_item_loss
 from llmrec.ppo.network import NetworkOutput
 from llmrec.ppo.rollout import Rollout
-from llmrec.reward.protocol import Reward
+from llmrec.reward.protocol import RewardFunction
 
 
 class ExactItems:
@@ -57,13 +57,13 @@ class ExactItems:
         return text_advantages(trajectories, self.args.gamma, self.args.lam, self.total)
 
     def experience(
-        self, rollout: Rollout, reference: NetworkOutput, reward: Reward, kl_scale: float
+        self, rollout: Rollout, reference: NetworkOutput, reward: RewardFunction, kl_scale: float
     ) -> tuple[list[ItemExperience], dict[str, torch.Tensor]]:
         """Advantages of all items at every decision that a prompt shows and at its end; mean KL and expected reward."""
         columns = self.policy.vocabulary.trie.order
         hidden = rollout.sampled.prompt_hidden
         distributions = decision_log_probs(self.policy, rollout.prompts, hidden, self.args.temperature)
-        rewards = reward.decisions(rollout.decisions)
+        rewards = reward.item_rewards_per_prefix(rollout.decisions)
         experience: list[ItemExperience] = []
         kl: list[torch.Tensor] = []
         expected_reward: list[torch.Tensor] = []

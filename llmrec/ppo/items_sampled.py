@@ -7,7 +7,7 @@ from llmrec.ppo.advantages import Estimate, Estimator, Trajectories, add_span_re
 from llmrec.ppo.experience import Counts, EpisodeRewards, Experience, ItemExperience
 from llmrec.ppo.network import NetworkOutput
 from llmrec.ppo.rollout import Rollout
-from llmrec.reward.protocol import Reward
+from llmrec.reward.protocol import RewardFunction
 
 
 class SampledItems:
@@ -40,7 +40,7 @@ class SampledItems:
         return self.estimator(trajectories)
 
     def experience(
-        self, rollout: Rollout, reference: NetworkOutput, reward: Reward, kl_scale: float
+        self, rollout: Rollout, reference: NetworkOutput, reward: RewardFunction, kl_scale: float
     ) -> tuple[list[ItemExperience], dict[str, torch.Tensor]]:
         """Nothing: the sampled tokens are all the experience."""
         return [], {}

@@ -154,7 +154,7 @@ def validation_guard(run: Run, data: InteractionData, reward: CompositeReward) -
     judge = EaseJudge.from_pretrained(run.path("reward"), data.items["item_id"])
     rewards: list[torch.Tensor] = []
     for part in decisions.batches(GUARD_BATCH):  # rewards at all items of all prompts would not fit into memory
-        rewards += [of_prompt[-1].cpu().clone() for of_prompt in reward.decisions(part)]
+        rewards += [of_prompt[-1].cpu().clone() for of_prompt in reward.item_rewards_per_prefix(part)]
     validation = ValidationSet(
         decisions=decisions,
         rewards=torch.stack(rewards),

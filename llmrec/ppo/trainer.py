@@ -36,7 +36,7 @@ from llmrec.ppo.metrics import rollout_metrics, samples_of, step_means
 from llmrec.ppo.network import Critic, NetworkOutput, PolicyWithCritic
 from llmrec.ppo.rollout import Rollout, RolloutSampler
 from llmrec.progress import TrainingLog
-from llmrec.reward.protocol import Reward
+from llmrec.reward.protocol import RewardFunction
 from llmrec.selection.best_adapter import evaluation_due
 from llmrec.selection.guard import Guard
 
@@ -66,7 +66,7 @@ class RecPPOTrainer(PPOTrainer):
         args: TRLPPOConfig,
         section: PPOConfig,
         policy: RecPolicy,
-        reward: Reward,
+        reward: RewardFunction,
         train_dataset: Decisions,
         guard: Guard | None = None,
     ):

@@ -1,11 +1,12 @@
-"""The reward that PPO receives: weighted parts over parsed recommendations, each also reported alone.
+"""The reward that PPO maximizes: a weighted sum of parts over parsed recommendations. Each part is also reported alone.
 
-All parts are in one unit, nats of log-odds. What a user takes next is scored by how much likelier *this* user takes
-and keeps it than anybody: `popularity_weight` of an item's own log-odds is taken off. Without that, the item that
-sells best anywhere would out-earn what users really take: log P(item | user) of the true next item averages to minus
-an entropy, and a constant answer can lie above it. With a weight of 1 it cannot: for calibrated probabilities the mean
-of log P(item | user) - log P(item) over users is at most 0 for any fixed item (Jensen) and at least 0, the mutual
-information, for the items that users take.
+All parts have the unit nats of log-odds. The item reward is the lift over popularity: the user's log-odds minus
+`popularity_weight` times the item's average log-odds.
+
+With `popularity_weight` 0, a constant recommendation of the most popular item can earn more than the items that users
+really take, because the mean of log P(item | user) over the true next items is minus an entropy. With 1 it cannot. For
+calibrated probabilities, the mean over users of log P(item | user) - log P(item) is at most 0 for any fixed item
+(Jensen's inequality). For the items that users take it is the mutual information, which is at least 0.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,50 +21,43 @@ from llmrec.catalogue.facts import FactBook
 from llmrec.config import RewardConfig
 from llmrec.data.dataset import InteractionData
 from llmrec.data.decision import Decision
+from llmrec.data.seen import seen_mask
 from llmrec.errors import DataError
 from llmrec.language.groundedness import check
 from llmrec.language.prompt import Recommendation
-from llmrec.reward.functions import (
-    FAULTS,
-    call,
-    faults,
-    finite,
-    item_log_odds,
-    load_callable,
-    log_odds,
-    places,
-    standardised,
-)
+from llmrec.reward.functions import call, finite, load_callable, standardized
+from llmrec.reward.item_rewards import item_log_odds, log_odds, sampled_prefixes
+from llmrec.reward.penalties import OF_TEXT, VIOLATIONS, violations
 from llmrec.reward.protocol import RewardBatch
-from reward_models.click_purchase import UNKNOWN
-from reward_models.ensemble import load_reward_model
+from reward_models import UNKNOWN, EaseJudge, RewardModel, load_reward_model
 from reward_models.features import profile_words
-from reward_models.judge import EaseJudge
-from reward_models.reward_model import Rewarder
 
 if TYPE_CHECKING:  # importing it takes seconds
     from reward_models.text.model import TextRewardModel
 
 
 class CompositeReward:
-    """Weighted parts of the item (what is likely, terms) and of the justification (grounded, faults, text, functions).
+    """A `RewardFunction` of weighted parts.
+
+    Parts of the item: log-odds of the click/purchase model, popularity, columns of the item table, and the penalty for
+    seen items. Parts of the justification: groundedness, penalties, the text reward model, and functions of the user.
 
     Args:
         model: the click/purchase model.
-        facts: what is known of the items.
-        config: the weights.
-        data: the log that the model was fitted on; item table, user table and training clicks are used.
-        text: the text reward model, where one is configured.
+        facts: facts about the items.
+        config: weights of the parts.
+        data: the log that the model was fitted on. Its item table, user table and training clicks are used.
+        text: the text reward model, if one is configured.
 
     Raises:
-        ConfigError: a term's column or a part's function cannot be used.
+        ConfigError: a column of the item table or a function cannot be used.
     """
 
-    CLIP = 12.0  # nats: no single absurd value may outweigh a batch
+    CLIP = 12.0  # nats at which log-odds are clipped, so that no single value outweighs a batch
 
     def __init__(
         self,
-        model: Rewarder,
+        model: RewardModel,
         facts: FactBook,
         config: RewardConfig,
         data: InteractionData,
@@ -74,15 +68,9 @@ class CompositeReward:
         self.config = config
         self.text = text
         self.profiles = profile_words(data.users)
-        self.histories, purchases, words = places(data)
-        self.popularity = item_log_odds(
-            lambda rows: model.log_rewards(
-                self.histories[rows], purchases[rows], words[rows], config.conversion_weight
-            ),
-            self.histories,
-            data.num_items,
-        )
-        self.terms = {f"item_{term.column}": standardised(data.items, term.column) for term in config.terms}
+        self.prefixes = sampled_prefixes(data)
+        self.popularity = item_log_odds(self._log_rewards_of_prefixes, self.prefixes.histories, data.num_items)
+        self.terms = {f"item_{term.column}": standardized(data.items, term.column) for term in config.terms}
         self.functions = {part.callable: load_callable(part.callable) for part in config.parts}
         weighted = [term.weight * self.terms[f"item_{term.column}"] for term in config.terms]
         self.item_terms = torch.stack(weighted).sum(0) if weighted else torch.zeros(data.num_items)
@@ -91,12 +79,20 @@ class CompositeReward:
     def from_pretrained(
         cls, directory: Path, data: InteractionData, facts: FactBook, config: RewardConfig
     ) -> "CompositeReward":
-        """The reward of a run, from what its reward stage left in `directory`.
+        """The reward of a run, from the models that its reward stage wrote.
+
+        Args:
+            directory: the run's `reward/`.
+            data: the prepared log.
+            facts: facts about the items.
+            config: weights of the parts.
 
         Raises:
-            ConfigError, ModelError: a part of it cannot be used.
+            ConfigError: as the constructor.
+            ModelError: a model cannot be loaded.
         """
-        model, text = load_reward_model(directory, data.items["item_id"]), None
+        model = load_reward_model(directory, data.items["item_id"])
+        text = None
         if config.text is not None:
             from reward_models.text.model import TextRewardModel
 
@@ -108,41 +104,43 @@ class CompositeReward:
 
         Args:
             recommendations: B parsed completions.
-            decisions: what each answers, purchases included. The reward model knows a user's profile by `user`.
+            decisions: the decision that each one answers, with purchases. A user's profile is looked up by `user`.
 
         Raises:
-            DataError: an item outside the catalogue, or a user outside the log.
-            RewardError: a part fails, or gives a value that is not one finite number a recommendation.
+            DataError: an item is outside the catalogue, or a user outside the log.
+            RewardError: a part fails, or does not give one finite number for every recommendation.
         """
         self._check_items(recommendations)
-        config, items = self.config, torch.tensor([r.item for r in recommendations])
-        whole, index = items >= 0, items.clamp(min=0)
+        items = torch.tensor([recommendation.item for recommendation in recommendations])
+        has_item = items >= 0
+        index = items.clamp(min=0)
         log_rewards = self.model.log_rewards(
-            *_histories(decisions), self._profiles(decisions), config.conversion_weight
+            [decision.history for decision in decisions],
+            [None if d.purchased is None else np.asarray(d.purchased, dtype=bool) for d in decisions],
+            self._profiles(decisions),
+            self.config.conversion_weight,
         ).cpu()
         parts = {
-            "log_odds": torch.where(whole, log_odds(_pick(log_rewards, index)), -self.CLIP),
-            "popularity": torch.where(whole, self.popularity[index], 0.0),
-            **{name: torch.where(whole, values[index], 0.0) for name, values in self.terms.items()},
+            "log_odds": torch.where(has_item, log_odds(_pick(log_rewards, index)), -self.CLIP),
+            "popularity": torch.where(has_item, self.popularity[index], 0.0),
+            **{name: torch.where(has_item, values[index], 0.0) for name, values in self.terms.items()},
             **self._text_parts(recommendations, decisions),
         }
         for name, values in parts.items():
             finite(name, values)
-        item = torch.where(whole, _pick(self.item_rewards(log_rewards), index), -self.CLIP * config.item_weight)
-        text = config.groundedness_weight * parts["groundedness"]
-        text = text - sum(getattr(config.penalties, name) * parts[name] for name in FAULTS if name != "had")
-        if self.text is not None:
-            text = text + config.text.weight * parts["text"]
-        text = text + sum(part.weight * parts[part.callable] for part in config.parts)
-        return RewardBatch(item - config.penalties.seen * parts["had"], text, parts)
+        lowest = -self.CLIP * self.config.item_weight
+        item = torch.where(has_item, _pick(self.item_rewards(log_rewards), index), lowest)
+        item = item - self.config.penalties.seen * parts["seen"]
+        return RewardBatch(item=item, text=self._text_reward(parts), parts=parts)
 
     def _text_parts(
         self, recommendations: Sequence[Recommendation], decisions: Sequence[Decision]
     ) -> dict[str, Tensor]:
+        """Violations, groundedness, text reward model and functions, before weights, [B] each."""
         histories = [set(decision.history.tolist()) for decision in decisions]
         pairs = list(zip(recommendations, histories, strict=True))
-        found = [faults(recommendation, history, self.config.penalties) for recommendation, history in pairs]
-        parts = {name: torch.tensor([fault[name] for fault in found]) for name in FAULTS}
+        found = [violations(recommendation, history, self.config.penalties) for recommendation, history in pairs]
+        parts = {name: torch.tensor([of_one[name] for of_one in found]) for name in VIOLATIONS}
         parts["groundedness"] = torch.tensor([check(self.facts, *pair).score for pair in pairs])
         if self.text is not None:
             parts["text"] = self.text.scores(recommendations, decisions).clamp(-self.CLIP, self.CLIP)
@@ -150,12 +148,24 @@ class CompositeReward:
             parts[name] = call(name, function, recommendations, decisions)
         return parts
 
+    def _text_reward(self, parts: dict[str, Tensor]) -> Tensor:
+        """Weighted reward of the justifications, [B]."""
+        config = self.config
+        text = config.groundedness_weight * parts["groundedness"]
+        text = text - sum(getattr(config.penalties, name) * parts[name] for name in OF_TEXT)
+        if config.text is not None and self.text is not None:
+            text = text + config.text.weight * parts["text"]
+        return text + sum(part.weight * parts[part.callable] for part in config.parts)
+
     def item_rewards(self, log_rewards: Tensor, popularity: Tensor | None = None) -> Tensor:
-        """Weighted rewards of all items, terms included, [..., N].
+        """Weighted rewards of all items, with the columns of the item table.
 
         Args:
-            log_rewards: of all items, [..., N].
-            popularity: the same model's log-odds of each item, whoever the user is, [N]; None: of `self.model`.
+            log_rewards: log-rewards of all items, [..., N].
+            popularity: average log-odds of each item under the same model, [N]; None means those of `self.model`.
+
+        Returns:
+            float [..., N].
         """
         popularity = self.popularity if popularity is None else popularity
         lift = log_odds(log_rewards) - self.config.popularity_weight * popularity.to(log_rewards.device)
@@ -163,73 +173,85 @@ class CompositeReward:
         return self.config.item_weight * lift.clamp(-self.CLIP, self.CLIP) + terms
 
     def judged(self, judge: EaseJudge) -> Callable[[Sequence[np.ndarray]], Tensor]:
-        """Weighted rewards of all items after histories, [B] to [B, N], with a judge in the place of the model.
+        """The same item reward with the judge in place of the click/purchase model.
 
-        Its own popularity is taken off: what the model gets wrong about an item must not reach the judge.
+        The judge's own popularity is subtracted, so that errors of the model about an item do not reach the judge.
+
+        Returns:
+            a function from B histories to the weighted rewards of all items, float [B, N].
         """
         weight = self.config.conversion_weight
+        histories_of_users = self.prefixes.histories
         popularity = item_log_odds(
-            lambda rows: judge.log_rewards(self.histories[rows], weight), self.histories, len(self.popularity)
+            lambda rows: judge.log_rewards(histories_of_users[rows], weight), histories_of_users, len(self.popularity)
         )
         return lambda histories: self.item_rewards(judge.log_rewards(histories, weight).cpu(), popularity)
 
-    def decisions(self, decisions: Sequence[Decision]) -> list[Tensor]:
-        """Weighted item rewards of all N items after each shown item of each decision, per decision [J, N].
+    def item_rewards_per_prefix(self, decisions: Sequence[Decision]) -> list[Tensor]:
+        """Weighted rewards of all N items after each of the J shown items of each decision, [J, N] a decision.
 
-        The model reads what the prompt shows; of `prior` it knows only that it is had.
+        The model reads the items that the prompt shows. Of `prior` it knows only that these items are seen.
 
         Raises:
-            DataError: a user outside the log.
-            RewardError: the click/purchase model gives what is no finite number.
+            DataError: a user is outside the log.
+            RewardError: the click/purchase model gives a number that is not finite.
         """
         lengths = torch.tensor([len(decision.items) for decision in decisions])
         width = int(lengths.max())
         items = torch.zeros(len(decisions), width, dtype=torch.int64)
         purchased = torch.full_like(items, UNKNOWN)
-        had = torch.zeros(len(decisions), self.model.config.num_items, dtype=torch.bool)
-        for b, decision in enumerate(decisions):
-            shown = len(decision.items)
-            items[b, :shown] = torch.as_tensor(np.asarray(decision.items, dtype=np.int64))
+        for row, decision in enumerate(decisions):
+            length = len(decision.items)
+            items[row, :length] = torch.as_tensor(np.asarray(decision.items, dtype=np.int64))
             if decision.purchased is not None:
-                purchased[b, :shown] = torch.as_tensor(np.asarray(decision.purchased)[-shown:].astype(np.int64))
-            had[b, np.asarray(decision.prior, dtype=np.int64)] = True
-        mask = torch.arange(width) < lengths[:, None]
-        weight = self.config.conversion_weight
-        log_rewards = self.model.log_rewards_packed(items, purchased, mask, had, self._profiles(decisions), weight)
-        shown = [r[:length] for r, length in zip(log_rewards, lengths.tolist(), strict=True)]
-        return [finite("log_odds", self.item_rewards(r)) for r in shown]
+                flags = np.asarray(decision.purchased)[-length:].astype(np.int64)
+                purchased[row, :length] = torch.as_tensor(flags)
+        log_rewards = self.model.log_rewards_packed(
+            items,
+            purchased,
+            mask=torch.arange(width) < lengths[:, None],
+            seen=torch.from_numpy(seen_mask([decision.prior for decision in decisions], self.model.num_items)),
+            profiles=self._profiles(decisions),
+            conversion_weight=self.config.conversion_weight,
+        )
+        shown = [rewards[:length] for rewards, length in zip(log_rewards, lengths.tolist(), strict=True)]
+        return [finite("log_odds", self.item_rewards(rewards)) for rewards in shown]
+
+    def _log_rewards_of_prefixes(self, rows: slice) -> Tensor:
+        """Log-rewards of the model after some of the sampled prefixes, [b, N]."""
+        return self.model.log_rewards(
+            self.prefixes.histories[rows],
+            self.prefixes.purchases[rows],
+            self.prefixes.profiles[rows],
+            self.config.conversion_weight,
+        )
 
     def _profiles(self, decisions: Sequence[Decision]) -> np.ndarray:
-        """Profile words of each decision's user, int64 [B, P]; 0, not known, for a decision without `user`."""
+        """Profile words of each decision's user, int64 [B, P]; 0 (unknown) for a decision without `user`."""
         words = np.zeros((len(decisions), self.profiles.shape[1]), dtype=np.int64)
-        for b, decision in enumerate(decisions):
+        for row, decision in enumerate(decisions):
             user = decision.user
             if user is None:
                 continue
             if not 0 <= user < len(self.profiles):
                 raise DataError(
-                    f"Decision {b} is of user {user}, who is not in the log; expected 0 to {len(self.profiles) - 1}, "
+                    f"Decision {row} is of user {user}, who is not in the log; expected 0 to {len(self.profiles) - 1}, "
                     "or a decision without `user` for somebody else."
                 )
-            words[b] = self.profiles[user]
+            words[row] = self.profiles[user]
         return words
 
     def _check_items(self, recommendations: Sequence[Recommendation]) -> None:
         last = len(self.popularity) - 1
-        for place, recommendation in enumerate(recommendations):
-            named = [recommendation.item, *recommendation.citations][recommendation.item == -1 :]
-            if wrong := [item for item in named if not 0 <= item <= last]:
+        for number, recommendation in enumerate(recommendations):
+            item = [] if recommendation.item == -1 else [recommendation.item]
+            if wrong := [index for index in (*item, *recommendation.citations) if not 0 <= index <= last]:
                 raise DataError(
-                    f"Recommendation {place} names item index {wrong[0]}, which is not in the catalogue; expected 0 to "
-                    f"{last}, or -1 for a completion without an item. Parse it with the vocabulary of this run."
+                    f"Recommendation {number} names item index {wrong[0]}, which is not in the catalogue; expected 0 "
+                    f"to {last}, or -1 for a completion without an item. Parse it with the vocabulary of this run."
                 )
 
 
 def _pick(values: Tensor, index: Tensor) -> Tensor:
-    """One value a row: [B, N], [B] -> [B]."""
+    """One value of each row: [B, N] and [B] to [B]."""
     return values.gather(1, index[:, None])[:, 0]
-
-
-def _histories(decisions: Sequence[Decision]) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
-    purchased = [None if d.purchased is None else np.asarray(d.purchased, dtype=bool) for d in decisions]
-    return [decision.history for decision in decisions], purchased

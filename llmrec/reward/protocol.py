@@ -1,4 +1,4 @@
-"""What PPO asks of a reward."""
+"""The interface between PPO and a reward: what PPO calls and what it gets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from llmrec.language.prompt import Recommendation
 
 @dataclass(frozen=True)
 class RewardBatch:
-    """What a reward says of B recommendations, in its own weighted units.
+    """Rewards of B recommendations, with the weights applied.
 
     Attributes:
-        item: reward of the recommended item, [B].
-        text: reward of the justification, [B].
-        parts: every part alone, before weights, by name, each [B].
+        item: reward of the recommended item, float [B].
+        text: reward of the justification, float [B].
+        parts: every part of the reward before its weight, by name, float [B] each.
     """
 
     item: torch.Tensor
@@ -25,13 +25,25 @@ class RewardBatch:
     parts: dict[str, torch.Tensor]
 
 
-class Reward(Protocol):
-    """A reward over parsed recommendations and the decisions that they answer."""
+class RewardFunction(Protocol):
+    """What PPO maximizes: a reward of recommendations and, for exact PPO, of all items."""
 
     def __call__(self, recommendations: Sequence[Recommendation], decisions: Sequence[Decision]) -> RewardBatch:
-        """Scores B recommendations."""
+        """Scores recommendations.
+
+        Args:
+            recommendations: B parsed completions.
+            decisions: the decision that each one answers.
+        """
         ...
 
-    def decisions(self, decisions: Sequence[Decision]) -> list[torch.Tensor]:
-        """Weighted item rewards of all N items after each shown item of each decision: per decision [J, N]."""
+    def item_rewards_per_prefix(self, decisions: Sequence[Decision]) -> list[torch.Tensor]:
+        """Rewards of all items after each shown item of each decision.
+
+        Args:
+            decisions: the decisions, with J shown items each.
+
+        Returns:
+            per decision, float [J, N].
+        """
         ...

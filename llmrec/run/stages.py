@@ -57,7 +57,7 @@ STAGE_TABLE = {
         config_keys=("data", "catalogue", "model", "sft", "seed"),
     ),
     "reward": Stage(
-        module="reward_models.train",
+        module="llmrec.reward.stage",
         function="train_reward",
         requires=("data",),
         config_keys=("data", "reward", "seed"),

@@ -1,1 +1,1 @@
-"""The text reward model: a language model with an adapter that scores a recommendation from its text."""
+"""A reward model that reads the titles of a history, a recommended title and its justification."""

@@ -1,4 +1,4 @@
-"""Pairs of items for the text reward model: what a user took, over what the same user could have taken and did not."""
+"""Preference pairs for the text reward model: an item that a user took over one that the same user could have taken."""
 
 from dataclasses import dataclass
 
@@ -8,16 +8,19 @@ from llmrec.data.dataset import InteractionData
 from reward_models.exposures import exposures_of
 from reward_models.training_events import TrainingEvents
 
+RANDOM_DRAWS = 20  # clicks of other users that are drawn to find an item that the user never clicked
+
 
 @dataclass(frozen=True)
 class Pair:
-    """Two items that one user could have taken at one time, the better one first.
+    """Two items that one user could have taken at one time.
 
     Attributes:
-        user: its place in `TrainingEvents`.
-        position: of the first item that the user had not had; the prompt ends before it.
-        chosen, rejected: item indices.
-        kind: `clicked` over skipped, or `purchased` over clicked.
+        user: position of the user in `TrainingEvents`.
+        position: number of items of the history that the prompt shows.
+        chosen: index of the preferred item.
+        rejected: index of the other item.
+        kind: `clicked` (over skipped) or `purchased` (over clicked).
     """
 
     user: int
@@ -28,61 +31,81 @@ class Pair:
 
 
 def skipped_exposures(data: InteractionData, users: np.ndarray) -> list[np.ndarray]:
-    """What each user was shown and did not click: per user int64 [m, 2] of (clicks before it, item).
+    """Items that each user was shown and did not click.
 
-    What the user had already, or took next, was not turned down.
+    Items that the user had clicked before, or clicked next, were not skipped.
+
+    Args:
+        data: the prepared log.
+        users: user indices.
+
+    Returns:
+        per user, int64 [m, 2] of (clicks before the exposure, item).
     """
     exposures = exposures_of(data, "train", users)
     result = []
     for user in users:
         rows = (exposures.users == user) & ~exposures.clicked
-        first = {int(item): place for place, item in enumerate(data.train_histories[user])}
-        pairs = zip(exposures.before[rows].tolist(), exposures.items[rows].tolist(), strict=True)
-        kept = [(before, item) for before, item in pairs if first.get(item, len(first)) > before]
+        position_of = {int(item): position for position, item in enumerate(data.train_histories[user])}
+        shown = zip(exposures.before[rows].tolist(), exposures.items[rows].tolist(), strict=True)
+        kept = [(before, item) for before, item in shown if position_of.get(item, len(position_of)) > before]
         result.append(np.array(kept, dtype=np.int64).reshape(-1, 2))
     return result
 
 
 def preference_pairs(events: TrainingEvents, skipped: list[np.ndarray], limit: int, seed: int) -> list[Pair]:
-    """A seeded sample of at most `limit` pairs of training events, in random order.
+    """A seeded sample of pairs of training events, in random order.
 
-    Clicked over skipped: each click over a logged exposure before it that was not clicked; where none was logged, over
-    a random click of somebody else's on an item that the user never clicked. So that an item is rejected as often as it
-    is popular, and popularity alone wins nothing. Purchased over clicked: of two clicks in a row, the purchased one.
+    * `clicked`: a click over an exposure at the same time that was skipped. If none was logged, over the item of a
+      random click of another user that the user never clicked. An item is then rejected about as often as it is
+      clicked, so popularity alone does not decide a pair.
+    * `purchased`: of two consecutive clicks of which one is a purchase, the purchased item over the other.
+
+    Args:
+        events: the training events.
+        skipped: see `skipped_exposures`.
+        limit: largest number of pairs.
+        seed: seed of the sample.
     """
     generator = np.random.default_rng(seed)
-    places = []
-    for user, (history, bought) in enumerate(zip(events.histories, events.purchases, strict=True)):
-        places += [(user, t, "clicked") for t in range(len(history))]
-        places += [(user, int(t), "purchased") for t in np.flatnonzero(bought[1:] != bought[:-1])]
-    everything = np.concatenate(events.histories)
+    candidates: list[tuple[int, int, str]] = []
+    for user, (history, flags) in enumerate(zip(events.histories, events.purchases, strict=True)):
+        candidates += [(user, position, "clicked") for position in range(len(history))]
+        candidates += [(user, int(position), "purchased") for position in np.flatnonzero(flags[1:] != flags[:-1])]
+    all_clicks = np.concatenate(events.histories)
     pairs: list[Pair] = []
-    for place in generator.permutation(len(places)):
-        user, t, kind = places[place]
-        history, bought = events.histories[user], events.purchases[user]
+    for number in generator.permutation(len(candidates)):
+        user, position, kind = candidates[number]
+        history = events.histories[user]
         if kind == "purchased":
-            chosen, rejected = history[[t, t + 1]] if bought[t] else history[[t + 1, t]]
+            chosen, rejected = history[position : position + 2]
+            if not events.purchases[user][position]:
+                chosen, rejected = rejected, chosen
         else:
-            chosen, rejected = history[t], _skipped(events, skipped[user], user, t, everything, generator)
+            chosen = history[position]
+            rejected = _skipped(skipped[user], history, position, all_clicks, generator)
         if rejected is not None:
-            pairs.append(Pair(user, t, int(chosen), int(rejected), kind))
+            pairs.append(Pair(user=user, position=position, chosen=int(chosen), rejected=int(rejected), kind=kind))
         if len(pairs) == limit:
             break
     return pairs
 
 
 def _skipped(
-    events: TrainingEvents,
-    logged: np.ndarray,
-    user: int,
-    position: int,
-    everything: np.ndarray,
-    generator: np.random.Generator,
+    logged: np.ndarray, history: np.ndarray, position: int, all_clicks: np.ndarray, generator: np.random.Generator
 ) -> int | None:
-    """An item that the user skipped for the click at a position; None if the user has clicked all there is."""
+    """An item that the user skipped at a position; None if no unclicked item was found.
+
+    Args:
+        logged: skipped exposures of the user, [m, 2].
+        history: training clicks of the user.
+        position: position of the click.
+        all_clicks: items of all training clicks.
+        generator: draws the item.
+    """
     shown = logged[logged[:, 0] == position, 1]
     if len(shown):
         return int(generator.choice(shown))
-    drawn = generator.choice(everything, 20)
-    unseen = drawn[~np.isin(drawn, events.histories[user])]
-    return int(unseen[0]) if len(unseen) else None
+    drawn = generator.choice(all_clicks, RANDOM_DRAWS)
+    unclicked = drawn[~np.isin(drawn, history)]
+    return int(unclicked[0]) if len(unclicked) else None

@@ -100,7 +100,7 @@ def test_rewards_are_those_of_the_last_decision(data):
     """Every prompt gets its own rewards, in order, whichever prompts share its batch."""
 
     class Reward:
-        def decisions(self, decisions):
+        def item_rewards_per_prefix(self, decisions):
             assert all(len(one.purchased) == len(one.prior) + len(one.items) for one in decisions)
             return [torch.arange(len(one.items) * 3.0).view(-1, 3) + 100 * one.user for one in decisions]
 

@@ -31,7 +31,7 @@ from llmrec.off_policy.logged import (
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.ranking import item_scores
 from llmrec.run import Run, run_stage
-from reward_models import ClickPurchaseConfig, ClickPurchaseModel, fingerprint
+from reward_models import ClickPurchaseConfig, ClickPurchaseModel, catalogue_hash
 from reward_models.features import profile_words
 from tests.conftest import disturb
 
@@ -242,7 +242,7 @@ def make_run(log: Path, base: str, output: Path, scheme: str = "atomic") -> Run:
     policy.save_pretrained(run.path("sft", "adapter"))
     run.finish("sft", {})
     torch.manual_seed(0)
-    ids = fingerprint(prepared.items["item_id"])
+    ids = catalogue_hash(prepared.items["item_id"])
     shape = ClickPurchaseConfig(prepared.num_items, ids, hidden_size=8, num_layers=1, purchases=False)
     model = ClickPurchaseModel(shape)
     torch.nn.init.normal_(model.click_bias)

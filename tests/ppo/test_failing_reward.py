@@ -13,7 +13,7 @@ from llmrec.policy.model import RecPolicy
 from llmrec.ppo.checkpoint import newest_checkpoint
 from llmrec.ppo.stage import train_ppo
 from llmrec.run import Run
-from reward_models import fingerprint, fit_click_purchase, fit_judge
+from reward_models import catalogue_hash, fit_click_purchase, fit_judge
 from tests.conftest import make_config
 
 
@@ -51,7 +51,7 @@ def ready_for_ppo(config: Config, data: InteractionData) -> Run:
         elif stage == "sft":
             RecPolicy.create(run.config, data).save_pretrained(run.path("sft", "adapter"))
         else:
-            users, same_items = np.arange(data.num_users), fingerprint(data.items["item_id"])
+            users, same_items = np.arange(data.num_users), catalogue_hash(data.items["item_id"])
             model, _ = fit_click_purchase(data, run.config.reward, seed=0, users=users)
             model.save_pretrained(run.path("reward"))
             judge = fit_judge([data.train_histories[u] for u in users], data.purchases, data.num_items, same_items)

@@ -32,7 +32,7 @@ class PreferItem:
         text = torch.tensor([float(r.finished) for r in recommendations])
         return RewardBatch(item, text, {"liked": item, "finished": text})
 
-    def decisions(self, decisions):
+    def item_rewards_per_prefix(self, decisions):
         values = torch.zeros(10)
         values[self.item] = 1.0
         return [values.expand(len(decision.items), 10) for decision in decisions]
@@ -242,9 +242,9 @@ def test_the_kl_coefficient_adapts_to_its_target(tiny_base, data, tmp_path):
 
 def test_a_nan_reward_stops_training(tiny_base, data, tmp_path):
     trainer = make_trainer(tiny_base, data, tmp_path, save_steps=1)
-    decisions = trainer.reward.decisions
-    trainer.reward.decisions = lambda rows: [
-        d * (float("nan") if trainer.state.global_step == 1 else 1.0) for d in decisions(rows)
+    item_rewards = trainer.reward.item_rewards_per_prefix
+    trainer.reward.item_rewards_per_prefix = lambda rows: [
+        d * (float("nan") if trainer.state.global_step == 1 else 1.0) for d in item_rewards(rows)
     ]
     with pytest.raises(TrainingError, match="last checkpoint is safe"):
         trainer.train()

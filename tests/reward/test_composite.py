@@ -17,7 +17,9 @@ from llmrec.data.decision import Decision
 from llmrec.errors import ConfigError, DataError, RewardError
 from llmrec.language.prompt import Recommendation
 from llmrec.reward.composite import CompositeReward
-from llmrec.reward.functions import call, faults, item_log_odds, load_callable, log_odds, places, standardised
+from llmrec.reward.functions import call, load_callable, standardized
+from llmrec.reward.item_rewards import item_log_odds, log_odds, sampled_prefixes
+from llmrec.reward.penalties import violations
 from reward_models.click_purchase import ClickPurchaseConfig, ClickPurchaseModel
 from reward_models.ensemble import RewardEnsemble
 from reward_models.judge import fit_judge
@@ -73,34 +75,34 @@ def test_the_reward_is_the_weighted_sum_of_its_parts(model, catalogue):
     said = [GOOD, Recommendation(0, (" Because of", 2, "."), True), Recommendation(3, (" It",), True)]
     batch = reward(said, [ROW] * 3)
     p = batch.parts
-    expected = 2 * (p["log_odds"] - 0.5 * p["popularity"]) + 0.1 * p["item_price"] - 7 * p["had"]
+    expected = 2 * (p["log_odds"] - 0.5 * p["popularity"]) + 0.1 * p["item_price"] - 7 * p["seen"]
     torch.testing.assert_close(batch.item, expected)
     faulty = 4 * p["too_short"] + p["too_long"] + p["repeated"]
     torch.testing.assert_close(batch.text, 3 * p["groundedness"] - faulty)
-    assert p["had"].tolist() == [0, 1, 0]
+    assert p["seen"].tolist() == [0, 1, 0]
     assert p["groundedness"][0] == 1.0
     assert set(p) == {
-        "log_odds", "popularity", "item_price", "groundedness", "had", "too_short", "too_long", "repeated"
+        "log_odds", "popularity", "item_price", "groundedness", "seen", "too_short", "too_long", "repeated"
     }  # fmt: skip
 
 
 def own_log_odds(model, catalogue, weight: float) -> torch.Tensor:
-    histories, purchases, words = places(catalogue)
-    scores = model.log_rewards(histories, purchases, words, weight)
-    return item_log_odds(lambda rows: scores[rows], histories, catalogue.num_items)
+    prefixes = sampled_prefixes(catalogue)
+    scores = model.log_rewards(prefixes.histories, prefixes.purchases, prefixes.profiles, weight)
+    return item_log_odds(lambda rows: scores[rows], prefixes.histories, catalogue.num_items)
 
 
 def test_exact_decisions_hold_the_same_item_rewards(model, catalogue):
     reward = composite(model, catalogue, terms=[{"column": "price", "weight": 0.1}, {"column": "year", "weight": -2.0}])
     row = replace(ROW, prior=[], purchased=[False, True])
-    (decisions,) = reward.decisions([row])
+    (decisions,) = reward.item_rewards_per_prefix([row])
     assert decisions.shape == (2, catalogue.num_items)
     not_had = [item for item in range(10) if item not in (0, 2)]
     batch = reward([replace(GOOD, item=item) for item in not_had], [row] * len(not_had))
     torch.testing.assert_close(decisions[-1][not_had], batch.item)
     plain = composite(model, catalogue)
-    difference = decisions[-1] - plain.decisions([row])[0][-1]
-    terms = 0.1 * standardised(catalogue.items, "price") - 2.0 * standardised(catalogue.items, "year")
+    difference = decisions[-1] - plain.item_rewards_per_prefix([row])[0][-1]
+    terms = 0.1 * standardized(catalogue.items, "price") - 2.0 * standardized(catalogue.items, "year")
     torch.testing.assert_close(difference, terms, atol=1e-5, rtol=1e-5)
 
 
@@ -124,7 +126,7 @@ def test_the_weight_of_the_purchase_runs_from_clicks_alone_to_both_jointly(catal
         reward = composite(model, catalogue, conversion_weight=weight)
         batch = reward([GOOD], [row])
         torch.testing.assert_close(batch.parts["log_odds"][0], log_odds(joint[0, GOOD.item]))
-        torch.testing.assert_close(reward.decisions([row])[0][-1][GOOD.item], batch.item[0])
+        torch.testing.assert_close(reward.item_rewards_per_prefix([row])[0][-1][GOOD.item], batch.item[0])
         counted = own_log_odds(model, catalogue, weight)
         torch.testing.assert_close(batch.parts["popularity"][0], counted[GOOD.item])
     assert batch.parts["log_odds"][0] == log_odds(model.log_rewards(history, purchased)[0, GOOD.item])
@@ -163,9 +165,9 @@ def test_log_odds_by_hand():
 
 def test_columns_are_standardised_and_empty_ones_have_no_effect(catalogue):
     items = pd.DataFrame({"margin": [1.0, 3.0, None, np.inf], "text": ["1", "3", "", None]})
-    assert standardised(items, "margin").tolist() == [-1, 1, 0, 0]
-    assert standardised(items, "text").tolist() == [-1, 1, 0, 0]
-    assert standardised(catalogue.items, "price").max() < 3.0 + 1e-6
+    assert standardized(items, "margin").tolist() == [-1, 1, 0, 0]
+    assert standardized(items, "text").tolist() == [-1, 1, 0, 0]
+    assert standardized(catalogue.items, "price").max() < 3.0 + 1e-6
 
 
 @pytest.mark.parametrize(
@@ -180,7 +182,7 @@ def test_columns_are_standardised_and_empty_ones_have_no_effect(catalogue):
 )
 def test_columns_that_cannot_be_used(catalogue, column, says):
     with pytest.raises(ConfigError) as caught:
-        standardised(catalogue.items.assign(constant=2, nothing=None), column)
+        standardized(catalogue.items.assign(constant=2, nothing=None), column)
     assert says in str(caught.value) and caught.value.exit_code == 2
 
 
@@ -194,7 +196,7 @@ def test_columns_that_cannot_be_used(catalogue, column, says):
     ],
 )
 def test_faults(segments, fault, value):
-    found = faults(Recommendation(5, segments, True), {0}, PenaltyConfig())
+    found = violations(Recommendation(5, segments, True), {0}, PenaltyConfig())
     if fault is None:
         assert not any(found.values())
     else:
@@ -277,7 +279,7 @@ def test_a_broken_model_is_named(catalogue):
     broken = ClickPurchaseModel(ClickPurchaseConfig(catalogue.num_items, hidden_size=8, dropout=0.0)).eval()
     reward = composite(broken, catalogue)
     broken.purchase_offset.fill_(float("nan"))
-    for ask in (lambda: reward([GOOD], [ROW]), lambda: reward.decisions([ROW])):
+    for ask in (lambda: reward([GOOD], [ROW]), lambda: reward.item_rewards_per_prefix([ROW])):
         with pytest.raises(RewardError, match="`log_odds` gave nan"):
             ask()
 

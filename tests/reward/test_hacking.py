@@ -144,6 +144,6 @@ def test_it_earns_less_than_honest_completions(setting, honest, hack):
 def test_honest_completions_show_no_faults(setting):
     recommendations = [say(i, setting.honest(i, row)) for i, row in zip(setting.taken, setting.rows, strict=True)]
     parts = setting.reward(recommendations, setting.rows).parts
-    assert parts["had"].max() == 0 and parts["too_short"].max() == 0 and parts["too_long"].max() == 0
+    assert parts["seen"].max() == 0 and parts["too_short"].max() == 0 and parts["too_long"].max() == 0
     assert parts["repeated"].mean() < 0.01
     assert parts["groundedness"].mean() > 0.95

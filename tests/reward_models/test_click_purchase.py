@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from llmrec.errors import DataError, ModelError
-from reward_models import UNKNOWN, ClickPurchaseConfig, ClickPurchaseModel, fingerprint
-from reward_models.click_purchase import had_after_each
+from reward_models import UNKNOWN, ClickPurchaseConfig, ClickPurchaseModel, catalogue_hash
 
 ITEMS = 9
 IDS = [f"i{n}" for n in range(ITEMS)]
@@ -17,7 +16,7 @@ IDS = [f"i{n}" for n in range(ITEMS)]
 @pytest.fixture
 def model() -> ClickPurchaseModel:
     torch.manual_seed(0)
-    config = ClickPurchaseConfig(ITEMS, fingerprint(IDS), hidden_size=8, window=5, rank=3)
+    config = ClickPurchaseConfig(ITEMS, catalogue_hash(IDS), hidden_size=8, window=5, rank=3)
     model = ClickPurchaseModel(config)
     with torch.no_grad():  # far from the small initial weights, so that differences show
         for parameter in model.parameters():
@@ -66,17 +65,17 @@ def test_items_had_get_the_lowest_reward(model):
 
 
 def test_items_had_before_a_packed_history(model):
-    had = torch.zeros(1, ITEMS, dtype=torch.bool)
-    had[0, 7] = True
-    reward = model.log_rewards_packed(torch.tensor([[3, 1]]), had=had)
+    seen = torch.zeros(1, ITEMS, dtype=torch.bool)
+    seen[0, 7] = True
+    reward = model.log_rewards_packed(torch.tensor([[3, 1]]), seen=seen)
     assert (reward[0, :, 7] == reward[0].amin(-1)).all()
 
 
 def test_long_histories_are_cut_to_the_newest_but_all_items_count_as_had(model):
     long, cut = np.array([8, 3, 1, 4, 0, 5]), np.array([3, 1, 4, 0, 5])
-    had = torch.zeros(1, ITEMS, dtype=torch.bool)
-    had[0, 8] = True
-    expected = model.log_rewards_packed(torch.tensor(cut)[None], had=had)[0, -1]
+    seen = torch.zeros(1, ITEMS, dtype=torch.bool)
+    seen[0, 8] = True
+    expected = model.log_rewards_packed(torch.tensor(cut)[None], seen=seen)[0, -1]
     assert torch.allclose(model.log_rewards([long])[0], expected, atol=1e-5)
 
 
@@ -93,12 +92,6 @@ def test_empty_history_and_unknown_purchases(model):
 def test_the_unknown_start_does_not_depend_on_the_batch(model):
     first = model.log_rewards([np.array([], dtype=int)])[0]
     assert torch.allclose(first, model.log_rewards([np.array([], dtype=int), np.array([1, 2, 3])])[0], atol=1e-5)
-
-
-def test_had_after_each():
-    history, mask = torch.tensor([[2, 0, 2]]), torch.tensor([[True, True, False]])
-    expected = torch.tensor([[[0, 0, 1], [1, 0, 1], [1, 0, 1]]], dtype=torch.bool)
-    assert torch.equal(had_after_each(history, mask, 3), expected)
 
 
 @pytest.mark.parametrize("items", [[0, ITEMS], [-1, 2]])
@@ -156,7 +149,7 @@ def test_missing_truncated_and_mismatching_files(model, tmp_path):
     for change, message in (
         ({"num_items": 4}, "does not match its config"),
         ({"model_type": "bert"}, "type 'bert'"),
-        ({"colour": "red"}, "does not describe this model"),
+        ({"colour": "red"}, "does not describe a model of type"),
         ({"num_heads": 3}, "not a multiple"),
     ):
         config.write_text(json.dumps(values | change))

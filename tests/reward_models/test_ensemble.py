@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from llmrec.errors import ModelError
-from reward_models import ClickPurchaseConfig, ClickPurchaseModel, RewardEnsemble, fingerprint, load_reward_model
+from reward_models import ClickPurchaseConfig, ClickPurchaseModel, RewardEnsemble, catalogue_hash, load_reward_model
 
 IDS = [f"i{n}" for n in range(7)]
 HISTORIES = [np.array([3, 1]), np.array([0])]
@@ -15,7 +15,7 @@ HISTORIES = [np.array([3, 1]), np.array([0])]
 
 def member(seed: int) -> ClickPurchaseModel:
     torch.manual_seed(seed)
-    model = ClickPurchaseModel(ClickPurchaseConfig(7, fingerprint(IDS), hidden_size=8, window=5))
+    model = ClickPurchaseModel(ClickPurchaseConfig(7, catalogue_hash(IDS), hidden_size=8, window=5))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.5)
@@ -33,7 +33,7 @@ def test_the_reward_is_the_mean_less_the_disagreement(members):
     purchase = torch.stack([p.purchase for p in parts]).mean(0).sigmoid().log()
     spread = torch.stack([m.log_rewards(HISTORIES) for m in members]).std(0, correction=0)
     rewards = RewardEnsemble(members, penalty=2.0).log_rewards(HISTORIES)
-    free = ~parts[0].had
+    free = ~parts[0].seen
     assert torch.allclose(rewards[free], (click + purchase - 2 * spread)[free], atol=1e-5)
     assert (rewards[0, 3] == rewards[0].min()) and rewards.isfinite().all()
 
@@ -60,7 +60,7 @@ def test_save_and_load(members, tmp_path):
     with pytest.raises(ModelError, match="knows 7 items, the catalogue has 2"):
         load_reward_model(tmp_path, ["a", "b"])
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "click_purchase_ensemble"}))
-    with pytest.raises(ModelError, match="does not describe an ensemble"):
+    with pytest.raises(ModelError, match="does not describe a model of type 'click_purchase_ensemble'"):
         load_reward_model(tmp_path)
 
 

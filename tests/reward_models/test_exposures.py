@@ -66,8 +66,8 @@ def test_items_and_positions_are_told_apart(data):
     config = RewardConfig(
         num_train_epochs=12, learning_rate=1e-2, hidden_size=16, num_layers=1, dropout=0.0, linear=False
     )
-    model, metrics = fit_click_purchase(logged, config, seed=0)
-    assert metrics["training"]["exposures"] == 3000
+    model, quality = fit_click_purchase(logged, config, seed=0)
+    assert quality.metrics["training"]["exposures"] == 3000
     nobody = [np.zeros(0, dtype=int)] * 4
     p = model.click_if_shown(nobody, [1, 1, 2, 2], [1, 2, 1, 2])
     # The truth in log-odds: -2.2, 1.8 for an odd item, 1.8 for the first rank.
@@ -127,8 +127,8 @@ def test_open_bandit_trains_on_weighted_exposures():
     assert train.weights.mean() == pytest.approx(1) and 0 < train.clipped < 0.2
     assert train.effective_sample_size < len(train)
     section = RewardConfig(num_train_epochs=2, hidden_size=16, num_layers=1, weight_decay=0.1, linear=False)
-    model, metrics = fit_click_purchase(data, section, seed=0)
-    exposures = metrics["exposures"]
+    model, quality = fit_click_purchase(data, section, seed=0)
+    exposures = quality.metrics["exposures"]
     assert exposures["ece"]["value"] < 0.01 and set(exposures["position_bias"]) == {"1", "2", "3"}
     assert model.log_rewards([np.array([3])]).isfinite().all()
     assert torch.equal(model.log_rewards([np.array([3])]), model.log_clicks([np.array([3])]))

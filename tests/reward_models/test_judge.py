@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from llmrec.errors import DataError, ModelError
-from reward_models import EaseJudge, fingerprint, fit_judge
-from reward_models.judge import ease_weights
+from llmrec.recommenders.ease import ease_weights
+from reward_models import EaseJudge, catalogue_hash, fit_judge
 
 
 def test_ease_of_two_items_by_hand():
@@ -26,7 +26,7 @@ def test_ease_minimises_its_loss():
 
 
 def judge_of(data) -> EaseJudge:
-    ids = fingerprint(data.items["item_id"])
+    ids = catalogue_hash(data.items["item_id"])
     purchases = [p[:n] for p, n in zip(data.purchases, data.train_lengths, strict=True)]
     return fit_judge(data.train_histories, purchases, data.num_items, ids, l2=5.0)
 
@@ -72,7 +72,7 @@ def test_save_and_load(data, tmp_path):
 
 
 def test_errors(data):
-    with pytest.raises(DataError, match="outside 0..23"):
+    with pytest.raises(DataError, match="item index 24; expected 0 to 23"):
         judge_of(data).log_rewards([np.array([24])])
     with pytest.raises(DataError, match="at least 2 users"):
         fit_judge([np.array([1])], [np.array([True])], 3)

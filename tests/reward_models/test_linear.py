@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from reward_models import ClickPurchaseConfig, ClickPurchaseModel, RewardEnsemble, fingerprint, load_reward_model
-from reward_models.calibration import fit_powers
+from reward_models import ClickPurchaseConfig, ClickPurchaseModel, RewardEnsemble, catalogue_hash, load_reward_model
+from reward_models.calibration import fit_pool_weights
 from reward_models.linear import DECAY, LinearFit, LinearNextItem
 
 ITEMS = 12
@@ -34,9 +34,9 @@ def bags_of(log: np.ndarray) -> list[np.ndarray]:
 
 def scores_after(model: LinearNextItem, history: np.ndarray, prior: list[int] | None = None) -> np.ndarray:
     packed = torch.from_numpy(history)[None]
-    had = torch.zeros(1, ITEMS, dtype=torch.bool)
-    had[0, prior or []] = True
-    return model.log_scores(packed, torch.ones_like(packed, dtype=torch.bool), had)[0].numpy()
+    seen = torch.zeros(1, ITEMS, dtype=torch.bool)
+    seen[0, prior or []] = True
+    return model.log_scores(packed, torch.ones_like(packed, dtype=torch.bool), seen)[0].numpy()
 
 
 def test_it_is_the_ridge_regression_of_the_next_item_on_both_bags():
@@ -56,9 +56,9 @@ def test_it_is_the_ridge_regression_of_the_next_item_on_both_bags():
 
 def test_what_was_had_before_the_window_votes_in_the_whole_alone():
     model = LinearFit(histories(), ITEMS).solve(5.0)
-    whole = torch.zeros_like(model.newest)
+    whole = torch.zeros_like(model.recent_weights)
     alone = LinearFit(histories(), ITEMS).solve(5.0)
-    alone.newest.copy_(whole)
+    alone.recent_weights.copy_(whole)
     history = np.array([1, 7, 2, 8])
     assert np.allclose(scores_after(alone, history[2:], [1, 7])[2], scores_after(alone, history)[4], atol=1e-6)
     assert not np.allclose(scores_after(model, history[2:], [1, 7])[2], scores_after(model, history)[4], atol=1e-3)
@@ -92,9 +92,9 @@ def test_powers_find_the_model_that_is_right():
     truth, noise = torch.randn(2, 4000, 8, generator=rng)
     targets = torch.distributions.Categorical(logits=0.7 * truth).sample()
     scores, impossible = torch.stack([noise, truth, torch.zeros_like(noise)]), torch.zeros(4000, 8, dtype=torch.bool)
-    powers, entropy = fit_powers(scores, impossible, targets)
+    powers, entropy = fit_pool_weights(scores, impossible, targets)
     assert powers.tolist() == pytest.approx([0.0, 0.7, 0.0], abs=0.08)
-    assert fit_powers(torch.stack([-truth, truth, noise]), impossible, targets)[0][0] >= 0
+    assert fit_pool_weights(torch.stack([-truth, truth, noise]), impossible, targets)[0][0] >= 0
     assert entropy < torch.nn.functional.cross_entropy(truth, targets)
 
 
@@ -103,13 +103,13 @@ def pool() -> RewardEnsemble:
     members = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        model = ClickPurchaseModel(ClickPurchaseConfig(ITEMS, fingerprint(IDS), hidden_size=8, window=4))
+        model = ClickPurchaseModel(ClickPurchaseConfig(ITEMS, catalogue_hash(IDS), hidden_size=8, window=4))
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.5)
         members.append(model.eval())
     linear = LinearFit(histories(), ITEMS).solve(5.0)
-    linear.powers.copy_(torch.tensor([0.8, 0.6, -0.1]))
+    linear.pool_weights.copy_(torch.tensor([0.8, 0.6, -0.1]))
     return RewardEnsemble(members, 1.0, linear).eval()
 
 
@@ -128,15 +128,15 @@ def test_the_lower_bound_is_of_the_members_at_their_power(pool):
     said = [0.8 * m.predict(history).log_click + m.predict(history).purchase.sigmoid().log() for m in pool.members]
     plain = pooled.log_click + pooled.purchase.sigmoid().log()
     expected = plain - torch.stack(said).std(0, correction=0)
-    free = ~pooled.had
+    free = ~pooled.seen
     assert torch.allclose(pool.log_rewards(history)[free], expected[free], atol=1e-5)
 
 
 def test_packed_and_single_agree(pool):
     long = np.array([0, 9, 5, 1, 7, 2, 8])  # three before the window of four
-    had = torch.zeros(1, ITEMS, dtype=torch.bool)
-    had[0, long[:3]] = True
-    packed = pool.log_rewards_packed(torch.from_numpy(long[None, 3:]), had=had)
+    seen = torch.zeros(1, ITEMS, dtype=torch.bool)
+    seen[0, long[:3]] = True
+    packed = pool.log_rewards_packed(torch.from_numpy(long[None, 3:]), seen=seen)
     assert torch.allclose(packed[0, -1], pool.log_rewards([long])[0], atol=1e-5)
     both = pool.log_rewards([long, np.array([4])])  # padding changes nothing
     assert torch.allclose(both[1], pool.log_rewards([np.array([4])])[0], atol=1e-5)
@@ -146,5 +146,5 @@ def test_packed_and_single_agree(pool):
 def test_save_and_load(pool, tmp_path):
     pool.save_pretrained(tmp_path)
     again = load_reward_model(tmp_path, IDS)
-    assert torch.equal(again.linear.powers, pool.linear.powers)
+    assert torch.equal(again.linear.pool_weights, pool.linear.pool_weights)
     assert torch.equal(again.log_rewards([np.array([1, 5])]), pool.log_rewards([np.array([1, 5])]))

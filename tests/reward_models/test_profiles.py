@@ -16,11 +16,11 @@ from llmrec.evaluation.evaluate import reward_scores
 from llmrec.language.prompt import Recommendation
 from llmrec.ppo.stage import training_decisions, validation_guard
 from llmrec.reward.composite import CompositeReward
-from llmrec.reward.functions import log_odds
+from llmrec.reward.item_rewards import log_odds
 from reward_models.click_purchase import ClickPurchaseConfig, ClickPurchaseModel
 from reward_models.features import profile_words
 from reward_models.judge import fit_judge
-from reward_models.storage import fingerprint
+from reward_models.storage import catalogue_hash
 from tests.conftest import make_config, make_data
 
 STRANGER = Decision("new user", [], [9, 0, 2], [True, False, True])
@@ -51,7 +51,9 @@ def test_the_reward_of_a_known_user_is_the_model_s_with_that_profile(reward, dat
     for row, profile in ((known, profile_words(data.users)[[3]]), (STRANGER, None)):
         expected = reward.model.log_rewards(history, purchases, profile)
         assert reward([SAID], [row]).parts["log_odds"] == log_odds(expected[:, SAID.item])
-        torch.testing.assert_close(reward.decisions([row])[0][-1][free], reward.item_rewards(expected)[0, free])
+        torch.testing.assert_close(
+            reward.item_rewards_per_prefix([row])[0][-1][free], reward.item_rewards(expected)[0, free]
+        )
     assert abs(reward([SAID], [known]).item - reward([SAID], [STRANGER]).item) > 0.01
 
 
@@ -69,15 +71,15 @@ def test_training_decisions_name_their_user(data):
 
 
 def test_the_guard_knows_the_profiles(reward, data, tmp_path):
-    judge = fit_judge(data.train_histories, data.purchases, data.num_items, fingerprint(data.items["item_id"]))
+    judge = fit_judge(data.train_histories, data.purchases, data.num_items, catalogue_hash(data.items["item_id"]))
     judge.save_pretrained(tmp_path)
     run = SimpleNamespace(config=make_config("none", catalogue={"max_history": 50}), path=lambda *names: tmp_path)
     validation = validation_guard(run, data, reward).validation
-    for decision, seen in zip(validation.decisions, validation.reward, strict=True):
+    for decision, seen in zip(validation.decisions, validation.rewards, strict=True):
         count = len(decision.items)
         user = next(u for u in range(6) if decision.items.tolist() == data.histories[u][:count].tolist())
         alone = Decision("", [], data.histories[user][:count], data.purchases[user][:count], user)
-        torch.testing.assert_close(seen, reward.decisions([alone])[0][-1])
+        torch.testing.assert_close(seen, reward.item_rewards_per_prefix([alone])[0][-1])
 
 
 def test_the_reward_model_as_a_ranker_knows_profiles_and_purchases(reward, data):

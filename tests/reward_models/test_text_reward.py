@@ -16,10 +16,11 @@ from llmrec.data.decision import Decision
 from llmrec.errors import DataError, ModelError
 from llmrec.language.prompt import Recommendation
 from llmrec.reward.composite import CompositeReward
+from llmrec.reward.stage import train_reward
 from llmrec.run import Run
-from reward_models import train_reward
-from reward_models.text.model import TextRewardModel, fit_text_reward, new_model
+from reward_models.text.model import TextRewardModel
 from reward_models.text.pairs import preference_pairs, skipped_exposures
+from reward_models.text.train import fit_text_reward, new_model
 from reward_models.training_events import training_events
 from tests.conftest import make_config
 
@@ -149,7 +150,7 @@ def test_too_few_users(tiny_base, log, tmp_path):
 
 
 def test_the_stage_trains_it_and_the_composite_reads_it(tiny_base, log, tmp_path, monkeypatch):
-    monkeypatch.setattr("reward_models.train.load_data", lambda path: log)
+    monkeypatch.setattr("llmrec.reward.stage.load_data", lambda path: log)
     reward = {"num_train_epochs": 1, "text": {"pairs": 8, "weight": 2.0}}
     run = Run.create(make_config(tiny_base, output_dir=str(tmp_path), catalogue={"scheme": "atomic"}, reward=reward))
     run.begin("reward")

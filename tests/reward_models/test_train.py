@@ -10,12 +10,14 @@ import torch
 
 from llmrec.config import RewardConfig
 from llmrec.errors import DataError, ModelError
-from reward_models import ClickPurchaseModel, EaseJudge, fit_click_purchase, fit_reward, train_reward
+from llmrec.reward import stage
+from llmrec.reward.stage import train_reward
+from reward_models import ClickPurchaseModel, EaseJudge, fit_click_purchase, fit_reward
 from reward_models import train as training
 from reward_models.click_purchase import ClickPurchaseConfig
 from reward_models.held_out import calibrate, held_out
+from reward_models.judge import judge_split
 from reward_models.losses import Negatives, click_loss, draw_negatives
-from reward_models.train import judge_split
 from reward_models.training_events import UNKNOWN, collate, training_events
 
 SMALL = RewardConfig(
@@ -42,9 +44,9 @@ def fitted(data):
 
 
 def test_it_learns_clicks_and_purchases(fitted):
-    model, _, metrics = fitted
-    assert metrics["ranking"]["click_ndcg@10"] > 0.6
-    click, purchase = (metrics["splits"]["leave_one_out"][what] for what in ("click", "purchase"))
+    model, _, quality = fitted
+    assert quality.metrics["ranking"]["click_ndcg@10"] > 0.6
+    click, purchase = (quality.metrics["splits"]["leave_one_out"][what] for what in ("click", "purchase"))
     assert click["auc"]["value"] > 0.8
     assert click["auc"]["ci95"][0] < click["auc"]["value"] < click["auc"]["ci95"][1]
     assert click["catalogue_loss"] < click["baselines"]["item_popularity"]["catalogue_loss"]
@@ -83,9 +85,9 @@ def test_held_out_events_are_never_trained_on(data):
     )
     config = SMALL.model_copy(update={"num_train_epochs": 2})
     first, _ = fit_click_purchase(replace(data, targets={}), config, seed=1)
-    second, metrics = fit_click_purchase(other, config, seed=1)
+    second, quality = fit_click_purchase(other, config, seed=1)
     assert torch.equal(first.click_bias, second.click_bias)
-    assert "ranking" not in metrics and metrics["splits"] == {}
+    assert "ranking" not in quality.metrics and quality.metrics["splits"] == {}
 
 
 def test_click_loss_masks_items_already_had(data):
@@ -127,8 +129,8 @@ def test_negatives_sampled_by_popularity_estimate_the_sum_over_the_catalogue(mon
 
 def test_large_catalogues_train_with_sampled_negatives(data, monkeypatch):
     monkeypatch.setattr("reward_models.losses.FULL_SOFTMAX_ITEMS", 10)
-    _, metrics = fit_click_purchase(data, SMALL.model_copy(update={"negatives": 12}), seed=0)
-    assert metrics["ranking"]["click_ndcg@10"] > 0.5
+    _, quality = fit_click_purchase(data, SMALL.model_copy(update={"negatives": 12}), seed=0)
+    assert quality.metrics["ranking"]["click_ndcg@10"] > 0.5
 
 
 def test_large_catalogues_start_from_popularity(data, monkeypatch):
@@ -172,7 +174,7 @@ class Run:
 
 
 def test_the_stage_writes_model_and_judge(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "load_data", lambda path: data)
+    monkeypatch.setattr(stage, "load_data", lambda path: data)
 
     class Settings:
         reward, seed = SMALL.model_copy(update={"num_train_epochs": 1}), 0
@@ -187,8 +189,8 @@ def test_the_stage_writes_model_and_judge(data, tmp_path, monkeypatch):
 
 
 def test_of_several_processes_one_fits_and_writes(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "load_data", lambda path: data)
-    monkeypatch.setattr(training, "fit_reward", lambda *_: pytest.fail("the second process fitted the model again"))
+    monkeypatch.setattr(stage, "load_data", lambda path: data)
+    monkeypatch.setattr(stage, "fit_reward", lambda *_: pytest.fail("the second process fitted the model again"))
     monkeypatch.setenv("RANK", "1")
 
     class Settings:
@@ -225,17 +227,17 @@ def test_impossible_values(data):
 def test_users_who_purchase_everything_are_no_mistake(data):
     purchases = [np.ones_like(p) if u % 2 else np.arange(len(p)) % 2 == 0 for u, p in enumerate(data.purchases)]
     config = SMALL.model_copy(update={"num_train_epochs": 1})
-    model, metrics = fit_click_purchase(replace(data, purchases=purchases), config, seed=0)
+    model, quality = fit_click_purchase(replace(data, purchases=purchases), config, seed=0)
     assert model.log_rewards(data.train_histories).isfinite().all()
-    assert metrics["splits"]["leave_one_out"]["purchase"]["auc"] is not None
+    assert quality.metrics["splits"]["leave_one_out"]["purchase"]["auc"] is not None
 
 
 def test_a_log_without_purchases(data):
     purchases = [np.zeros_like(p) for p in data.purchases]
     card = {"rules": {"click": ["view"], "purchase": []}}
     config = SMALL.model_copy(update={"num_train_epochs": 1})
-    model, metrics = fit_click_purchase(replace(data, purchases=purchases, card=card), config, seed=0)
-    assert metrics["splits"]["leave_one_out"]["purchase"] is None
+    model, quality = fit_click_purchase(replace(data, purchases=purchases, card=card), config, seed=0)
+    assert quality.metrics["splits"]["leave_one_out"]["purchase"] is None
     assert torch.equal(model.log_rewards(data.train_histories), model.log_clicks(data.train_histories))
 
 
@@ -262,9 +264,9 @@ def test_profiles_that_are_no_words(data):
 
 def test_an_ensemble_is_fitted_and_says_so(data):
     config = SMALL.model_copy(update={"num_train_epochs": 1, "ensemble": 2, "uncertainty_penalty": 0.5})
-    model, metrics = fit_click_purchase(data, config, seed=0)
-    assert metrics["ensemble"] == {"members": 2, "uncertainty_penalty": 0.5}
-    assert len(metrics["curve"]) == 2 and model.log_rewards(data.train_histories).shape == (60, 24)
+    model, quality = fit_click_purchase(data, config, seed=0)
+    assert quality.metrics["ensemble"] == {"members": 2, "uncertainty_penalty": 0.5}
+    assert len(quality.metrics["curve"]) == 2 and model.log_rewards(data.train_histories).shape == (60, 24)
 
 
 def test_items_never_trained_on_are_scored_by_their_words(data):
@@ -285,8 +287,8 @@ def test_items_never_trained_on_are_scored_by_their_words(data):
         train_lengths=np.full(60, 8),
         targets={},
     )
-    model, metrics = fit_click_purchase(log, SMALL, seed=0)
-    assert metrics["training"]["items_never_trained_on"] == 4
+    model, quality = fit_click_purchase(log, SMALL, seed=0)
+    assert quality.metrics["training"]["items_never_trained_on"] == 4
     scores = model.log_clicks([warm[0][:5], warm[1][:5]])
     assert scores[0, [5, 11]].min() > scores[0, [17, 23]].max() + 1
     assert scores[1, [17, 23]].min() > scores[1, [5, 11]].max() + 1
@@ -295,9 +297,9 @@ def test_items_never_trained_on_are_scored_by_their_words(data):
 @pytest.mark.parametrize("members", [1, 2])
 def test_a_linear_model_is_pooled_where_it_helps(data, members):
     config = SMALL.model_copy(update={"linear": True, "ensemble": members, "num_train_epochs": 2})
-    model, metrics = fit_click_purchase(data, config, seed=0)
-    alone, before = fit_click_purchase(data, config.model_copy(update={"linear": False}), seed=0)
-    found = metrics["linear"]
+    model, quality = fit_click_purchase(data, config, seed=0)
+    alone, _ = fit_click_purchase(data, config.model_copy(update={"linear": False}), seed=0)
+    found = quality.metrics["linear"]
     assert found["l2"] in found["cross_entropy"] and len(model.members) == members
     events = held_out(data, "valid", 100, 0)
     rows = torch.arange(len(events))

@@ -1,0 +1,79 @@
+"""Item rewards as log-odds, and the log-odds of each item averaged over users."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llmrec.data.dataset import InteractionData
+from llmrec.data.seen import seen_mask
+from reward_models.features import profile_words
+
+SAMPLED_USERS = 1000  # users over whom an item's log-odds are averaged
+LARGEST_LOG_PROBABILITY = -1e-6  # log-odds are at most 13.8, where the probability is 1 - 1e-6
+
+
+def log_odds(log_probability: Tensor) -> Tensor:
+    """log(p / (1 - p)) from log p, any shape; at most 13.8."""
+    log_probability = log_probability.clamp(max=LARGEST_LOG_PROBABILITY)
+    return log_probability - torch.log(-torch.expm1(log_probability))
+
+
+@dataclass(frozen=True)
+class SampledPrefixes:
+    """Prefixes of training histories, one for each sampled user.
+
+    Attributes:
+        histories: item indices before a random position, int64 [n] each.
+        purchases: whether each item was purchased, bool [n] each.
+        profiles: profile words of the users, int64 [U, P].
+    """
+
+    histories: list[np.ndarray]
+    purchases: list[np.ndarray]
+    profiles: np.ndarray
+
+
+def sampled_prefixes(data: InteractionData, sample: int = SAMPLED_USERS) -> SampledPrefixes:
+    """Cuts the training histories of at most `sample` users at random positions, with a fixed seed."""
+    generator = np.random.default_rng(0)
+    users = generator.permutation(np.flatnonzero(data.train_lengths))[:sample]
+    cuts = [(user, int(generator.integers(data.train_lengths[user]))) for user in users]
+    return SampledPrefixes(
+        histories=[data.histories[user][:cut] for user, cut in cuts],
+        purchases=[data.purchases[user][:cut] for user, cut in cuts],
+        profiles=profile_words(data.users)[users],
+    )
+
+
+@torch.no_grad()
+def item_log_odds(
+    log_rewards: Callable[[slice], Tensor], histories: Sequence[np.ndarray], num_items: int, batch: int = 64
+) -> Tensor:
+    """Log-odds of each item as the next click of an average user who has not seen it.
+
+    They are the log-odds of the mean over users of the *model's* probability, not of the log's frequency. A rare item
+    that the model overrates is then overrated here as well, so a policy gains nothing from it.
+
+    Args:
+        log_rewards: gives the model's log-rewards after some of the U histories, [b, N]; see `RewardModel.log_rewards`.
+        histories: histories of U users.
+        num_items: size N of the catalogue.
+        batch: number of histories in one forward pass.
+
+    Returns:
+        float32 [N].
+    """
+    total = torch.zeros(num_items, dtype=torch.float64)
+    users = torch.zeros(num_items)
+    for start in range(0, len(histories), batch):
+        rows = slice(start, start + batch)
+        probabilities = log_rewards(rows).cpu().exp()
+        seen = torch.from_numpy(seen_mask(histories[rows], num_items))
+        total += probabilities.masked_fill(seen, 0.0).sum(0)
+        users += (~seen).sum(0)
+    # One more user, with equal probabilities of all items, is for items that all of these users have seen.
+    mean = (total + total.sum() / users.sum()) / (users + 1.0)
+    return log_odds(mean.log()).float()

@@ -1,0 +1,47 @@
+"""Clicks and purchases of each item in training: what is known of an item without a model."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from reward_models.training_events import TrainingEvents
+
+SHRINKAGE = 10.0  # number of clicks with the average purchase rate that are added to an item's own clicks
+
+
+@dataclass(frozen=True)
+class ItemRates:
+    """Counts of training events.
+
+    Attributes:
+        clicks: clicks of each item, [N].
+        purchases: purchases of each item, [N].
+    """
+
+    clicks: np.ndarray
+    purchases: np.ndarray
+
+    @classmethod
+    def from_events(cls, events: TrainingEvents) -> "ItemRates":
+        """Counts the training events."""
+        items = np.concatenate(events.histories)
+        purchased = np.concatenate(events.purchases).astype(np.float64)
+        return cls(
+            clicks=np.bincount(items, minlength=events.num_items),
+            purchases=np.bincount(items, purchased, minlength=events.num_items),
+        )
+
+    @property
+    def log_share(self) -> np.ndarray:
+        """Log of each item's share of clicks, with one click added to every item, float [N]."""
+        return np.log((self.clicks + 1) / (self.clicks.sum() + len(self.clicks)))
+
+    @property
+    def purchase_rate(self) -> float:
+        """Purchases per click, over all items."""
+        return float(self.purchases.sum() / self.clicks.sum())
+
+    @property
+    def purchase_rates(self) -> np.ndarray:
+        """Purchases per click of each item, with `SHRINKAGE` average clicks added, float [N]."""
+        return (self.purchases + SHRINKAGE * self.purchase_rate) / (self.clicks + SHRINKAGE)
