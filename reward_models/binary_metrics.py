@@ -167,7 +167,7 @@ def reliability(events: LabeledEvents) -> dict[str, list[float]]:
         `predicted` (mean probability), `observed` (share of events that happened) and `count` of each bin, [10] each,
         or shorter if there are fewer than ten events.
     """
-    bins = Bins.from_probabilities(events.probabilities).of_event
+    _, bins = np.unique(Bins.from_probabilities(events.probabilities).of_event, return_inverse=True)
     count = np.bincount(bins)
     return {
         "predicted": (np.bincount(bins, events.probabilities) / count).tolist(),

@@ -8,6 +8,7 @@ matplotlib.use("Agg")  # draws without a screen
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
 from llmrec.files import write_with
@@ -50,7 +51,7 @@ def _draw_reliability(curves: dict[str, Curves], path: Path) -> None:
     _save(figure, path)
 
 
-def _panels(curves: dict[str, Curves]) -> tuple[plt.Figure, list[tuple[Axes, str, dict[str, LabeledEvents]]]]:
+def _panels(curves: dict[str, Curves]) -> tuple[Figure, list[tuple[Axes, str, dict[str, LabeledEvents]]]]:
     """An empty figure, and the axes, title and events of each panel."""
     figure, grid = plt.subplots(2, len(curves), figsize=(5 * len(curves), 9), squeeze=False)
     panels = []
@@ -69,7 +70,7 @@ def _finish(axes: Axes, title: str, x_label: str, y_label: str) -> None:
         axes.legend()
 
 
-def _save(figure: plt.Figure, path: Path) -> None:
+def _save(figure: Figure, path: Path) -> None:
     figure.tight_layout()
     write_with(path, lambda temporary: figure.savefig(temporary, format="png", dpi=100))
     plt.close(figure)

@@ -10,7 +10,7 @@ Classes with "reward" in their names:
 | `reward_models.RewardModel` | base class of models that score all items after a history |
 | `reward_models.ClickPurchaseModel` | a reward model: one transformer |
 | `reward_models.RewardEnsemble` | a reward model: several transformers and, optionally, a linear model |
-| `reward_models.text.model.TextRewardModel` | scores a recommendation with its justification as text; no `RewardModel` |
+| `reward_models.text.model.TextRewardModel` | log-odds of one recommendation as text; not a `RewardModel` |
 | `llmrec.config.RewardConfig` | config section `reward`: training of the models and weights of the parts |
 | `llmrec.config.reward.TextRewardConfig` | config section `reward.text` |
 

@@ -70,8 +70,9 @@ def load_callable(path: str) -> PartFunction:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # the user's module may raise anything
-        is_missing = isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or " ")
-        reason = f"there is no module `{error.name}`" if is_missing else f"importing it failed: {_described(error)}"
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        is_missing = missing is not None and module_name.startswith(missing)
+        reason = f"there is no module `{missing}`" if is_missing else f"importing it failed: {_described(error)}"
         raise ConfigError(
             f"reward.parts: `{path}` cannot be used: {reason}. Expected a module that is "
             f"installed, on PYTHONPATH or in {os.getcwd()}."

@@ -77,7 +77,7 @@ class TextRewardModel:
         self.header = ChatHeaders(tokenizer, config.system_prompt)
 
     def tokens(
-        self, profile: str, history: Sequence[int], purchased: Sequence[bool], recommendation: Recommendation
+        self, profile: str, history: Iterable[int], purchased: Iterable[bool], recommendation: Recommendation
     ) -> list[int]:
         """Prompt and completion as text tokens: the chat header, the titles of the history, and the recommendation.
 

@@ -21,8 +21,8 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import Trainer
-from trl import RewardConfig as TRLRewardConfig
-from trl import RewardTrainer
+from trl.trainer.reward_config import RewardConfig as TRLRewardConfig
+from trl.trainer.reward_trainer import RewardTrainer
 
 from llmrec.catalogue.facts import Fact, FactBook
 from llmrec.config import Config
@@ -54,6 +54,7 @@ class PointwiseTrainer(RewardTrainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Loss of a batch whose first half are chosen completions and whose second half are rejected ones."""
+        outputs: Any
         _, outputs = super().compute_loss(model, inputs, return_outputs=True)  # also computes TRL's metrics
         scores = outputs.logits.squeeze(-1)
         labels = torch.arange(len(scores), device=scores.device) < len(scores) // 2
