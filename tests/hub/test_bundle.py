@@ -20,7 +20,7 @@ from reward_models import (
     EaseJudge,
     JudgeConfig,
     RewardEnsemble,
-    fingerprint,
+    catalogue_hash,
     load_reward_model,
 )
 from reward_models.linear import LinearFit
@@ -152,7 +152,7 @@ def test_a_local_base_is_named_without_its_directory(
 
 
 def test_reward_models_of_the_folder_load(run: Run, tmp_path: Path) -> None:
-    config = ClickPurchaseConfig(3, fingerprint(["a", "b", "c"]), hidden_size=8)
+    config = ClickPurchaseConfig(3, catalogue_hash(["a", "b", "c"]), hidden_size=8)
     linear = LinearFit([np.array([0, 1, 2]), np.array([1, 0])], 3).solve(1.0)
     ensemble = RewardEnsemble([ClickPurchaseModel(config).eval() for _ in range(2)], penalty=1.0, linear=linear)
     ensemble.save_pretrained(run.path("reward"))
