@@ -33,9 +33,10 @@ def export_command(
     if merged is gguf is onnx is None:
         raise UserError("No output was given. Give one or more of --merged OUT, --gguf FILE and --onnx OUT.")
     with reserve_stdout(as_json):
-        from llmrec.export.merged import export
+        from llmrec.export.merged import ExportPaths, export
 
+        paths = ExportPaths(merged=merged, gguf=gguf, onnx=onnx)
         say = line_printer(console_for(stderr=as_json))
-        result = export(Run.open(run), adapter, merged, gguf, gguf_type, onnx, say=say)
+        result = export(Run.open(run), paths, adapter=adapter, gguf_type=gguf_type, say=say)
     if as_json:
-        print_json(result)
+        print_json(result.as_json())

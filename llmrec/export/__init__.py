@@ -1,1 +1,1 @@
-"""A trained policy as files that need neither llmrec nor peft."""
+"""Exports a trained policy for programs that need neither llmrec nor peft: transformers, llama.cpp and ONNX Runtime."""

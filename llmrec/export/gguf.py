@@ -1,13 +1,14 @@
-"""A merged model as a GGUF file, which llama.cpp runs: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+"""Writes a merged model as a GGUF file, which llama.cpp runs.
 
-Only what is checked against llama.cpp is written: models of the Llama architecture whose tokenizer is a byte-level BPE
-with GPT-2's or SmolLM's way of cutting words. Everything else is refused.
+Only models that are checked against llama.cpp are written: the Llama architecture with a byte-level BPE tokenizer that
+splits text as GPT-2 or SmolLM does. Others are refused.
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
 import importlib.util
 import json
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -15,23 +16,26 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from llmrec.errors import ModelError
 
+if TYPE_CHECKING:  # an optional dependency
+    from gguf import GGUFWriter
+
 GgufType = Literal["f32", "f16", "q8_0"]
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
-# llama.cpp's name -> how the tokenizer cuts text before its merges.
-WORD_CUTS = {
+# How a tokenizer splits text before its merges, by llama.cpp's name for it.
+PRE_TOKENIZERS = {
     "gpt-2": [BYTE_LEVEL],
     "smollm": [{"type": "Digits", "individual_digits": True}, BYTE_LEVEL],
 }
 
 
 def check_gguf(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Whether a model can be written.
+    """Checks that a model can be written.
 
     Raises:
         ModelError: the gguf package is missing, or the model or its tokenizer is of another kind.
     """
     if importlib.util.find_spec("gguf") is None:
-        raise ModelError("--gguf needs the gguf package: run `pip install 'gguf>=0.17'`.")
+        raise ModelError("--gguf needs the gguf package. Run `pip install 'gguf>=0.17'`.")
     expected = {
         "model_type": ("llama", config.model_type),
         "hidden_act": ("silu", config.hidden_act),
@@ -42,10 +46,10 @@ def check_gguf(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> 
     for key, (wanted, found) in expected.items():
         if found != wanted:
             raise ModelError(
-                f"--gguf writes models of the Llama architecture alone: expected {key} {wanted}, found {found}. "
+                f"--gguf writes models of the Llama architecture only: expected {key} {wanted}, found {found}. "
                 "Use --merged, which writes any model."
             )
-    _word_cut(tokenizer)
+    _pre_tokenizer(tokenizer)
 
 
 def write_gguf(
@@ -55,19 +59,36 @@ def write_gguf(
 
     Args:
         path: the file.
-        model: merged, float32.
-        tokenizer: with the item tokens.
-        name: of the model, for people.
-        kind: type of the matrices; vectors stay float32.
+        model: merged model in float32.
+        tokenizer: its tokenizer with the item tokens.
+        name: name of the model, for people.
+        kind: number format of the matrices. Vectors stay float32.
     """
-    from gguf import MODEL_ARCH, GGUFWriter, LlamaFileType, get_tensor_name_map
+    from gguf import GGUFWriter
 
-    config = model.config
     writer = GGUFWriter(path, "llama")
     writer.add_name(name)
-    writer.add_file_type(
-        {"f32": LlamaFileType.ALL_F32, "f16": LlamaFileType.MOSTLY_F16}.get(kind, LlamaFileType.MOSTLY_Q8_0)
-    )
+    _add_hyperparameters(writer, model.config, kind)
+    _add_tokenizer(writer, tokenizer, model.config.vocab_size)
+    _add_weights(writer, model, kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+# --- model ----------------------------------------------------------------------------------------
+
+
+def _add_hyperparameters(writer: "GGUFWriter", config: PretrainedConfig, kind: GgufType) -> None:
+    from gguf import LlamaFileType
+
+    file_types = {
+        "f32": LlamaFileType.ALL_F32,
+        "f16": LlamaFileType.MOSTLY_F16,
+        "q8_0": LlamaFileType.MOSTLY_Q8_0,
+    }
+    writer.add_file_type(file_types[kind])
     writer.add_quantization_version(2)
     writer.add_vocab_size(config.vocab_size)
     writer.add_context_length(config.max_position_embeddings)
@@ -81,23 +102,32 @@ def write_gguf(
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_dimension_count(config.head_dim)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    _add_tokenizer(writer, tokenizer, config.vocab_size)
+
+
+def _add_weights(writer: "GGUFWriter", model: PreTrainedModel, kind: GgufType) -> None:
+    from gguf import MODEL_ARCH, get_tensor_name_map
+
+    config = model.config
     names = get_tensor_name_map(MODEL_ARCH.LLAMA, config.num_hidden_layers)
-    for key, tensor in model.state_dict().items():
+    for key, weight in model.state_dict().items():
         if key == "lm_head.weight" and config.tie_word_embeddings:
-            continue  # llama.cpp takes the embeddings where there is no head
-        _add_tensor(writer, names.get_name(key, (".weight",)), for_llama_cpp(key, tensor, config).numpy(), kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+            continue  # llama.cpp uses the embeddings if a file has no head
+        name = names.get_name(key, (".weight",))
+        if name is None:
+            raise ModelError(f"GGUF has no name for the weight `{key}` of a Llama model. Use --merged.")
+        _add_array(writer, name, for_llama_cpp(key, weight, config).numpy(), kind)
 
 
 def for_llama_cpp(key: str, weight: torch.Tensor, config: PretrainedConfig) -> torch.Tensor:
-    """A weight with the rows of queries and keys in llama.cpp's order.
+    """Permutes the rows of query and key matrices for llama.cpp; other weights stay as they are.
 
-    Both turn pairs of a head's numbers by an angle. In transformers the number i is paired with i + head_dim / 2, in
-    llama.cpp's Llama with its neighbour.
+    Rotary embeddings rotate pairs of numbers of a head. transformers pairs number i with number i + head_dim / 2,
+    llama.cpp's Llama pairs neighbors.
+
+    Args:
+        key: name of the weight in transformers.
+        weight: the weight, [rows, columns] or [columns].
+        config: config of the model.
     """
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(key.split(".")[-2])
     if heads is None:
@@ -106,24 +136,52 @@ def for_llama_cpp(key: str, weight: torch.Tensor, config: PretrainedConfig) -> t
     return pairs.transpose(1, 2).reshape(weight.shape).contiguous()
 
 
-def _add_tensor(writer, name: str, array: np.ndarray, kind: GgufType) -> None:
+def _add_array(writer: "GGUFWriter", name: str, array: np.ndarray, kind: GgufType) -> None:
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
     from gguf.quants import quantize
 
-    as_type = GGMLQuantizationType.F32 if array.ndim == 1 else GGMLQuantizationType[kind.upper()]
-    if array.shape[-1] % GGML_QUANT_SIZES[as_type][0]:  # rows are quantised in blocks
-        as_type = GGMLQuantizationType.F16
-    writer.add_tensor(name, quantize(array, as_type), raw_dtype=as_type)
+    number_format = GGMLQuantizationType.F32 if array.ndim == 1 else GGMLQuantizationType[kind.upper()]
+    block_size, _ = GGML_QUANT_SIZES[number_format]
+    if array.shape[-1] % block_size:  # rows are quantized in blocks
+        number_format = GGMLQuantizationType.F16
+    writer.add_tensor(name, quantize(array, number_format), raw_dtype=number_format)
 
 
-def _add_tokenizer(writer, tokenizer: PreTrainedTokenizerBase, size: int) -> None:
-    """Vocabulary, merges, special tokens and chat template. Item tokens are user-defined: text never splits them."""
+# --- tokenizer ------------------------------------------------------------------------------------
+
+
+def _add_tokenizer(writer: "GGUFWriter", tokenizer: PreTrainedTokenizerBase, size: int) -> None:
+    """Adds vocabulary, merges, special tokens and chat template.
+
+    Args:
+        writer: writer of the file.
+        tokenizer: the tokenizer. Its item tokens become user-defined tokens, which llama.cpp never splits.
+        size: rows of the embedding matrix, which can be more than the tokens.
+    """
+    _add_tokens(writer, tokenizer, size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(_pre_tokenizer(tokenizer))
+    writer.add_token_merges([" ".join(pair) for pair in _backend(tokenizer)["model"]["merges"]])
+    for add, token in (
+        (writer.add_bos_token_id, tokenizer.bos_token_id),
+        (writer.add_eos_token_id, tokenizer.eos_token_id),
+        (writer.add_unk_token_id, tokenizer.unk_token_id),
+        (writer.add_pad_token_id, tokenizer.pad_token_id),
+    ):
+        if isinstance(token, int):  # None if the tokenizer has no such token
+            add(token)
+    writer.add_add_bos_token(False)  # the chat template writes it
+    writer.add_chat_template(cast(str, tokenizer.chat_template))
+
+
+def _add_tokens(writer: "GGUFWriter", tokenizer: PreTrainedTokenizerBase, size: int) -> None:
     from gguf import TokenType
 
     added = tokenizer.added_tokens_decoder
-    tokens, types = [], []
+    tokens = []
+    types = []
     for number in range(size):
-        if number >= len(tokenizer):  # rows that a base has for speed alone
+        if number >= len(tokenizer):  # some bases pad their embedding matrix
             tokens.append(f"<|unused_{number}|>")
             types.append(TokenType.UNUSED)
         elif number in added:
@@ -132,41 +190,32 @@ def _add_tokenizer(writer, tokenizer: PreTrainedTokenizerBase, size: int) -> Non
         else:
             tokens.append(tokenizer.convert_ids_to_tokens(number))
             types.append(TokenType.NORMAL)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(_word_cut(tokenizer))
     writer.add_token_list(tokens)
     writer.add_token_types(types)
-    writer.add_token_merges([" ".join(pair) for pair in _backend(tokenizer)["model"]["merges"]])
-    for add, number in (
-        (writer.add_bos_token_id, tokenizer.bos_token_id),
-        (writer.add_eos_token_id, tokenizer.eos_token_id),
-        (writer.add_unk_token_id, tokenizer.unk_token_id),
-        (writer.add_pad_token_id, tokenizer.pad_token_id),
-    ):
-        if number is not None:
-            add(number)
-    writer.add_add_bos_token(False)  # the chat template writes it
-    writer.add_chat_template(tokenizer.chat_template)
 
 
-def _word_cut(tokenizer: PreTrainedTokenizerBase) -> str:
-    """llama.cpp's name for how a tokenizer cuts text before its merges.
+def _pre_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """llama.cpp's name for how a tokenizer splits text before its merges.
 
     Raises:
-        ModelError: it is none of those that are known.
+        ModelError: the tokenizer is of no known kind.
     """
     backend = _backend(tokenizer)
     found = backend["pre_tokenizer"] or {}
     steps = found.get("pretokenizers", [found])
     if backend["model"]["type"] == "BPE" and backend["normalizer"] is None:
-        for name, wanted in WORD_CUTS.items():
-            if len(steps) == len(wanted) and all(w.items() <= s.items() for w, s in zip(wanted, steps, strict=True)):
+        for name, expected in PRE_TOKENIZERS.items():
+            if len(steps) == len(expected) and all(
+                e.items() <= s.items() for e, s in zip(expected, steps, strict=True)
+            ):
                 return name
     raise ModelError(
-        f"--gguf knows byte-level BPE tokenizers that cut words as {' or '.join(WORD_CUTS)} does, found "
+        f"--gguf writes byte-level BPE tokenizers that split text as {' or '.join(PRE_TOKENIZERS)} does; found "
         f"{backend['model']['type']} with {json.dumps(steps)}. Use --merged, which writes any model."
     )
 
 
-def _backend(tokenizer: PreTrainedTokenizerBase) -> dict:
-    return json.loads(tokenizer.backend_tokenizer.to_str())
+def _backend(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """The content of `tokenizer.json`."""
+    backend: Any = tokenizer.backend_tokenizer
+    return json.loads(backend.to_str())

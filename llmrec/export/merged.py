@@ -1,11 +1,12 @@
-"""Merging an adapter into its base, in full precision, and checking that the result says what the adapter said."""
+"""Exports the policy of a run: merges the adapter into the base model, and checks the logits of what was written."""
 
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -16,136 +17,156 @@ from llmrec.errors import TrainingError, UserError
 from llmrec.export.gguf import GgufType, check_gguf, write_gguf
 from llmrec.export.onnx import check_onnx, write_onnx
 from llmrec.files import atomic_directory, atomic_path, read_json, write_json
-from llmrec.policy.model import FILE_NAME, RecPolicy
+from llmrec.policy.file_names import FILE_NAME
+from llmrec.policy.model import RecPolicy
 from llmrec.run import Run
 
-PROMPTS = 4  # on which merged and adapter model are compared
-TOLERANCE = 1e-3  # of a logit
+CHECKED_PROMPTS = 4  # prompts on which the exported model is compared with the adapter
+LOGIT_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class ExportPaths:
+    """Where each format is written; None leaves the format out. An earlier export there is replaced.
+
+    Attributes:
+        merged: directory of a model that transformers loads.
+        gguf: file for llama.cpp.
+        onnx: directory of a graph that ranks the items.
+    """
+
+    merged: Path | None = None
+    gguf: Path | None = None
+    onnx: Path | None = None
+
+    @property
+    def by_option(self) -> dict[str, Path]:
+        """The paths that are given, by their option of `llmrec export`."""
+        options = {"--merged": self.merged, "--gguf": self.gguf, "--onnx": self.onnx}
+        return {option: path for option, path in options.items() if path is not None}
+
+    def check(self) -> None:
+        """Checks that writing replaces nothing but earlier exports.
+
+        Raises:
+            UserError: a path holds something else, or one path is or lies inside another.
+        """
+        for option, path in self.by_option.items():
+            is_earlier = _is_gguf(path) if option == "--gguf" else _is_export(path)
+            if path.exists() and not is_earlier:
+                kind = "GGUF file" if option == "--gguf" else "model that `llmrec export` wrote"
+                raise UserError(f"{path} exists and is not a {kind}. Give {option} another place.")
+        for (outer, folder), (inner, path) in permutations(self.by_option.items(), 2):
+            if path.resolve().is_relative_to(folder.resolve()):
+                raise UserError(
+                    f"{inner} {path} is or lies in {outer} {folder}, which is replaced as a whole. "
+                    f"Give {inner} a place of its own."
+                )
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Result of an export.
+
+    Attributes:
+        adapter: stage of the exported adapter, `sft` or `ppo`.
+        paths: what was written.
+        largest_difference: largest absolute difference between logits of the adapter and of the written models.
+    """
+
+    adapter: str
+    paths: ExportPaths
+    largest_difference: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The result as JSON values; null for a format that was left out."""
+        paths = {"merged": self.paths.merged, "gguf": self.paths.gguf, "onnx": self.paths.onnx}
+        texts = {name: None if path is None else str(path) for name, path in paths.items()}
+        return {"adapter": self.adapter, **texts, "largest_difference": self.largest_difference}
 
 
 def export(
     run: Run,
+    paths: ExportPaths,
     adapter: str | None = None,
-    merged: Path | None = None,
-    gguf: Path | None = None,
     gguf_type: GgufType = "q8_0",
-    onnx: Path | None = None,
     say: Callable[[str], Any] = lambda line: None,
-) -> dict:
-    """Writes the merged model of a run, a GGUF file of it, an ONNX graph, or several of them; all or nothing.
+) -> Exported:
+    """Writes the policy of a run in one or more formats, all or none of them.
+
+    The base model is used in full precision, even if training quantized it.
 
     Args:
         run: the run.
-        adapter: `ppo` or `sft`; None: `ppo` if it has finished, else `sft`.
-        merged: directory for the model as transformers reads it; an earlier export there is replaced.
-        gguf: file for llama.cpp; an earlier GGUF file there is replaced.
-        gguf_type: type of its matrices.
-        onnx: directory for a graph that ranks the items; an earlier export there is replaced.
-        say: where a line for people goes.
-
-    Returns:
-        `adapter`, `merged`, `gguf`, `onnx`, and `largest_difference`, between logits of the adapter and of what was
-        written.
+        paths: where each format is written.
+        adapter: `ppo` or `sft`; None for `ppo` if that stage has finished, else `sft`.
+        gguf_type: number format of the matrices in the GGUF file.
+        say: takes a line for people.
 
     Raises:
         RunError: the adapter has not been trained.
-        UserError: a place is something else's, or two of them are one or lie in one another.
-        ModelError: a package is missing, or the model is of a kind that `gguf` or `onnx` cannot be.
-        TrainingError: what was written does not say what the adapter said.
+        UserError: a path holds something else than an earlier export, or is or lies inside another path.
+        ModelError: a package is missing, or the format cannot hold this kind of model.
+        TrainingError: the logits of a written model differ from those of the adapter.
     """
-    adapter = run.adapter_stage(adapter)
-    run.require("data", adapter)
-    _check_places(merged, gguf, onnx)
-    policy = RecPolicy.from_pretrained(run.path(adapter, "adapter"), quantized=False).eval()
-    if gguf is not None:
-        check_gguf(policy.model.config, policy.tokenizer)
-    if onnx is not None:
+    stage = run.adapter_stage(adapter)
+    directory = run.adapter(stage)
+    paths.check()
+    policy = RecPolicy.from_pretrained(directory, quantized=False).eval()
+    if paths.gguf is not None:
+        check_gguf(policy.config, policy.tokenizer)
+    if paths.onnx is not None:
         check_onnx(policy.vocabulary)
-    prompts = sample_prompts(policy, load_data(run.path("data")), run.config.catalogue.user_attributes, PROMPTS)
+    data = load_data(run.path("data"))
+    prompts = sample_prompts(policy, data, run.config.catalogue.user_attributes, CHECKED_PROMPTS)
     expected = _logits(policy.model, prompts)
     with ExitStack() as stack:
-        folder = stack.enter_context(_folder(merged))
-        save_merged(policy, adapter, folder)
+        folder = stack.enter_context(_folder(paths.merged))
+        save_merged(policy, stage, folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        difference = _largest_difference(expected, _logits(model, prompts))
-        say(f"merged {adapter}: logits of {len(prompts)} prompts differ from the adapter's by {difference:.1e} at most")
-        if onnx is not None:
-            place = stack.enter_context(atomic_directory(onnx))
-            ranked = write_onnx(place, model, policy.vocabulary, prompts)
-            _save_rest(policy, adapter, place)
+        difference = _checked_difference(expected, _logits(model, prompts))
+        say(f"merged {stage}: logits of {len(prompts)} prompts differ from the adapter's by {difference:.1e} at most")
+        if paths.onnx is not None:
+            graph = stack.enter_context(atomic_directory(paths.onnx))
+            of_graph = write_onnx(graph, model, policy.vocabulary, prompts)
             of_items = [logits[-1, policy.vocabulary.new_tokens] for logits in expected]
-            difference = max(difference, _largest_difference(of_items, ranked))
-        if gguf is not None:
-            file = stack.enter_context(atomic_path(gguf))
+            difference = max(difference, _checked_difference(of_items, of_graph))
+            _save_tables(policy, stage, graph)
+        if paths.gguf is not None:
+            file = stack.enter_context(atomic_path(paths.gguf))
             write_gguf(file, model, policy.tokenizer, run.config.name, gguf_type)
-    for written in filter(None, (merged, gguf, onnx)):
-        say(f"written: {written}")
-    return {
-        "adapter": adapter,
-        "merged": str(merged) if merged else None,
-        "gguf": str(gguf) if gguf else None,
-        "onnx": str(onnx) if onnx else None,
-        "largest_difference": difference,
-    }
+    for path in paths.by_option.values():
+        say(f"written: {path}")
+    return Exported(adapter=stage, paths=paths, largest_difference=difference)
 
 
-def sample_prompts(policy: RecPolicy, data: InteractionData, attributes: list[str], count: int) -> list[list[int]]:
-    """Token ids of prompts of users spread over the user table, each with all that the user had."""
-    names = profile_texts(data.users, attributes)
-    users = range(0, data.num_users, max(1, data.num_users // count))[:count]
-    return [policy.prompts.prompt(names[user], data.histories[user]) for user in users]
+# --- writing --------------------------------------------------------------------------------------
 
 
-def save_merged(policy: RecPolicy, adapter: str, folder: Path) -> None:
-    """Merges the adapter, in place, and writes what `AutoModelForCausalLM` and `AutoTokenizer` read."""
-    policy.model.merge_and_unload().save_pretrained(folder)
-    _save_rest(policy, adapter, folder)
+def save_merged(policy: RecPolicy, stage: str, folder: Path) -> None:
+    """Merges the adapter into the base model and writes what transformers loads.
+
+    Args:
+        policy: its weights are merged in place, so it can no longer be trained or saved.
+        stage: stage of the adapter, `sft` or `ppo`.
+        folder: an existing directory.
+    """
+    merged = cast(PreTrainedModel, policy.model.merge_and_unload())
+    merged.save_pretrained(folder)
+    _save_tables(policy, stage, folder)
 
 
-def _save_rest(policy: RecPolicy, adapter: str, folder: Path) -> None:
-    """Tokenizer, items and facts, and an `llmrec.json` whose key `merged` names the adapter."""
+def _save_tables(policy: RecPolicy, stage: str, folder: Path) -> None:
+    """Writes tokenizer, items and facts, and an `llmrec.json` whose key `merged` names the stage of the adapter."""
     policy.tokenizer.save_pretrained(folder)
     policy.vocabulary.save(folder)
     policy.facts.save(folder)
-    write_json(folder / FILE_NAME, policy.description() | {"merged": adapter})
-
-
-def _check_places(merged: Path | None, gguf: Path | None, onnx: Path | None) -> None:
-    """Refuses to replace what is not an earlier export, and places of which one would replace another."""
-    named = {"--merged": merged, "--gguf": gguf, "--onnx": onnx}
-    places = {flag: place for flag, place in named.items() if place is not None}
-    for flag, place in places.items():
-        if place.exists() and not (_is_gguf(place) if flag == "--gguf" else _is_export(place)):
-            kind = "GGUF file" if flag == "--gguf" else "model that `llmrec export` wrote"
-            raise UserError(f"{place} exists and is not a {kind}, and would be replaced: give {flag} another place.")
-    for (outer, folder), (inner, place) in permutations(places.items(), 2):
-        if place.resolve().is_relative_to(folder.resolve()):
-            raise UserError(
-                f"{inner} {place} is or lies in {outer} {folder}, which is replaced as a whole: give {inner} a place "
-                "of its own."
-            )
-
-
-def _is_gguf(place: Path) -> bool:
-    if not place.is_file():
-        return False
-    with place.open("rb") as file:
-        return file.read(4) == b"GGUF"
-
-
-def _is_export(place: Path) -> bool:
-    """Whether a place is an empty directory, or holds a merged model or a graph."""
-    if place.is_dir() and not any(place.iterdir()):
-        return True
-    try:
-        return "merged" in read_json(place / FILE_NAME)
-    except (OSError, ValueError):
-        return False
+    write_json(folder / FILE_NAME, policy.description() | {"merged": stage})
 
 
 @contextmanager
 def _folder(merged: Path | None) -> Iterator[Path]:
-    """Where to write the merged model: in its place once all is done, or for a while."""
+    """Where the merged model is written: a directory that replaces `merged` at the end, or a temporary one."""
     if merged is not None:
         with atomic_directory(merged) as folder:
             yield folder
@@ -154,18 +175,61 @@ def _folder(merged: Path | None) -> Iterator[Path]:
             yield Path(name)
 
 
+def _is_gguf(path: Path) -> bool:
+    """Whether a file begins as GGUF files do."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
+
+
+def _is_export(path: Path) -> bool:
+    """Whether a path is an empty directory, or holds a merged model or a graph."""
+    if path.is_dir() and not any(path.iterdir()):
+        return True
+    try:
+        return "merged" in read_json(path / FILE_NAME)
+    except (OSError, ValueError):
+        return False
+
+
+# --- checking -------------------------------------------------------------------------------------
+
+
+def sample_prompts(policy: RecPolicy, data: InteractionData, attributes: list[str], count: int) -> list[list[int]]:
+    """Prompts of users spread over the user table, with their whole histories.
+
+    Args:
+        policy: renders the prompts.
+        data: users and histories.
+        attributes: columns of the user table that the prompt contains.
+        count: largest number of prompts.
+
+    Returns:
+        Token ids of each prompt.
+    """
+    profiles = profile_texts(data.users, attributes)
+    users = range(0, data.num_users, max(1, data.num_users // count))[:count]
+    return [policy.prompts.prompt(profiles[user], data.histories[user]) for user in users]
+
+
 @torch.inference_mode()
-def _logits(model: PreTrainedModel, prompts: list[list[int]]) -> list[torch.Tensor]:
-    """Logits of each prompt, [T, V]."""
-    return [model(input_ids=torch.tensor([prompt], device=model.device)).logits[0].cpu() for prompt in prompts]
+def _logits(model: torch.nn.Module, prompts: list[list[int]]) -> list[torch.Tensor]:
+    """Logits [T, V] of each prompt."""
+    device = next(model.parameters()).device
+    return [model(input_ids=torch.tensor([prompt], device=device)).logits[0].cpu() for prompt in prompts]
 
 
-def _largest_difference(expected: list[torch.Tensor], found: list[torch.Tensor]) -> float:
-    """Raises TrainingError if it is above the tolerance."""
+def _checked_difference(expected: list[torch.Tensor], found: list[torch.Tensor]) -> float:
+    """The largest absolute difference of two lists of logits.
+
+    Raises:
+        TrainingError: it is above `LOGIT_TOLERANCE`.
+    """
     difference = max(float((a - b).abs().max()) for a, b in zip(expected, found, strict=True))
-    if not difference <= TOLERANCE:  # NaN is not
+    if not difference <= LOGIT_TOLERANCE:  # also true of NaN
         raise TrainingError(
-            f"Logits of the exported model differ from the adapter's by {difference:.2g}, expected {TOLERANCE} at "
-            "most. Nothing was written."
+            f"Logits of the exported model differ from the adapter's by {difference:.2g}; expected at most "
+            f"{LOGIT_TOLERANCE}. Nothing was written."
         )
     return difference

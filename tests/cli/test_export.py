@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from llmrec.export.merged import Exported
+
 
 def test_an_output_is_needed(llmrec, capsys, run_directory: Path) -> None:
     assert llmrec("export", "--run", str(run_directory)) == 2
@@ -18,12 +20,18 @@ def test_missing_and_unknown_values(llmrec, capsys, arguments: list[str]) -> Non
 
 
 def test_json_holds_the_result(llmrec, monkeypatch, capsys, run_directory: Path, tmp_path: Path) -> None:
-    def export(run, adapter, merged, gguf, gguf_type, onnx, say) -> dict:
+    def export(run, paths, adapter, gguf_type, say) -> Exported:
         say("writing")
-        return {"adapter": adapter, "merged": merged, "type": gguf_type}
+        return Exported(adapter=adapter or "sft", paths=paths, largest_difference=0.5)
 
     monkeypatch.setattr("llmrec.export.merged.export", export)
     assert llmrec("export", "--run", str(run_directory), "--merged", str(tmp_path / "out"), "--json") == 0
     out, err = capsys.readouterr()
-    assert json.loads(out) == {"adapter": None, "merged": str(tmp_path / "out"), "type": "q8_0"}
+    assert json.loads(out) == {
+        "adapter": "sft",
+        "merged": str(tmp_path / "out"),
+        "gguf": None,
+        "onnx": None,
+        "largest_difference": 0.5,
+    }
     assert "writing" in err
