@@ -12,7 +12,7 @@ from benchmarks.floor import needed_flops
 from benchmarks.piece import run_piece
 from benchmarks.ppo_throughput import main
 from benchmarks.quantization import table
-from benchmarks.sdpo import sdpo_loss
+from benchmarks.research.sdpo import sdpo_loss
 from llmrec.data.dataset import save_data
 from llmrec.data.decision import Decision
 from llmrec.policy.packing import pack, target_log_probs

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gguf_agreement import agreement
+from benchmarks.research.gguf_agreement import agreement
 from llmrec.config import load_config
 from llmrec.data.dataset import load_data
 from llmrec.export.merged import ExportPaths, export

@@ -1,7 +1,7 @@
 """Do items that were never trained on get a sensible score? Hides a tenth of the catalogue and looks at it.
 
     llmrec prepare configs/reward_ml100k_loo.yaml
-    python benchmarks/reward_cold_items.py runs/reward_ml100k_loo --json
+    python benchmarks/research/reward_cold_items.py runs/reward_ml100k_loo --json
 
 Every tenth item is cut out of all histories. Of the test clicks on such items the number printed is the share of the
 other hidden items, not had by the user, that score below the one clicked: 0.5 is chance, and what ids alone can reach.

@@ -1,6 +1,6 @@
 """How often llama.cpp, running an exported GGUF file, recommends the item that the policy recommends.
 
-    python benchmarks/gguf_agreement.py --run runs/quickstart --gguf model.gguf [--users 100] [--json]
+    python benchmarks/research/gguf_agreement.py --run runs/quickstart --gguf model.gguf [--users 100] [--json]
 
 It needs `pip install xllamacpp`, which is llama.cpp with its server for Python. Prompts are given as text, so the
 tokenizer in the file is tried as well. Both choose the best item that the user has not had, at the first decision
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import typer
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, its own package is not on the path
+sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a file, its own package is not on the path
 
 from llmrec.config import CatalogueConfig
 from llmrec.data.dataset import InteractionData, Targets, load_data

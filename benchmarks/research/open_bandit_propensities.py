@@ -1,6 +1,6 @@
 """What inverse propensities are worth on Open Bandit: train on the log of a policy, measure on the log of chance.
 
-    python benchmarks/open_bandit_propensities.py data/open-bandit --json
+    python benchmarks/research/open_bandit_propensities.py data/open-bandit --json
 
 `bts` logged what a bandit policy chose to show, `random` what was drawn uniformly, to the same kind of users in the
 same week. A model of P(click | shown) is trained on `bts` with the weights and without them, three seeds each, and
@@ -23,7 +23,7 @@ from reward_models.exposures import exposures_of
 from reward_models.features import profile_words
 from reward_models.quality import exposure_quality
 
-CONFIG = load_config(Path(__file__).parents[1] / "configs" / "open_bandit.yaml")
+CONFIG = load_config(Path(__file__).parents[2] / "configs" / "open_bandit.yaml")
 SEEDS = 3
 
 

@@ -1,6 +1,6 @@
 """Exact item decisions beside sampled ones: PPO under each `ppo.advantage`, all given the same time.
 
-    python benchmarks/advantages.py runs/movielens-seed0 [--minutes 5] [--learning-rates 1e-3,1e-4] [--json]
+    python benchmarks/research/advantages.py runs/movielens-seed0 [--minutes 5] [--learning-rates 1e-3,1e-4] [--json]
 
 RUN has finished `sft` and `reward`. Every contender starts from that SFT adapter and that reward, runs as `llmrec ppo`
 in a process of its own, one after the other, and hands over what the guard kept; `at the end` is what the last look at
@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, its own package is not on the path
+sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a file, its own package is not on the path
 
 from llmrec.config import Config, dump_config, parse_config
 from llmrec.data.dataset import InteractionData, load_data

@@ -1,6 +1,6 @@
 """S-DPO, the offline alternative to RL: what a user took is preferred to items that were not; no reward model.
 
-    python benchmarks/sdpo.py runs/movielens-seed0 [--minutes 10] [--beta 1] [--negatives 15] [--json]
+    python benchmarks/research/sdpo.py runs/movielens-seed0 [--minutes 10] [--beta 1] [--negatives 15] [--json]
 
 RUN has finished `sft`. Softmax DPO (Chen et al., On Softmax Direct Preference Optimization for Recommendation, NeurIPS
 2024) at every decision of packed training histories, with negatives drawn uniformly from what was allowed, on the
@@ -21,9 +21,9 @@ import torch.nn.functional as F
 import typer
 from rich.console import Console
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, its own package is not on the path
+sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a file, its own package is not on the path
 
-from benchmarks.advantages import LOOKS, ndcg_of
+from benchmarks.research.advantages import LOOKS, ndcg_of
 from llmrec.data.dataset import load_data
 from llmrec.data.decision import Decisions
 from llmrec.errors import ConfigError
