@@ -1,19 +1,16 @@
-"""Stock TRL's PPO and llmrec's, each ready to run one update whenever it is asked for one.
+"""The two PPO trainers that `ppo_throughput.py` compares: TRL's and llmrec's, on the same workload.
 
-A contender lives in a process of its own (`processes.Child`): its peak memory is its own, and it sleeps while another
-is measured.
+Each contender runs in a process of its own (`processes.Child`), so its peak memory can be told apart. It runs one
+update at a time, whenever it is asked for one.
 """
 
-import copy
 import tempfile
-import time
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -30,6 +27,8 @@ from trl.experimental.ppo import PPOConfig as TRLPPOConfig
 from trl.experimental.ppo import PPOTrainer
 
 import llmrec.ppo.rollout
+from benchmarks.ablations import never_end
+from benchmarks.clock import Clock
 from llmrec.config import ModelConfig, parse_config
 from llmrec.data.dataset import InteractionData
 from llmrec.data.decision import Decision, Decisions
@@ -43,16 +42,33 @@ from llmrec.reward.composite import CompositeReward
 from llmrec.run import Run
 from reward_models.click_purchase import ClickPurchaseConfig, ClickPurchaseModel
 
-PROMPTS = 256  # in each dataset; an update takes the next few
+PROMPTS = 256  # prompts in each dataset; an update takes the next few
 LEARNING_RATE = 1e-4
+FIRST_WORD = 100  # smaller token ids are special tokens, one of which is padding
 
-# Ends an update, reports it with facts and seconds by phase, if any, and waits until the next one is asked for.
-Turn = Callable[..., None]
+
+class EndOfUpdate(Protocol):
+    """Reports an update with facts about it and seconds by phase, then waits until the next one is asked for.
+
+    Raises SystemExit when no further update is wanted. The first call reports that the contender is ready.
+    """
+
+    def __call__(self, facts: dict[str, int] | None = None, phases: dict[str, float] | None = None) -> None: ...
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What both trainers do in one update; lengths are in tokens."""
+    """What both trainers do in one update.
+
+    Attributes:
+        base: hub id, directory or `bundled:NAME` of the language model.
+        layers: number of its first layers that are kept; None keeps all.
+        prompt_tokens: length of each prompt.
+        completion_tokens: length of each completion.
+        episodes: completions per update.
+        ppo_epochs: passes over the episodes.
+        lora_r: rank of LoRA.
+    """
 
     base: str = "bundled:smollm2-135m-instruct"
     layers: int | None = 8
@@ -64,34 +80,38 @@ class Workload:
 
     @property
     def model(self) -> ModelConfig:
+        """The config section of the language model."""
         return ModelConfig(base=self.base, layers=self.layers, lora_r=self.lora_r, lora_alpha=2 * self.lora_r)
 
 
 class Contender(Protocol):
     """A trainer with its models and data."""
 
-    def run(self, turn: Turn) -> None:
-        """Builds everything, then trains: one update after each call of `turn`, until `turn` raises SystemExit."""
+    def run(self, end_of_update: EndOfUpdate) -> None:
+        """Builds the trainer, calls `end_of_update`, then runs one update before each further call of it."""
         ...
 
 
 @dataclass(frozen=True)
 class Stock:
-    """TRL's own `PPOTrainer`: LoRA on the policy; value and reward models are classifiers on the same base.
+    """TRL's own `PPOTrainer` with LoRA on the policy.
 
-    The value model is trained whole, as TRL does it. A classifier is the cheapest reward that stock PPO takes: it wants
-    a network with a backbone of its own. Prompts are as many tokens as ours, from the base's own vocabulary.
+    The value model and the reward model are classifiers on the same base. The value model is trained whole, as TRL
+    does it. A classifier is the cheapest reward that this trainer accepts, because it needs a network with a backbone.
+    Prompts are random tokens of the base's vocabulary, as many as llmrec's.
 
     Attributes:
-        workload: of an update.
-        micro_batch: episodes a forward pass of the update; a divisor of the batch.
+        workload: work of an update.
+        micro_batch: episodes per forward pass of the update; a divisor of the episodes.
     """
 
     workload: Workload
     micro_batch: int = 8
 
-    def run(self, turn: Turn) -> None:
-        work, base = self.workload, resolve_base(self.workload.model)
+    def run(self, end_of_update: EndOfUpdate) -> None:
+        """See `Contender`."""
+        work = self.workload
+        base = resolve_base(work.model)
         torch.manual_seed(0)
         tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
         classifier = partial(AutoModelForSequenceClassification.from_pretrained, base, num_labels=1)
@@ -100,14 +120,14 @@ class Stock:
                 self._arguments(directory),
                 processing_class=tokenizer,
                 model=AutoModelForCausalLM.from_pretrained(base),
-                ref_model=None,  # with LoRA, TRL's reference is the adapter switched off
+                ref_model=None,  # with LoRA, TRL's reference is the model with the adapter switched off
                 reward_model=classifier(),
                 value_model=classifier(),
                 train_dataset=self._prompts(len(tokenizer)),
                 peft_config=LoraConfig(
                     task_type="CAUSAL_LM", r=work.lora_r, lora_alpha=2 * work.lora_r, target_modules="all-linear"
                 ),
-                callbacks=[_TakeTurns(turn)],
+                callbacks=[_PauseAfterEachUpdate(end_of_update)],
             ).train()
 
     def _arguments(self, directory: str) -> TRLPPOConfig:
@@ -133,36 +153,36 @@ class Stock:
             disable_tqdm=True,
         )
 
-    def _prompts(self, vocabulary: int) -> Dataset:
+    def _prompts(self, vocabulary_size: int) -> Dataset:
         shape = (PROMPTS, self.workload.prompt_tokens)
-        first_word = 100  # below are special tokens, of which one is padding
-        return Dataset.from_dict({"input_ids": np.random.default_rng(0).integers(first_word, vocabulary, shape)})
+        return Dataset.from_dict({"input_ids": np.random.default_rng(0).integers(FIRST_WORD, vocabulary_size, shape)})
 
 
-class _TakeTurns(TrainerCallback):
-    """Stops TRL's loop between batches until the next is asked for."""
+class _PauseAfterEachUpdate(TrainerCallback):
+    """Stops TRL's loop between updates until the next one is asked for."""
 
-    def __init__(self, turn: Turn):
-        self.turn = turn
+    def __init__(self, end_of_update: EndOfUpdate) -> None:
+        self.end_of_update = end_of_update
 
-    def on_train_begin(self, *_, **__) -> None:
-        self.turn()
+    def on_train_begin(self, *_: object, **__: object) -> None:
+        self.end_of_update()
 
-    def on_step_end(self, *_, **__) -> None:
-        self.turn()
+    def on_step_end(self, *_: object, **__: object) -> None:
+        self.end_of_update()
 
 
 @dataclass(frozen=True)
 class Ours:
-    """`RecPPOTrainer` on a synthetic catalogue of atomic items; all that the benchmark knows of the trainer is here.
+    """`RecPPOTrainer` on a synthetic catalogue of one token per item.
 
     Attributes:
-        workload: of an update.
-        advantage: `gae` learns what stock learns; `exact` also learns from every item at every decision of the prompts.
+        workload: work of an update.
+        advantage: `gae` learns from the sampled items, as TRL's trainer does. `exact` learns from the probability of
+            every item at every decision of the prompts.
         items: size of the catalogue.
-        history: items that a prompt shows; None: as many as fill the workload's prompt.
-        generations: rollouts a prompt.
-        micro_batch: episodes a forward pass of the update.
+        history: items that a prompt shows; None shows as many as fill the workload's prompt.
+        generations: completions per prompt.
+        micro_batch: episodes per forward pass of the update.
         patch: changes the finished trainer, for an ablation.
     """
 
@@ -174,48 +194,26 @@ class Ours:
     micro_batch: int = 8
     patch: Callable[[RecPPOTrainer], None] | None = None
 
-    def run(self, turn: Turn) -> None:
+    def run(self, end_of_update: EndOfUpdate) -> None:
+        """See `Contender`."""
         with tempfile.TemporaryDirectory() as directory:
-            trainer = self._trainer(directory)
+            trainer = self.trainer(directory)
             clock = Clock()
-            self._time_phases(trainer, clock)
-            turn()
+            time_phases(trainer, clock)
+            end_of_update()
             for update in count(1):
                 experience, _ = trainer.collect(update)
                 trainer.update(experience, update)
-                turn(self._facts(trainer, experience), clock.take())
+                end_of_update(_facts(trainer, experience), clock.take())
 
-    @staticmethod
-    def _facts(trainer: RecPPOTrainer, experience: Experience) -> dict[str, int]:
-        return {
-            "tokens_written": sum(len(one) for of_prompt in experience.completions for one in of_prompt),
-            "items_shown": len(experience.decisions[0].items),
-            "text_tokens": len(trainer.policy.decoder.tokens),
-        }
-
-    @staticmethod
-    def _time_phases(trainer: RecPPOTrainer, clock: "Clock") -> None:
-        """What a phase calls is timed alone: `advantages` and `update forward` are what is left of the two steps."""
-        for owner, name, phase in (
-            (trainer, "collect", "advantages"),
-            (llmrec.ppo.rollout, "generate", "rollout"),
-            (trainer, "reference", "reference"),
-            (CompositeReward, "__call__", "reward"),
-            (CompositeReward, "decisions", "reward"),
-            (trainer, "update", "update forward"),
-            (trainer.accelerator, "backward", "update backward"),
-            (trainer.accelerator, "clip_grad_norm_", "optimiser"),
-            (trainer.optimizer, "step", "optimiser"),
-        ):
-            clock.wrap(owner, name, phase)
-
-    def _trainer(self, directory: str) -> RecPPOTrainer:
+    def trainer(self, directory: str) -> RecPPOTrainer:
+        """The trainer, patched, with random weights of the reward model. Completions always have the full length."""
         torch.manual_seed(0)
         config = parse_config(self._config())
         data = catalogue(self.items)
         policy = RecPolicy.create(config, data)
         policy.add_rl_adapter()
-        never_end(policy)
+        never_end(policy.decoder)
         model = ClickPurchaseModel(ClickPurchaseConfig(num_items=self.items)).eval()
         trainer = RecPPOTrainer(
             training_arguments(Run(config, Path(directory))),
@@ -228,7 +226,7 @@ class Ours:
             self.patch(trainer)
         return trainer
 
-    def _config(self) -> dict:
+    def _config(self) -> dict[str, Any]:
         work = self.workload
         ppo = {
             "total_episodes": 1000 * work.episodes,
@@ -254,12 +252,40 @@ class Ours:
         rows = []
         for _ in range(PROMPTS):
             items = generator.permutation(self.items)[:shown]
-            rows.append(Decision(NEW_USER, [], items, generator.random(shown) < 0.5))
+            purchased = generator.random(shown) < 0.5
+            rows.append(Decision(profile=NEW_USER, prior=[], items=items.tolist(), purchased=purchased.tolist()))
         return Decisions.from_decisions(rows, max_history=shown)
 
 
+def _facts(trainer: RecPPOTrainer, experience: Experience) -> dict[str, int]:
+    return {
+        "tokens_written": sum(len(one) for of_prompt in experience.completions for one in of_prompt),
+        "items_shown": len(experience.decisions[0].items),
+        "text_tokens": len(trainer.policy.decoder.tokens),
+    }
+
+
+def time_phases(trainer: RecPPOTrainer, clock: Clock) -> None:
+    """Times the phases of an update.
+
+    `advantages` is the time of `collect` outside of the phases inside it, and `update forward` that of `update`.
+    """
+    for owner, name, phase in (
+        (trainer, "collect", "advantages"),
+        (llmrec.ppo.rollout, "generate", "rollout"),
+        (trainer, "reference", "reference"),
+        (CompositeReward, "__call__", "reward"),
+        (CompositeReward, "decisions", "reward"),
+        (trainer, "update", "update forward"),
+        (trainer.accelerator, "backward", "update backward"),
+        (trainer.accelerator, "clip_grad_norm_", "optimizer"),
+        (trainer.optimizer, "step", "optimizer"),
+    ):
+        clock.wrap(owner, name, phase)
+
+
 def catalogue(items: int) -> InteractionData:
-    """A catalogue of titles of which nothing is known, so that a justification may be any text; one user."""
+    """A catalogue of titles without facts, so that a justification may be any text, and one user."""
     table = pd.DataFrame(
         {
             "item_id": [f"i{n}" for n in range(items)],
@@ -268,77 +294,13 @@ def catalogue(items: int) -> InteractionData:
             "year": pd.array([None] * items, dtype="Int64"),
         }
     )
-    users, facts = pd.DataFrame({"user_id": ["u"]}), pd.DataFrame({"item": [], "relation": [], "tail": [], "named": []})
-    history, length = [np.arange(2)], np.array([2])
-    return InteractionData(table, users, facts, history, [np.array([True, False])], history, length, {})
-
-
-def never_end(policy: RecPolicy) -> None:
-    """Takes the end token out of free text: every completion has the full length."""
-    distribution = policy.distribution
-    distribution._free &= distribution.tokens != distribution.end
-
-
-class Clock:
-    """Splits time by phase; a phase inside another stops the outer one."""
-
-    def __init__(self):
-        self._seconds: dict[str, float] = defaultdict(float)
-        self._running: list[str] = []
-        self._since = 0.0
-
-    def wrap(self, owner: object, name: str, phase: str) -> None:
-        """Counts every call of `owner.name` for a phase."""
-        function = getattr(owner, name)
-
-        def timed(*arguments, **named):
-            self._switch(lambda: self._running.append(phase))
-            try:
-                return function(*arguments, **named)
-            finally:
-                self._switch(self._running.pop)
-
-        setattr(owner, name, timed)
-
-    def _switch(self, change: Callable) -> None:
-        now = time.perf_counter()
-        if self._running:
-            self._seconds[self._running[-1]] += now - self._since
-        self._since = now
-        change()
-
-    def take(self) -> dict[str, float]:
-        """Seconds of each phase since the last call."""
-        seconds, self._seconds = dict(self._seconds), defaultdict(float)
-        return seconds
-
-
-# -- ablations: what each means is worth, by doing without it --
-
-
-def whole_vocabulary(trainer: RecPPOTrainer) -> None:
-    """Free text may use every token of the base: its head is evaluated over all of them."""
-    policy, distribution = trainer.policy, trainer.policy.distribution
-    words = policy.vocabulary.new_tokens[0]  # item tokens stand behind them
-    embeddings = policy.model.get_base_model().get_output_embeddings().token_adapter.get_base_layer().weight[:words]
-    distribution.tokens = torch.arange(words)
-    distribution._free = distribution.tokens != distribution.end
-    distribution._apart = torch.zeros(4, words, dtype=torch.bool)
-    distribution._logits = lambda hidden, tokens: (
-        hidden @ embeddings.T if len(tokens) == words else policy.logits(hidden, tokens)
+    return InteractionData(
+        items=table,
+        users=pd.DataFrame({"user_id": ["u"]}),
+        facts=pd.DataFrame({"item": [], "relation": [], "tail": [], "named": []}),
+        histories=[np.arange(2)],
+        purchases=[np.array([True, False])],
+        timestamps=[np.arange(2)],
+        train_lengths=np.array([2]),
+        targets={},
     )
-
-
-def reference_of_its_own(trainer: RecPPOTrainer) -> None:
-    """The reference is a second model instead of the same one with another adapter."""
-    network, score = trainer.model, trainer.reference
-    second = copy.deepcopy(network)
-
-    def scored(*arguments):
-        trainer.model, trainer.policy = second, second.policy
-        try:
-            return score(*arguments)
-        finally:
-            trainer.model, trainer.policy = network, network.policy
-
-    trainer.reference = scored

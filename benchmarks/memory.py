@@ -1,46 +1,48 @@
-"""The memory that `llmrec estimate` counts beside the memory that SFT and PPO take.
+"""Compares the memory that `llmrec estimate` predicts with the memory that SFT and PPO use.
 
     python benchmarks/memory.py [--config configs/quickstart.yaml] [--steps 8] [--json]
 
-Each stage runs a few steps in a process of its own; what it took is the peak of its resident set (VmHWM, Linux). The
-first run of a config prepares the data and fits the reward model; SFT's few steps are what PPO starts from.
+Each stage runs a few steps in a process of its own. Its memory is the peak resident memory of that process (VmHWM,
+Linux). PPO starts from the adapter of these few SFT steps.
 """
 
 import json
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a file, its own package is not on the path
+sys.path.insert(0, str(Path(__file__).parents[1]))  # a script has only its own folder on the path
 
 from benchmarks.piece import run_piece
 from llmrec.config import Config, load_config
 from llmrec.estimate import estimate
 from llmrec.run import Run, run_all
 
-# What is measured: label, `model.quantization`, `optim` of both stages.
-VARIANTS = (
-    ("full precision", None, "adamw_torch_fused"),
-    ("nf4", "nf4", "adamw_torch_fused"),
-    ("8-bit AdamW", None, "adamw_bnb_8bit"),
-)
+# Name of a variant: `model.quantization`, and `optim` of both stages.
+VARIANTS: dict[str, tuple[Literal["nf4", "int8"] | None, str]] = {
+    "full precision": (None, "adamw_torch_fused"),
+    "nf4": ("nf4", "adamw_torch_fused"),
+    "8-bit AdamW": (None, "adamw_bnb_8bit"),
+}
+
+WINDOWS_PER_EPOCH = 2900  # approximate number of SFT windows of MovieLens-100K
 
 
 def main(
-    config: Annotated[Path, typer.Option(help="what to shorten and measure")] = Path("configs/quickstart.yaml"),
-    steps: Annotated[int, typer.Option(min=1, help="SFT steps; PPO makes an update for every four")] = 8,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON on stdout and nothing else")] = False,
+    config: Annotated[Path, typer.Option(help="Config whose model and batches are measured.")] = Path(
+        "configs/quickstart.yaml"
+    ),
+    steps: Annotated[int, typer.Option(min=1, help="Number of SFT steps. PPO makes one update for every four.")] = 8,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")] = False,
 ) -> None:
-    """Prints measured and estimated memory of the sft and ppo stages."""
+    """Print the measured and the estimated memory of the stages sft and ppo."""
     with tempfile.TemporaryDirectory() as folder:
-        rows = [
-            row for label, *options in VARIANTS for row in measure(label, load_config(config), folder, steps, *options)
-        ]
+        rows = [row for variant in VARIANTS for row in measure(variant, load_config(config), folder, steps)]
     if as_json:
         print(json.dumps(rows, indent=2))
         return
@@ -52,27 +54,33 @@ def main(
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
-def measure(label: str, config: Config, folder: str, steps: int, quantization: str | None, optim: str) -> list[dict]:
-    """Runs short stages of one variant."""
-    run = Run.create(shortened(config, label.replace(" ", "-"), folder, steps, quantization, optim))
+def measure(variant: str, config: Config, folder: str, steps: int) -> list[dict[str, Any]]:
+    """Runs short stages of one variant.
+
+    Returns:
+        for each stage `variant`, `stage`, and bytes `measured` and `estimated`.
+    """
+    run = Run.create(shortened(config, variant, folder, steps))
     run_all(run, "data", say=lambda line: print(line, file=sys.stderr))
-    found, rows = estimate(run.config), []
+    found = estimate(run.config)
+    rows = []
     for stage in ("sft", "reward", "ppo"):
         peak = run_piece(run, stage)["peak"]
         if stage != "reward":
-            rows.append({"variant": label, "stage": stage, "measured": peak, "estimated": found[stage]["total"]})
+            rows.append({"variant": variant, "stage": stage, "measured": peak, "estimated": found[stage]["total"]})
     return rows
 
 
-def shortened(config: Config, name: str, folder: str, steps: int, quantization: str | None, optim: str) -> Config:
-    """The same model, batches and windows for a few steps."""
-    sft, ppo = config.sft, config.ppo
-    windows = 2900  # of an epoch of MovieLens-100K, about
+def shortened(config: Config, variant: str, folder: str, steps: int) -> Config:
+    """A config with the same model, batches and windows, but only a few steps."""
+    quantization, optim = VARIANTS[variant]
+    sft = config.sft
+    ppo = config.ppo
     episodes = ppo.per_device_train_batch_size * ppo.gradient_accumulation_steps * max(1, steps // 4)
-    epochs = steps * sft.per_device_train_batch_size / windows
+    epochs = steps * sft.per_device_train_batch_size / WINDOWS_PER_EPOCH
     return config.model_copy(
         update={
-            "name": name,
+            "name": variant.replace(" ", "-"),
             "output_dir": folder,
             "model": config.model.model_copy(update={"quantization": quantization}),
             "sft": sft.model_copy(update={"num_train_epochs": epochs, "optim": optim}),

@@ -1,4 +1,4 @@
-"""Contenders in processes of their own that take turns: while one works, the others sleep."""
+"""Runs contenders in processes of their own, which take turns: while one works, the others sleep."""
 
 import io
 import multiprocessing
@@ -9,24 +9,25 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from statistics import median
+from typing import Any
 
-import transformers
+from transformers.utils import logging
 
 from benchmarks.contenders import Contender
+from benchmarks.resident_memory import peak_bytes
 
-SPAWN = multiprocessing.get_context("spawn")  # a fork would start with the parent's memory
+SPAWN = multiprocessing.get_context("spawn")  # a fork would start with the memory of the parent
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One update.
+    """The measurement of one update.
 
     Attributes:
-        seconds: wall time.
-        peak_bytes: most memory that the process ever had (VmHWM).
-        facts: what the contender says of the update; may be empty.
+        seconds: wall-clock time.
+        peak_bytes: peak resident memory of the process so far (VmHWM).
+        facts: facts that the contender reports about the update; may be empty.
         phases: seconds by phase; may be empty.
     """
 
@@ -37,71 +38,71 @@ class Reading:
 
 
 class Child:
-    """A contender's process, seen from the parent."""
+    """The process of a contender, seen from the parent."""
 
-    def __init__(self, name: str, contender: Contender):
+    def __init__(self, name: str, contender: Contender) -> None:
         self.name = name
-        self._pipe, theirs = SPAWN.Pipe()
-        self._process = SPAWN.Process(target=_live, args=(contender, theirs), daemon=True)
+        self._pipe, child_end = SPAWN.Pipe()
+        self._process = SPAWN.Process(target=_live, args=(contender, child_end), daemon=True)
         self._process.start()
-        theirs.close()  # so that a child that dies is an end of file here
+        child_end.close()  # then `recv` raises EOFError if the child dies
 
     def receive(self) -> Reading:
-        """Waits until it is ready, or has finished its update.
+        """Waits until the contender is ready, or has finished its update.
 
         Raises:
-            RuntimeError: it died.
+            RuntimeError: the process died.
         """
         try:
             return self._pipe.recv()
         except EOFError:
-            raise RuntimeError(f"The process of `{self.name}` died; what it said is above.") from None
+            raise RuntimeError(f"The process of `{self.name}` died. Its output is above.") from None
 
     def update(self) -> Reading:
-        """Lets it run one update."""
+        """Lets the contender run one update."""
         self._pipe.send("go")
         return self.receive()
 
     def __enter__(self) -> "Child":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._pipe.close()
         self._process.join()
 
 
 def _live(contender: Contender, pipe: Connection) -> None:
-    sys.stdout = io.StringIO()  # TRL prints its metrics; stdout belongs to the parent
+    sys.stdout = io.StringIO()  # TRL prints its metrics, but stdout belongs to the parent
     warnings.simplefilter("ignore")
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     started = time.perf_counter()
 
-    def turn(facts: dict[str, int] | None = None, phases: dict[str, float] | None = None) -> None:
+    def end_of_update(facts: dict[str, int] | None = None, phases: dict[str, float] | None = None) -> None:
         nonlocal started
-        pipe.send(Reading(time.perf_counter() - started, _peak_bytes(), facts or {}, phases or {}))
+        seconds = time.perf_counter() - started
+        pipe.send(Reading(seconds=seconds, peak_bytes=peak_bytes(), facts=facts or {}, phases=phases or {}))
         try:
             pipe.recv()
         except EOFError:
-            raise SystemExit from None  # the parent has seen enough
+            raise SystemExit from None  # the parent wants no further update
         started = time.perf_counter()
 
-    contender.run(turn)
-
-
-def _peak_bytes() -> int:
-    """Peak resident set of this process; `getrusage` would tell that of a parent too."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["VmHWM"].split()[0]) * 1024
+    contender.run(end_of_update)
 
 
 def measure(
     contenders: Mapping[str, Contender], rounds: int, between: Callable[[], None] = lambda: None
 ) -> dict[str, list[Reading]]:
-    """Lets contenders take turns: a warm-up each, then `rounds` times one update each.
+    """Lets contenders take turns: one update each to warm up, then one measured update each per round.
 
     Args:
-        between: called after each round, while all are asleep.
+        contenders: contenders by name.
+        rounds: number of rounds.
+        between: called after each round, while all contenders are asleep.
+
+    Returns:
+        the measured updates of each contender.
     """
     with ExitStack() as stack:
         children = [stack.enter_context(Child(name, contender)) for name, contender in contenders.items()]
@@ -117,8 +118,8 @@ def measure(
         return readings
 
 
-def summary(readings: list[Reading], episodes: int) -> dict:
-    """Medians over updates, as JSON values."""
+def summary(readings: list[Reading], episodes: int) -> dict[str, Any]:
+    """Medians over the updates of one contender, as JSON values."""
     seconds = [reading.seconds for reading in readings]
     phases = {name: median(r.phases[name] for r in readings) for name in readings[0].phases}
     return {

@@ -1,25 +1,29 @@
-"""Scored (user, item) pairs a second: the whole catalogue in one pass against one pair at a time.
+"""Scored (user, item) pairs per second: the whole catalogue in one pass against one pair at a time.
 
     python benchmarks/reward_throughput.py --json
 
-Both ways score the same pairs with the same weights (random: speed does not depend on them) and must agree. Pair by
-pair reads the history again for every item, as a model that joins user and item at its input must.
+Both ways score the same pairs with the same random weights and must agree. Scoring single pairs reads the history again
+for every item, as a model must that takes user and item as one input.
 """
 
 import argparse
 import json
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from reward_models import ClickPurchaseConfig, ClickPurchaseModel
 
-ITEMS, USERS, LENGTH, PAIRS = 1682, 64, 50, 512  # MovieLens-100K's catalogue; a batch; a full window; pairs timed
+ITEMS = 1682  # as many as in MovieLens-100K
+USERS = 64  # one batch
+LENGTH = 50  # items per history, a full window
+PAIRS = 512  # pairs that are scored one at a time
 
 
-def seconds(action, repeats: int) -> float:
-    """Median time of an action after one run to warm up."""
+def seconds(action: Callable[[], object], repeats: int) -> float:
+    """Median seconds of an action, after one run to warm up."""
     action()
     times = []
     for _ in range(repeats):
@@ -31,28 +35,30 @@ def seconds(action, repeats: int) -> float:
 
 @torch.no_grad()
 def main() -> None:
+    """Measures both ways and prints the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="print JSON on stdout")
+    parser.add_argument("--json", action="store_true", help="Print JSON on stdout.")
     as_json = parser.parse_args().json
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
     model = ClickPurchaseModel(ClickPurchaseConfig(ITEMS, words=8)).eval()
-    model.item_words.copy_(torch.from_numpy(rng.integers(1, 500, (ITEMS, 8))))
+    model.get_buffer("item_words").copy_(torch.from_numpy(rng.integers(1, 500, (ITEMS, 8))))
     histories = [rng.choice(ITEMS, LENGTH, replace=False) for _ in range(USERS)]
-    owners, items = rng.integers(0, USERS, PAIRS), rng.integers(0, ITEMS, PAIRS)
+    users = rng.integers(0, USERS, PAIRS)
+    items = rng.integers(0, ITEMS, PAIRS)
 
     def pair_by_pair(batch: int) -> torch.Tensor:
         parts = []
         for start in range(0, PAIRS, batch):
             chosen = slice(start, start + batch)
-            states, _ = model.last_states([histories[u] for u in owners[chosen]])
+            states, _ = model.last_states([histories[u] for u in users[chosen]])
             parts.append(model.pair_scores(states, torch.from_numpy(items[chosen]))[0])
         return torch.cat(parts)
 
     states, _ = model.last_states(histories)
-    together = model.click_scores(states)[owners, items]
-    if not torch.allclose(together, pair_by_pair(PAIRS), atol=1e-4):
-        raise SystemExit("The two ways of scoring disagree: this is a fault of the model.")
+    catalogue_scores = model.click_scores(states)[users, items]
+    if not torch.allclose(catalogue_scores, pair_by_pair(PAIRS), atol=1e-4):
+        raise SystemExit("The two ways of scoring disagree, so the model is wrong.")
     rates = {
         "all_catalogue": USERS * ITEMS / seconds(lambda: model.log_rewards(histories), 5),
         "pair_by_pair": PAIRS / seconds(lambda: pair_by_pair(1), 1),
@@ -72,7 +78,7 @@ def main() -> None:
         return
     for name, rate in rates.items():
         print(f"{name:<32}{rate:>14,.0f} pairs/s")
-    print(f"all items at once are {result['ratio']:,.0f} times as fast as single pairs")
+    print(f"The whole catalogue in one pass is {result['ratio']:,.0f} times as fast as single pairs.")
 
 
 if __name__ == "__main__":

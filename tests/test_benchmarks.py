@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ import typer
 from transformers import AutoConfig
 from typer.testing import CliRunner
 
+from benchmarks.ablations import separate_reference, whole_vocabulary
 from benchmarks.contenders import Ours, Workload
 from benchmarks.floor import needed_flops
 from benchmarks.piece import run_piece
@@ -19,7 +21,7 @@ from llmrec.policy.packing import pack, target_log_probs
 from llmrec.run import Run
 from tests.conftest import make_base, make_config
 
-PHASES = {"rollout", "reference", "reward", "advantages", "update forward", "update backward", "optimiser"}
+PHASES = {"rollout", "reference", "reward", "advantages", "update forward", "update backward", "optimizer"}
 
 
 def test_the_benchmark_reports_both_trainers(tiny_base, tmp_path, monkeypatch):
@@ -40,6 +42,20 @@ def test_the_benchmark_reports_both_trainers(tiny_base, tmp_path, monkeypatch):
             assert trainer["tokens_written"] == 32 * 4
             assert set(trainer["phases"]) == PHASES and min(trainer["phases"].values()) > 0
             assert report["floor"][name]["ours_over_floor"] > 0
+
+
+@pytest.mark.parametrize("patch", [whole_vocabulary, separate_reference])
+def test_an_ablated_trainer_runs_an_update(patch, tiny_base, tmp_path):
+    work = Workload(base=tiny_base, layers=2, prompt_tokens=96, completion_tokens=4, episodes=16, ppo_epochs=1)
+    ours = Ours(work, items=100, generations=4)
+    trainer = replace(ours, patch=patch).trainer(str(tmp_path / "ablated"))
+    experience, _ = trainer.collect(1)
+    trainer.update(experience, 1)
+    written = [completion for of_prompt in experience.completions for completion in of_prompt]
+    assert [len(completion) for completion in written] == [4] * 16
+    if patch is whole_vocabulary:
+        complete = ours.trainer(str(tmp_path / "complete"))
+        assert len(trainer.policy.decoder.tokens) > len(complete.policy.decoder.tokens)
 
 
 def test_needed_operations_of_one_layer_by_hand(tmp_path):

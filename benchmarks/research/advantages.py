@@ -1,12 +1,14 @@
-"""Exact item decisions beside sampled ones: PPO under each `ppo.advantage`, all given the same time.
+"""Compares the four values of `ppo.advantage` at equal training time.
 
     python benchmarks/research/advantages.py runs/movielens-seed0 [--minutes 5] [--learning-rates 1e-3,1e-4] [--json]
 
-RUN has finished `sft` and `reward`. Every contender starts from that SFT adapter and that reward, runs as `llmrec ppo`
-in a process of its own, one after the other, and hands over what the guard kept; `at the end` is what the last look at
-validation saw. `gae`, `rloo` and `group` sample the item too; their one KL coefficient, of item and text, is that of
-item decisions, and they know no entropy bonus. Of several learning rates validation chooses. Tests of `exact` against
-the others are paired over users, with Holm's correction. Run it on an otherwise idle machine.
+RUN is a run in which `sft` and `reward` have finished. Every contender starts from its SFT adapter and its reward. The
+contenders run one after the other as `llmrec ppo`, each in a process of its own, and keep the adapter that is best on
+validation. `exact` learns from the probabilities of all items; `gae`, `rloo` and `group` sample the item. Those three
+have one KL coefficient for items and text, which is set to `item_kl_coef`, and no entropy bonus. The learning rate is
+chosen on validation. `exact` is compared with the others by paired tests over users with Holm's correction.
+
+Run it on an otherwise idle machine.
 """
 
 import json
@@ -16,11 +18,12 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a file, its own package is not on the path
+sys.path.insert(0, str(Path(__file__).parents[2]))  # a script has only its own folder on the path
 
 from llmrec.config import Config, dump_config, parse_config
 from llmrec.data.dataset import InteractionData, load_data
@@ -31,41 +34,48 @@ from llmrec.policy.model import RecPolicy
 from llmrec.run import Run
 
 ADVANTAGES = ("exact", "gae", "rloo", "group")
-LOOKS = 6  # at validation, after the start
+EVALUATIONS = 6  # on validation, after the one at the start
 
 
 def main(
-    run: Annotated[Path, typer.Argument(help="a run that has finished sft and reward")],
-    minutes: Annotated[float, typer.Option(help="of training, for each contender")] = 5.0,
-    learning_rates: Annotated[str, typer.Option(help="tried for each advantage")] = "1e-3,1e-4",
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON on stdout and nothing else")] = False,
+    run: Annotated[Path, typer.Argument(help="Run in which sft and reward have finished.")],
+    minutes: Annotated[float, typer.Option(help="Minutes of training of each contender.")] = 5.0,
+    learning_rates: Annotated[str, typer.Option(help="Learning rates that each contender tries.")] = "1e-3,1e-4",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")] = False,
 ) -> None:
-    """Compares advantages at equal compute."""
-    source, rates = Run.open(run), [float(rate) for rate in learning_rates.split(",")]
+    """Compare the values of `ppo.advantage` at equal training time."""
+    source = Run.open(run)
+    rates = [float(rate) for rate in learning_rates.split(",")]
     source.require("data", "sft", "reward")
-    data, samples = load_data(source.path("data")), source.config.evaluation.bootstrap
+    data = load_data(source.path("data"))
+    samples = source.config.evaluation.bootstrap
     start = ndcg_of(source.path("sft", "adapter"), data, source.config)
-    rows, gains = [], {}
+    rows: list[dict[str, Any]] = []
+    test_ndcg: dict[str, np.ndarray] = {}
     with tempfile.TemporaryDirectory() as folder:
         for advantage in ADVANTAGES:
             tried = [train(source, Path(folder), advantage, rate, minutes * 60) for rate in rates]
             best = max(tried, key=lambda one: (one["valid_ndcg@10"], one["end_ndcg@10"]))
-            test = gains[advantage] = ndcg_of(Path(best.pop("adapter")), data, source.config)
+            test = ndcg_of(Path(best.pop("adapter")), data, source.config)
+            test_ndcg[advantage] = test
             difference, low, high, _ = paired_bootstrap(test, start, samples, 0)
             gain = {"test_ndcg@10": float(test.mean()), "difference": difference, "ci95": [low, high]}
             rows.append({"advantage": advantage, **best, **gain, "tried": len(tried)})
             Console(stderr=True).print(rows[-1])
-    exact, *sampled = gains.values()
+    exact, *sampled = test_ndcg.values()
     tests = [paired_bootstrap(exact, other, samples, 0) for other in sampled]
     adjusted = holm([p for *_, p in tests])
     for row, (difference, low, high, _), p in zip(rows[1:], tests, adjusted, strict=True):
         row["exact_less_this"] = {"difference": difference, "ci95": [low, high], "p_holm": p}
     report = {"sft_test_ndcg@10": float(start.mean()), "users": len(start), "minutes": minutes, "rows": rows}
-    print(json.dumps(report, indent=2)) if as_json else show(report)
+    if as_json:
+        print(json.dumps(report, indent=2))
+    else:
+        show(report)
 
 
 def train(source: Run, folder: Path, advantage: str, rate: float, seconds: float) -> dict[str, Any]:
-    """Trains one contender for about `seconds`; how many updates that is, a short run finds out."""
+    """Trains one contender for about `seconds`. A short run measures how many updates that is."""
     section = source.config.ppo
     batch = section.per_device_train_batch_size * section.gradient_accumulation_steps
     changes: dict[str, Any] = {"advantage": advantage, "learning_rate": rate}
@@ -74,9 +84,9 @@ def train(source: Run, folder: Path, advantage: str, rate: float, seconds: float
     if advantage in ("rloo", "group"):
         changes["num_generations"] = 4
     short = {"total_episodes": 3 * batch, "eval_steps": 9}
-    probe = ppo(source, folder / f"{advantage}-{rate:g}-probe", changes | short)
-    updates = max(LOOKS, round(seconds * probe["log"][-1]["eps"] / batch))
-    changes |= {"total_episodes": updates * batch, "eval_steps": max(1, updates // LOOKS)}
+    trial = ppo(source, folder / f"{advantage}-{rate:g}-trial", changes | short)
+    updates = max(EVALUATIONS, round(seconds * trial["log"][-1]["eps"] / batch))
+    changes |= {"total_episodes": updates * batch, "eval_steps": max(1, updates // EVALUATIONS)}
     directory = folder / f"{advantage}-{rate:g}"
     metrics = ppo(source, directory, changes)
     return {
@@ -91,8 +101,12 @@ def train(source: Run, folder: Path, advantage: str, rate: float, seconds: float
     }
 
 
-def ppo(source: Run, directory: Path, changes: dict[str, Any]) -> dict:
-    """`llmrec ppo` on the source's SFT adapter and reward, with some options changed; returns the stage's metrics."""
+def ppo(source: Run, directory: Path, changes: dict[str, Any]) -> dict[str, Any]:
+    """Runs `llmrec ppo` on the SFT adapter and the reward of a run, with some options changed.
+
+    Returns:
+        the metrics of the stage.
+    """
     values = source.config.model_dump(mode="json")
     values |= {"name": directory.name, "output_dir": str(directory.parent), "report_to": []}
     values["ppo"] |= {"save_steps": 10_000, "sample_steps": 0, **changes}
@@ -104,27 +118,27 @@ def ppo(source: Run, directory: Path, changes: dict[str, Any]) -> dict:
     return Run.open(directory).metrics("ppo")
 
 
-def ndcg_of(adapter: Path, data: InteractionData, config: Config):
-    """NDCG@10 of each user of the first split's test, float [U]."""
+def ndcg_of(adapter: Path, data: InteractionData, config: Config) -> np.ndarray:
+    """NDCG@10 of each user on the test targets of the first split, float [U]."""
     targets = next(iter(data.targets.values()))["test"]
     decisions = Decisions.from_targets(data, targets, config.catalogue)
     ranked, _ = rank_policy(RecPolicy.from_pretrained(adapter), decisions, config.seed, lambda: None)
     return per_user(ndcg(ranked.ranks, 10), targets.users)[1]
 
 
-def show(report: dict) -> None:
-    """Prints the table."""
+def show(report: dict[str, Any]) -> None:
+    """Prints the comparison as a table."""
     table = Table(title=f"SFT start: test NDCG@10 {report['sft_test_ndcg@10']:.4f}, {report['users']} users")
     for heading in (
         "advantage",
         "learning rate",
         "updates",
         "seconds",
-        "valid",
-        "at the end",
+        "validation",
+        "last validation",
         "test",
-        "test less SFT [95 %]",
-        "exact less this",
+        "test - SFT [95 %]",
+        "exact - this",
     ):
         table.add_column(heading, justify="right")
     for row in report["rows"]:

@@ -1,12 +1,12 @@
-"""How often llama.cpp, running an exported GGUF file, recommends the item that the policy recommends.
+"""Measures how often llama.cpp recommends the same item from an exported GGUF file as the policy does.
 
     python benchmarks/research/gguf_agreement.py --run runs/quickstart --gguf model.gguf [--users 100] [--json]
 
-It needs `pip install xllamacpp`, which is llama.cpp with its server for Python. Prompts are given as text, so the
-tokenizer in the file is tried as well. Both choose the best item that the user has not had, at the first decision
-after the prompt.
+It needs `pip install xllamacpp`, a Python package of llama.cpp with its server. Prompts are given as text, so the
+tokenizer in the file is tested as well. Both choose the best unseen item after the prompt.
 """
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import typer
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a file, its own package is not on the path
+sys.path.insert(0, str(Path(__file__).parents[2]))  # a script has only its own folder on the path
 
 from llmrec.config import CatalogueConfig
 from llmrec.data.dataset import InteractionData, Targets, load_data
@@ -25,18 +25,18 @@ from llmrec.policy.model import RecPolicy
 from llmrec.policy.ranking import item_scores
 from llmrec.run import Run
 
-CONTEXT = 2048  # tokens
-ALLOW = 1000.0  # added to the logits of items that may be recommended: all others are out
+CONTEXT_LENGTH = 2048  # tokens
+ALLOWED_BIAS = 1000.0  # added to the logits of allowed items, so that no other token can win
 
 
 def main(
-    run: Annotated[Path, typer.Option(help="the run that was exported")],
-    gguf: Annotated[Path, typer.Option(help="what `llmrec export --gguf` wrote")],
-    adapter: Annotated[Literal["sft", "ppo"], typer.Option(help="which adapter it was")] = "ppo",
-    users: Annotated[int, typer.Option(min=1)] = 100,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON on stdout and nothing else")] = False,
+    run: Annotated[Path, typer.Option(help="Run that was exported.")],
+    gguf: Annotated[Path, typer.Option(help="File that `llmrec export --gguf` wrote.")],
+    adapter: Annotated[Literal["sft", "ppo"], typer.Option(help="Adapter that was exported.")] = "ppo",
+    users: Annotated[int, typer.Option(min=1, help="Number of users to ask for.")] = 100,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")] = False,
 ) -> None:
-    """Prints the share of users for whom both recommend the same item."""
+    """Print the share of users for whom both recommend the same item."""
     opened = Run.open(run)
     data = load_data(opened.path("data"))
     policy = RecPolicy.from_pretrained(opened.path(adapter, "adapter"), quantized=False)
@@ -47,14 +47,23 @@ def main(
         print(f"same item for {result['same']} of {result['users']} users ({result['share']:.1%})")
 
 
-def agreement(policy: RecPolicy, data: InteractionData, catalogue: CatalogueConfig, gguf: Path, users: int) -> dict:
-    """Asks both for users spread over the user table, each with all that the user had.
+def agreement(
+    policy: RecPolicy, data: InteractionData, catalogue: CatalogueConfig, gguf: Path, users: int
+) -> dict[str, float]:
+    """Asks both for recommendations to users spread over the user table.
+
+    Args:
+        policy: the policy.
+        data: the prepared log. Prompts show the full histories of users.
+        catalogue: config of the prompts.
+        gguf: the exported file.
+        users: largest number of users.
 
     Returns:
-        `users`, `same` and `share`.
+        `users`, `same` (users with the same item) and `share`.
 
     Raises:
-        RuntimeError: llama.cpp cut a prompt into other tokens.
+        RuntimeError: llama.cpp tokenizes a prompt differently.
     """
     asked = np.arange(data.num_users)[:: max(1, data.num_users // users)][:users]
     ends = np.array([len(data.histories[user]) for user in asked])
@@ -65,30 +74,42 @@ def agreement(policy: RecPolicy, data: InteractionData, catalogue: CatalogueConf
     for profile, history, row in zip(decisions.profiles, decisions.histories, scores, strict=True):
         prompt = policy.prompts.prompt(profile, history)
         allowed = [policy.vocabulary.sequences[item][0] for item in row.isfinite().nonzero()[:, 0].tolist()]
-        token = answer(server, policy.tokenizer.decode(prompt), len(prompt), allowed)
+        token = answer(server, str(policy.tokenizer.decode(prompt)), len(prompt), allowed)
         same += token == policy.vocabulary.sequences[int(row.argmax())][0]
     return {"users": len(asked), "same": same, "share": same / len(asked)}
 
 
 def start(gguf: Path) -> Any:
-    """llama.cpp with the file's model, on one thread."""
-    import xllamacpp
-
+    """A llama.cpp server for a file, with one thread on the CPU."""
+    xllamacpp: Any = importlib.import_module("xllamacpp")
     options = xllamacpp.CommonParams()
-    options.model.path, options.n_ctx, options.n_parallel, options.n_gpu_layers = str(gguf), CONTEXT, 1, 0
-    options.cpuparams.n_threads = options.cpuparams_batch.n_threads = 1
-    options.warmup, options.verbosity = False, 0
+    options.model.path = str(gguf)
+    options.n_ctx = CONTEXT_LENGTH
+    options.n_parallel = 1
+    options.n_gpu_layers = 0
+    options.cpuparams.n_threads = 1
+    options.cpuparams_batch.n_threads = 1
+    options.warmup = False
+    options.verbosity = 0
     return xllamacpp.Server(options)
 
 
 def answer(server: Any, text: str, tokens: int, allowed: list[int]) -> int:
-    """The token that llama.cpp finds most probable after a text, of those that are allowed."""
-    bias = [[token, ALLOW] for token in allowed]
+    """The most probable of the allowed tokens after a text, according to llama.cpp.
+
+    Args:
+        server: the server of `start`.
+        text: the prompt.
+        tokens: number of tokens of the prompt according to the policy.
+        allowed: allowed token ids.
+    """
+    bias = [[token, ALLOWED_BIAS] for token in allowed]
     reply = server.handle_completions(
         {"prompt": text, "n_predict": 1, "temperature": 0.0, "n_probs": 1, "logit_bias": bias}
     )
-    if reply["usage"]["prompt_tokens"] != tokens:
-        raise RuntimeError(f"llama.cpp reads {reply['usage']['prompt_tokens']} tokens where the policy has {tokens}.")
+    found = reply["usage"]["prompt_tokens"]
+    if found != tokens:
+        raise RuntimeError(f"llama.cpp tokenizes a prompt to {found} tokens, expected {tokens} as in the policy.")
     return reply["choices"][0]["logprobs"]["content"][0]["id"]
 
 

@@ -1,16 +1,17 @@
-"""What inverse propensities are worth on Open Bandit: train on the log of a policy, measure on the log of chance.
+"""Measures on Open Bandit whether weighting training exposures by inverse propensities improves a click model.
 
     python benchmarks/research/open_bandit_propensities.py data/open-bandit --json
 
-`bts` logged what a bandit policy chose to show, `random` what was drawn uniformly, to the same kind of users in the
-same week. A model of P(click | shown) is trained on `bts` with the weights and without them, three seeds each, and
-measured on all of `random`, where weights are not needed. Rates of clicks are near 0.5 %: read the intervals.
+A model of P(click | shown) is trained on `bts`, the log of a bandit policy, with and without the weights, with three
+seeds each. It is measured on `random`, the log of a uniformly random policy on the same kind of users in the same week,
+which needs no weights. Click rates are about 0.5 %, so the intervals are wide.
 """
 
 import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from llmrec.config import load_config
 from llmrec.data.dataset import InteractionData
 from llmrec.data.prepare import build_data
 from llmrec.data.readers import read_log
-from reward_models import fit_click_purchase
+from reward_models import ClickPurchaseModel, fit_click_purchase
 from reward_models.exposures import exposures_of
 from reward_models.features import profile_words
 from reward_models.quality import exposure_quality
@@ -28,26 +29,30 @@ SEEDS = 3
 
 
 def read(directory: Path) -> InteractionData:
-    """One log, all of it for training."""
+    """Reads one log, all of it as training data."""
     config = CONFIG.data.model_copy(update={"path": str(directory)})
     data = build_data(read_log(config), config, seed=0)
     return replace(data, targets={}, train_lengths=np.array([len(history) for history in data.histories]))
 
 
 def main() -> None:
+    """Trains and measures all models and prints the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory", type=Path, help="holds bts/ and random/")
-    parser.add_argument("--json", action="store_true", help="print JSON on stdout")
+    parser.add_argument("directory", type=Path, help="Directory that holds bts/ and random/.")
+    parser.add_argument("--json", action="store_true", help="Print JSON on stdout.")
     arguments = parser.parse_args()
-    result = {}
+    result: dict[str, dict[str, Any]] = {}
     for page in ("men", "women"):
-        logged, uniform = (read(arguments.directory / policy / page) for policy in ("bts", "random"))
-        flat = replace(logged, exposures=logged.exposures.assign(propensity=np.nan))
+        logged = read(arguments.directory / "bts" / page)
+        uniform = read(arguments.directory / "random" / page)
+        unweighted = replace(logged, exposures=logged.exposures.assign(propensity=np.nan))
         test = exposures_of(uniform, "train")
-        for name, log in (("weighted", logged), ("unweighted", flat)):
-            training, rows = exposures_of(log, "train"), []
+        for name, log in (("weighted", logged), ("unweighted", unweighted)):
+            training = exposures_of(log, "train")
+            rows: list[dict[str, Any]] = []
             for seed in range(SEEDS):
                 model, _ = fit_click_purchase(log, CONFIG.reward, seed)
+                assert isinstance(model, ClickPurchaseModel)  # the config asks for no ensemble
                 rows.append(exposure_quality(model, uniform, profile_words(uniform.users), training, test, seed))
             result[f"{page}, {name}"] = {
                 "training_exposures": len(training),

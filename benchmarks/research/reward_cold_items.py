@@ -1,10 +1,11 @@
-"""Do items that were never trained on get a sensible score? Hides a tenth of the catalogue and looks at it.
+"""Measures how well the reward model scores items without training clicks, on a hidden tenth of the catalogue.
 
     llmrec prepare configs/reward_ml100k_loo.yaml
     python benchmarks/research/reward_cold_items.py runs/reward_ml100k_loo --json
 
-Every tenth item is cut out of all histories. Of the test clicks on such items the number printed is the share of the
-other hidden items, not had by the user, that score below the one clicked: 0.5 is chance, and what ids alone can reach.
+A random tenth of the items is removed from all training histories. The result is the AUC of test clicks on hidden
+items: the share of other hidden items, unseen by the user, that score below the clicked one. Chance is 0.5, which a
+model of item ids alone cannot exceed.
 """
 
 import argparse
@@ -19,44 +20,45 @@ from llmrec.run import Run
 from reward_models import fit_click_purchase
 from reward_models.features import profile_words
 
-EVERY = 10
+FOLDS = 10  # one of them is hidden
 
 
 def without(data: InteractionData, hidden: np.ndarray) -> InteractionData:
-    """The training part of the log without some items; nothing is held out, so nothing is selected on."""
+    """The training events of a log without the hidden items, bool [N]. There is no validation set."""
     keep = [~hidden[history] for history in data.train_histories]
-    cut = [
-        [values[: len(k)][k] for values, k in zip(lists, keep, strict=True)]
-        for lists in (data.histories, data.purchases, data.timestamps)
-    ]
+
+    def kept(columns: list[np.ndarray]) -> list[np.ndarray]:
+        return [values[: len(mask)][mask] for values, mask in zip(columns, keep, strict=True)]
+
     return replace(
         data,
-        histories=cut[0],
-        purchases=cut[1],
-        timestamps=cut[2],
-        train_lengths=np.array([k.sum() for k in keep]),
+        histories=kept(data.histories),
+        purchases=kept(data.purchases),
+        timestamps=kept(data.timestamps),
+        train_lengths=np.array([mask.sum() for mask in keep]),
         targets={},
     )
 
 
 def main() -> None:
+    """Fits the model, measures it and prints the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="a run whose data are prepared")
-    parser.add_argument("--json", action="store_true", help="print JSON on stdout")
+    parser.add_argument("run", type=Path, help="Run whose data are prepared.")
+    parser.add_argument("--json", action="store_true", help="Print JSON on stdout.")
     arguments = parser.parse_args()
     run = Run.open(arguments.run)
     data = load_data(run.path("data"))
     profiles = profile_words(data.users)
-    hidden = np.random.default_rng(run.config.seed).permutation(data.num_items) % EVERY == 0
+    hidden = np.random.default_rng(run.config.seed).permutation(data.num_items) % FOLDS == 0
     model, _ = fit_click_purchase(without(data, hidden), run.config.reward, run.config.seed)
     targets = next(iter(data.targets.values()))["test"]
     shares = []
     for user, position in zip(targets.users, targets.positions, strict=True):
-        history, target = data.histories[user][:position], data.histories[user][position]
+        history = data.histories[user][:position]
+        target = data.histories[user][position]
         if not hidden[target]:
             continue
-        known = history[~hidden[history]]
-        scores = model.log_clicks([known], None, profiles[[user]])[0].numpy()
+        scores = model.log_clicks([history[~hidden[history]]], None, profiles[[user]])[0].numpy()
         others = hidden.copy()
         others[[*history, target]] = False
         shares.append((scores[others] < scores[target]).mean() + (scores[others] == scores[target]).mean() / 2)

@@ -1,17 +1,19 @@
-"""S-DPO, the offline alternative to RL: what a user took is preferred to items that were not; no reward model.
+"""Trains with S-DPO, an offline alternative to PPO without a reward model, and measures the gain over SFT.
 
     python benchmarks/research/sdpo.py runs/movielens-seed0 [--minutes 10] [--beta 1] [--negatives 15] [--json]
 
-RUN has finished `sft`. Softmax DPO (Chen et al., On Softmax Direct Preference Optimization for Recommendation, NeurIPS
-2024) at every decision of packed training histories, with negatives drawn uniformly from what was allowed, on the
-masked distribution that PPO learns on (TRL's DPOTrainer knows neither the mask nor several negatives). The adapter that
-is best on validation is kept, the SFT start among them, and compared with the start on the test, paired over users.
+RUN is a run in which `sft` has finished. S-DPO (Chen et al., On Softmax Direct Preference Optimization for
+Recommendation, NeurIPS 2024) prefers the item that the user took to sampled negatives, at every decision of packed
+training histories. Negatives are drawn uniformly from the items that may be recommended. The distribution is the masked
+one of PPO; TRL's DPOTrainer supports neither the mask nor several negatives. The adapter that is best on validation is
+kept, possibly the SFT adapter itself, and compared with the SFT adapter by a paired test over test users.
 """
 
 import json
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,10 +23,10 @@ import torch.nn.functional as F
 import typer
 from rich.console import Console
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # run as a file, its own package is not on the path
+sys.path.insert(0, str(Path(__file__).parents[2]))  # a script has only its own folder on the path
 
-from benchmarks.research.advantages import LOOKS, ndcg_of
-from llmrec.data.dataset import load_data
+from benchmarks.research.advantages import EVALUATIONS, ndcg_of
+from llmrec.data.dataset import InteractionData, load_data
 from llmrec.data.decision import Decisions
 from llmrec.errors import ConfigError
 from llmrec.evaluation.metrics import paired_bootstrap
@@ -34,56 +36,81 @@ from llmrec.ppo.stage import training_decisions
 from llmrec.run import Run
 from llmrec.selection.validation import mean_policy_ndcg
 
-BATCH = 8  # windows a step, as PPO's mini-batches have
+BATCH_SIZE = 8  # windows per optimizer step, as in the mini-batches of PPO
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def main(
-    run: Annotated[Path, typer.Argument(help="a run that has finished sft")],
-    minutes: Annotated[float, typer.Option(help="of training")] = 10.0,
-    beta: Annotated[float, typer.Option(help="strength of the pull to the SFT start")] = 1.0,
-    negatives: Annotated[int, typer.Option(help="a decision")] = 15,
-    learning_rate: Annotated[float, typer.Option(help="at the start; it falls to 0")] = 1e-3,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON on stdout and nothing else")] = False,
+    run: Annotated[Path, typer.Argument(help="Run in which sft has finished.")],
+    minutes: Annotated[float, typer.Option(help="Minutes of training.")] = 10.0,
+    beta: Annotated[float, typer.Option(help="Strength of the pull towards the SFT adapter.")] = 1.0,
+    negatives: Annotated[int, typer.Option(help="Negatives per decision.")] = 15,
+    learning_rate: Annotated[float, typer.Option(help="Initial learning rate, which falls to 0.")] = 1e-3,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")] = False,
 ) -> None:
-    """Trains with S-DPO from the SFT adapter and measures what it gains."""
+    """Train with S-DPO from the SFT adapter and measure the gain over it."""
     source = Run.open(run)
     source.require("data", "sft")
-    data, samples = load_data(source.path("data")), source.config.evaluation.bootstrap
+    data = load_data(source.path("data"))
+    samples = source.config.evaluation.bootstrap
     policy = RecPolicy.from_pretrained(source.path("sft", "adapter"))
     if len(policy.vocabulary.trie.order) != len(policy.vocabulary.sequences):
-        raise ConfigError(f"S-DPO here needs one token an item (catalogue.scheme: atomic), as {run} does not have.")
+        raise ConfigError(
+            f"{run} spells items by several tokens. This script needs one token per item: use a run with "
+            "`catalogue.scheme: atomic`."
+        )
     policy.add_rl_adapter()
     policy.to(DEVICE)
-    held = Decisions.from_targets(data, data.selection_targets(), source.config.catalogue)
+    valid = Decisions.from_targets(data, data.selection_targets(), source.config.catalogue)
     best = source.path("sft", "adapter")
     start = ndcg_of(best, data, source.config)
-    seen = [mean_policy_ndcg(policy, held)]
+    validation = [mean_policy_ndcg(policy, valid)]
     with tempfile.TemporaryDirectory() as folder:
         for share in train(policy, source, data, minutes * 60, beta, negatives, learning_rate):
-            seen.append(mean_policy_ndcg(policy, held))
-            Console(stderr=True).print(f"{share:.0%} of the time: validation NDCG@10 {seen[-1]:.4f}, SFT {seen[0]:.4f}")
-            if seen[-1] == max(seen):
-                best = Path(folder) / f"adapter-{len(seen)}"
+            validation.append(mean_policy_ndcg(policy, valid))
+            Console(stderr=True).print(
+                f"{share:.0%} of the time: validation NDCG@10 {validation[-1]:.4f}, SFT {validation[0]:.4f}"
+            )
+            if validation[-1] == max(validation):
+                best = Path(folder) / f"adapter-{len(validation)}"
                 policy.save_pretrained(best)
         after = ndcg_of(best, data, source.config)
     difference, low, high, _ = paired_bootstrap(after, start, samples, 0)
-    report: dict[str, Any] = {"validation_ndcg@10": seen, "sft_test_ndcg@10": float(start.mean())}
+    report: dict[str, Any] = {"validation_ndcg@10": validation, "sft_test_ndcg@10": float(start.mean())}
     report |= {"test_ndcg@10": float(after.mean()), "difference": difference, "ci95": [low, high], "users": len(start)}
     print(json.dumps(report, indent=2) if as_json else report)
 
 
-def train(policy: RecPolicy, source: Run, data, seconds: float, beta: float, negatives: int, learning_rate: float):
-    """Trains in place for so many seconds, and yields the share of them that has passed, `LOOKS` times."""
+def train(
+    policy: RecPolicy,
+    source: Run,
+    data: InteractionData,
+    seconds: float,
+    beta: float,
+    negatives: int,
+    learning_rate: float,
+) -> Iterator[float]:
+    """Trains in place and yields `EVALUATIONS` times the share of the time that has passed.
+
+    Args:
+        policy: the policy with an RL adapter.
+        source: the run that holds the config.
+        data: the prepared log.
+        seconds: training time.
+        beta: strength of the pull towards the SFT adapter.
+        negatives: negatives per decision.
+        learning_rate: initial learning rate.
+    """
     rows = training_decisions(data, source.config)
     parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, learning_rate, weight_decay=0.0)
     rng = np.random.default_rng(source.config.seed)
     generator = torch.Generator(DEVICE).manual_seed(source.config.seed)
-    spent, looks = 0.0, 0
+    spent = 0.0
+    evaluations = 0
     policy.eval()  # as in PPO: no dropout
-    while looks < LOOKS:
-        for chosen in np.array_split(rng.permutation(len(rows)), max(1, len(rows) // BATCH)):
+    while evaluations < EVALUATIONS:
+        for chosen in np.array_split(rng.permutation(len(rows)), max(1, len(rows) // BATCH_SIZE)):
             started = time.monotonic()
             optimizer.param_groups[0]["lr"] = learning_rate * max(0.0, 1 - spent / seconds)
             optimizer.zero_grad()
@@ -91,18 +118,27 @@ def train(policy: RecPolicy, source: Run, data, seconds: float, beta: float, neg
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             spent += time.monotonic() - started
-            if spent >= seconds * (looks + 1) / LOOKS:
-                looks += 1
+            if spent >= seconds * (evaluations + 1) / EVALUATIONS:
+                evaluations += 1
                 yield spent / seconds
-                if looks == LOOKS:
+                if evaluations == EVALUATIONS:
                     return
 
 
 def sdpo_loss(
     policy: RecPolicy, batch: PackedBatch, beta: float, negatives: int, generator: torch.Generator
 ) -> torch.Tensor:
-    """-log sigmoid(-log sum over negatives of exp(beta (gain of the negative - gain of what was taken))), the mean over
-    decisions; a gain is the log-ratio of policy and reference (S-DPO, equation 10).
+    """The loss of S-DPO (equation 10 of the paper), the mean over decisions.
+
+    It is -log sigmoid(-log sum_n exp(beta (gain(n) - gain(taken)))) over the negatives n. The gain of an item is
+    log(policy / reference).
+
+    Args:
+        policy: the policy with an RL adapter.
+        batch: prompts on the policy's device.
+        beta: strength of the pull towards the reference.
+        negatives: negatives per decision.
+        generator: draws the negatives.
     """
     new = item_log_probs(policy, batch, policy(*batch.inputs()))
     with torch.no_grad(), policy.reference():
