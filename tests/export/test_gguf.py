@@ -35,7 +35,7 @@ def test_a_file_read_back_is_the_same_model(run: Run, data, tmp_path: Path, kind
 
 
 def _assert_rounded_to_eight_bits(model: PreTrainedModel, exact: PreTrainedModel) -> None:
-    """In q8_0, 32 neighbors share a float16 scale: their largest absolute value / 127. Errors are at most half a scale."""
+    """In q8_0, 32 neighbors share a float16 scale: their largest absolute value / 127. Errors reach half a scale."""
     rounded = 0
     for (name, found), expected in zip(model.named_parameters(), exact.parameters(), strict=True):
         if expected.ndim == 1:

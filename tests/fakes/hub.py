@@ -1,7 +1,8 @@
-"""A model hub on the loopback interface: enough of the hub's HTTP API to push to and download from.
+"""A model hub on the loopback interface, with enough of the hub's HTTP API for uploads and downloads.
 
-Speaks whoami, repository and branch creation, preupload, LFS batch and PUT, commit (ndjson, on a parent), refs,
-commits, model info, tree, resolve. Files are stored in memory; every commit is kept. `Fault`s make it fail on purpose.
+It implements whoami, creation of repositories and branches, preupload, LFS batch and PUT, commit (ndjson, on a parent),
+refs, commits, model info, tree and resolve. Files are stored in memory, and every commit is kept. A `Fault` makes a
+request fail on purpose.
 """
 
 import base64
@@ -20,7 +21,14 @@ import yaml
 
 @dataclass
 class Commit:
-    """The whole state of a branch after it, the paths that it touched, and what it says."""
+    """One commit.
+
+    Attributes:
+        files: content of every file of the branch after the commit, by path.
+        touched: paths that the commit added, changed or deleted.
+        title: first line of its message.
+        number: its position in the branch.
+    """
 
     files: dict[str, bytes]
     touched: list[str]
@@ -29,30 +37,36 @@ class Commit:
 
     @property
     def sha(self) -> str:
+        """Id of the commit."""
         return hashlib.sha1(repr([self.number, sorted(self.files), self.title]).encode()).hexdigest()
 
 
 @dataclass
 class Repository:
-    """One model repository: commits of each branch, oldest first; the first commit is empty. Tags name a sha."""
+    """One model repository.
+
+    Attributes:
+        private: whether it can be read with the token only.
+        branches: commits of each branch, oldest first. The first commit of main is empty.
+        tags: tag to the id of its commit.
+    """
 
     private: bool = False
     branches: dict[str, list[Commit]] = field(default_factory=lambda: {"main": [Commit({}, [], "initial commit", 0)]})
-
     tags: dict[str, str] = field(default_factory=dict)
 
     @property
     def files(self) -> dict[str, bytes]:
-        """What the main branch holds."""
+        """Files of the main branch."""
         return self.branches["main"][-1].files
 
     @property
     def commits(self) -> list[list[str]]:
-        """The paths of every push to the main branch."""
+        """Paths that each push to the main branch touched."""
         return [commit.touched for commit in self.branches["main"][1:]]
 
     def find(self, revision: str) -> Commit | None:
-        """The commit that a branch or a sha names."""
+        """The commit of a branch or an id; None if there is none."""
         if revision in self.branches:
             return self.branches[revision][-1]
         known = (commit for commits in self.branches.values() for commit in commits)
@@ -61,16 +75,18 @@ class Repository:
 
 @dataclass
 class Fault:
-    """What goes wrong with requests whose `METHOD path` matches a pattern.
+    """A failure of requests whose `METHOD path` matches a pattern.
 
     Attributes:
-        pattern: a regular expression.
-        status: answer this and do nothing; None: do not.
-        headers: of that answer.
-        cut: break the connection: `before` anything is done, in the middle of the `answer`, whose work is done.
+        pattern: regular expression.
+        status: HTTP status of an error answer, with which nothing else is done; None for none.
+        headers: headers of that answer.
+        cut: where the connection breaks: `before` the request has any effect, or in the middle of the `answer`, after
+            the request had its effect. None if it does not break.
         delay: seconds before anything else.
         first: called before the request is answered as usual.
-        times: how often.
+        times: number of requests that fail.
+        message: text of the error answer.
     """
 
     pattern: str
@@ -84,15 +100,15 @@ class Fault:
 
 
 class Hub:
-    """`with Hub() as hub:` serves on `hub.url` until the block ends.
+    """The hub. `with Hub() as hub:` serves on `hub.url` until the block ends.
 
     Attributes:
-        token: the only token it accepts.
-        owners: accounts that the token may write to.
-        repositories: by `owner/name`.
-        requests: every `METHOD path` it has been asked.
-        faults: what goes wrong; each is used up in turn.
-        lfs_suffixes: names with these endings are uploaded by LFS, the rest inside the commit.
+        token: the only valid token.
+        owners: accounts that the token may write to; the first is its own.
+        repositories: repositories by `OWNER/NAME`.
+        requests: `METHOD path` of every request.
+        faults: failures; a request takes the first that matches and is not used up.
+        lfs_suffixes: endings of files that are uploaded by LFS. Other files are uploaded inside the commit.
     """
 
     def __init__(self, token: str = "dummy", owners: tuple[str, ...] = ("alice",)):
@@ -116,13 +132,13 @@ class Hub:
         self._server.server_close()
 
     def store(self, name: str, folder) -> None:
-        """Commits a folder's files as they are."""
+        """Commits the files of a folder to the main branch."""
         files = {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
         repository = self.repositories.setdefault(name, Repository())
         repository.branches["main"].append(Commit(files, sorted(files), "stored", len(repository.commits) + 1))
 
     def fault_of(self, request: str) -> Fault | None:
-        """The next fault of a request, which is used up."""
+        """The fault of a request, which is counted as used; None if no fault matches."""
         for fault in self.faults:
             if fault.times > 0 and re.search(fault.pattern, request):
                 fault.times -= 1
@@ -131,7 +147,7 @@ class Hub:
 
 
 def point_at(url: str, monkeypatch, tmp_path, token: str) -> None:
-    """Makes this very process talk to a hub; in a new process HF_ENDPOINT does."""
+    """Makes this process talk to a hub. In a new process, the variable HF_ENDPOINT is enough."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", url)
@@ -142,6 +158,8 @@ def point_at(url: str, monkeypatch, tmp_path, token: str) -> None:
 
 
 class _Handler(BaseHTTPRequestHandler):
+    """Answers one connection. Each method that a route names answers one kind of request."""
+
     hub: Hub
     protocol_version = "HTTP/1.1"
 
@@ -159,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append(request)
         self._fault = self.hub.fault_of(request)
         if self._fault is not None:
-            threading.Event().wait(self._fault.delay)  # tests replace time.sleep
+            threading.Event().wait(self._fault.delay)  # not time.sleep, which tests replace
             if self._fault.cut == "before":
                 self._hang_up()
                 return
@@ -168,20 +186,22 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()
         if self._fault is not None and self._fault.status is not None:
             error = json.dumps({"error": self._fault.message}).encode()
-            status, headers, self._fault = self._fault.status, self._fault.headers, None
-            self._send(status, error, {"Content-Type": "application/json", **headers})
+            fault = self._fault
+            self._fault = None
+            self._send(fault.status, error, {"Content-Type": "application/json", **fault.headers})
             return
         for method, pattern, action in _ROUTES:
             match = re.fullmatch(pattern, path)
             if match and self.command in method.split("|"):
-                # An upload address is signed on the real hub, so it takes no token.
+                # On the real hub the address of an LFS upload is signed, so it needs no token.
                 if self.command != "PUT" and not self._allowed(match):
                     return
-                action(self, body, *(part and unquote(part) for part in match.groups()))  # a branch may hold a slash
+                action(self, body, *(part and unquote(part) for part in match.groups()))  # a branch may contain `/`
                 return
         self._json(404, {"error": f"no route {request}"})
 
     def _allowed(self, match: re.Match) -> bool:
+        """Whether the token of the request suffices; if not, the request is answered with 401."""
         writes = self.command == "POST" or "whoami" in self.path
         repository = self.hub.repositories.get(match.group(1)) if match.groups() else None
         needs_token = writes or (repository is not None and repository.private)
@@ -224,11 +244,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.shutdown(socket.SHUT_RDWR)
 
     def _repository(self, name: str) -> Repository | None:
+        """The repository; if there is none, the request is answered with 404."""
         if name not in self.hub.repositories:
             self._json(404, {"error": "Repository not found"})
         return self.hub.repositories.get(name)
 
     def _commit(self, name: str, revision: str) -> Commit | None:
+        """The commit of a branch or an id; if there is none, the request is answered with 404."""
         repository = self._repository(name)
         commit = repository.find(revision) if repository else None
         if repository and commit is None:
@@ -305,7 +327,8 @@ class _Handler(BaseHTTPRequestHandler):
         if header["value"].get("parentCommit", before.sha) != before.sha:
             self._json(412, {"error": "A commit has happened since. Please refresh and try again."})
             return
-        files, touched = dict(before.files), []
+        files = dict(before.files)
+        touched = []
         for entry in entries:
             value = entry["value"]
             if entry["key"] == "file":

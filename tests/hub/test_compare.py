@@ -13,7 +13,7 @@ from llmrec.errors import UserError
 from llmrec.files import plain, write_json, write_text
 from llmrec.hub.compare import difference, list_revisions, list_runs
 from llmrec.run import Run
-from tests.fakes.hub import Commit
+from tests.fakes.hub import Commit, Hub
 
 
 def _report(value: float) -> dict:
@@ -41,7 +41,7 @@ def _llmrec(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
     return (stopped.value.code or 0, *capsys.readouterr())
 
 
-def test_runs_are_listed_in_every_state(tmp_path, monkeypatch, capsys):
+def test_runs_are_listed_in_every_state(tmp_path: Path, monkeypatch, capsys) -> None:
     _make_run(tmp_path, "a", 0.1)
     _make_run(tmp_path, "b", None)
     write_text(tmp_path / "old" / "config.yaml", "of: another version")
@@ -59,7 +59,7 @@ def test_runs_are_listed_in_every_state(tmp_path, monkeypatch, capsys):
     assert first["ndcg@10"]["temporal"]["ppo"] == {"value": 0.1, "ci95": [0.1 - 0.01, 0.1 + 0.01], "n": 9}
 
 
-def test_a_broken_report_does_not_hide_the_other_runs(tmp_path, monkeypatch, capsys):
+def test_a_broken_report_does_not_hide_the_other_runs(tmp_path: Path, monkeypatch, capsys) -> None:
     broken = {"cut": '{"splits": {', "list": "[]", "null": '{"splits": {"temporal": null}}'}
     for name, text in broken.items():
         write_text(_make_run(tmp_path, name, 0.1).report_path, text)
@@ -79,7 +79,7 @@ def test_a_broken_report_does_not_hide_the_other_runs(tmp_path, monkeypatch, cap
     assert code == 2 and "llmrec evaluate" in err
 
 
-def test_differences_of_configs_and_metrics(tmp_path, monkeypatch, capsys):
+def test_differences_of_configs_and_metrics(tmp_path: Path, monkeypatch, capsys) -> None:
     a = _make_run(tmp_path / "x", "a", 0.1)
     b = _make_run(tmp_path / "y", "b", 0.2, ppo={"total_episodes": 64})
     found = difference(str(a.directory), str(b.directory))
@@ -96,7 +96,7 @@ def test_differences_of_configs_and_metrics(tmp_path, monkeypatch, capsys):
     assert json.loads(out)["config"]["ppo.total_episodes"] == {"a": 1024, "b": 64}
 
 
-def test_a_metric_that_one_side_lacks_is_null(tmp_path):
+def test_a_metric_that_one_side_lacks_is_null(tmp_path: Path) -> None:
     a = _make_run(tmp_path / "x", "a", 0.1)
     b = _make_run(tmp_path / "y", "b", None)
     found = difference(str(a.directory), str(b.directory)).as_json()
@@ -104,7 +104,7 @@ def test_a_metric_that_one_side_lacks_is_null(tmp_path):
     assert found["metrics"]["temporal"]["sasrec"]["ndcg@10"]["a"]["value"] == 0.1
 
 
-def test_revisions_of_a_repository_are_listed_and_compared(server, tmp_path, monkeypatch, capsys):
+def test_revisions_of_a_repository_are_listed_and_compared(server: Hub, tmp_path: Path, monkeypatch, capsys) -> None:
     run = _make_run(tmp_path, "a", 0.1)
     server.store("alice/tiny", run.directory)
     repository = server.repositories["alice/tiny"]
@@ -149,7 +149,9 @@ def test_revisions_of_a_repository_are_listed_and_compared(server, tmp_path, mon
         (["diff", "no/such/run", "x"], "neither a run directory nor a repository"),
     ],
 )
-def test_wrong_arguments_end_with_a_message(server, monkeypatch, capsys, tmp_path, arguments, message):
+def test_wrong_arguments_end_with_a_message(
+    server: Hub, monkeypatch, capsys, tmp_path: Path, arguments: list[str], message: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     code, out, err = _llmrec(monkeypatch, capsys, *arguments)
     assert code == 2 and message in err and out == ""

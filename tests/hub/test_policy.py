@@ -67,7 +67,9 @@ def _edit(path: Path, **values) -> None:
 # --- loading
 
 
-def test_a_pushed_policy_is_bit_for_bit_the_same_in_another_process(server, trained, base, tmp_path):
+def test_a_pushed_policy_is_bit_for_bit_the_same_in_another_process(
+    server: Hub, trained: RecPolicy, base: str, tmp_path: Path
+) -> None:
     """The same holds for plain peft with a base from the hub. Pickles in the repository are never requested."""
     server.store("alice/base", Path(base))
     own = trained.model_config
@@ -105,7 +107,9 @@ main()
     assert TOKEN not in done.stdout + done.stderr
 
 
-def test_plain_peft_loads_an_adapter_of_a_truncated_base_as_its_card_says(server, monkeypatch, tmp_path):
+def test_plain_peft_loads_an_adapter_of_a_truncated_base_as_its_card_says(
+    server: Hub, monkeypatch, tmp_path: Path
+) -> None:
     """Without the number of layers, plain peft loads another model."""
     base = make_base(tmp_path / "whole", layers=4)
     server.store("alice/base", Path(base))
@@ -130,7 +134,7 @@ torch.save([plain.eval()(torch.tensor({tokens})).logits.detach() for plain in (m
     assert torch.equal(cut, expected) and not torch.allclose(whole, expected, atol=1e-3)
 
 
-def test_a_directory_is_enough_to_recommend(saved, trained):
+def test_a_directory_is_enough_to_recommend(saved: Path, trained: RecPolicy) -> None:
     recommender = Recommender.from_pretrained(saved)
     assert recommender.max_new_tokens == trained.completion_length == 32
     assert GenerationConfig.from_pretrained(saved).eos_token_id == trained.tokenizer.eos_token_id
@@ -138,7 +142,7 @@ def test_a_directory_is_enough_to_recommend(saved, trained):
         recommender.recommend(user="7")
 
 
-def test_without_titles_items_are_named_by_their_ids(saved, trained):
+def test_without_titles_items_are_named_by_their_ids(saved: Path, trained: RecPolicy) -> None:
     withhold_titles(saved)
     loaded = Recommender.from_pretrained(saved)
     assert torch.equal(_scores(loaded.policy), _scores(trained))
@@ -152,7 +156,9 @@ def test_without_titles_items_are_named_by_their_ids(saved, trained):
     ("hidden_size", "layers", "message"),
     [(32, 1, "layers 2, but the base 1"), (16, 2, "hidden size 32, but the base 16")],
 )
-def test_another_base_is_refused(saved, trained, tmp_path, hidden_size, layers, message):
+def test_another_base_is_refused(
+    saved: Path, trained: RecPolicy, tmp_path: Path, hidden_size: int, layers: int, message: str
+) -> None:
     other = make_base(tmp_path / "other", hidden_size, layers)
     _edit(saved / "llmrec.json", model=trained.model_config.model_dump() | {"base": other})
     with pytest.raises(ModelError, match=message):
@@ -160,7 +166,9 @@ def test_another_base_is_refused(saved, trained, tmp_path, hidden_size, layers, 
 
 
 @pytest.mark.parametrize("change", ["embeddings", "norm"])
-def test_other_weights_of_the_same_shape_are_refused(saved, trained, base, tmp_path, change):
+def test_other_weights_of_the_same_shape_are_refused(
+    saved: Path, trained: RecPolicy, base: str, tmp_path: Path, change: str
+) -> None:
     model, tokenizer = load_base(make_config(base).model)
     weight = model.get_input_embeddings().weight if change == "embeddings" else model.model.norm.weight
     weight.data *= 1.01
@@ -174,7 +182,7 @@ def test_other_weights_of_the_same_shape_are_refused(saved, trained, base, tmp_p
     assert RecPolicy.from_pretrained(saved).base_fingerprint != trained.base_fingerprint
 
 
-def test_a_base_with_another_vocabulary_is_refused_under_the_title_scheme(tmp_path, base):
+def test_a_base_with_another_vocabulary_is_refused_under_the_title_scheme(tmp_path: Path, base: str) -> None:
     RecPolicy.create(make_config(base, "title"), make_data()).save_pretrained(tmp_path / "a")
     model, tokenizer = load_base(make_config(base).model)
     tokenizer.add_tokens(["<|more|>"])
@@ -187,7 +195,7 @@ def test_a_base_with_another_vocabulary_is_refused_under_the_title_scheme(tmp_pa
 
 
 @pytest.mark.parametrize("change", ["lacks", "has more"])
-def test_weights_that_are_not_exactly_those_of_the_adapter_are_refused(saved, change):
+def test_weights_that_are_not_exactly_those_of_the_adapter_are_refused(saved: Path, change: str) -> None:
     path = saved / "adapter_model.safetensors"
     weights = load_file(path)
     name = next(name for name in weights if "layers.1" in name)
@@ -210,19 +218,19 @@ def test_weights_that_are_not_exactly_those_of_the_adapter_are_refused(saved, ch
         {"trainable_token_indices": {"embed_tokens": [1, 2]}},
     ],
 )
-def test_settings_of_another_adapter_are_refused(saved, change):
+def test_settings_of_another_adapter_are_refused(saved: Path, change: dict) -> None:
     _edit(saved / "adapter_config.json", **change)
     with pytest.raises(ModelError, match=f"belongs to another adapter.*{next(iter(change))} differ"):
         RecPolicy.from_pretrained(saved)
 
 
-def test_weights_are_never_unpickled(saved):
+def test_weights_are_never_unpickled(saved: Path) -> None:
     (saved / "adapter_model.safetensors").rename(saved / "adapter_model.bin")
     with pytest.raises(ModelError, match="never from a pickle"):
         RecPolicy.from_pretrained(saved)
 
 
-def test_a_base_is_never_unpickled(saved, trained, base, tmp_path):
+def test_a_base_is_never_unpickled(saved: Path, trained: RecPolicy, base: str, tmp_path: Path) -> None:
     other = Path(shutil.copytree(base, tmp_path / "other"))
     (other / "model.safetensors").rename(other / "pytorch_model.bin")
     _edit(saved / "llmrec.json", model=trained.model_config.model_dump() | {"base": str(other)})
@@ -241,8 +249,8 @@ def test_a_base_is_never_unpickled(saved, trained, base, tmp_path):
     ],
 )
 def test_faults_of_downloads_of_a_base_are_explained_and_temporary_ones_retried(
-    server, base, monkeypatch, load, fault, message
-):
+    server: Hub, base: str, monkeypatch, load, fault: Fault, message: str | None
+) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     server.store("alice/base", Path(base))
     server.faults = [Fault(**vars(fault))]
@@ -253,7 +261,7 @@ def test_faults_of_downloads_of_a_base_are_explained_and_temporary_ones_retried(
             load(ModelConfig(base="alice/base"))
 
 
-def test_advice_to_edit_a_file_of_the_cache_names_a_copy(server, saved, tmp_path):
+def test_advice_to_edit_a_file_of_the_cache_names_a_copy(server: Hub, saved: Path, tmp_path: Path) -> None:
     _edit(saved / "llmrec.json", model=make_config("somewhere else").model.model_dump())
     with pytest.raises(ModelError, match="Correct `model.base`.$"):
         RecPolicy.from_pretrained(saved)
@@ -263,7 +271,7 @@ def test_advice_to_edit_a_file_of_the_cache_names_a_copy(server, saved, tmp_path
             load(NAME)
 
 
-def test_full_precision_does_not_need_bitsandbytes(saved, trained, monkeypatch, capsys):
+def test_full_precision_does_not_need_bitsandbytes(saved: Path, trained: RecPolicy, monkeypatch, capsys) -> None:
     _edit(saved / "llmrec.json", model=trained.model_config.model_dump() | {"quantization": "nf4"})
     monkeypatch.setattr(base_module.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(command, "silence_libraries", lambda: None)
@@ -287,19 +295,19 @@ def test_full_precision_does_not_need_bitsandbytes(saved, trained, monkeypatch, 
         ("llmrec.json", '{"format": 1, "model": {"layerz": 3}, "catalogue": {}, "item_vocabulary": ""}'),
     ],
 )
-def test_broken_files_are_named(saved, file, content):
+def test_broken_files_are_named(saved: Path, file: str, content: str) -> None:
     (saved / file).write_text(content)
-    with pytest.raises(ModelError, match=file.split(".")[0]):
+    with pytest.raises(ModelError, match=file.split(".", maxsplit=1)[0]):
         Recommender.from_pretrained(saved)
 
 
-def test_facts_of_another_catalogue_are_refused(saved):
+def test_facts_of_another_catalogue_are_refused(saved: Path) -> None:
     _edit(saved / "facts.json", of_item=[[]], entities=[{}])
     with pytest.raises(ModelError, match="different catalogues"):
         RecPolicy.from_pretrained(saved)
 
 
-def test_wrong_arguments_of_recommend_end_with_a_message(server, monkeypatch, capsys):
+def test_wrong_arguments_of_recommend_end_with_a_message(server: Hub, monkeypatch, capsys) -> None:
     monkeypatch.setattr(command, "silence_libraries", lambda: None)
     for arguments, message in (
         (["--model", "alice/none", "x"], "no such repository"),
@@ -314,7 +322,7 @@ def test_wrong_arguments_of_recommend_end_with_a_message(server, monkeypatch, ca
         assert message in capsys.readouterr().err
 
 
-def test_the_token_is_in_no_message_and_no_file(server, trained, tmp_path, capfd, caplog):
+def test_the_token_is_in_no_message_and_no_file(server: Hub, trained: RecPolicy, tmp_path: Path, capfd, caplog) -> None:
     with caplog.at_level("DEBUG"):
         trained.push_to_hub(NAME)
         client.find_adapter(NAME)
@@ -327,13 +335,13 @@ def test_the_token_is_in_no_message_and_no_file(server, trained, tmp_path, capfd
     assert not [f for f in tmp_path.rglob("*") if f.is_file() and TOKEN.encode() in f.read_bytes()]
 
 
-def test_an_empty_main_branch_is_explained(trained, server):
+def test_an_empty_main_branch_is_explained(trained: RecPolicy, server: Hub) -> None:
     trained.push_to_hub(NAME, revision="v2")
     with pytest.raises(UserError, match=f"no adapter of llmrec at `main`.*llmrec list --repo {NAME}"):
         RecPolicy.from_pretrained(NAME)
 
 
-def test_a_scheme_that_is_not_that_of_the_vocabulary_is_refused(saved):
+def test_a_scheme_that_is_not_that_of_the_vocabulary_is_refused(saved: Path) -> None:
     about = json.loads((saved / "llmrec.json").read_text())
     about["catalogue"]["scheme"] = "title"
     (saved / "llmrec.json").write_text(json.dumps(about))
