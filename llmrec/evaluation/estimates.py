@@ -71,6 +71,7 @@ class Estimate(Measurement):
 
     @property
     def number(self) -> float | None:
+        """The mean."""
         return self.value
 
 
@@ -81,6 +82,7 @@ class Rate(Measurement):
 
     @property
     def number(self) -> float | None:
+        """The share."""
         return self.rate
 
 
@@ -91,6 +93,7 @@ class Count(Measurement):
 
     @property
     def number(self) -> float | None:
+        """The count."""
         return self.count
 
 
@@ -112,6 +115,7 @@ class Comparison(Measurement):
 
     @property
     def number(self) -> float | None:
+        """The difference."""
         return self.difference
 
     @property

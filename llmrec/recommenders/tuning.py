@@ -39,7 +39,9 @@ GRIDS: dict[str, tuple[Callable[..., Baseline], Grid]] = {
 class Advance(Protocol):
     """Shows progress: without arguments one more fit, with arguments the start of a baseline with `total` fits."""
 
-    def __call__(self, description: str = "", total: int | None = None, /) -> None: ...
+    def __call__(self, description: str = "", total: int | None = None, /) -> None:
+        """Moves on by one fit, or starts the baseline `description` with `total` fits."""
+        ...
 
 
 @dataclass(frozen=True)
