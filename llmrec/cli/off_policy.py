@@ -1,7 +1,7 @@
 """The command `off-policy`: the click rate of a policy, estimated from the log of another policy."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -13,6 +13,9 @@ from llmrec.cli.process import reserve_stdout
 from llmrec.errors import UserError
 from llmrec.progress.console import console_for
 from llmrec.run import Run
+
+if TYPE_CHECKING:
+    from llmrec.off_policy.evaluate import OffPolicyReport
 
 
 def off_policy_command(
@@ -47,46 +50,49 @@ def off_policy_command(
     if model is not None and run is None:
         raise UserError("--model selects a model of a run. Give --run DIR as well.")
     with reserve_stdout(as_json):
-        from llmrec.off_policy.logged import off_policy_report, read_exposure_log, target_of_log, target_of_run
+        from llmrec.off_policy.evaluate import off_policy_report
+        from llmrec.off_policy.logs import read_exposure_log
+        from llmrec.off_policy.policies import policy_of_log, policy_of_run
 
         exposures = read_exposure_log(log)
         if target_log is not None:
-            target = target_of_log(exposures, read_exposure_log(target_log))
+            target = policy_of_log(exposures, read_exposure_log(target_log))
         else:
             assert run is not None  # exactly one of the two is given
-            target = target_of_run(exposures, Run.open(run), model)
+            target = policy_of_run(exposures, Run.open(run), model)
         report = off_policy_report(exposures, target, force)
     if as_json:
-        print_json(report)
+        print_json(report.as_json())
     else:
         print_off_policy(console_for(), report)
-    if report["diagnostics"]["refusal"] and not force:
-        raise UserError(report["diagnostics"]["refusal"])
+    if report.refusal and not force:
+        raise UserError(report.refusal)
 
 
-def print_off_policy(console: Console, report: dict[str, Any]) -> None:
-    """Prints the result of `llmrec.off_policy.logged.off_policy_report`: diagnostics of the weights, then estimates."""
-    log, policy, diagnostics = report["log"], report["policy"], report["diagnostics"]
+def print_off_policy(console: Console, report: "OffPolicyReport") -> None:
+    """Prints the result of an off-policy evaluation: diagnostics of the weights, then the estimates."""
+    log = report.log
+    policy = report.policy
+    found = report.diagnostics
     for line in (
-        f"policy: {policy['name']} ({policy['probabilities']})",
-        f"log:    {log['name']}: {diagnostics['rounds']} rounds of {log['users']} users, "
-        f"{diagnostics['clicks']} clicks",
-        f"effective sample size {diagnostics['effective_sample_size']:.0f} "
-        f"(at least {diagnostics['floor']:.0f} is needed), effective clicks {diagnostics['effective_clicks']:.1f}",
-        f"importance weights: mean {diagnostics['mean_weight']:.3f} +- {diagnostics['mean_weight_error']:.3f} "
-        f"(expected: 1), largest {diagnostics['max_weight']:.1f} ({diagnostics['max_share']:.1%} of the sum)",
-        f"policy probability of items that the log never shows: {policy['outside_support']:.2%}",
+        f"policy: {policy.name} ({policy.probabilities})",
+        f"log:    {log.name}: {found.rounds} rounds of {log.users} users, {found.clicks} clicks",
+        f"effective sample size {found.effective_sample_size:.0f} (at least {found.floor:.0f} is needed), "
+        f"effective clicks {found.effective_clicks:.1f}",
+        f"importance weights: mean {found.mean_weight:.3f} +- {found.mean_weight_error:.3f} (expected: 1), "
+        f"largest {found.max_weight:.1f} ({found.max_share:.1%} of the sum)",
+        f"policy probability of items that the log never shows: {policy.outside_support:.2%}",
     ):
         print_line(console, line)
-    for warning in diagnostics["warnings"]:
+    for warning in report.warnings:
         print_line(console, warning, style="yellow")
-    if report["estimates"]:
+    if report.estimates:
         console.print(_estimates_table(report))
 
 
-def _estimates_table(report: dict[str, Any]) -> Table:
-    """One row an estimator, then the click rates that were observed."""
-    untrusted = bool(report["diagnostics"]["refusal"])
+def _estimates_table(report: "OffPolicyReport") -> Table:
+    """One row for each estimator, then the click rates that were observed."""
+    untrusted = bool(report.refusal)
     title = "clicks per exposure: value [95 % interval over users]"
     table = Table(
         title=f"NOT TO BE TRUSTED, forced. {title}" if untrusted else title,
@@ -96,9 +102,9 @@ def _estimates_table(report: dict[str, Any]) -> Table:
     table.add_column("")
     table.add_column("value", justify="right")
     table.add_column("95 % interval", justify="right")
-    observed = {"the log's own policy": report["log"]["click_rate"], "the policy's own log": report["on_policy"]}
-    for name, rate in {**report["estimates"], **observed}.items():
-        if rate:
-            low, high = rate["ci95"]
-            table.add_row(name, f"{rate['value']:.5f}", f"[{low:.5f}, {high:.5f}]", end_section=name == "switch_dr")
+    observed = {"the log's own policy": report.log.click_rate, "the policy's own log": report.on_policy}
+    for name, estimate in {**report.estimates, **observed}.items():
+        if estimate is not None:
+            low, high = estimate.ci95
+            table.add_row(name, f"{estimate.value:.5f}", f"[{low:.5f}, {high:.5f}]", end_section=name == "switch_dr")
     return table

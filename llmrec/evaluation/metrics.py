@@ -1,3 +1,4 @@
+# pyright: strict
 """Ranking metrics over the full catalogue, and bootstrap intervals and tests: pure functions of arrays.
 
 Shapes: M targets (rows), N catalogue items, K list length, U users. Metrics are returned per target. `per_user`

@@ -1,1 +1,1 @@
-"""Off-policy evaluation: what a policy would have earned, estimated from the log of another policy."""
+"""Off-policy evaluation: estimates the click rate of a policy from the log of another policy."""

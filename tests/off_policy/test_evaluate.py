@@ -1,4 +1,4 @@
-"""`llmrec off-policy` on logs made here, whose truth is known, and on the Open Bandit sample."""
+"""`llmrec off-policy` on simulated logs whose true click rates are known, and on the Open Bandit sample."""
 
 import json
 import os
@@ -17,17 +17,11 @@ from llmrec.config import parse_config
 from llmrec.data.decision import Decision
 from llmrec.data.profiles import NEW_USER
 from llmrec.errors import DataError, ModelError, UserError
-from llmrec.off_policy import logged
-from llmrec.off_policy.logged import (
-    ExposureLog,
-    estimate_all,
-    make_rounds,
-    off_policy_report,
-    read_exposure_log,
-    support,
-    target_of_log,
-    target_of_run,
-)
+from llmrec.off_policy import evaluate, logs
+from llmrec.off_policy.bootstrap import Estimate
+from llmrec.off_policy.evaluate import OffPolicyReport, estimate_all, make_rounds, off_policy_report
+from llmrec.off_policy.logs import ExposureLog, Support, read_exposure_log
+from llmrec.off_policy.policies import policy_of_log, policy_of_run
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.ranking import item_scores
 from llmrec.run import Run, run_stage
@@ -37,16 +31,18 @@ from tests.conftest import disturb
 
 OPEN_BANDIT = Path(os.environ.get("LLMREC_TEST_DATA", "data")) / "open-bandit"
 needs_open_bandit = pytest.mark.skipif(
-    not OPEN_BANDIT.is_dir(), reason=f"no {OPEN_BANDIT}: set LLMREC_TEST_DATA to what holds open-bandit"
+    not OPEN_BANDIT.is_dir(),
+    reason=f"{OPEN_BANDIT} is missing: set LLMREC_TEST_DATA to its parent directory",
 )
-ITEMS, USERS = 5, 1000
-RATES = np.array([0.1, 0.2, 0.3, 0.4, 0.5])  # of clicks, times 1 at the first position and 0.5 at the second
+ITEMS = 5
+USERS = 1000
+RATES = np.array([0.1, 0.2, 0.3, 0.4, 0.5])  # click rates at the first position; half of that at the second
 UNIFORM = np.full((2, ITEMS), 0.2)
 SKEWED = np.array([[0.1, 0.1, 0.1, 0.3, 0.4], [0.4, 0.3, 0.1, 0.1, 0.1]])
 
 
 def write_log(directory: Path, policy: np.ndarray, rounds: int, seed: int, **columns) -> Path:
-    """A log of a policy [2, ITEMS] in the format of Open Bandit; `columns` replace what it would hold."""
+    """Writes the log of a policy [2, ITEMS] in the format of Open Bandit; `columns` replace its columns."""
     rng = np.random.default_rng(seed)
     position = rng.integers(0, 2, rounds)
     item = (rng.random((rounds, 1)) > policy.cumsum(1)[position]).sum(1)
@@ -67,7 +63,7 @@ def write_log(directory: Path, policy: np.ndarray, rounds: int, seed: int, **col
 
 
 @pytest.fixture(scope="module")
-def logs(tmp_path_factory) -> tuple[Path, Path]:
+def open_bandit_logs(tmp_path_factory) -> tuple[Path, Path]:
     """The log of a uniform policy and that of a skewed one."""
     directory = tmp_path_factory.mktemp("logs")
     return (
@@ -77,17 +73,18 @@ def logs(tmp_path_factory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def read(logs) -> tuple[ExposureLog, ExposureLog]:
-    return read_exposure_log(logs[0]), read_exposure_log(logs[1])
+def exposure_logs(open_bandit_logs) -> tuple[ExposureLog, ExposureLog]:
+    return read_exposure_log(open_bandit_logs[0]), read_exposure_log(open_bandit_logs[1])
 
 
 @pytest.fixture(autouse=True)
-def few_samples(monkeypatch):
-    monkeypatch.setattr(logged, "SAMPLES", 100)
+def few_bootstrap_samples(monkeypatch):
+    for module in (evaluate, logs):
+        monkeypatch.setattr(module, "BOOTSTRAP_SAMPLES", 100)
 
 
 def llmrec(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
-    """Runs `llmrec off-policy` in this process: its exit code, stdout and stderr."""
+    """Runs `llmrec off-policy` in this process and returns exit code, stdout and stderr."""
     monkeypatch.setattr("llmrec.cli.process.silence_libraries", lambda: None)
     monkeypatch.setattr(sys, "argv", ["llmrec", "off-policy", *map(str, arguments)])
     with pytest.raises(SystemExit) as stopped:
@@ -95,85 +92,86 @@ def llmrec(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
     return stopped.value.code or 0, *capsys.readouterr()
 
 
-@pytest.mark.parametrize("forth", [True, False])
-def test_the_value_of_a_policy_from_the_log_of_another(read, forth):
-    log, other = read if forth else read[::-1]
-    target = target_of_log(log, other)
+@pytest.mark.parametrize("uniform_log", [True, False])
+def test_estimates_are_near_the_true_click_rate(exposure_logs, uniform_log):
+    log, other = exposure_logs if uniform_log else exposure_logs[::-1]
+    target = policy_of_log(log, other)
     rounds, outside = make_rounds(log, target)
-    truth = (np.array([[1], [0.5]]) * RATES * (SKEWED if forth else UNIFORM)).sum(1).mean()
+    truth = (np.array([[1], [0.5]]) * RATES * (SKEWED if uniform_log else UNIFORM)).sum(1).mean()
     estimates = {**estimate_all(rounds), "on policy": target.on_policy}
     assert outside == pytest.approx(0)
     for name, estimate in estimates.items():
         error = (estimate.ci95[1] - estimate.ci95[0]) / 3.92
         assert error < 0.01 and estimate.ci95[0] < estimate.value < estimate.ci95[1]
-        # The reward model adds log-odds where the truth multiplies rates, so the direct method is a little off.
+        # The reward model adds log-odds, but the true rates are products, so the direct method is slightly biased.
         assert abs(estimate.value - truth) < (0.02 if name == "dm" else 3 * error), name
 
 
-def test_constant_propensities_are_the_policy_and_changing_ones_are_not(logs, read, tmp_path):
-    log = read[0]
-    exact = target_of_log(log, read[1])
-    assert exact.how == "its logged propensities"
-    place = log.frame["position"].to_numpy() - 1
-    assert exact.probabilities == pytest.approx(SKEWED[place])
-    # The same choices, logged with propensities that change over time: only the frequencies say what was done.
-    written = pd.read_csv(logs[1] / "men.csv", index_col=0)
+def test_only_constant_propensities_are_taken_as_the_policy(open_bandit_logs, exposure_logs, tmp_path):
+    log = exposure_logs[0]
+    exact = policy_of_log(log, exposure_logs[1])
+    assert exact.description == "its logged propensities"
+    position = log.frame["position"].to_numpy() - 1
+    assert exact.probabilities == pytest.approx(SKEWED[position])
+    # The same exposures with propensities that change over time: the frequencies are used instead.
+    written = pd.read_csv(open_bandit_logs[1] / "men.csv", index_col=0)
     changing = written["propensity_score"] * np.where(written.index % 2, 0.5, 1)
     shown = {name: written[name] for name in ("item_id", "position")}
     moved = read_exposure_log(write_log(tmp_path / "x", SKEWED, 6000, 1, **shown, propensity_score=changing))
-    counted = target_of_log(log, moved)
-    assert counted.how == "its frequencies of items, a position"
+    counted = policy_of_log(log, moved)
+    assert counted.description == "its item frequencies at each position"
     first = written[written["position"] == 1]
-    assert counted.probabilities[place == 0][0] == pytest.approx(
+    assert counted.probabilities[position == 0][0] == pytest.approx(
         first["item_id"].value_counts(normalize=True).sort_index()
     )
 
 
-def test_a_policy_is_restricted_to_what_the_log_shows(read, tmp_path):
-    """Item 4 is never shown at the first position, and item 0 nowhere."""
+def test_a_policy_is_restricted_to_the_support_of_the_log(exposure_logs, tmp_path):
+    """The log never shows item 4 at the first position, and item 0 at neither."""
     narrow = np.array([[0, 0.25, 0.25, 0.5, 0], [0, 0.25, 0.25, 0.25, 0.25]])
     log = read_exposure_log(write_log(tmp_path / "narrow", narrow, 3000, 0))
-    items, places, shown = support(log)
-    assert (items.tolist(), places.tolist()) == ([1, 2, 3, 4], [1, 2])
-    assert shown.tolist() == [[True, True, True, False], [True, True, True, True]]
-    rounds, outside = make_rounds(log, target_of_log(log, read[1]))
+    support = Support.from_log(log)
+    assert support.items.tolist() == [1, 2, 3, 4]
+    assert support.positions.tolist() == [1, 2]
+    assert support.shown.tolist() == [[True, True, True, False], [True, True, True, True]]
+    rounds, outside = make_rounds(log, policy_of_log(log, exposure_logs[1]))
     first, second = (rounds.policy[rounds.positions == k][0] for k in (0, 1))
     assert first == pytest.approx([0.2, 0.2, 0.6, 0]) and second == pytest.approx(np.array([3, 1, 1, 1]) / 6)
     # At the first position 0.1 + 0.4 of the policy is lost, at the second 0.4.
     assert outside == pytest.approx(0.5 * (rounds.positions == 0).mean() + 0.4 * (rounds.positions == 1).mean())
     only_last = np.zeros((3000, 4))
     only_last[:, 3] = 1
-    left, outside = make_rounds(log, replace(target_of_log(log, read[1]), probabilities=only_last))
+    left, outside = make_rounds(log, replace(policy_of_log(log, exposure_logs[1]), probabilities=only_last))
     assert (left.positions == 1).all() and len(left.clicks) == (rounds.positions == 1).sum()
     assert outside == pytest.approx((rounds.positions == 0).mean())
-    report = off_policy_report(log, target_of_log(log, read[1]))
-    assert any("lies on items that the log never shows" in line for line in report["diagnostics"]["warnings"])
+    report = off_policy_report(log, policy_of_log(log, exposure_logs[1]))
+    assert any("lies on items that the log never shows" in line for line in report.warnings)
 
 
-def test_json_and_table(logs, monkeypatch, capsys):
-    code, out, _ = llmrec(monkeypatch, capsys, logs[0], "--target-log", logs[1], "--json")
+def test_json_and_table_show_the_same_numbers(open_bandit_logs, monkeypatch, capsys):
+    code, out, _ = llmrec(monkeypatch, capsys, open_bandit_logs[0], "--target-log", open_bandit_logs[1], "--json")
     report = json.loads(out)
     assert code == 0 and report["diagnostics"]["refusal"] is None and report["diagnostics"]["warnings"] == []
     assert list(report["estimates"]) == ["ips", "clipped_ips", "snips", "dm", "dr", "switch_dr"]
-    code, out, _ = llmrec(monkeypatch, capsys, logs[0], "--target-log", logs[1])
+    code, out, _ = llmrec(monkeypatch, capsys, open_bandit_logs[0], "--target-log", open_bandit_logs[1])
     assert code == 0 and "NOT TO BE TRUSTED" not in out
     for name, rate in {**report["estimates"], "the policy's own log": report["on_policy"]}.items():
         assert any(name in line and f"{rate['value']:.5f}" in line for line in out.splitlines()), name
 
 
-def test_a_log_that_says_too_little_is_refused(logs, tmp_path, monkeypatch, capsys):
+def test_a_small_effective_sample_size_is_refused_unless_forced(open_bandit_logs, tmp_path, monkeypatch, capsys):
     rare = np.where(np.arange(6000) == 7, 1e-6, 0.2)
-    bad = write_log(tmp_path / "rare", UNIFORM, 6000, 0, propensity_score=rare)
-    asked = (bad, "--target-log", logs[1])
-    code, out, err = llmrec(monkeypatch, capsys, *asked)
+    rare_log = write_log(tmp_path / "rare", UNIFORM, 6000, 0, propensity_score=rare)
+    arguments = (rare_log, "--target-log", open_bandit_logs[1])
+    code, out, err = llmrec(monkeypatch, capsys, *arguments)
     assert code == 2 and "effective sample size 1 (at least 60 is needed)" in out and "switch_dr" not in out
-    assert "error: This log says too little of this policy" in err and "--force" in err
-    code, out, err = llmrec(monkeypatch, capsys, *asked, "--json")
+    assert "error: This log holds too little data about this policy" in err and "--force" in err
+    code, out, err = llmrec(monkeypatch, capsys, *arguments, "--json")
     report = json.loads(out)
     assert (
         code == 2 and report["estimates"] == {} and "effective sample size of 1.1" in report["diagnostics"]["refusal"]
     )
-    code, out, _ = llmrec(monkeypatch, capsys, *asked, "--force")
+    code, out, _ = llmrec(monkeypatch, capsys, *arguments, "--force")
     assert code == 0 and "NOT TO BE TRUSTED, forced." in out and "switch_dr" in out
 
 
@@ -185,37 +183,37 @@ def test_a_log_that_says_too_little_is_refused(logs, tmp_path, monkeypatch, caps
         (["--target-log", "x", "--model", "sft"], "--model selects a model of a run"),
     ],
 )
-def test_which_policy_must_be_said(logs, monkeypatch, capsys, options, message):
-    code, _, err = llmrec(monkeypatch, capsys, logs[0], *options)
+def test_exactly_one_policy_must_be_named(open_bandit_logs, monkeypatch, capsys, options, message):
+    code, _, err = llmrec(monkeypatch, capsys, open_bandit_logs[0], *options)
     assert code == 2 and message in " ".join(err.split())
 
 
-def test_logs_that_do_not_fit(read, tmp_path):
-    log = read[0]
+def test_logs_that_do_not_match_are_refused(exposure_logs, tmp_path):
+    log = exposure_logs[0]
     moved = read_exposure_log(write_log(tmp_path / "moved", UNIFORM, 3000, 0, position=1))
-    with pytest.raises(DataError, match="shows items at position 2, .*moved only at 1"):
-        target_of_log(log, moved)
+    with pytest.raises(DataError, match="shows items at position 2, but .*moved only at 1"):
+        policy_of_log(log, moved)
     incomplete = np.where(np.arange(3000) == 3, np.nan, 0.2)
     with pytest.raises(DataError, match="2999 of 3000 exposures have a propensity"):
         read_exposure_log(write_log(tmp_path / "incomplete", UNIFORM, 3000, 0, propensity_score=incomplete))
     few = replace(log, frame=log.frame[log.frame["user"] < 2])
-    with pytest.raises(DataError, match="those of 2 users; expected at least 5"):
-        estimate_all(make_rounds(few, target_of_log(few, read[1]))[0])
+    with pytest.raises(DataError, match="belong to 2 users, expected at least 5"):
+        estimate_all(make_rounds(few, policy_of_log(few, exposure_logs[1]))[0])
     one, other = (
         read_exposure_log(write_log(tmp_path / name, np.array([shares, shares]), 3000, 0))
         for name, shares in (("first", [0.5, 0.5, 0, 0, 0]), ("rest", [0, 0, 0.4, 0.3, 0.3]))
     )
     with pytest.raises(DataError, match="In all 3000 rounds .*first gives no probability"):
-        make_rounds(other, target_of_log(other, one))
+        make_rounds(other, policy_of_log(other, one))
 
 
-# --- models of a run
+# -- models of a run --
 
 
 @pytest.fixture(scope="module")
-def run(logs, tiny_base, tmp_path_factory) -> Run:
-    """A run prepared from the skewed log, with an SFT adapter and a reward model that know nothing."""
-    return make_run(logs[1], tiny_base, tmp_path_factory.mktemp("runs"))
+def run(open_bandit_logs, tiny_base, tmp_path_factory) -> Run:
+    """A run prepared from the skewed log, with a random SFT adapter and a random reward model."""
+    return make_run(open_bandit_logs[1], tiny_base, tmp_path_factory.mktemp("runs"))
 
 
 def make_run(log: Path, base: str, output: Path, scheme: str = "atomic") -> Run:
@@ -252,25 +250,24 @@ def make_run(log: Path, base: str, output: Path, scheme: str = "atomic") -> Run:
     return run
 
 
-def test_a_policy_of_a_run_on_another_log(run, read):
-    """Each round by itself: the probabilities of the adapter after what that user clicked before it."""
-    log = read[0]
-    target = target_of_run(log, run, None)
+def test_an_adapter_is_asked_after_the_earlier_clicks_of_each_round(run, exposure_logs):
+    log = exposure_logs[0]
+    target = policy_of_run(log, run, None)
     assert target.name.startswith("sft of") and target.rows.all() and target.on_policy is None
     policy = RecPolicy.from_pretrained(run.path("sft", "adapter"))
     clicks = log.frame[log.frame["click"]]
     for row in [0, 1000, 3000, 5000, 5999]:
         shown = log.frame.iloc[row]
         earlier = clicks[(clicks["user"] == shown["user"]) & (clicks["timestamp"] < shown["timestamp"])]
-        had = earlier["item"].drop_duplicates().tolist()
-        scores = next(item_scores(policy, [Decision(NEW_USER, had[:-3], had[-3:])]))[0].exp()
+        seen = earlier["item"].drop_duplicates().tolist()
+        scores = next(item_scores(policy, [Decision(NEW_USER, seen[:-3], seen[-3:])]))[0].exp()
         assert target.probabilities[row] == pytest.approx(scores.numpy(), abs=1e-5)
-        assert (target.probabilities[row][had] == 0).all()
+        assert (target.probabilities[row][seen] == 0).all()
 
 
-def test_a_reward_model_as_a_policy(run, read):
-    log = read[0]
-    target = target_of_run(log, run, "reward")
+def test_a_reward_model_draws_from_the_softmax_of_its_rewards(run, exposure_logs):
+    log = exposure_logs[0]
+    target = policy_of_run(log, run, "reward")
     assert target.probabilities.sum(1) == pytest.approx(np.ones(len(target.probabilities)))
     model = ClickPurchaseModel.from_pretrained(run.path("reward"))
     user = int(log.frame["user"].iloc[0])
@@ -278,12 +275,12 @@ def test_a_reward_model_as_a_policy(run, read):
     alone = model.log_rewards([log.data.histories[user][:0]], profiles=words).softmax(-1)[0]
     assert target.probabilities[0] == pytest.approx(alone.numpy(), abs=1e-5)
     unknown = model.log_rewards([[]]).softmax(-1)[0]
-    assert abs(alone - unknown).max() > 0.01  # the profile was read
+    assert abs(alone - unknown).max() > 0.01  # the profile is used
 
 
-def test_a_model_is_evaluated_on_the_log_it_was_trained_on_only_where_it_did_not_look(run, read):
-    for log in (read_exposure_log(run.directory), read[1]):
-        target = target_of_run(log, run, "reward")
+def test_on_its_own_training_log_a_model_is_evaluated_in_the_test_window_only(run, exposure_logs):
+    for log in (read_exposure_log(run.directory), exposure_logs[1]):
+        target = policy_of_run(log, run, "reward")
         times = log.frame["timestamp"].to_numpy()
         assert 0 < target.rows.sum() < 0.4 * len(times)
         assert times[target.rows].min() > times[~target.rows].max()
@@ -291,30 +288,31 @@ def test_a_model_is_evaluated_on_the_log_it_was_trained_on_only_where_it_did_not
         assert make_rounds(log, target)[0].policy.shape == (target.rows.sum(), ITEMS)
 
 
-def test_runs_that_cannot_be_evaluated(run, logs, read, tmp_path, tiny_base):
+def test_runs_that_cannot_be_evaluated_are_refused(run, open_bandit_logs, exposure_logs, tmp_path, tiny_base):
     more = write_log(tmp_path / "more", UNIFORM, 3000, 0)
     context = pd.read_csv(more / "item_context.csv", index_col=0)
     pd.concat([context, context.tail(1).assign(item_id=9)]).to_csv(more / "item_context.csv")
-    with pytest.raises(DataError, match="a catalogue of 5 items, .* has 6"):
-        target_of_run(read_exposure_log(more), run, "reward")
+    with pytest.raises(DataError, match="a catalogue of 5 items, but .* has another one of 6 items"):
+        policy_of_run(read_exposure_log(more), run, "reward")
     with pytest.raises(UserError, match="no finished ppo stage"):
-        target_of_run(read[0], run, "ppo")
-    titles = make_run(logs[1], tiny_base, tmp_path / "titles", scheme="title")
+        policy_of_run(exposure_logs[0], run, "ppo")
+    titles = make_run(open_bandit_logs[1], tiny_base, tmp_path / "titles", scheme="title")
     with pytest.raises(ModelError, match="catalogue.scheme: atomic"):
-        target_of_run(read[0], titles, "sft")
+        policy_of_run(exposure_logs[0], titles, "sft")
 
 
-# --- the Open Bandit sample
+# -- the Open Bandit sample --
 
 
 @cache
-def open_bandit(log: str, other: str, page: str) -> dict:
-    logged, wanted = (read_exposure_log(OPEN_BANDIT / name / page) for name in (log, other))
-    return off_policy_report(logged, target_of_log(logged, wanted))
+def open_bandit(log: str, other: str, page: str) -> OffPolicyReport:
+    logged = read_exposure_log(OPEN_BANDIT / log / page)
+    target = read_exposure_log(OPEN_BANDIT / other / page)
+    return off_policy_report(logged, policy_of_log(logged, target))
 
 
-def standard_error(estimate: dict) -> float:
-    return (estimate["ci95"][1] - estimate["ci95"][0]) / 3.92
+def standard_error(estimate: Estimate) -> float:
+    return (estimate.ci95[1] - estimate.ci95[0]) / 3.92
 
 
 @needs_open_bandit
@@ -323,22 +321,24 @@ def standard_error(estimate: dict) -> float:
 )
 def test_open_bandit_agrees_with_the_on_policy_rate(log, other, page):
     report = open_bandit(log, other, page)
-    truth, error = report["on_policy"]["value"], standard_error(report["on_policy"])
-    assert report["diagnostics"]["refusal"] is None
-    for name, estimate in report["estimates"].items():
-        assert abs(estimate["value"] - truth) < 2.5 * np.hypot(error, standard_error(estimate)), name
+    truth = report.on_policy.value
+    error = standard_error(report.on_policy)
+    assert report.refusal is None
+    for name, estimate in report.estimates.items():
+        assert abs(estimate.value - truth) < 2.5 * np.hypot(error, standard_error(estimate)), name
 
 
 @needs_open_bandit
-def test_open_bandit_numbers_of_others():
-    """IPS and SNIPS of the uniform policy from the bts log, men: published beside the data as .0030 and .0032."""
+def test_open_bandit_agrees_with_the_published_numbers():
+    """The dataset publishes 0.0030 (IPS) and 0.0032 (SNIPS) for the uniform policy from the bts log of men."""
     report = open_bandit("bts", "random", "men")
-    assert report["diagnostics"]["effective_sample_size"] == pytest.approx(656, abs=1)
-    assert report["estimates"]["ips"]["value"] == pytest.approx(0.0030, abs=5e-5)
-    assert report["estimates"]["snips"]["value"] == pytest.approx(0.0032, abs=5e-5)
+    assert report.diagnostics.effective_sample_size == pytest.approx(656, abs=1)
+    assert report.estimates["ips"].value == pytest.approx(0.0030, abs=5e-5)
+    assert report.estimates["snips"].value == pytest.approx(0.0032, abs=5e-5)
 
 
 @needs_open_bandit
 def test_open_bandit_women_logged_by_bts_is_refused():
     report = open_bandit("bts", "random", "women")
-    assert report["estimates"] == {} and "effective sample size of 2.1" in report["diagnostics"]["refusal"]
+    assert report.estimates == {}
+    assert "effective sample size of 2.1" in report.refusal
