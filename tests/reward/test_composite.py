@@ -1,4 +1,4 @@
-"""The composite reward: its parts, what exact PPO sees of them, and what it says of parts that fail."""
+"""The composite reward: its parts, the item rewards for exact PPO, and errors of parts that fail."""
 
 import importlib
 import math
@@ -42,16 +42,16 @@ def model(catalogue) -> ClickPurchaseModel:
 
 
 def composite(model, data, **section) -> CompositeReward:
-    """A reward of click and purchase, less popularity, unless `section` says otherwise."""
+    """A reward of click and purchase minus popularity, with the settings of `section`."""
     weights = {"conversion_weight": 1.0, "popularity_weight": 1.0} | section
     return CompositeReward(model, FactBook.from_data(data), RewardConfig.model_validate(weights), data)
 
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """Writes `my_rewards.py` into the current directory, which is not on the path."""
+    """Writes `my_rewards.py` into the current directory, which is not on `sys.path`."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
 
     def write(text: str) -> None:
         (tmp_path / "my_rewards.py").write_text(text)
@@ -72,13 +72,13 @@ def test_the_reward_is_the_weighted_sum_of_its_parts(model, catalogue):
         terms=[{"column": "price", "weight": 0.1}],
         penalties={"too_short": 4.0, "seen": 7.0},
     )
-    said = [GOOD, Recommendation(0, (" Because of", 2, "."), True), Recommendation(3, (" It",), True)]
-    batch = reward(said, [ROW] * 3)
+    given = [GOOD, Recommendation(0, (" Because of", 2, "."), True), Recommendation(3, (" It",), True)]
+    batch = reward(given, [ROW] * 3)
     p = batch.parts
     expected = 2 * (p["log_odds"] - 0.5 * p["popularity"]) + 0.1 * p["item_price"] - 7 * p["seen"]
     torch.testing.assert_close(batch.item, expected)
-    faulty = 4 * p["too_short"] + p["too_long"] + p["repeated"]
-    torch.testing.assert_close(batch.text, 3 * p["groundedness"] - faulty)
+    penalties = 4 * p["too_short"] + p["too_long"] + p["repeated"]
+    torch.testing.assert_close(batch.text, 3 * p["groundedness"] - penalties)
     assert p["seen"].tolist() == [0, 1, 0]
     assert p["groundedness"][0] == 1.0
     assert set(p) == {
@@ -86,20 +86,20 @@ def test_the_reward_is_the_weighted_sum_of_its_parts(model, catalogue):
     }  # fmt: skip
 
 
-def own_log_odds(model, catalogue, weight: float) -> torch.Tensor:
+def average_log_odds(model, catalogue, weight: float) -> torch.Tensor:
     prefixes = sampled_prefixes(catalogue)
     scores = model.log_rewards(prefixes.histories, prefixes.purchases, prefixes.profiles, weight)
     return item_log_odds(lambda rows: scores[rows], prefixes.histories, catalogue.num_items)
 
 
-def test_exact_decisions_hold_the_same_item_rewards(model, catalogue):
+def test_item_rewards_per_prefix_equal_those_of_recommendations(model, catalogue):
     reward = composite(model, catalogue, terms=[{"column": "price", "weight": 0.1}, {"column": "year", "weight": -2.0}])
     row = replace(ROW, prior=[], purchased=[False, True])
     (decisions,) = reward.item_rewards_per_prefix([row])
     assert decisions.shape == (2, catalogue.num_items)
-    not_had = [item for item in range(10) if item not in (0, 2)]
-    batch = reward([replace(GOOD, item=item) for item in not_had], [row] * len(not_had))
-    torch.testing.assert_close(decisions[-1][not_had], batch.item)
+    unseen = [item for item in range(10) if item not in (0, 2)]
+    batch = reward([replace(GOOD, item=item) for item in unseen], [row] * len(unseen))
+    torch.testing.assert_close(decisions[-1][unseen], batch.item)
     plain = composite(model, catalogue)
     difference = decisions[-1] - plain.item_rewards_per_prefix([row])[0][-1]
     terms = 0.1 * standardized(catalogue.items, "price") - 2.0 * standardized(catalogue.items, "year")
@@ -107,7 +107,7 @@ def test_exact_decisions_hold_the_same_item_rewards(model, catalogue):
 
 
 @pytest.mark.parametrize("ensemble", [False, True])
-def test_the_weight_of_the_purchase_runs_from_clicks_alone_to_both_jointly(catalogue, ensemble):
+def test_the_conversion_weight_runs_from_clicks_to_the_joint_probability(catalogue, ensemble):
     torch.manual_seed(2)
     members = [ClickPurchaseModel(ClickPurchaseConfig(catalogue.num_items, hidden_size=8)).eval() for _ in range(2)]
     with torch.no_grad():
@@ -116,10 +116,10 @@ def test_the_weight_of_the_purchase_runs_from_clicks_alone_to_both_jointly(catal
             member.purchase_items.weight.mul_(20)
     model = RewardEnsemble(members, penalty=1.0) if ensemble else members[0]
     history, purchased = [np.array([9, 0, 2])], [ROW.known_purchases]
-    said = model.predict(history, purchased)
+    predicted = model.predict(history, purchased)
     row = replace(ROW, prior=[], items=[9, 0, 2])
     for weight in (0.0, 0.5, 1.0):
-        joint = said.log_click + weight * said.purchase.sigmoid().log()
+        joint = predicted.log_click + weight * predicted.purchase.sigmoid().log()
         if ensemble:
             own = [m.predict(history, purchased) for m in members]
             joint = joint - torch.stack([o.log_click + weight * o.purchase.sigmoid().log() for o in own]).std(0, False)
@@ -127,25 +127,25 @@ def test_the_weight_of_the_purchase_runs_from_clicks_alone_to_both_jointly(catal
         batch = reward([GOOD], [row])
         torch.testing.assert_close(batch.parts["log_odds"][0], log_odds(joint[0, GOOD.item]))
         torch.testing.assert_close(reward.item_rewards_per_prefix([row])[0][-1][GOOD.item], batch.item[0])
-        counted = own_log_odds(model, catalogue, weight)
+        counted = average_log_odds(model, catalogue, weight)
         torch.testing.assert_close(batch.parts["popularity"][0], counted[GOOD.item])
     assert batch.parts["log_odds"][0] == log_odds(model.log_rewards(history, purchased)[0, GOOD.item])
     clicks, joint = (composite(model, catalogue, conversion_weight=weight) for weight in (0.0, 1.0))
     assert (clicks.popularity - joint.popularity).abs().min() > 0.1
 
 
-def test_without_an_item_the_item_reward_is_the_lowest(model, catalogue):
+def test_a_completion_without_an_item_gets_the_lowest_item_reward(model, catalogue):
     batch = composite(model, catalogue)([Recommendation(-1, (), False)], [ROW])
     assert batch.item.item() == -CompositeReward.CLIP
 
 
-def test_no_fixed_item_earns_on_average(catalogue):
-    """Jensen: over the users that have not had it, the mean lift of every item is at most 0."""
+def test_no_fixed_item_has_a_positive_mean_reward(catalogue):
+    """By Jensen's inequality, the mean lift of an item over the users who have not seen it is at most 0."""
     torch.manual_seed(1)
     model = ClickPurchaseModel(ClickPurchaseConfig(catalogue.num_items, hidden_size=8, dropout=0.0)).eval()
     with torch.no_grad():
         for table in (model.items, model.profile):
-            table.weight.mul_(50)  # a model with strong opinions
+            table.weight.mul_(50)  # large differences between users
     users = np.arange(6).repeat(40)
     histories, purchases = [catalogue.histories[u][:3] for u in users], [catalogue.purchases[u][:3] for u in users]
     profiles = 1 + users[:, None]
@@ -153,8 +153,8 @@ def test_no_fixed_item_earns_on_average(catalogue):
     popularity = item_log_odds(lambda rows: log_probabilities[rows], histories, catalogue.num_items)
     assert log_probabilities.std(0).min() > 0.1
     for item in range(catalogue.num_items):
-        free = torch.tensor([item not in history for history in histories])
-        assert (log_probabilities[free, item] - popularity[item]).mean() < 0
+        unseen = torch.tensor([item not in history for history in histories])
+        assert (log_probabilities[unseen, item] - popularity[item]).mean() < 0
 
 
 def test_log_odds_by_hand():
@@ -163,7 +163,7 @@ def test_log_odds_by_hand():
     torch.testing.assert_close(found, torch.tensor(expected), atol=0.05, rtol=0)
 
 
-def test_columns_are_standardised_and_empty_ones_have_no_effect(catalogue):
+def test_columns_are_standardized_and_empty_cells_count_0(catalogue):
     items = pd.DataFrame({"margin": [1.0, 3.0, None, np.inf], "text": ["1", "3", "", None]})
     assert standardized(items, "margin").tolist() == [-1, 1, 0, 0]
     assert standardized(items, "text").tolist() == [-1, 1, 0, 0]
@@ -180,14 +180,14 @@ def test_columns_are_standardised_and_empty_ones_have_no_effect(catalogue):
         ("nothing", "`nothing` is empty"),
     ],
 )
-def test_columns_that_cannot_be_used(catalogue, column, says):
+def test_columns_that_cannot_be_used_are_refused(catalogue, column, says):
     with pytest.raises(ConfigError) as caught:
         standardized(catalogue.items.assign(constant=2, nothing=None), column)
     assert says in str(caught.value) and caught.value.exit_code == 2
 
 
 @pytest.mark.parametrize(
-    ("segments", "fault", "value"),
+    ("segments", "violation", "value"),
     [
         ((" Like", 0, ", it is Drama."), None, 0.0),
         ((" Drama.",), "too_short", 2 / 3),
@@ -195,15 +195,15 @@ def test_columns_that_cannot_be_used(catalogue, column, says):
         ((" a" * 30,), "too_long", 0.25),
     ],
 )
-def test_faults(segments, fault, value):
+def test_violations(segments, violation, value):
     found = violations(Recommendation(5, segments, True), {0}, PenaltyConfig())
-    if fault is None:
+    if violation is None:
         assert not any(found.values())
     else:
-        assert found[fault] == pytest.approx(value)
+        assert found[violation] == pytest.approx(value)
 
 
-def test_any_function_can_be_a_part(model, catalogue, module):
+def test_a_function_can_be_a_part(model, catalogue, module):
     module(
         "def brevity(recommendations, rows):\n"
         "    return [-len(r.segments) - row['items'][0] for r, row in zip(recommendations, rows)]\n"
@@ -218,7 +218,7 @@ def test_any_function_can_be_a_part(model, catalogue, module):
 @pytest.mark.parametrize(
     "returned", [[1, 2.5], (1, 2.5), np.array([1.0, 2.5]), torch.tensor([1.0, 2.5], requires_grad=True)]
 )
-def test_numbers_may_come_as_any_sequence(returned):
+def test_a_function_may_return_any_sequence_of_numbers(returned):
     assert call("part", lambda recommendations, rows: returned, [GOOD] * 2, [ROW] * 2).tolist() == [1.0, 2.5]
 
 
@@ -236,7 +236,7 @@ def test_numbers_may_come_as_any_sequence(returned):
         (lambda r, rows: [1.0, float("inf")], "gave inf"),
     ],
 )
-def test_functions_that_fail_are_named(function, says):
+def test_errors_name_the_function_that_fails(function, says):
     with pytest.raises(RewardError) as caught:
         call("my_rewards:brevity", function, [GOOD] * 2, [ROW] * 2)
     assert says in str(caught.value) and "`my_rewards:brevity`" in str(caught.value)
@@ -252,14 +252,14 @@ def test_functions_that_fail_are_named(function, says):
         ("my_rewards:LIMIT", "has no function `LIMIT`"),
     ],
 )
-def test_functions_that_do_not_exist(module, path, says):
+def test_functions_that_do_not_exist_are_refused(module, path, says):
     module("LIMIT = 3\ndef brevity(recommendations, rows): ...\n")
     with pytest.raises(ConfigError) as caught:
         load_callable(path)
     assert says in str(caught.value) and caught.value.exit_code == 2
 
 
-def test_a_module_that_cannot_be_imported(module):
+def test_a_module_that_cannot_be_imported_is_refused(module):
     module("import no_such_library\n")
     with pytest.raises(
         ConfigError, match="importing it failed: ModuleNotFoundError: No module named 'no_such_library'"
@@ -270,12 +270,12 @@ def test_a_module_that_cannot_be_imported(module):
 @pytest.mark.parametrize(
     "recommendation", [replace(GOOD, item=10), replace(GOOD, item=-2), replace(GOOD, segments=(99,))]
 )
-def test_items_outside_the_catalogue(model, catalogue, recommendation):
+def test_items_outside_the_catalogue_are_refused(model, catalogue, recommendation):
     with pytest.raises(DataError, match="Recommendation 1 names item index (10|-2|99), which is not in the catalogue"):
         composite(model, catalogue)([GOOD, recommendation], [ROW] * 2)
 
 
-def test_a_broken_model_is_named(catalogue):
+def test_a_model_that_gives_nan_is_named(catalogue):
     broken = ClickPurchaseModel(ClickPurchaseConfig(catalogue.num_items, hidden_size=8, dropout=0.0)).eval()
     reward = composite(broken, catalogue)
     broken.purchase_offset.fill_(float("nan"))
@@ -284,8 +284,8 @@ def test_a_broken_model_is_named(catalogue):
             ask()
 
 
-def test_the_judge_does_not_hear_of_the_models_popularity(model, catalogue):
-    """What the model gets wrong about an item for everybody must not reach the judge."""
+def test_the_judge_subtracts_its_own_popularity(model, catalogue):
+    """An error of the model about an item, the same for all users, does not change the judge's rewards."""
     judge = fit_judge(catalogue.train_histories, catalogue.purchases, catalogue.num_items, "sha")
     histories = [catalogue.histories[1][:3]]
     before = composite(model, catalogue).judged(judge)(histories)

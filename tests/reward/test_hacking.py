@@ -1,4 +1,4 @@
-"""Ways to earn reward without recommending well, on real MovieLens-100K: each earns less than honest completions."""
+"""Reward-hacking probes on MovieLens-100K: each way to cheat earns less than honest completions."""
 
 import importlib.util
 import random
@@ -25,7 +25,7 @@ FITTED_USERS, ASKED_USERS = 300, 400
 
 
 def say(item: int, segments: list) -> Recommendation:
-    """A completion that ended by itself, as `PromptBuilder.parse` would read it."""
+    """A finished completion, as `PromptBuilder.parse` would read it."""
     merged: list[str | int] = []
     for segment in segments:
         text = segment.words if isinstance(segment, Fact) else segment
@@ -37,7 +37,7 @@ def say(item: int, segments: list) -> Recommendation:
 
 
 class Setting:
-    """The composite reward, fitted on real data, and what the users of the validation part really took next."""
+    """The composite reward, fitted on MovieLens-100K, and the items that validation users took next."""
 
     def __init__(self):
         source = Path(RECBOLE.submodule_search_locations[0]) / "dataset_example" / "ml-100k"
@@ -49,8 +49,8 @@ class Setting:
         self.facts = FactBook.from_data(data)
         self.reward = CompositeReward(model, self.facts, config.reward, data)
         targets = data.selection_targets()
-        places = list(zip(targets.users.tolist(), targets.positions.tolist(), strict=True))[:ASKED_USERS]
-        self.taken = [int(data.histories[u][p]) for u, p in places]
+        moments = list(zip(targets.users.tolist(), targets.positions.tolist(), strict=True))[:ASKED_USERS]
+        self.taken = [int(data.histories[u][p]) for u, p in moments]
         self.rows = [
             Decision(
                 "new user",
@@ -59,7 +59,7 @@ class Setting:
                 data.purchases[u][:p].tolist(),
                 user=u,
             )
-            for u, p in places
+            for u, p in moments
         ]
         self.popular = np.argsort(-np.bincount(np.concatenate(data.train_histories), minlength=data.num_items))
         self.generator = random.Random(0)
@@ -68,7 +68,7 @@ class Setting:
         return sample_justification(self.facts, item, row.items, self.generator)
 
     def earned(self, policy: Callable[[int, Decision], Recommendation]) -> torch.Tensor:
-        """Reward of a policy that is given the true next item and the row: [B]."""
+        """Reward of a policy that receives the true next item and the decision, [B]."""
         scored = self.reward([policy(item, row) for item, row in zip(self.taken, self.rows, strict=True)], self.rows)
         return scored.item + scored.text
 
@@ -89,14 +89,14 @@ def most_popular(setting: Setting, item: int, row: Decision) -> Recommendation:
 
 
 def most_popular_unseen(setting: Setting, item: int, row: Decision) -> Recommendation:
-    had = {*row.prior, *row.items}
-    best = next(int(one) for one in setting.popular if one not in had)
+    seen = {*row.prior, *row.items}
+    best = next(int(one) for one in setting.popular if one not in seen)
     return say(best, setting.honest(best, row))
 
 
 def rarest_unseen(setting: Setting, item: int, row: Decision) -> Recommendation:
-    had = {*row.prior, *row.items}
-    rare = next(int(one) for one in setting.popular[::-1] if one not in had)
+    seen = {*row.prior, *row.items}
+    rare = next(int(one) for one in setting.popular[::-1] if one not in seen)
     return say(rare, setting.honest(rare, row))
 
 
@@ -131,7 +131,7 @@ HACKS = (
 
 
 @pytest.mark.parametrize("hack", HACKS, ids=lambda hack: hack.__name__)
-def test_it_earns_less_than_honest_completions(setting, honest, hack):
+def test_a_hack_earns_less_than_honest_completions(setting, honest, hack):
     earned = setting.earned(lambda item, row: hack(setting, item, row))
     less = honest - earned
     error = less.std() / len(less) ** 0.5
@@ -141,7 +141,7 @@ def test_it_earns_less_than_honest_completions(setting, honest, hack):
     assert less.mean() > 2 * error
 
 
-def test_honest_completions_show_no_faults(setting):
+def test_honest_completions_have_no_violations(setting):
     recommendations = [say(i, setting.honest(i, row)) for i, row in zip(setting.taken, setting.rows, strict=True)]
     parts = setting.reward(recommendations, setting.rows).parts
     assert parts["seen"].max() == 0 and parts["too_short"].max() == 0 and parts["too_long"].max() == 0

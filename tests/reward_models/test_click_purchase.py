@@ -18,7 +18,7 @@ def model() -> ClickPurchaseModel:
     torch.manual_seed(0)
     config = ClickPurchaseConfig(ITEMS, catalogue_hash(IDS), hidden_size=8, window=5, rank=3)
     model = ClickPurchaseModel(config)
-    with torch.no_grad():  # far from the small initial weights, so that differences show
+    with torch.no_grad():  # far from the small initial weights, so that differences are visible
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.5)
     model.click_temperature.fill_(1.7)
@@ -27,7 +27,7 @@ def model() -> ClickPurchaseModel:
     return model.eval()
 
 
-def test_packed_rewards_are_those_of_every_prefix(model):
+def test_packed_rewards_equal_those_of_every_prefix(model):
     history = np.array([3, 1, 4, 0, 5])
     bought = np.array([True, False, False, True, True])
     packed = model.log_rewards_packed(torch.tensor(history)[None], torch.tensor(bought)[None])
@@ -58,20 +58,20 @@ def test_reward_is_click_plus_purchase_given_click(model):
     assert (reward <= 0).all()
 
 
-def test_items_had_get_the_lowest_reward(model):
+def test_seen_items_get_the_lowest_reward(model):
     reward = model.log_rewards([np.array([3, 1])])[0]
     assert reward[3] == reward[1] == reward.min()
     assert model.log_rewards([np.arange(ITEMS)]).isfinite().all()
 
 
-def test_items_had_before_a_packed_history(model):
+def test_items_seen_before_a_packed_history_get_the_lowest_reward(model):
     seen = torch.zeros(1, ITEMS, dtype=torch.bool)
     seen[0, 7] = True
     reward = model.log_rewards_packed(torch.tensor([[3, 1]]), seen=seen)
     assert (reward[0, :, 7] == reward[0].amin(-1)).all()
 
 
-def test_long_histories_are_cut_to_the_newest_but_all_items_count_as_had(model):
+def test_long_histories_are_cut_but_all_their_items_count_as_seen(model):
     long, cut = np.array([8, 3, 1, 4, 0, 5]), np.array([3, 1, 4, 0, 5])
     seen = torch.zeros(1, ITEMS, dtype=torch.bool)
     seen[0, 8] = True
@@ -89,20 +89,20 @@ def test_empty_history_and_unknown_purchases(model):
     assert torch.allclose(explicit[0, 0], unknown, atol=1e-6)
 
 
-def test_the_unknown_start_does_not_depend_on_the_batch(model):
+def test_an_empty_history_does_not_depend_on_the_batch(model):
     first = model.log_rewards([np.array([], dtype=int)])[0]
     assert torch.allclose(first, model.log_rewards([np.array([], dtype=int), np.array([1, 2, 3])])[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("items", [[0, ITEMS], [-1, 2]])
-def test_item_outside_the_catalogue(model, items):
+def test_items_outside_the_catalogue_are_refused(model, items):
     with pytest.raises(DataError, match="knows 9 items"):
         model.log_rewards([np.array(items)])
     with pytest.raises(DataError, match="knows 9 items"):
         model.log_rewards_packed(torch.tensor([items]))
 
 
-def test_purchases_of_another_length(model):
+def test_purchases_must_be_as_many_as_items(model):
     with pytest.raises(DataError, match="2 items but 1 purchase"):
         model.log_rewards([np.array([0, 1])], [np.array([True])])
 
@@ -125,7 +125,7 @@ def test_save_and_load_are_identical(model, tmp_path):
     assert not again.training
 
 
-def test_another_catalogue(model, tmp_path):
+def test_another_catalogue_is_refused(model, tmp_path):
     model.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="knows 9 items, the catalogue has 8"):
         ClickPurchaseModel.from_pretrained(tmp_path, IDS[:8])
@@ -133,7 +133,7 @@ def test_another_catalogue(model, tmp_path):
         ClickPurchaseModel.from_pretrained(tmp_path, IDS[::-1])
 
 
-def test_missing_truncated_and_mismatching_files(model, tmp_path):
+def test_missing_damaged_and_mismatching_files_are_refused(model, tmp_path):
     with pytest.raises(ModelError, match="There is no .*config.json"):
         ClickPurchaseModel.from_pretrained(tmp_path)
     model.save_pretrained(tmp_path)
@@ -160,7 +160,7 @@ def test_missing_truncated_and_mismatching_files(model, tmp_path):
         ClickPurchaseModel.from_pretrained(tmp_path)
 
 
-def test_weights_that_are_not_numbers(model, tmp_path):
+def test_weights_that_are_not_finite_are_refused(model, tmp_path):
     model.click_bias.data[0] = float("nan")
     model.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="not finite in click_bias"):

@@ -1,4 +1,4 @@
-"""Ensembles: the lower bound by hand, saving, and the interface of one model."""
+"""Ensembles: the lower bound by hand, saving and loading, and the interface of a single model."""
 
 import json
 
@@ -27,18 +27,18 @@ def members() -> list[ClickPurchaseModel]:
     return [member(1), member(2), member(3)]
 
 
-def test_the_reward_is_the_mean_less_the_disagreement(members):
+def test_the_reward_is_the_mean_minus_the_disagreement(members):
     parts = [m.predict(HISTORIES) for m in members]
     click = torch.stack([p.log_click for p in parts]).mean(0).log_softmax(-1)
     purchase = torch.stack([p.purchase for p in parts]).mean(0).sigmoid().log()
     spread = torch.stack([m.log_rewards(HISTORIES) for m in members]).std(0, correction=0)
     rewards = RewardEnsemble(members, penalty=2.0).log_rewards(HISTORIES)
-    free = ~parts[0].seen
-    assert torch.allclose(rewards[free], (click + purchase - 2 * spread)[free], atol=1e-5)
+    unseen = ~parts[0].seen
+    assert torch.allclose(rewards[unseen], (click + purchase - 2 * spread)[unseen], atol=1e-5)
     assert (rewards[0, 3] == rewards[0].min()) and rewards.isfinite().all()
 
 
-def test_members_that_agree_are_one_model(members):
+def test_equal_members_act_as_one_model(members):
     same = RewardEnsemble([members[0], members[0]], penalty=5.0)
     assert torch.allclose(same.log_rewards(HISTORIES), members[0].log_rewards(HISTORIES), atol=1e-5)
     assert torch.allclose(same.log_clicks(HISTORIES), members[0].log_clicks(HISTORIES), atol=1e-5)
@@ -64,6 +64,6 @@ def test_save_and_load(members, tmp_path):
         load_reward_model(tmp_path)
 
 
-def test_one_model_loads_alone(members, tmp_path):
+def test_a_single_model_loads_without_an_ensemble(members, tmp_path):
     members[0].save_pretrained(tmp_path)
     assert isinstance(load_reward_model(tmp_path, IDS), ClickPurchaseModel)

@@ -1,4 +1,4 @@
-"""Exposures: weights by hand, what the weights undo, position bias, and the Open Bandit log."""
+"""Exposures: weights by hand, correction of the logging policy, position bias, and the Open Bandit log."""
 
 import os
 from dataclasses import replace
@@ -22,7 +22,7 @@ OPEN_BANDIT = Path(os.environ.get("LLMREC_TEST_DATA", "data")) / "open-bandit"
 
 
 def test_weights_by_hand():
-    # 1 / p = 2, 4, 100; median 4, clipped at 40: 2, 4, 40, of mean 46 / 3.
+    # 1 / p = 2, 4, 100. The median is 4, so they are clipped at 40: 2, 4, 40, with mean 46 / 3.
     weights, clipped = propensity_weights(np.array([0.5, 0.25, 0.01]))
     assert CLIP == 10 and clipped == pytest.approx(1 / 3)
     assert weights == pytest.approx(np.array([2, 4, 40]) * 3 / 46)
@@ -35,7 +35,7 @@ def test_unknown_propensities_count_as_the_median():
 
 
 @pytest.mark.parametrize("wrong", [0.0, -0.1, 1.5])
-def test_impossible_propensities(wrong):
+def test_impossible_propensities_are_refused(wrong):
     with pytest.raises(DataError, match="expected a probability above 0"):
         propensity_weights(np.array([0.5, wrong]))
 
@@ -61,7 +61,7 @@ def exposure_log(data, shown: int, seed: int) -> pd.DataFrame:
     )
 
 
-def test_items_and_positions_are_told_apart(data):
+def test_effects_of_item_and_position_are_separated(data):
     logged = with_exposures(data, exposure_log(data, 3000, 0))
     config = RewardConfig(
         num_train_epochs=12, learning_rate=1e-2, hidden_size=16, num_layers=1, dropout=0.0, linear=False
@@ -93,8 +93,7 @@ def test_parts_follow_the_temporal_split():
 
 
 def test_weights_undo_the_logging_policy(data):
-    """Two kinds of users: the log shows item 1 mostly to those who click it, item 2 to both alike. Weighted, both
-    items are clicked equally often."""
+    """The log shows item 1 mostly to the users who click it, and item 2 to all. Weighted, both have one click rate."""
     rng = np.random.default_rng(0)
     keen, item = rng.random(20_000) < 0.5, rng.integers(1, 3, 20_000)
     p = np.where(item == 2, 0.5, np.where(keen, 0.9, 0.1))
@@ -108,7 +107,7 @@ def test_weights_undo_the_logging_policy(data):
     assert clicked[shown][item[shown] == 1].mean() > 0.33
 
 
-def test_an_exposure_outside_the_catalogue(data):
+def test_an_exposure_outside_the_catalogue_is_refused(data):
     frame = exposure_log(data, 5, 0).assign(item=99)
     with pytest.raises(DataError, match="An exposure shows an item index outside 0..23"):
         fit_click_purchase(with_exposures(data, frame), RewardConfig(linear=False), seed=0)

@@ -1,4 +1,4 @@
-"""Words of items and profiles."""
+"""Hashed words of items and of user profiles."""
 
 import numpy as np
 import pandas as pd
@@ -6,7 +6,7 @@ import pandas as pd
 from reward_models.features import MAX_WORDS, coarse, item_words, padded, profile_words
 
 
-def test_only_shared_words_count_and_each_once():
+def test_only_shared_words_count_and_each_counts_once():
     items = pd.DataFrame({"title": ["Alien", "Aliens aliens", "Alien 3"], "categories": [["Horror"], ["Horror"], []]})
     words = item_words(items)
     # Shared: `alien` (items 0 and 2), the category (items 0 and 1). `aliens` and `3` belong to one item alone.
@@ -21,7 +21,7 @@ def test_items_without_words_and_with_too_many():
     assert item_words(pd.DataFrame({"item_id": ["a"]})).shape == (1, 1)
 
 
-def test_profiles_of_columns_that_name_groups():
+def test_profile_columns_must_describe_groups():
     users = pd.DataFrame(
         {
             "user_id": [str(n) for n in range(20)],
@@ -30,11 +30,11 @@ def test_profiles_of_columns_that_name_groups():
         }
     )
     words = profile_words(users)
-    assert words.shape == (20, 1)  # the name is nobody's group
+    assert words.shape == (20, 1)  # names identify people and are left out
     assert words[0] == words[1] != words[19] and words[18] == 0
 
 
-def test_coarse_numbers():
+def test_numbers_are_rounded_to_one_digit():
     assert [coarse(text) for text in ("21", "24", "0.034", "M", "nan", "")] == ["20", "20", "0.03", "m", "", ""]
 
 

@@ -1,28 +1,11 @@
-"""The judge: EASE against its definition, rewards, saving and errors."""
+"""The judge: rewards, saving, loading and errors."""
 
 import numpy as np
 import pytest
 import torch
 
 from llmrec.errors import DataError, ModelError
-from llmrec.recommenders.ease import ease_weights
 from reward_models import EaseJudge, catalogue_hash, fit_judge
-
-
-def test_ease_of_two_items_by_hand():
-    # X = [[1,1],[1,1],[1,0]]: G + I = [[4,2],[2,3]], inverse [[3,-2],[-2,4]] / 8; B01 = 2/4, B10 = 2/3.
-    weights = ease_weights([np.array([0, 1]), np.array([1, 0]), np.array([0])], 2, l2=1.0)
-    assert np.allclose(weights, [[0, 1 / 2], [2 / 3, 0]])
-
-
-def test_ease_minimises_its_loss():
-    rng = np.random.default_rng(0)
-    x = (rng.random((30, 6)) < 0.4).astype(float)
-    weights = ease_weights([np.flatnonzero(row) for row in x], 6, l2=5.0).astype(float)
-    for column in range(6):
-        others = np.arange(6) != column
-        solution = np.linalg.solve(x[:, others].T @ x[:, others] + 5 * np.eye(5), x[:, others].T @ x[:, column])
-        assert np.allclose(weights[others, column], solution, atol=1e-5)
 
 
 def judge_of(data) -> EaseJudge:
@@ -39,20 +22,20 @@ def test_rewards_are_log_probabilities(data):
     assert (rewards[0, histories[0]] == rewards[0].min()).all()
 
 
-def test_without_the_purchase_it_says_clicks(data):
+def test_the_conversion_weight_runs_from_clicks_to_the_joint_reward(data):
     judge, empty = judge_of(data), [np.array([], dtype=int)]
     assert judge.log_rewards(empty, 0.0).exp().sum().item() == pytest.approx(1, abs=1e-5)
     half = (judge.log_rewards(empty, 0.0) + judge.log_rewards(empty)) / 2
     assert torch.allclose(judge.log_rewards(empty, 0.5), half, atol=1e-5)
 
 
-def test_it_prefers_what_others_took_and_bought(data):
+def test_items_that_others_clicked_and_purchased_score_higher(data):
     rewards = judge_of(data).log_rewards([np.array([4, 5, 6, 7])])[0]
-    assert rewards[8] > rewards[18]  # near on the circle, against far; both are bought
-    assert rewards[8] > rewards[9]  # bought, against not
+    assert rewards[8] > rewards[18]  # near on the circle against far; both are purchased
+    assert rewards[8] > rewards[9]  # purchased against not purchased
 
 
-def test_items_beyond_ease_still_get_rewards(data, monkeypatch):
+def test_items_outside_ease_still_get_rewards(data, monkeypatch):
     monkeypatch.setattr("reward_models.judge.MAX_EASE_ITEMS", 10)
     judge = judge_of(data)
     assert judge.weights.shape == (10, 10)
@@ -71,7 +54,7 @@ def test_save_and_load(data, tmp_path):
         EaseJudge.from_pretrained(tmp_path)
 
 
-def test_errors(data):
+def test_unknown_items_and_too_few_users_are_refused(data):
     with pytest.raises(DataError, match="item index 24; expected 0 to 23"):
         judge_of(data).log_rewards([np.array([24])])
     with pytest.raises(DataError, match="at least 2 users"):

@@ -1,4 +1,4 @@
-"""The profile of a known user reaches the reward wherever that is asked: samples, decisions, guard, evaluation."""
+"""The profile of a known user reaches the reward in rollouts, exact item rewards, the guard and the evaluation."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -24,7 +24,7 @@ from reward_models.storage import catalogue_hash
 from tests.conftest import make_config, make_data
 
 STRANGER = Decision("new user", [], [9, 0, 2], [True, False, True])
-SAID = Recommendation(5, (" Like", 0, ", it is Drama."), True)
+ANSWER = Recommendation(5, (" Like", 0, ", it is Drama."), True)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def data() -> InteractionData:
 
 @pytest.fixture(scope="module")
 def reward(data) -> CompositeReward:
-    """A reward to which profiles matter much."""
+    """A reward on which profiles have a large effect."""
     torch.manual_seed(0)
     model = ClickPurchaseModel(ClickPurchaseConfig(data.num_items, hidden_size=8, dropout=0.0)).eval()
     with torch.no_grad():
@@ -45,21 +45,21 @@ def reward(data) -> CompositeReward:
     )
 
 
-def test_the_reward_of_a_known_user_is_the_model_s_with_that_profile(reward, data):
+def test_the_reward_of_a_known_user_uses_the_profile(reward, data):
     history, purchases = [STRANGER.history], [STRANGER.known_purchases]
-    known, free = replace(STRANGER, user=3), [item for item in range(10) if item not in (0, 2, 9)]
+    known, unseen = replace(STRANGER, user=3), [item for item in range(10) if item not in (0, 2, 9)]
     for row, profile in ((known, profile_words(data.users)[[3]]), (STRANGER, None)):
         expected = reward.model.log_rewards(history, purchases, profile)
-        assert reward([SAID], [row]).parts["log_odds"] == log_odds(expected[:, SAID.item])
+        assert reward([ANSWER], [row]).parts["log_odds"] == log_odds(expected[:, ANSWER.item])
         torch.testing.assert_close(
-            reward.item_rewards_per_prefix([row])[0][-1][free], reward.item_rewards(expected)[0, free]
+            reward.item_rewards_per_prefix([row])[0][-1][unseen], reward.item_rewards(expected)[0, unseen]
         )
-    assert abs(reward([SAID], [known]).item - reward([SAID], [STRANGER]).item) > 0.01
+    assert abs(reward([ANSWER], [known]).item - reward([ANSWER], [STRANGER]).item) > 0.01
 
 
-def test_a_user_outside_the_log_is_an_error(reward):
+def test_a_user_outside_the_log_is_refused(reward):
     with pytest.raises(DataError, match="Decision 1 is of user 6, who is not in the log; expected 0 to 5"):
-        reward([SAID] * 2, [STRANGER, replace(STRANGER, user=6)])
+        reward([ANSWER] * 2, [STRANGER, replace(STRANGER, user=6)])
 
 
 def test_training_decisions_name_their_user(data):
@@ -70,19 +70,19 @@ def test_training_decisions_name_their_user(data):
         assert data.histories[decision.user][: len(history)].tolist() == history.tolist()
 
 
-def test_the_guard_knows_the_profiles(reward, data, tmp_path):
+def test_the_guard_uses_profiles(reward, data, tmp_path):
     judge = fit_judge(data.train_histories, data.purchases, data.num_items, catalogue_hash(data.items["item_id"]))
     judge.save_pretrained(tmp_path)
     run = SimpleNamespace(config=make_config("none", catalogue={"max_history": 50}), path=lambda *names: tmp_path)
     validation = validation_guard(run, data, reward).validation
-    for decision, seen in zip(validation.decisions, validation.rewards, strict=True):
+    for decision, rewards in zip(validation.decisions, validation.rewards, strict=True):
         count = len(decision.items)
         user = next(u for u in range(6) if decision.items.tolist() == data.histories[u][:count].tolist())
         alone = Decision("", [], data.histories[user][:count], data.purchases[user][:count], user)
-        torch.testing.assert_close(seen, reward.item_rewards_per_prefix([alone])[0][-1])
+        torch.testing.assert_close(rewards, reward.item_rewards_per_prefix([alone])[0][-1])
 
 
-def test_the_reward_model_as_a_ranker_knows_profiles_and_purchases(reward, data):
+def test_the_reward_model_as_a_ranker_uses_profiles_and_purchases(reward, data):
     users = np.array([4, 1])
     histories, purchases = [data.histories[u][:3] for u in users], [data.purchases[u][:3] for u in users]
     decisions = Decisions.from_targets(data, Targets(users, np.array([3, 3])))

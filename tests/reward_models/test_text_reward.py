@@ -1,4 +1,4 @@
-"""The text reward model: its pairs, that it learns, that it reloads, and what it says of broken files."""
+"""The text reward model: pairs, learning, saving and loading, and errors for broken files."""
 
 import shutil
 from pathlib import Path
@@ -24,7 +24,7 @@ from reward_models.text.train import fit_text_reward, new_model
 from reward_models.training_events import training_events
 from tests.conftest import make_config
 
-ITEMS, LIKED = 40, 20  # users click items of the first half, which are dramas, and purchase those with even numbers
+ITEMS, LIKED = 40, 20  # users click dramas, the first half of the items, and purchase even items
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +69,11 @@ def fitted(request, tiny_base, log, tmp_path_factory):
 
 def answers() -> tuple[list[Recommendation], list[Decision]]:
     row = Decision("new user", [0], [1, 2], [True, False, True])
-    said = [Recommendation(item, (" Like", 1, ", it is Drama."), True) for item in (4, 5, 24)]
-    return [*said, Recommendation(-1, (), False)], [row] * 4
+    given = [Recommendation(item, (" Like", 1, ", it is Drama."), True) for item in (4, 5, 24)]
+    return [*given, Recommendation(-1, (), False)], [row] * 4
 
 
-def test_it_orders_held_out_pairs(fitted):
+def test_held_out_pairs_are_in_the_right_order(fitted):
     _, metrics = fitted
     after, before = metrics["accuracy"], metrics["accuracy_before_training"]
     chance = 0.5 + 3 * 0.5 / after["n"] ** 0.5
@@ -91,14 +91,14 @@ def test_scores_are_log_odds_of_each_answer(fitted):
     torch.testing.assert_close(scores, one_by_one, atol=1e-4, rtol=1e-4)
 
 
-def test_it_reloads_identically(fitted, log, tmp_path):
+def test_a_loaded_model_gives_the_same_scores(fitted, log, tmp_path):
     model, _ = fitted
     model.save_pretrained(tmp_path / "text")
     again = TextRewardModel.from_pretrained(tmp_path / "text", log.items)
     assert torch.equal(model.scores(*answers()), again.scores(*answers()))
 
 
-def test_broken_files_are_explained(fitted, log, tmp_path):
+def test_broken_files_are_refused(fitted, log, tmp_path):
     fitted[0].save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="trained on other items"):
         TextRewardModel.from_pretrained(tmp_path, log.items[::-1])
@@ -123,7 +123,7 @@ def test_a_base_is_never_unpickled(tiny_base, log, tmp_path):
         new_model(log, settings(str(other)))
 
 
-def test_pairs_come_from_training_events_alone(log):
+def test_pairs_come_from_training_events_only(log):
     events = training_events(log)
     for pair in preference_pairs(events, skipped_exposures(log, np.arange(60)), 10_000, seed=0):
         history, bought = log.train_histories[pair.user].tolist(), log.purchases[pair.user]
@@ -135,7 +135,7 @@ def test_pairs_come_from_training_events_alone(log):
             assert history[pair.position] == pair.chosen and pair.rejected not in history
 
 
-def test_without_exposures_what_others_clicked_stands_for_skipped(data):
+def test_without_exposures_clicks_of_others_replace_skipped_items(data):
     events = training_events(data)
     nothing = skipped_exposures(data, np.arange(data.num_users))
     assert not sum(map(len, nothing))
@@ -144,12 +144,12 @@ def test_without_exposures_what_others_clicked_stands_for_skipped(data):
     assert pairs and all(pair.rejected in clicked - set(events.histories[pair.user]) for pair in pairs)
 
 
-def test_too_few_users(tiny_base, log, tmp_path):
+def test_too_few_users_are_refused(tiny_base, log, tmp_path):
     with pytest.raises(DataError, match="at least 2 users"):
         fit_text_reward(log, settings(tiny_base), np.array([3]), tmp_path)
 
 
-def test_the_stage_trains_it_and_the_composite_reads_it(tiny_base, log, tmp_path, monkeypatch):
+def test_the_stage_trains_the_model_and_the_composite_reward_uses_it(tiny_base, log, tmp_path, monkeypatch):
     monkeypatch.setattr("llmrec.reward.stage.load_data", lambda path: log)
     reward = {"num_train_epochs": 1, "text": {"pairs": 8, "weight": 2.0}}
     run = Run.create(make_config(tiny_base, output_dir=str(tmp_path), catalogue={"scheme": "atomic"}, reward=reward))

@@ -1,6 +1,5 @@
-"""Training: losses by hand, learning on a small log, nothing held out is read, errors."""
+"""Fitting: losses by hand, learning on a small log, isolation of held-out events, and errors."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +9,7 @@ import torch
 
 from llmrec.config import RewardConfig
 from llmrec.errors import DataError, ModelError
-from llmrec.reward import stage
-from llmrec.reward.stage import train_reward
-from reward_models import ClickPurchaseModel, EaseJudge, fit_click_purchase, fit_reward
+from reward_models import ClickPurchaseModel, fit_click_purchase, fit_reward
 from reward_models import train as training
 from reward_models.click_purchase import ClickPurchaseConfig
 from reward_models.held_out import calibrate, held_out
@@ -90,7 +87,7 @@ def test_held_out_events_are_never_trained_on(data):
     assert "ranking" not in quality.metrics and quality.metrics["splits"] == {}
 
 
-def test_click_loss_masks_items_already_had(data):
+def test_click_loss_excludes_seen_items(data):
     events = training_events(data)
     batch = collate(events, [(0, 2, 5)], np.random.default_rng(0))
     model = tiny_model(data.num_items)
@@ -104,14 +101,14 @@ def test_click_loss_masks_items_already_had(data):
     assert click_loss(model, states, batch, None).item() == pytest.approx(loss, rel=1e-5)
 
 
-def test_sampled_softmax_of_every_item_once_is_the_full_softmax(data):
+def test_sampled_softmax_with_every_item_once_equals_the_full_softmax(data):
     batch = collate(training_events(data), [(0, 0, 6), (1, 0, 3)], np.random.default_rng(0))
     model = tiny_model(data.num_items)
     states = model.states(batch.history, batch.purchased)[batch.mask]
     full, items = click_loss(model, states, batch, None).item(), torch.arange(data.num_items)
     once = Negatives(items, torch.zeros(data.num_items))
     assert click_loss(model, states, batch, once).item() == pytest.approx(full, rel=1e-5)
-    # The first half three times, the second once, and both are expected so often.
+    # The first half is drawn three times and the second once, as often as expected.
     count = torch.where(items < data.num_items // 2, 3.0, 1.0)
     uneven = Negatives(items.repeat_interleave(count.long()), count.log().repeat_interleave(count.long()))
     assert click_loss(model, states, batch, uneven).item() == pytest.approx(full, rel=1e-5)
@@ -148,7 +145,7 @@ def test_purchases_are_sometimes_hidden(data):
     assert 0 < hidden.sum() < 30
 
 
-def test_judge_users_are_others():
+def test_the_judge_gets_other_users():
     training_users, judges = judge_split(10, 0.2, seed=0)
     assert len(judges) == 2 and sorted([*training_users, *judges]) == list(range(10))
 
@@ -160,56 +157,16 @@ def test_held_out_falls_back_to_the_temporal_split(data):
     assert len(held_out(replace(data, targets={}), "test", 7, 0)) == 0
 
 
-class Run:
-    """What the reward stage needs of a run."""
-
-    def __init__(self, root, config):
-        self.root, self.config, self.finished = root, config, {}
-
-    def path(self, stage):
-        return self.root / stage
-
-    def finish(self, stage, metrics):
-        self.finished[stage] = metrics
-
-
-def test_the_stage_writes_model_and_judge(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "load_data", lambda path: data)
-
-    class Settings:
-        reward, seed = SMALL.model_copy(update={"num_train_epochs": 1}), 0
-
-    run = Run(tmp_path, Settings)
-    metrics = train_reward(run)
-    assert run.finished["reward"] is metrics
-    assert (run.path("reward") / "roc.png").is_file() and (run.path("reward") / "reliability.png").is_file()
-    json.dumps(metrics)
-    ClickPurchaseModel.from_pretrained(run.path("reward"), data.items["item_id"])
-    EaseJudge.from_pretrained(run.path("reward"), data.items["item_id"])
-
-
-def test_of_several_processes_one_fits_and_writes(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "load_data", lambda path: data)
-    monkeypatch.setattr(stage, "fit_reward", lambda *_: pytest.fail("the second process fitted the model again"))
-    monkeypatch.setenv("RANK", "1")
-
-    class Settings:
-        reward, seed = SMALL, 0
-
-    assert train_reward(Run(tmp_path, Settings)) == {}
-    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
-
-
 @pytest.mark.parametrize(
     ("bought", "message"), [(True, "every click is a purchase"), (False, "no click is a purchase")]
 )
-def test_one_class_only(data, bought, message):
+def test_events_of_one_class_are_refused(data, bought, message):
     one_class = replace(data, purchases=[np.full(len(p), bought) for p in data.purchases])
     with pytest.raises(DataError, match=message):
         fit_click_purchase(one_class, SMALL, seed=0)
 
 
-def test_impossible_values(data):
+def test_impossible_values_are_refused(data):
     nan = replace(data, purchases=[np.full(len(p), np.nan) for p in data.purchases])
     with pytest.raises(DataError, match="User user0: a purchase flag is nan"):
         fit_click_purchase(nan, SMALL, seed=0)
@@ -224,7 +181,7 @@ def test_impossible_values(data):
         fit_click_purchase(nothing, SMALL, seed=0)
 
 
-def test_users_who_purchase_everything_are_no_mistake(data):
+def test_users_may_purchase_everything(data):
     purchases = [np.ones_like(p) if u % 2 else np.arange(len(p)) % 2 == 0 for u, p in enumerate(data.purchases)]
     config = SMALL.model_copy(update={"num_train_epochs": 1})
     model, quality = fit_click_purchase(replace(data, purchases=purchases), config, seed=0)
@@ -250,28 +207,30 @@ def test_constant_scores_are_refused(data):
         calibrate(model, held_out(data, "valid", 100, 0))
 
 
-def test_weights_that_become_nan_are_refused(data, monkeypatch):
+def test_a_loss_that_is_nan_is_refused(data, monkeypatch):
     monkeypatch.setattr(training, "batch_loss", lambda model, *_: model.click_bias.sum() * float("nan"))
     with pytest.raises(ModelError, match="loss is nan: lower `reward.learning_rate`"):
         fit_click_purchase(data, SMALL, seed=0)
 
 
-def test_profiles_that_are_no_words(data):
+def test_profile_words_outside_the_hash_range_are_refused(data):
     model = tiny_model(data.num_items)
     with pytest.raises(DataError, match="A profile word is outside"):
         model.log_rewards(data.train_histories[:1], profiles=np.array([[-3]]))
 
 
-def test_an_ensemble_is_fitted_and_says_so(data):
+def test_an_ensemble_is_fitted_and_reported(data):
     config = SMALL.model_copy(update={"num_train_epochs": 1, "ensemble": 2, "uncertainty_penalty": 0.5})
     model, quality = fit_click_purchase(data, config, seed=0)
     assert quality.metrics["ensemble"] == {"members": 2, "uncertainty_penalty": 0.5}
     assert len(quality.metrics["curve"]) == 2 and model.log_rewards(data.train_histories).shape == (60, 24)
 
 
-def test_items_never_trained_on_are_scored_by_their_words(data):
-    """Items 0..11 are of one category and 12..23 of another; every user takes only one of them. Two items of each are
-    never trained on."""
+def test_items_without_a_training_click_are_scored_by_their_words(data):
+    """Items 0 to 11 have one category and 12 to 23 another. Every user clicks one category only.
+
+    Two items of each category have no training click.
+    """
     rng, cold = np.random.default_rng(0), np.array([5, 11, 17, 23])
     items = data.items.assign(
         title="an item", categories=pd.Series([["left"] if i < 12 else ["right"] for i in range(24)], dtype=object)
@@ -295,7 +254,7 @@ def test_items_never_trained_on_are_scored_by_their_words(data):
 
 
 @pytest.mark.parametrize("members", [1, 2])
-def test_a_linear_model_is_pooled_where_it_helps(data, members):
+def test_a_linear_model_improves_the_pool(data, members):
     config = SMALL.model_copy(update={"linear": True, "ensemble": members, "num_train_epochs": 2})
     model, quality = fit_click_purchase(data, config, seed=0)
     alone, _ = fit_click_purchase(data, config.model_copy(update={"linear": False}), seed=0)
@@ -312,11 +271,11 @@ def test_a_linear_model_is_pooled_where_it_helps(data, members):
         for one in (model, alone)
     ]
     assert entropies[0] == pytest.approx(min(found["cross_entropy"].values()), abs=0.01)
-    assert entropies[0] < entropies[1] - 0.1  # two epochs are too few for the other
+    assert entropies[0] < entropies[1] - 0.1  # two epochs are too few for the transformer
     assert found["powers"]["linear"] > 0.2
 
 
-def test_a_linear_model_needs_clicks_to_be_weighed_on(data):
+def test_a_linear_model_needs_validation_clicks_and_no_exposures(data):
     config = SMALL.model_copy(update={"linear": True, "num_train_epochs": 1})
     with pytest.raises(DataError, match="set it to false"):
         fit_click_purchase(replace(data, targets={}), config, seed=0)
