@@ -18,7 +18,8 @@ PYTHON = [block for block in blocks("python") if block.not_run is None]
 COMMANDS = [(block, line) for block in blocks("bash") for line in block.text.splitlines()]
 # The changelog names commands of the past.
 PAGES = [page for page in WRITTEN if page.name != "CHANGELOG.md"]
-INLINE = sorted({(page.name, code) for page in PAGES for code in inline_code(page) if code.startswith("llmrec ")})
+COMMAND = re.compile(r"(llmrec|python|bash|accelerate launch) ")
+INLINE = sorted({(page.name, code) for page in PAGES for code in inline_code(page) if COMMAND.match(code)})
 # What a config must have; blocks that show a part of one are completed with it.
 STUB = {"name": "docs", "data": {"format": "table", "path": "events.csv", "items": "items.csv"}}
 # Programs that pages name and that this test does not look into.
@@ -56,7 +57,7 @@ def test_shell_lines_name_what_exists(block: Block, line: str) -> None:
 
 @pytest.mark.parametrize(("page", "code"), INLINE, ids=lambda value: value[:60])
 def test_inline_commands_parse(page: str, code: str) -> None:
-    _check_llmrec(shlex.split(code)[1:])
+    _check_command(shlex.split(code))
 
 
 def _check_command(words: list[str]) -> None:
