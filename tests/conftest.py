@@ -1,6 +1,8 @@
-"""A tiny language model and a tiny catalogue, real in kind: the same classes as the large ones."""
+"""Fixtures: a tiny language model and a tiny catalogue, of the same classes as real ones."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,12 +34,12 @@ TITLES = (
 )
 
 
-def make_base(directory, hidden_size: int = 32, layers: int = 2) -> str:
-    """Writes a tiny Llama with a byte-level tokenizer and a chat template; returns its path."""
+def make_base(directory: Path | str, hidden_size: int = 32, layers: int = 2) -> str:
+    """Writes a tiny Llama with a byte-level tokenizer and a chat template; returns its directory."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    # Enough merges for every word of a justification to be one token, as it is in real vocabularies.
+    # Enough merges that every word of a justification is one token, as in real vocabularies.
     genres = "Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror Musical"
     words = f"{genres} Mystery Romance Sci-Fi Thriller War Western with the same director actor from the 1990s".split()
     texts = [*all_texts(), *(f' "x {word}' for word in words)] * 3
@@ -64,7 +66,7 @@ def make_base(directory, hidden_size: int = 32, layers: int = 2) -> str:
         pad_token_id=fast.pad_token_id,
     )
     model = LlamaForCausalLM(config)
-    with torch.no_grad():  # a fresh model is almost uniform, which would hide mistakes in a mask
+    with torch.no_grad():  # a new model is almost uniform, which would hide mistakes in a mask
         for parameter in model.parameters():
             parameter.mul_(8 if parameter.ndim > 1 else 1)
     model.save_pretrained(directory)
@@ -73,7 +75,7 @@ def make_base(directory, hidden_size: int = 32, layers: int = 2) -> str:
 
 
 def make_data() -> InteractionData:
-    """Ten items, six users; what is known of the items is in `TITLES`."""
+    """A prepared log of six users and the ten items of `TITLES`, with a leave-one-out split."""
     items = pd.DataFrame(
         {
             "item_id": [f"i{n}" for n in range(len(TITLES))],
@@ -114,7 +116,7 @@ def make_data() -> InteractionData:
     )
 
 
-# Training settings for a tiny model and six users; the defaults are made for real logs.
+# Training settings for a tiny model and six users. The defaults are for real logs.
 TINY_SETTINGS = {
     "sft": {"learning_rate": 5e-4, "per_device_train_batch_size": 16, "dropout": 0.0},
     "reward": {"linear": False, "conversion_weight": 1.0, "popularity_weight": 1.0},
@@ -134,8 +136,8 @@ TINY_SETTINGS = {
 }
 
 
-def make_config(base: str, scheme: str = "atomic", **sections) -> Config:
-    """A config for the tiny model and catalogue. Item embeddings start from title words: six users say little."""
+def make_config(base: str, scheme: str = "atomic", **sections: Any) -> Config:
+    """A config for the tiny model and catalogue. Item embeddings are initialized from title words alone."""
     tiny = {name: settings | sections.pop(name, {}) for name, settings in TINY_SETTINGS.items()}
     values = tiny | {
         "name": "tiny",
@@ -152,7 +154,7 @@ def make_config(base: str, scheme: str = "atomic", **sections) -> Config:
 
 
 def disturb(policy: RecPolicy, scale: float = 0.3) -> None:
-    """Moves the active adapter away from its start, where LoRA changes nothing."""
+    """Adds noise to the active adapter. At its initialization LoRA changes nothing."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in policy.parameters():
@@ -161,7 +163,7 @@ def disturb(policy: RecPolicy, scale: float = 0.3) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory) -> str:
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> str:
     return make_base(tmp_path_factory.mktemp("base"))
 
 
@@ -171,13 +173,13 @@ def data() -> InteractionData:
 
 
 @pytest.fixture(params=["atomic", "title"])
-def scheme(request) -> str:
+def scheme(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
 @pytest.fixture
-def policy(tiny_base, data, scheme) -> RecPolicy:
-    """A policy of each scheme whose adapter is not at its start."""
+def policy(tiny_base: str, data: InteractionData, scheme: str) -> RecPolicy:
+    """A policy of each item scheme with a random adapter."""
     policy = RecPolicy.create(make_config(tiny_base, scheme), data)
     disturb(policy)
     return policy.eval()

@@ -1,3 +1,5 @@
+"""Benchmarks: the PPO comparison on a tiny model, its lower bound by hand, and the loss of S-DPO."""
+
 import json
 import math
 from dataclasses import replace
@@ -26,7 +28,7 @@ PHASES = {"rollout", "reference", "reward", "advantages", "update forward", "upd
 
 def test_the_benchmark_reports_both_trainers(tiny_base, tmp_path, monkeypatch):
     monkeypatch.setenv("LLMREC_CACHE", str(tmp_path))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # tiny products; nothing here is timed
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # matrix products are tiny, and times are not checked
     app = typer.Typer()
     app.command()(main)
     options = ["--base", tiny_base, "--layers", "2", "--prompt-tokens", "96", "--completion-tokens", "4"]
@@ -59,10 +61,12 @@ def test_an_ablated_trainer_runs_an_update(patch, tiny_base, tmp_path):
 
 
 def test_needed_operations_of_one_layer_by_hand(tmp_path):
-    model = AutoConfig.from_pretrained(make_base(tmp_path, layers=1))  # d 32, 4 heads of 8, 2 of keys, feed-forward 64
+    model = AutoConfig.from_pretrained(
+        make_base(tmp_path, layers=1)
+    )  # width 32, 4 heads of size 8, 2 key heads, feed-forward 64
     work = Workload(prompt_tokens=3, completion_tokens=2, episodes=2, ppo_epochs=1, lora_r=1)
     flops = needed_flops(model, Ours(work, items=10, generations=2), shown=1, text_tokens=5)
-    layer = 2 * (32 * 32 + 2 * 32 * 16 + 32 * 32 + 3 * 32 * 64)  # 18,432 a token
+    layer = 2 * (32 * 32 + 2 * 32 * 16 + 32 * 32 + 3 * 32 * 64)  # 18,432 per token
     assert flops["prefill"] == 3 * layer + 4 * 32 * (1 + 2 + 3) + 2 * 32 * 10
     assert flops["decode"] == 2 * layer + 4 * 32 * 2 * (3 + 1) + 2 * 32 * 5 * 2
     assert flops["reference"] == flops["prefill"] + flops["decode"]
@@ -71,7 +75,7 @@ def test_needed_operations_of_one_layer_by_hand(tmp_path):
     assert flops["update backward"] == flops["reference"] + 4 * 32 * 14 + 2 * 32 * 10 + 2 * 5 * lora
 
 
-def test_a_piece_tells_what_a_stage_took_and_how_it_ranks(tiny_base, data, tmp_path):
+def test_a_piece_reports_memory_time_and_ndcg_of_a_stage(tiny_base, data, tmp_path):
     run = Run.create(make_config(tiny_base, output_dir=str(tmp_path), report_to=[]))
     run.begin("data")
     save_data(data, run.path("data"))
@@ -84,7 +88,7 @@ def test_a_piece_tells_what_a_stage_took_and_how_it_ranks(tiny_base, data, tmp_p
 
 @pytest.mark.parametrize("scheme", ["atomic"])
 def test_the_loss_of_softmax_dpo(policy):
-    """Against what was taken, a policy that is its reference loses log(1 + negatives), and less the surer it gets."""
+    """It is log(1 + negatives) if the policy equals its reference, and falls as taken items gain probability."""
     policy.add_rl_adapter()
     batch = pack(policy, [Decision("", [], [1, 4, 6]), Decision("", [2], [0, 5])])
     generator = torch.Generator().manual_seed(0)

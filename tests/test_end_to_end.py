@@ -1,4 +1,4 @@
-"""All stages on a tiny language model and a real slice of MovieLens-100K, through the command line."""
+"""All stages through the command line, on a tiny language model and the first users of MovieLens-100K."""
 
 import importlib.util
 import json
@@ -26,7 +26,7 @@ def llmrec(*arguments: str, code: int = 0) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def slice_of_movielens(tmp_path_factory) -> Path:
-    """The first users of the real log, with every file of the format."""
+    """A dataset directory with the first users of MovieLens-100K and all files of the format."""
     source = Path(RECBOLE.submodule_search_locations[0]) / "dataset_example" / "ml-100k"
     target = tmp_path_factory.mktemp("ml-slice")
     for file in source.iterdir():
@@ -68,7 +68,7 @@ def run(config) -> Path:
     return config.parent / "runs" / "tiny"
 
 
-def test_the_report_has_what_the_readme_says(run):
+def test_the_report_has_all_documented_keys(run):
     report = json.loads((run / "report.json").read_text())
     for split in ("temporal", "leave_one_out"):
         models = report["splits"][split]["models"]
@@ -111,7 +111,7 @@ def test_the_report_has_what_the_readme_says(run):
     assert set(report["seconds"]) == {"data", "sft", "reward", "ppo"}
 
 
-def test_a_second_run_repeats_nothing(run, config):
+def test_a_second_run_skips_all_stages(run, config):
     before = {p: p.stat().st_mtime_ns for p in run.rglob("metrics.json")}
     output = llmrec("run", config).stdout
     assert output.count("skipped") == 5
@@ -127,7 +127,7 @@ def test_recommend_for_a_known_user(run):
     assert all(item["title"] for item in ranked)
 
 
-def test_recommend_for_someone_new(run):
+def test_recommend_for_a_new_user(run):
     titles = ["Toy Story (1995)", "aladdin (1992)"]
     done = llmrec("recommend", "--run", run, *titles, "--exclude", "Fargo (1996)", "--json")
     ranked = [item["title"] for item in json.loads(done.stdout)["recommendations"]]
@@ -142,11 +142,11 @@ def test_recommend_for_someone_new(run):
         ([], "--user ID"),
     ],
 )
-def test_requests_that_cannot_be_met(run, arguments, words):
+def test_invalid_requests_exit_with_an_explanation(run, arguments, words):
     assert words in llmrec("recommend", "--run", run, *arguments, code=2).stderr
 
 
-def test_another_config_is_refused_and_nothing_is_touched(run, config, tmp_path):
+def test_another_config_is_refused_and_no_file_changes(run, config, tmp_path):
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()}
     values = yaml.safe_load(config.read_text())
     values["sft"]["learning_rate"] = 1.0e-4
@@ -157,8 +157,8 @@ def test_another_config_is_refused_and_nothing_is_touched(run, config, tmp_path)
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()} == before
 
 
-def test_an_interrupted_stage_goes_on(run, config, tmp_path):
-    """SFT killed after its first checkpoint ends where an uninterrupted one ends."""
+def test_an_interrupted_stage_resumes(run, config, tmp_path):
+    """SFT that is killed after its first checkpoint ends with the same adapter as an uninterrupted run."""
     values = yaml.safe_load(config.read_text())
     values |= {"name": "killed", "output_dir": str(tmp_path)}
     path = tmp_path / "killed.yaml"
@@ -168,7 +168,7 @@ def test_an_interrupted_stage_goes_on(run, config, tmp_path):
                                stdout=subprocess.DEVNULL)  # fmt: skip
     checkpoint = tmp_path / "killed" / "sft" / "checkpoints" / "checkpoint-10" / "trainer_state.json"
     while not checkpoint.is_file():
-        assert process.poll() is None, "it ended before its first checkpoint"
+        assert process.poll() is None, "SFT ended before its first checkpoint"
     process.kill()
     process.wait()
     assert not (tmp_path / "killed" / "sft" / "metrics.json").exists()

@@ -11,6 +11,7 @@ from llmrec.evaluation.metrics import (
     ndcg,
     paired_bootstrap,
     per_user,
+    rank_of_target,
     ranks,
     reciprocal_rank,
     tie_keys,
@@ -50,6 +51,13 @@ def test_ranks_refuse_invalid_arguments():
         ranks(SCORES, [2, 3], [[], [3]])
     with pytest.raises(ValueError, match="excluded has 1 rows"):
         ranks(SCORES, [2, 3], [[]])
+
+
+def test_tied_items_cost_half_a_rank_or_are_ordered_by_their_keys():
+    scores = np.array([[3.0, 2.0, 1.0], [1.0, 1.0, 0.0], [0.0, 1.0, -np.inf]])
+    targets = np.array([1, 0, 2])
+    assert rank_of_target(scores, targets).tolist() == [2.0, 1.5, np.inf]
+    assert rank_of_target(scores, targets, ties="hash", seed=4).tolist() == ranks(scores, targets, seed=4).tolist()
 
 
 def test_minus_infinity_ranks_last():

@@ -1,4 +1,4 @@
-"""Baselines on histories small enough to work by hand, and against the numbers of LensKit."""
+"""Baselines against numbers worked by hand, and against those of LensKit."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from llmrec.recommenders.popularity import Popularity
 HISTORIES = [np.array([0, 1, 2]), np.array([0, 1]), np.array([3])]
 EMPTY = np.array([], dtype=int)
 
-# LensKit 2025.8.1 (which needs pandas 2, so it cannot be installed here) on these users, asked after [0, 3, 5]:
+# Scores of LensKit 2025.8.1 after the history [0, 3, 5], fitted on these users:
 # ItemKNNScorer(feedback="implicit", k=100, min_sim=1e-9), EASEScorer(regularization=4.0), PopScorer(score="count").
 USERS = [
     [3, 4, 6], [2, 3, 4, 5], [4, 5, 7], [0, 7], [0, 1, 3, 4, 5, 7], [0, 6], [2, 4, 5, 6, 7], [1, 7],
@@ -24,14 +24,15 @@ LENSKIT = {
 }
 
 
-def test_popularity_counts_clicks():
+def test_popularity_scores_are_click_counts():
     scores = Popularity().fit(HISTORIES, 5).scores([EMPTY, np.array([0])])
     assert scores.tolist() == [[2, 2, 1, 1, 0]] * 2
 
 
-def test_markov_counts_transitions():
+def test_markov_scores_by_hand():
     model = Markov(context=2, decay=0.5, smoothing=1.0, popularity_weight=0.6).fit(HISTORIES, 4)
-    # From 0: to 1 twice, to 2 at distance two with weight .5; 2.5 + 1 smoothing. From 1: to 2 once; 1 + 1.
+    # From 0: twice to 1, once to 2 at distance 2 with weight 0.5, smoothing 1; the sum is 3.5.
+    # From 1: once to 2, smoothing 1; the sum is 2.
     assert model.transitions[0] == pytest.approx([0, 2 / 3.5, 0.5 / 3.5, 0])
     assert model.transitions[1] == pytest.approx([0, 0, 1 / 2, 0])
     popularity = 0.6 * np.array([2, 2, 1, 1]) / 6
@@ -40,7 +41,7 @@ def test_markov_counts_transitions():
     assert model.scores([EMPTY])[0] == pytest.approx(popularity)
 
 
-def test_ease_sums_the_rows_of_a_history():
+def test_ease_scores_are_sums_of_the_rows_of_a_history():
     model = EASE(l2=1.0).fit(HISTORIES, 4)
     scores = model.scores([np.array([0, 1]), EMPTY])
     assert scores[0] == pytest.approx(model.weights[0] + model.weights[1])
@@ -48,24 +49,25 @@ def test_ease_sums_the_rows_of_a_history():
 
 
 def test_itemknn_by_its_definition():
-    neighbours, shrinkage = 2, 1.5
+    neighbors = 2
+    shrinkage = 1.5
     sets = [{u for u, history in enumerate(USERS) if item in history} for item in range(8)]
     similar = np.zeros((8, 8))
     for i, j in np.ndindex(8, 8):
         if i != j:
             similar[i, j] = len(sets[i] & sets[j]) / (np.sqrt(len(sets[i]) * len(sets[j])) + shrinkage)
     for j in range(8):
-        similar[similar[:, j] < sorted(similar[:, j])[-neighbours], j] = 0
-    model = ItemKNN(neighbours, shrinkage).fit(arrays(USERS), 8)
+        similar[similar[:, j] < sorted(similar[:, j])[-neighbors], j] = 0
+    model = ItemKNN(neighbors, shrinkage).fit(arrays(USERS), 8)
     assert model.scores([np.array([0, 3, 5]), EMPTY]) == pytest.approx(np.stack([similar[[0, 3, 5]].sum(0), [0] * 8]))
-    assert (model.weights != similar.T).any()  # the neighbours of an item are not those it is a neighbour of
+    assert (model.weights != similar.T).any()  # being a neighbor is not symmetric
 
 
 @pytest.mark.parametrize(
     ("name", "model"),
     [("itemknn", ItemKNN(neighbors=100, shrinkage=0.0)), ("ease", EASE(l2=4.0)), ("popularity", Popularity())],
 )
-def test_the_same_numbers_as_lenskit(name, model):
+def test_scores_equal_those_of_lenskit(name, model):
     scores = model.fit(arrays(USERS), 8).scores([np.array([0, 3, 5])])
     assert scores[0] == pytest.approx(LENSKIT[name], abs=2e-6)
 
@@ -75,5 +77,5 @@ def arrays(users: list[list[int]]) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("model", [Popularity(), Markov(), ItemKNN(), ItemKNN(2, 0.0), EASE()])
-def test_items_without_clicks_are_finite(model):
+def test_items_without_clicks_have_finite_scores(model):
     assert np.isfinite(model.fit(HISTORIES, 6).scores(HISTORIES)).all()

@@ -1,7 +1,8 @@
-"""SASRec on histories whose next item only order can tell."""
+"""SASRec on histories whose next item depends on the order of items alone."""
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from llmrec.recommenders.sasrec import SASRec
 from llmrec.run import Run, run_all
 
 MOVIELENS = Path(__file__).parents[2] / "configs" / "movielens.yaml"
-# After item i comes 3 i + 1: two cycles of four items, so the same items stand before each of the four.
+# Item 3 i + 1 follows item i. That gives two cycles of four items, so sets of items do not tell what comes next.
 ITEMS = 8
 HISTORIES = [np.array([start]) for start in range(ITEMS)] * 8
 for _ in range(6):
@@ -28,7 +29,7 @@ def accuracy(scores) -> float:
 
 
 def fitted(seed: int = 0, **settings) -> SASRec:
-    values = {"hidden_size": 32, "num_layers": 2, "dropout": 0.0, "epochs": 12, "window": 8} | settings
+    values: dict[str, Any] = {"hidden_size": 32, "num_layers": 2, "dropout": 0.0, "epochs": 12, "window": 8} | settings
     return SASRec(accuracy, seed=seed, **values).fit([h[:5] for h in HISTORIES], ITEMS)
 
 
@@ -37,13 +38,14 @@ def model() -> SASRec:
     return fitted(epochs=30, learning_rate=1e-2)
 
 
-def test_it_learns_order(model):
+def test_it_learns_the_order_of_items(model):
     assert max(model.validation) > 0.9
     assert accuracy(model.scores) == max(model.validation)  # the best epoch, not the last
 
 
 def test_states_do_not_see_the_future(model):
-    one, other = torch.tensor([[3, 1, 4, 1]]), torch.tensor([[3, 1, 4, 7]])
+    one = torch.tensor([[3, 1, 4, 1]])
+    other = torch.tensor([[3, 1, 4, 7]])
     with torch.no_grad():
         assert torch.equal(model.encoder(one)[:, :3], model.encoder(other)[:, :3])
 
@@ -60,7 +62,7 @@ def test_only_the_newest_window_is_read(model):
     assert model.scores([long]) == pytest.approx(model.scores([long[-8:]]), abs=1e-6)
 
 
-def test_the_seed_decides_and_nothing_outside_is_touched():
+def test_the_result_depends_on_the_seed_alone_and_global_random_state_is_kept():
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
@@ -71,27 +73,29 @@ def test_the_seed_decides_and_nothing_outside_is_touched():
     assert not np.allclose(one, fitted(seed=1, epochs=1).scores(HISTORIES[:3]))
 
 
-def test_the_best_epoch_is_kept_and_none_is_left_out():
-    answers, seen = iter([0.1, 0.3, 0.2, 0.3, 0.1, 0.9, 0.2]), []
+def test_all_epochs_are_trained_and_the_best_is_kept():
+    values = iter([0.1, 0.3, 0.2, 0.3, 0.1, 0.9, 0.2])
+    scores_of_epoch = []
 
     def validate(scores):
-        seen.append(scores(HISTORIES[:3]))
-        return next(answers)
+        scores_of_epoch.append(scores(HISTORIES[:3]))
+        return next(values)
 
     model = SASRec(validate, hidden_size=4, epochs=7, window=4).fit(HISTORIES, ITEMS)
     assert model.validation == [0.1, 0.3, 0.2, 0.3, 0.1, 0.9, 0.2]
-    assert np.array_equal(model.scores(HISTORIES[:3]), seen[5]) and not np.array_equal(seen[5], seen[6])
+    assert np.array_equal(model.scores(HISTORIES[:3]), scores_of_epoch[5])
+    assert not np.array_equal(scores_of_epoch[5], scores_of_epoch[6])
 
 
-def test_users_with_one_item_teach_nothing():
+def test_users_with_one_item_are_left_out():
     model = SASRec(lambda scores: 0.0, hidden_size=4, epochs=1, window=4).fit([np.array([1]), *HISTORIES[:3]], ITEMS)
     assert np.isfinite(model.scores([np.array([1])])).all()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("recbole") is None, reason="pip install --no-deps recbole")
-def test_movielens_as_measured_elsewhere(tmp_path):
-    """Leave-one-out test of MovieLens-100K: an independent SASRec chosen on validation has NDCG@10 .121, HR@10 .229."""
+def test_movielens_numbers_of_an_independent_implementation(tmp_path):
+    """It has NDCG@10 0.121 and HR@10 0.229 on the leave-one-out test of MovieLens-100K, chosen on validation."""
     config = load_config(MOVIELENS).model_copy(update={"output_dir": str(tmp_path)})
     run = Run.create(config)
     run_all(run, "data", say=lambda line: None)
@@ -101,10 +105,10 @@ def test_movielens_as_measured_elsewhere(tmp_path):
     def ranks(scores, decisions):
         return rank(scores, decisions, 0).ranks
 
-    found = SASRec(
+    model = SASRec(
         lambda scores: float(ndcg(ranks(scores, valid), 10).mean()),
         epochs=30, window=50, hidden_size=64, num_layers=2, learning_rate=3e-3, dropout=0.2,
     ).fit(data.train_histories, data.num_items)  # fmt: skip
-    of_test = ranks(found.scores, test)
-    assert ndcg(of_test, 10).mean() == pytest.approx(0.121, abs=0.006)
-    assert (of_test <= 10).mean() == pytest.approx(0.229, abs=0.015)
+    test_ranks = ranks(model.scores, test)
+    assert ndcg(test_ranks, 10).mean() == pytest.approx(0.121, abs=0.006)
+    assert (test_ranks <= 10).mean() == pytest.approx(0.229, abs=0.015)
