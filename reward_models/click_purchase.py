@@ -312,7 +312,7 @@ class ClickPurchaseModel(RewardModel, SavedModel):
         if items.numel() and (items.min() < 0 or items.max() >= self.config.num_items):
             wrong = items[(items < 0) | (items >= self.config.num_items)][0].item()
             raise DataError(
-                f"{who} item index {wrong}, but this reward model knows {self.config.num_items} items (indices 0 to "
+                f"{who} item index {wrong}, but this reward model has {self.config.num_items} items (indices 0 to "
                 f"{self.config.num_items - 1}). Was it trained on another catalogue? Run the reward stage on this data."
             )
 

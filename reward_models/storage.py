@@ -170,7 +170,7 @@ def check_catalogue(path: Path, num_items: int, items_sha256: str, item_ids: Ite
     item_ids = list(item_ids)
     if len(item_ids) != num_items:
         raise ModelError(
-            f"The reward model in {path} knows {num_items} items, the catalogue has {len(item_ids)}. {FIX_HINT}"
+            f"The reward model in {path} has {num_items} items, the catalogue has {len(item_ids)}. {FIX_HINT}"
         )
     if items_sha256 != catalogue_hash(item_ids):
         raise ModelError(

@@ -190,7 +190,7 @@ class CompositeReward:
     def item_rewards_per_prefix(self, decisions: Sequence[Decision]) -> list[Tensor]:
         """Weighted rewards of all N items after each of the J shown items of each decision, [J, N] a decision.
 
-        The model reads the items that the prompt shows. Of `prior` it knows only that these items are seen.
+        The model reads the items that the prompt shows. The items of `prior` are only marked as seen.
 
         Raises:
             DataError: a user is outside the log.

@@ -1,7 +1,7 @@
 """Trains the text reward model by TRL's `RewardTrainer` on preference pairs from the log.
 
 A pair is a clicked over a skipped item, or a purchased over a clicked item. Both completions of a pair carry a true
-justification, so the words alone do not tell them apart. The loss is Bradley-Terry (`pairwise`) or binary cross-entropy
+justification, so the words alone do not decide the pair. The loss is Bradley-Terry (`pairwise`) or binary cross-entropy
 on the same completions (`pointwise`). A scale and an offset, fitted on users outside the training set, turn the score
 into log-odds, the unit of the composite reward.
 """

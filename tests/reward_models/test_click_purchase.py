@@ -96,9 +96,9 @@ def test_an_empty_history_does_not_depend_on_the_batch(model):
 
 @pytest.mark.parametrize("items", [[0, ITEMS], [-1, 2]])
 def test_items_outside_the_catalogue_are_refused(model, items):
-    with pytest.raises(DataError, match="knows 9 items"):
+    with pytest.raises(DataError, match="has 9 items"):
         model.log_rewards([np.array(items)])
-    with pytest.raises(DataError, match="knows 9 items"):
+    with pytest.raises(DataError, match="has 9 items"):
         model.log_rewards_packed(torch.tensor([items]))
 
 
@@ -127,7 +127,7 @@ def test_save_and_load_are_identical(model, tmp_path):
 
 def test_another_catalogue_is_refused(model, tmp_path):
     model.save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="knows 9 items, the catalogue has 8"):
+    with pytest.raises(ModelError, match="has 9 items, the catalogue has 8"):
         ClickPurchaseModel.from_pretrained(tmp_path, IDS[:8])
     with pytest.raises(ModelError, match="other items, or on these in another order"):
         ClickPurchaseModel.from_pretrained(tmp_path, IDS[::-1])

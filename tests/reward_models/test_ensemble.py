@@ -57,7 +57,7 @@ def test_save_and_load(members, tmp_path):
     ensemble.save_pretrained(tmp_path)
     again = load_reward_model(tmp_path, iter(IDS))
     assert torch.equal(again.log_rewards(HISTORIES), ensemble.log_rewards(HISTORIES))
-    with pytest.raises(ModelError, match="knows 7 items, the catalogue has 2"):
+    with pytest.raises(ModelError, match="has 7 items, the catalogue has 2"):
         load_reward_model(tmp_path, ["a", "b"])
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "click_purchase_ensemble"}))
     with pytest.raises(ModelError, match="does not describe a model of type 'click_purchase_ensemble'"):
