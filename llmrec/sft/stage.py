@@ -13,7 +13,7 @@ from trl.trainer.sft_config import SFTConfig as TRLSFTConfig
 from llmrec.config import SFTConfig
 from llmrec.data.dataset import InteractionData, load_data
 from llmrec.data.decision import Decisions
-from llmrec.distributed import settle_mixed_precision
+from llmrec.distributed import is_main_process, settle_mixed_precision
 from llmrec.files import newest_checkpoint
 from llmrec.policy.model import RecPolicy
 from llmrec.progress import watch
@@ -46,7 +46,7 @@ def train_sft(run: Run) -> dict[str, Any]:
     trainer.save_model(str(run.path("sft")))  # in all processes: under FSDP each one holds a shard
     metrics = _metrics(trainer, validation)
     run.finish("sft", metrics)
-    if trainer.args.should_save:
+    if is_main_process():
         shutil.rmtree(validation.best.directory, ignore_errors=True)
     return metrics
 

@@ -94,7 +94,7 @@ class RecSFTTrainer(SFTTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         """Saves the adapter only, in a folder of its own."""
-        if self.args.should_save:  # under FSDP all processes call this, and the main process holds the weights
+        if is_main_process():  # under FSDP all processes call this, and the main process holds the weights
             self.policy.save_pretrained(f"{output_dir}/adapter", state_dict)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
