@@ -36,7 +36,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmrec.data.seen import seen_after_each, seen_mask
+from llmrec.data.seen_mask import seen_after_each, seen_mask
 from llmrec.errors import DataError
 from reward_models.encoder import Block, ClickPurchaseConfig
 from reward_models.features import PROFILE_BUCKETS, WORD_BUCKETS

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from llmrec.data.seen import seen_mask
+from llmrec.data.seen_mask import seen_mask
 from llmrec.errors import DataError
 from llmrec.recommenders.ease import ease_weights
 from reward_models.reward_model import Histories, mask_seen

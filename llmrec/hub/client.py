@@ -1,6 +1,7 @@
 """Client of a model hub: uploads folders in one commit, downloads adapters and files, and lists revisions.
 
 The environment variable `HF_ENDPOINT` names the hub. huggingface_hub reads it when it is first imported.
+Retries and explanations of failures are in `hub.retry`.
 """
 
 import logging
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 import llmrec
 from llmrec.errors import ModelError, UserError
-from llmrec.hub.faults import explained, first_line, retried
+from llmrec.hub.retry import explained, first_line, retried
 
 if TYPE_CHECKING:  # huggingface_hub reads HF_ENDPOINT when it is imported
     from huggingface_hub import GitCommitInfo, HfApi

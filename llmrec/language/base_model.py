@@ -22,7 +22,7 @@ from transformers import (
 from llmrec.config import LOCAL_BASE, ModelConfig
 from llmrec.errors import ModelError
 from llmrec.files import atomic_directory
-from llmrec.hub.faults import explained, retried
+from llmrec.hub.retry import explained, retried
 
 T = TypeVar("T")
 

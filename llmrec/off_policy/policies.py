@@ -9,7 +9,7 @@ import torch
 
 from llmrec.data.dataset import InteractionData, Targets, load_data
 from llmrec.data.decision import Decisions
-from llmrec.data.seen import seen_mask
+from llmrec.data.seen_mask import seen_mask
 from llmrec.errors import DataError, ModelError
 from llmrec.off_policy.bootstrap import Estimate
 from llmrec.off_policy.logs import ExposureLog, Support

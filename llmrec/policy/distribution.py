@@ -1,5 +1,7 @@
 """The one masked distribution over completions: the only place where logits become probabilities.
 
+The mask itself is in `policy.decoding`. Which items a user has seen is computed in `data.seen_mask`.
+
 Sampling, old, new and reference log-probabilities, entropy, the SFT loss and ranking all use it. So PPO's first step
 starts at ratio 1 and KL 0, and a policy never gives probability to what its decoder forbids.
 """

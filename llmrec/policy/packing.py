@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from llmrec.data.decision import Decision
-from llmrec.data.seen import seen_since
+from llmrec.data.seen_mask import seen_since
 from llmrec.policy.decoding import DecodingState
 from llmrec.policy.distribution import TokenLogProbs
 from llmrec.policy.model import RecPolicy

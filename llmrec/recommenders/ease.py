@@ -6,7 +6,7 @@ from typing import Self
 import numpy as np
 
 from llmrec.catalogue.cooccurrence import cooccurrence
-from llmrec.data.seen import seen_mask
+from llmrec.data.seen_mask import seen_mask
 
 
 def ease_weights(histories: Sequence[np.ndarray], num_items: int, l2: float) -> np.ndarray:

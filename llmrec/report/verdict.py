@@ -1,4 +1,7 @@
-"""The conclusions of a report in sentences that are computed from its numbers."""
+"""The conclusions of a report in sentences that are computed from its numbers.
+
+The rule behind "better", "worse" and "no difference" is `evaluation.estimates.verdict_of`.
+"""
 
 from llmrec.evaluation.report import HEADLINE_METRIC, Comparison, Report, SplitReport, Verdict
 from llmrec.report.format import measured, number

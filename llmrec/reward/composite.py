@@ -21,7 +21,7 @@ from llmrec.catalogue.facts import FactBook
 from llmrec.config import RewardConfig
 from llmrec.data.dataset import InteractionData
 from llmrec.data.decision import Decision
-from llmrec.data.seen import seen_mask
+from llmrec.data.seen_mask import seen_mask
 from llmrec.errors import DataError
 from llmrec.language.groundedness import check
 from llmrec.language.prompt import Recommendation

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from llmrec.data.dataset import InteractionData
-from llmrec.data.seen import seen_mask
+from llmrec.data.seen_mask import seen_mask
 from reward_models.features import profile_words
 
 SAMPLED_USERS = 1000  # users over whom an item's log-odds are averaged

@@ -3,7 +3,7 @@
 Where to change what:
 
 - how a config value becomes a path: `paths`
-- file syntax (separators, quotes, encodings, JSON lines, Parquet): `parsing`
+- file syntax (separators, quotes, encodings, JSON lines, Parquet): `csv_and_json`
 - column quirks (missing columns, ids, timestamps, ratings, categories): `columns`
 - the result of all readers and its checks: `raw`
 - one format: the module of that name; a new format is a module and an entry in `_READERS`

@@ -15,7 +15,7 @@ from llmrec.data.readers.columns import (
     to_events,
     to_ids,
 )
-from llmrec.data.readers.parsing import read_jsonl
+from llmrec.data.readers.csv_and_json import read_jsonl
 from llmrec.data.readers.paths import find_one, resolve_path
 from llmrec.data.readers.raw import RawLog, Table
 from llmrec.errors import DataError

@@ -16,7 +16,7 @@ from llmrec.data.readers.columns import (
     to_ids,
     to_users,
 )
-from llmrec.data.readers.parsing import read_any_table
+from llmrec.data.readers.csv_and_json import read_any_table
 from llmrec.data.readers.paths import resolve_path
 from llmrec.data.readers.raw import RawLog, Table
 from llmrec.errors import DataError

@@ -20,7 +20,7 @@ from llmrec.data.readers.columns import (
     to_categories,
     to_ids,
 )
-from llmrec.data.readers.parsing import read_delimited, read_text
+from llmrec.data.readers.csv_and_json import read_delimited, read_text
 from llmrec.data.readers.paths import resolve_path
 from llmrec.data.readers.raw import RawLog, Source, Table
 from llmrec.data.splits import PARTS

@@ -18,7 +18,7 @@ from llmrec.data.readers.columns import (
     to_users,
     to_years,
 )
-from llmrec.data.readers.parsing import read_delimited
+from llmrec.data.readers.csv_and_json import read_delimited
 from llmrec.data.readers.paths import resolve_path
 from llmrec.data.readers.raw import RawLog, Table
 from llmrec.errors import DataError

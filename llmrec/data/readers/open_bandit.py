@@ -9,7 +9,7 @@ import pandas as pd
 
 from llmrec.config import DataConfig
 from llmrec.data.readers.columns import as_text, no_years, require_columns, to_events, to_ids
-from llmrec.data.readers.parsing import read_delimited
+from llmrec.data.readers.csv_and_json import read_delimited
 from llmrec.data.readers.paths import find_one, resolve_path
 from llmrec.data.readers.raw import RawLog, Table
 

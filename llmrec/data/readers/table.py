@@ -1,4 +1,7 @@
-"""Format `table`: an event log in CSV, TSV, Parquet or JSONL, an item table, and optional user and fact tables."""
+"""Format `table`: an event log in CSV, TSV, Parquet or JSONL, an item table, and optional user and fact tables.
+
+Quirks of files are handled in `csv_and_json`, quirks of values in `columns`.
+"""
 
 from dataclasses import replace
 
@@ -16,7 +19,7 @@ from llmrec.data.readers.columns import (
     to_users,
     to_years,
 )
-from llmrec.data.readers.parsing import read_any_table
+from llmrec.data.readers.csv_and_json import read_any_table
 from llmrec.data.readers.paths import resolve_path
 from llmrec.data.readers.raw import RawLog, Table
 from llmrec.errors import ConfigError

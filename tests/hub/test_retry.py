@@ -12,8 +12,8 @@ import pytest
 from huggingface_hub.errors import EntryNotFoundError, OfflineModeIsEnabled
 
 from llmrec.errors import UserError
-from llmrec.hub import client, faults
-from llmrec.hub.faults import explained, hub_fault, retried
+from llmrec.hub import client, retry
+from llmrec.hub.retry import explained, hub_fault, retried
 from tests.fakes.hub import Fault, Hub, point_at
 from tests.hub.pushing import NAME, TOKEN
 
@@ -100,7 +100,7 @@ TEMPORARY = {
 def test_a_push_survives_a_temporary_fault(
     earlier: Hub, files: dict[str, Path], others: dict[str, bytes], waits: list[float], monkeypatch, name: str
 ) -> None:
-    monkeypatch.setattr(faults, "SILENCE_TIMEOUT", 0.5)
+    monkeypatch.setattr(retry, "SILENCE_TIMEOUT", 0.5)
     fault = TEMPORARY[name]
     earlier.faults = [Fault(**vars(fault))]
     client.upload(files, NAME, revision="feat/x", message="push")

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmrec.data.seen import first_seen, seen_after_each, seen_mask, seen_since
+from llmrec.data.seen_mask import first_seen, seen_after_each, seen_mask, seen_since
 from llmrec.errors import DataError
 
 ITEMS = 5
