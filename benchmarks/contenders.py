@@ -275,7 +275,7 @@ def time_phases(trainer: RecPPOTrainer, clock: Clock) -> None:
         (llmrec.ppo.rollout, "generate", "rollout"),
         (trainer, "reference", "reference"),
         (CompositeReward, "__call__", "reward"),
-        (CompositeReward, "decisions", "reward"),
+        (CompositeReward, "item_rewards_per_prefix", "reward"),
         (trainer, "update", "update forward"),
         (trainer.accelerator, "backward", "update backward"),
         (trainer.accelerator, "clip_grad_norm_", "optimizer"),

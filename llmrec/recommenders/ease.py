@@ -1,15 +1,15 @@
 """EASE, a linear item-item model in closed form (Steck, Embarrassingly Shallow Autoencoders, WWW 2019)."""
 
-from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
 
 from llmrec.catalogue.cooccurrence import cooccurrence
 from llmrec.data.seen_mask import seen_mask
+from llmrec.recommenders.protocol import Histories
 
 
-def ease_weights(histories: Sequence[np.ndarray], num_items: int, l2: float) -> np.ndarray:
+def ease_weights(histories: Histories, num_items: int, l2: float) -> np.ndarray:
     """Weights B of EASE: argmin |X - XB|^2 + l2 |B|^2 with a zero diagonal (Steck, 2019, eq. 8).
 
     Args:
@@ -28,7 +28,7 @@ def ease_weights(histories: Sequence[np.ndarray], num_items: int, l2: float) -> 
     return weights.astype(np.float32)
 
 
-def sums_of_rows(weights: np.ndarray, histories: Sequence[np.ndarray]) -> np.ndarray:
+def sums_of_rows(weights: np.ndarray, histories: Histories) -> np.ndarray:
     """Sums the rows of an item-item matrix over the items of each history.
 
     Args:
@@ -50,14 +50,14 @@ class EASE:
         l2: L2 regularization, in users.
     """
 
-    def __init__(self, l2: float = 100.0):
+    def __init__(self, l2: float = 100.0) -> None:
         self.l2 = l2
 
-    def fit(self, train_histories: Sequence[np.ndarray], num_items: int) -> Self:
+    def fit(self, train_histories: Histories, num_items: int) -> Self:
         """Computes the weights from training histories."""
         self.weights = ease_weights(train_histories, num_items, self.l2)
         return self
 
-    def scores(self, histories: Sequence[np.ndarray]) -> np.ndarray:
+    def scores(self, histories: Histories) -> np.ndarray:
         """Scores of all items after each of B histories, float32 [B, N]."""
         return sums_of_rows(self.weights, histories)
