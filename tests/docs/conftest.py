@@ -39,9 +39,9 @@ def _write_log(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def workplace(tiny_base: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def quickstart_directory(tiny_base: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory that holds `runs/quickstart`: real data, adapters and reward models, and a short report."""
-    folder = tmp_path_factory.mktemp("workplace")
+    folder = tmp_path_factory.mktemp("quickstart_directory")
     _write_log(folder)
     config = parse_config(
         {

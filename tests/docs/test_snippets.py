@@ -28,8 +28,8 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["p
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=str)
-def test_python_blocks_run(block: Block, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(workplace)
+def test_python_blocks_run(block: Block, quickstart_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(quickstart_directory)
     exec(compile(block.text, str(block), "exec"), {"__name__": "snippet"})
 
 
