@@ -1,4 +1,4 @@
-"""What a process must know of a launch: whether it is the main process, and the precision of training."""
+"""Tells a process whether it is the main process, and which precision training uses."""
 
 import os
 

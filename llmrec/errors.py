@@ -1,8 +1,8 @@
 """The error classes of llmrec.
 
 Every message says what was found, what was expected and how to fix it. The command line prints only the message and
-exits with `exit_code`: 2 if the input of the user is wrong, 1 if llmrec is. Each class is also the standard exception
-that a library user would expect.
+exits with `exit_code`. The exit code is 2 for a wrong input and 1 for a bug in llmrec. Each class also derives from the
+standard exception that a library user would expect.
 """
 
 import difflib

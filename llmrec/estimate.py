@@ -1,7 +1,7 @@
 """Estimates the memory that the SFT and PPO stages need, from the shapes of the model and the sizes in a config.
 
-No weights are read: the base model is built without storage. A stage needs what it holds all the time, plus the larger
-of update and rollout, which take turns.
+No weights are read: the base model is built without storage. Peak memory is the constant part plus the larger of
+update and rollout, which never run together.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""Calibration of probabilities: its error, and the few numbers fitted on validation that reduce it.
+"""Calibration: fits temperature, scale, offset and pool weights on validation, and measures the calibration error.
 
 AUC, log-loss and Brier score come from scikit-learn (`binary_metrics.py`).
 """

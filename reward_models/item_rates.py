@@ -1,4 +1,4 @@
-"""Clicks and purchases of each item in training: what is known of an item without a model."""
+"""Click and purchase rates of each item in training, used as baselines."""
 
 from dataclasses import dataclass
 

@@ -1,7 +1,8 @@
 """A linear next-item model in closed form: every item of a history adds its weights to the scores of all items.
 
-The event after each prefix of each training history is regressed on two bags of items: the recent items, with weight
-`DECAY` to the power of their age in steps, and the whole history, divided by the square root of its length.
+Ridge regression of the next item on two feature vectors: recent items with decay, and the whole history. A recent item
+has the weight `DECAY` to the power of its age in steps. The whole history is divided by the square root of its length.
+Every prefix of a training history is one row of X, and the item after it is the same row of Y.
 
     W = argmin |Y - X W|^2 + l2 |W|^2 = (X'X + l2 I)^-1 X'Y,        X [E, 2K], Y one-hot [E, K]
 

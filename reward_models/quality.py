@@ -5,8 +5,8 @@ Clicks are measured on pairs (event, item): the clicked item and `NEGATIVES` ite
 * `auc` pools all pairs with uniformly drawn negatives and compares log P(click) over the whole catalogue.
 * `auc_popularity_matched` draws negatives by their share of clicks, so that popularity does not help on average.
   Popularity still moves every score: if it varies more than personal preference, this AUC mostly measures popularity.
-* `lift_auc_popularity_matched` compares log P(click) minus the log of that share, a density ratio. For such draws it is
-  the best possible score if P(click) is correct.
+* `lift_auc_popularity_matched` is the AUC of log P(click) minus log item share, with the same negatives. No score has a
+  higher expected AUC if P(click) is correct.
 * `log_loss`, `brier` and `ece` are of P(click | C), the probability in the docstring of `click_purchase`, with the
   clicked item and the uniformly drawn items as C. With uniform draws the formula is exact for a calibrated model.
 

@@ -1,8 +1,8 @@
-"""Co-occurrence of items in histories: counts, and item vectors made from them.
+"""Counts of item pairs in the same histories, and item vectors computed from them.
 
-EASE and item k-NN count the users who have both of two items. Item embeddings are initialized from vectors of items
-that stand near each other. The singular vectors of the positive pointwise mutual information of a co-occurrence matrix
-are what word2vec learns (Levy & Goldberg, "Neural Word Embedding as Implicit Matrix Factorization", NeurIPS 2014).
+EASE and ItemKNN use the counts. Item embeddings start from the vectors. The vectors factorize the positive pointwise
+mutual information of the counts, as word2vec does implicitly (Levy & Goldberg, "Neural Word Embedding as Implicit
+Matrix Factorization", NeurIPS 2014).
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Exposures: the logged impressions of a log, with their positions and propensities."""
+"""Exposures: items that the log shows to users, with position and propensity."""
 
 import numpy as np
 import pandas as pd

@@ -1,7 +1,7 @@
 """Means and spread over several runs of one experiment that share data and targets but differ in the training seed.
 
-The interval beside a mean is over users, for each user's mean over seeds. `seeds` holds the value of every seed: the
-spread over seeds cannot be estimated by resampling users.
+Each user's metric is averaged over seeds. The interval is a bootstrap over these user means. It leaves out the variance
+between seeds. `seeds` holds the value of every seed.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The grammar of a completion: which kind of token may follow where, in two tables.
+"""The grammar of a completion: two tables define which kind of token may come next.
 
     completion    = item, justification, end
     justification = one or more sentences

@@ -1,4 +1,4 @@
-"""Policies to evaluate: the one that wrote another log, or a model of a run."""
+"""Policies that can be evaluated: the logging policy of a second log, or a model of a run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

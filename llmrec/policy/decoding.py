@@ -1,4 +1,4 @@
-"""Decoding states: where each completion of a batch stands, and what it may continue with.
+"""Decoding: the state of each completion, and the tokens that may come next.
 
 The decoder applies the grammar of `language.grammar` to a catalogue, its facts and the histories of a batch. Item
 spans allow only items that may be recommended. Citations allow only items of the history. Facts must hold for the

@@ -2,7 +2,7 @@
 
 A packed prompt is `header, item, item, ..., item`, followed by any number of completions that branch off at its end.
 The hidden state before each item is the policy's decision there, so one forward pass holds many decisions. A token
-attends to its prompt and to its own branch, so G completions of one prompt cost one prompt.
+attends to its prompt and to its own branch. The prompt is encoded once for all G completions.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Advantage estimators: from rewards of sampled tokens, or of all items, to advantages. Pure functions of tensors."""
+"""Advantage estimators for sampled tokens and for all items."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

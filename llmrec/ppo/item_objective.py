@@ -1,4 +1,4 @@
-"""How PPO learns which item to recommend: the interface of its two ways, and the choice between them.
+"""Interface of the two item objectives, exact and sampled, and the function that selects one.
 
 Under `ppo.advantage: exact`, items are learned from the probabilities and rewards of the whole catalogue
 (`items_exact`). Under the other estimators, items are learned from sampled tokens, as text is (`items_sampled`).

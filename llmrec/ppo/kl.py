@@ -1,4 +1,7 @@
-"""The KL penalty of PPO, the KL estimates behind it, and the adaptive KL coefficient. All KLs are in nats."""
+"""The KL penalty of PPO, the KL estimates behind it, and the adaptive KL coefficient. All KLs are in nats.
+
+Under `ppo.advantage: exact`, the KL terms of items and text are applied in `ppo.items_exact`.
+"""
 
 import torch
 

@@ -1,6 +1,7 @@
 """Stores samples, events and metrics of a training stage as JSON lines, in TensorBoard or in trackio.
 
-A resumed run repeats the steps after its checkpoint. JSON lines and TensorBoard then replace what was recorded of them.
+A resumed run repeats the steps after its checkpoint. In JSON lines and TensorBoard, the new records replace the old
+ones. In trackio, which cannot discard steps, the resumed stage is a run of its own.
 """
 
 import json

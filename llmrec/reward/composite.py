@@ -3,10 +3,9 @@
 All parts have the unit nats of log-odds. The item reward is the lift over popularity: the user's log-odds minus
 `popularity_weight` times the item's average log-odds.
 
-With `popularity_weight` 0, a constant recommendation of the most popular item can earn more than the items that users
-really take, because the mean of log P(item | user) over the true next items is minus an entropy. With 1 it cannot. For
-calibrated probabilities, the mean over users of log P(item | user) - log P(item) is at most 0 for any fixed item
-(Jensen's inequality). For the items that users take it is the mutual information, which is at least 0.
+Without the correction, recommending the most popular item to everybody can score higher than the items that users
+take. With weight 1 and calibrated probabilities, a constant recommendation has an expected lift of at most 0. The
+section "Popularity" of `docs/design/reward.md` has the proof.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,7 @@
-"""Preference pairs for the text reward model: an item that a user took over one that the same user could have taken."""
+"""Preference pairs: an item that the user took is preferred to an item that the user did not take.
+
+To take an item means to click it in pairs of kind `clicked`, and to purchase it in pairs of kind `purchased`.
+"""
 
 from dataclasses import dataclass
 

@@ -1,8 +1,8 @@
 """Format `minionerec`: prediction rows of MiniOneRec, each a history and the next item, in one file per split part.
 
 The rows of a user overlap: the history of a row ends with the targets of the rows before it. The reader joins them to
-one sequence per user. The `split` of a target is the file that it came from. The rows have an order but no times, so
-timestamps only count the events of a user.
+one sequence per user. The file of a row gives its split. The format has no times. The timestamp is the position of the
+event in the user's sequence.
 """
 
 import ast
