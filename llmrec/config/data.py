@@ -63,7 +63,8 @@ class DataConfig(Section):
     )
     purchase: list[str] = Field(
         default=["rating>=4"],
-        description="Rules for purchases, as for clicks. A purchase is also a click. []: the log has no purchases.",
+        description="Rules for purchases, as for clicks. A purchase is also a click. An empty list means that the log "
+        "has no purchases.",
     )
     min_user_events: int | None = Field(
         default=None,
@@ -101,8 +102,8 @@ class DataConfig(Section):
         default=1.0,
         gt=0,
         le=1,
-        description="Share of the validation users of the given split that is used for validation. The validation "
-        "clicks of the other users become training data.",
+        description="Share of the given split's validation users that validation uses. The validation clicks of the "
+        "others are training data.",
     )
 
     @model_validator(mode="after")

@@ -27,7 +27,7 @@ class Config(Section):
     seed: int = Field(default=0, ge=0, description="Seed of all training and of the bootstraps.")
     report_to: list[Literal["tensorboard", "trackio"]] = Field(
         default=["tensorboard"],
-        description="Trackers that receive the metrics, samples and events of SFT and PPO. []: none.",
+        description="Trackers that receive the metrics, samples and events of SFT and PPO. An empty list means none.",
     )
     data: DataConfig = Field(description="Event log, its clicks and purchases, and its splits.")
     catalogue: CatalogueConfig = Field(default=CatalogueConfig(), description="How items become tokens.")

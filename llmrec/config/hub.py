@@ -25,8 +25,8 @@ class HubConfig(Section):
     )
     titles: bool = Field(
         default=True,
-        description="Whether item titles are uploaded. false: items appear by their ids; not with "
-        "`catalogue.scheme: title`.",
+        description="Whether item titles are uploaded. false: ids replace titles. `catalogue.scheme: title` requires "
+        "true.",
     )
 
     @field_validator("repo")

@@ -27,9 +27,10 @@ class PPOConfig(Section):
     )
     advantage: Literal["exact", "gae", "rloo", "group"] = Field(
         default="exact",
-        description="Advantage estimator. `exact`: the expectation over the whole catalogue for items, GAE for text. "
-        "`gae`: GAE for both. `rloo`, `group`: return relative to other generations of the same prompt. `exact` needs "
-        "`catalogue.scheme: atomic`; the default under `title` is `gae`.",
+        description="How advantages are estimated. `exact`: the expectation over the whole catalogue for items, and "
+        "GAE for text. `gae`: GAE for items and text. `rloo`: the return minus the mean return of the prompt's other "
+        "generations. `group`: the return standardized over the prompt's generations. `exact` needs "
+        "`catalogue.scheme: atomic`. Default: `exact`, but `gae` under `catalogue.scheme: title`.",
     )
     learning_rate: float = Field(
         default_factory=_by_advantage(exact=1e-3, sampled=1e-4),
@@ -67,29 +68,26 @@ class PPOConfig(Section):
     kl_coef: float = Field(
         default_factory=_by_advantage(exact=1.0, sampled=0.1),
         ge=0,
-        description="Weight of the text's KL penalty toward the SFT policy. Under `gae`, `rloo` and `group` it also "
-        "holds for items. Default: 1 under `advantage: exact`, 0.1 under the others.",
+        description="KL coefficient of the text (also of items under `gae`, `rloo`, `group`). Default: 1 under "
+        "`advantage: exact`, 0.1 under the others.",
     )
-    item_kl_coef: float = Field(
-        default=0.3, ge=0, description="Weight of the items' KL penalty toward the SFT policy under `advantage: exact`."
-    )
+    item_kl_coef: float = Field(default=0.3, ge=0, description="KL coefficient of items under `advantage: exact`.")
     item_entropy_coef: float = Field(
         default_factory=_by_advantage(exact=1.0, sampled=0.0),
         ge=0,
-        description="Weight of the entropy bonus of item decisions, for `advantage: exact` only. With a log P(click) "
-        "reward, 1 keeps the policy's entropy near that of SFT, so RL changes the ranking rather than the sharpness. "
-        "Default: 1 under `exact`, 0 under the others.",
+        description="Weight of the entropy bonus of item decisions. Only for `advantage: exact`. Default: 1 under "
+        "`exact`, 0 under the others.",
     )
     item_loss_weight: float = Field(
         default=10.0,
         ge=0,
-        description="Weight of the item loss relative to the text loss, for `advantage: exact` only.",
+        description="Weight of the item loss relative to the text loss. Only for `advantage: exact`.",
     )
     ptx_coef: float = Field(
         default=0.0,
         ge=0,
-        description="Weight of the log-likelihood of the items that users took, relative to the item loss, for "
-        "`advantage: exact` only.",
+        description="Weight of the supervised log-likelihood of the next item, relative to the item loss. Only for "
+        "`advantage: exact`.",
     )
     kl_estimator: Literal["k1", "k3"] = Field(
         default="k1",
@@ -98,7 +96,8 @@ class PPOConfig(Section):
     adaptive_kl_target: float | None = Field(
         default=None,
         gt=0,
-        description="KL to the SFT policy, in nats, toward which both KL coefficients adapt. null: they are fixed.",
+        description="Target KL to the SFT policy, in nats. Both KL coefficients are scaled to reach it. null: fixed "
+        "coefficients.",
     )
     adaptive_kl_horizon: int = Field(
         default=10_000, ge=1, description="Episodes over which the adaptation makes a full correction."
@@ -106,8 +105,8 @@ class PPOConfig(Section):
     target_kl: float | None = Field(
         default=None,
         gt=0,
-        description="KL to the policy before the update, in nats, above which the rest of an update is skipped. "
-        "null: no limit.",
+        description="Early stop: an update ends when the KL to the rollout policy exceeds this, in nats. null: no "
+        "early stop.",
     )
     cliprange: float = Field(default=0.3, gt=0, description="Clip range of the probability ratio.")
     cliprange_value: float = Field(default=0.2, gt=0, description="Clip range of the critic's values.")
@@ -117,14 +116,14 @@ class PPOConfig(Section):
     temperature: float = Field(
         default=1.0,
         gt=0,
-        description="Sampling temperature. Probabilities, KL and entropy are taken at this temperature.",
+        description="Sampling temperature. Probabilities, KL and entropy are computed at this temperature.",
     )
     ema_decay: float = Field(
         default=0.9,
         ge=0,
         lt=1,
-        description="Decay of the moving average of the RL adapter's weights over updates. The average is what is "
-        "validated and kept. After n updates the decay is at most (1 + n) / (10 + n). 0: no average.",
+        description="Decay of the moving average of the RL adapter's weights over updates. The average is validated "
+        "and kept. After n updates the decay is min(this value, (1 + n) / (10 + n)). 0: no average.",
     )
     max_grad_norm: float = Field(default=1.0, gt=0, description="Gradient norm above which gradients are scaled down.")
     eval_steps: int = Field(default=8, ge=1, description="Updates between two evaluations on validation.")

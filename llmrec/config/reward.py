@@ -32,7 +32,7 @@ class PenaltyConfig(Section):
         default=1.0, ge=0, description="Weight of the share of `min_words` that a justification lacks."
     )
     too_long: float = Field(
-        default=1.0, ge=0, description="Weight of the number of words above `max_words`, as a share of `max_words`."
+        default=1.0, ge=0, description="Weight of the relative excess over `max_words`. The excess is capped at 1."
     )
     repeated: float = Field(
         default=1.0, ge=0, description="Weight of the share of word pairs that occur earlier in the same justification."
@@ -100,7 +100,8 @@ class RewardConfig(Section):
     purchase_weight: float = Field(
         default=1.0,
         ge=0,
-        description="Weight of the purchase loss relative to the click loss. 1 is the joint likelihood.",
+        description="Weight of the purchase loss relative to the click loss. 1 maximizes the joint likelihood of click "
+        "and purchase.",
     )
     negatives: int = Field(
         default=1024,
@@ -113,13 +114,13 @@ class RewardConfig(Section):
     uncertainty_penalty: float = Field(
         default=1.0,
         ge=0,
-        description="Standard deviations across the ensemble that are subtracted from the reward. It has no effect "
-        "on a single model.",
+        description="Weight of the ensemble's standard deviation, which is subtracted from the reward. No effect on "
+        "one model.",
     )
     linear: bool = Field(
         default=True,
-        description="Whether the ensemble is pooled with a linear next-item model, which reads the whole history. "
-        "Default: false for logs with exposures, which the linear model cannot use; true for all others.",
+        description="Whether a linear next-item model joins the ensemble. Default: true, but false for logs with "
+        "exposures.",
     )
     judge_users: float = Field(
         default=0.1,
@@ -138,8 +139,8 @@ class RewardConfig(Section):
         default=0.0,
         ge=0,
         le=1,
-        description="Share of an item's log-odds averaged over users that is subtracted from the reward. 1: only the "
-        "personal lift over popularity counts.",
+        description="Weight of the item's mean log-odds over users, which is subtracted from the reward. 1 scores the "
+        "lift over popularity alone.",
     )
     groundedness_weight: float = Field(
         default=1.0, ge=0, description="Weight of the share of the justification's statements that are true."

@@ -292,7 +292,9 @@ class Environment(Section):
 class Report(Section):
     """Everything that the evaluation of one run measured."""
 
-    splits: dict[str, SplitReport] = Field(default={}, description="Results by split, `temporal` or `leave_one_out`.")
+    splits: dict[str, SplitReport] = Field(
+        default={}, description="Results by split: `temporal`, `leave_one_out` or `given`."
+    )
     baselines: dict[str, BaselineReport] = Field(default={}, description="Choice of settings, by baseline.")
     generation: dict[str, GenerationReport] = Field(
         default={}, description="Quality of written recommendations, by policy."
