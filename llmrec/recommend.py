@@ -153,7 +153,8 @@ class Recommender:
             return NEW_USER, list(history or [])
         if self.data is None:
             raise CatalogueError(
-                f"A model without its run has no event log, so user {user} is not known: give a history instead."
+                f"An adapter loaded without a run has no user data, so user {user} is not known: give a history "
+                "instead."
             )
         index = self.data.user_index.get(str(user))
         if index is None:

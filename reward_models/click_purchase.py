@@ -313,7 +313,8 @@ class ClickPurchaseModel(RewardModel, SavedModel):
             wrong = items[(items < 0) | (items >= self.config.num_items)][0].item()
             raise DataError(
                 f"{who} item index {wrong}, but this reward model has {self.config.num_items} items (indices 0 to "
-                f"{self.config.num_items - 1}). Was it trained on another catalogue? Run the reward stage on this data."
+                f"{self.config.num_items - 1}). The model was trained on another catalogue. Run the reward "
+                "stage on this data."
             )
 
     def pack(self, histories: Histories, purchases: Purchases) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Click and purchase rates of each item in training, used as baselines."""
+"""Click and purchase rates of each item in training, used as baselines and as item popularity."""
 
 from dataclasses import dataclass
 

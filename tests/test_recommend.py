@@ -62,7 +62,7 @@ def test_an_unknown_user_is_an_error_with_a_suggestion(recommender: Recommender)
 
 
 def test_without_a_log_no_user_is_known(policy: RecPolicy) -> None:
-    with pytest.raises(CatalogueError, match="has no event log"):
+    with pytest.raises(CatalogueError, match="has no user data"):
         Recommender(policy, LENGTH).recommend(user="u3")
 
 

@@ -46,7 +46,10 @@ def off_policy_command(
     The command refuses with exit code 2 if the log holds too little data about the policy.
     """
     if (target_log is None) == (run is None):
-        raise UserError("The policy to evaluate is unclear. Give --target-log LOG or --run DIR, exactly one of them.")
+        raise UserError(
+            "The policy to evaluate is not given, or given twice. Give --target-log LOG or --run DIR, exactly one of "
+            "them."
+        )
     if model is not None and run is None:
         raise UserError("--model selects a model of a run. Give --run DIR as well.")
     with reserve_stdout(as_json):

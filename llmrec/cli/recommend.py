@@ -107,7 +107,9 @@ class ModelSource:
             UserError: The options contradict each other.
         """
         if (self.run is None) == (self.model is None):
-            raise UserError("The model is unclear. Give --run DIR or --model DIR|OWNER/NAME, exactly one of them.")
+            raise UserError(
+                "The model is not given, or given twice. Give --run DIR or --model DIR|OWNER/NAME, exactly one of them."
+            )
         if self.model is None and self.revision is not None:
             raise UserError("--revision selects a revision of --model on a hub. A run directory has no revisions.")
         if self.model is not None and user is not None:

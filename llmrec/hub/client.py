@@ -325,6 +325,6 @@ def _refuse_other_model(repo: str, present: list[str], files: dict[str, Path]) -
     if others:
         shown = ", ".join(others[:3]) + (", ..." if others[3:] else "")
         raise UserError(
-            f"`{repo}` holds {shown}, which llmrec did not push and which this push would break. Use another "
-            "repository, or the name of a new one."
+            f"`{repo}` holds {shown}, which llmrec did not push. This push would overwrite files of another model. "
+            "Use another repository, or the name of a new one."
         )

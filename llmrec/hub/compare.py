@@ -186,9 +186,7 @@ def _config_and_report(name: str) -> tuple[dict[str, Any], Report]:
         ) from None
     config = _readable_config(fetch(repo, "config.yaml", revision or None))
     if config is None:
-        raise RunError(
-            f"`{name}` has no readable config.yaml. Only what `llmrec push` uploaded from a run can be compared."
-        )
+        raise RunError(f"`{name}` has no readable config.yaml. Compare runs uploaded by `llmrec push`.")
     file = fetch(repo, "report.json", revision or None)
     return config, Report.load(file) if file is not None else Report()
 

@@ -115,7 +115,7 @@ def policy_of_run(log: ExposureLog, run: Run, model: str | None) -> TargetPolicy
         description += "; test window only"
         if not rows.any():
             raise DataError(
-                f"{run.directory} was trained on all of {log.name}. Hold out a test window with "
+                f"The training of {run.directory} leaves no held-out window of {log.name}. Hold out a test window with "
                 "`data.splits: [temporal]`, or give another log of the same items."
             )
     clicks_before = _clicks_before(log)

@@ -204,7 +204,7 @@ class Run:
         what = ", ".join(f"{stage} (from {', '.join(required)})" for stage, required in rebuilt.items())
         return (
             f"{self.directory} holds results made from stages that were since deleted or run again: {what}. "
-            f"Nothing was touched. Delete these as well, and run the same command again: {self._folders(rebuilt)}"
+            f"No files were changed. Delete these as well, and run the same command again: {self._folders(rebuilt)}"
         )
 
     def _changed_message(self, changed: dict[str, dict[str, str]]) -> str:
@@ -212,7 +212,7 @@ class Run:
         lines = "\n".join(f"  {key}: {change}" for key, change in keys.items())
         return (
             f"{self.directory} holds results of another config ({', '.join(changed)}). "
-            f"Changed (old -> new):\n{lines}\nNothing was touched. "
+            f"Changed (old -> new):\n{lines}\nNo files were changed. "
             f"Give this config another `name`, or delete what it would replace: {self._folders(changed)}"
         )
 

@@ -145,8 +145,8 @@ def _rendered_pairs(
     pairs = preference_pairs(events, skipped_exposures(data, users), limit, config.seed)
     if not pairs:
         raise DataError(
-            f"reward.text finds no pairs in the training events of {len(users)} users, because nobody skipped or "
-            "purchased anything. Use a longer log, or leave `reward.text` out."
+            f"reward.text finds no pairs in the training events of {len(users)} users, because the log has no skips "
+            "or purchases. Use a longer log, or leave `reward.text` out."
         )
     profiles = profile_texts(data.users, config.catalogue.user_attributes)
     facts = FactBook.from_data(data)

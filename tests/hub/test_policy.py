@@ -138,7 +138,7 @@ def test_a_directory_is_enough_to_recommend(saved: Path, trained: RecPolicy) -> 
     recommender = Recommender.from_pretrained(saved)
     assert recommender.max_new_tokens == trained.completion_length == 32
     assert GenerationConfig.from_pretrained(saved).eos_token_id == trained.tokenizer.eos_token_id
-    with pytest.raises(UserError, match="has no event log"):
+    with pytest.raises(UserError, match="has no user data"):
         recommender.recommend(user="7")
 
 
