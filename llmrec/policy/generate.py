@@ -77,11 +77,8 @@ def _generate(
     first_items: torch.Tensor | None,
 ) -> Completions:
     device, pad = policy.device, policy.prompts.end
-    tokens, positions, mask = prompts.inputs()
-    output = policy.backbone(policy.embed(tokens), attention_mask=mask, position_ids=positions, use_cache=True)
-    prompt_hidden = cast(torch.Tensor, output.last_hidden_state)
-    cache = cast(Cache, output.past_key_values)
-    rows = torch.arange(len(tokens), device=device).repeat_interleave(num_generations)
+    prompt_hidden, cache, mask = _read_prompts(policy, prompts)
+    rows = torch.arange(len(mask), device=device).repeat_interleave(num_generations)
     if num_generations > 1:
         cache.batch_repeat_interleave(num_generations)
     state, mask, length = prompts.start(policy).select(rows), mask[rows], prompts.prompt_length[rows]
@@ -102,9 +99,7 @@ def _generate(
             log_probs[live[group.rows], step] = group.gather(picked)
         if forced is not None and step < forced.shape[1]:
             token = torch.where(forced[live, step] >= 0, forced[live, step], token)
-        written[live, step] = token
-        states[live, step] = hidden
-        real[live, step] = state.region != DONE
+        written[live, step], states[live, step], real[live, step] = token, hidden, state.region != DONE
         state = policy.decoder.advance(state, token)
         going = state.region != DONE
         if step == max_new_tokens - 1 or not going.any():
@@ -131,6 +126,13 @@ def _generate(
         hidden=states[:, :width],
         prompt_hidden=prompt_hidden,
     )
+
+
+def _read_prompts(policy: RecPolicy, prompts: PackedBatch) -> tuple[torch.Tensor, Cache, torch.Tensor]:
+    """Hidden states [B, L, d] of the prompts, the key-value cache, and the attention mask [B, L]."""
+    tokens, positions, mask = prompts.inputs()
+    output = policy.backbone(policy.embed(tokens), attention_mask=mask, position_ids=positions, use_cache=True)
+    return cast(torch.Tensor, output.last_hidden_state), cast(Cache, output.past_key_values), mask
 
 
 def _pick(group: Group, uniforms: torch.Tensor | None) -> torch.Tensor:

@@ -61,8 +61,7 @@ SENTENCE_LENGTH = 30  # tokens of a justification, beside the items that it name
 class RecPolicy(nn.Module):
     """A language model that recommends only items of its catalogue.
 
-    Use `RecPolicy.create` for a fresh policy and `RecPolicy.from_pretrained` for a saved one.
-
+    `RecPolicy.create` makes a fresh policy and `RecPolicy.from_pretrained` loads a saved one.
     Attributes:
         model: the `peft` model.
         tokenizer: the base's tokenizer with the item tokens added.

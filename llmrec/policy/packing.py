@@ -124,41 +124,24 @@ def pack(
     """
     branches: Sequence[Branches] = [()] * len(decisions) if completions is None else completions
     prompts = [policy.prompts.header(d.profile) + policy.vocabulary.tokens_of(d.items) for d in decisions]
+    rows = [_branched(prompt, of_prompt) for prompt, of_prompt in zip(prompts, branches, strict=True)]
     flat = [list(completion) for of_prompt in branches for completion in of_prompt]
-    lengths = [len(completion) for completion in flat]
-    totals = [len(prompt) + sum(map(len, of_prompt)) for prompt, of_prompt in zip(prompts, branches, strict=True)]
+    lengths = torch.tensor([len(completion) for completion in flat], dtype=torch.int64)
+    longest = max([completion_width, *map(len, flat)])
     end = policy.prompts.end
-    tokens = np.full((len(decisions), max(totals)), end)
-    branch = np.full_like(tokens, -1)
-    positions = np.zeros_like(tokens)
+    width = max(len(row.tokens) for row in rows)
     items = np.full((len(decisions), max([1, *(len(d.items) for d in decisions)])), -1)
     prior_seen = np.zeros((len(decisions), len(policy.vocabulary.sequences)), dtype=bool)
-    completion = np.full((len(flat), max([completion_width, *lengths])), end)
     choices: list[tuple[int, ...]] = []
-    owner: list[int] = []
-    offset: list[int] = []
-    for b, (decision, prompt, of_prompt) in enumerate(zip(decisions, prompts, branches, strict=True)):
-        place = len(prompt)
-        tokens[b, :place] = prompt
-        branch[b, :place] = 0
-        positions[b, :place] = np.arange(place)
-        for number, written in enumerate(of_prompt, start=1):
-            completion[len(owner), : len(written)] = written
-            span = slice(place, place + len(written))
-            tokens[b, span] = written
-            branch[b, span] = number
-            positions[b, span] = len(prompt) + np.arange(len(written))
-            owner.append(b)
-            offset.append(place)
-            place += len(written)
+    for b, decision in enumerate(decisions):
         items[b, : len(decision.items)] = decision.items
         prior_seen[b, list(decision.prior)] = True
         choices += _shown_choices(policy, b, decision, len(policy.prompts.header(decision.profile)))
     row, position, slot, node, target = torch.tensor(choices, dtype=torch.int64).reshape(-1, 5).T.contiguous()
     return PackedBatch(
-        tokens=torch.from_numpy(tokens),
-        branch=torch.from_numpy(branch),
-        positions=torch.from_numpy(positions),
+        tokens=_padded([row.tokens for row in rows], width, end),
+        branch=_padded([row.branch for row in rows], width, -1),
+        positions=_padded([row.positions for row in rows], width, 0),
         items=torch.from_numpy(items),
         prior_seen=torch.from_numpy(prior_seen),
         row=row,
@@ -166,12 +149,41 @@ def pack(
         slot=slot,
         node=node,
         target=target,
-        owner=torch.tensor(owner, dtype=torch.int64),
-        offset=torch.tensor(offset, dtype=torch.int64),
-        completion=torch.from_numpy(completion),
-        completion_mask=torch.arange(completion.shape[1]) < torch.tensor(lengths, dtype=torch.int64)[:, None],
+        owner=torch.tensor([b for b, row in enumerate(rows) for _ in row.offsets], dtype=torch.int64),
+        offset=torch.tensor([offset for row in rows for offset in row.offsets], dtype=torch.int64),
+        completion=_padded(flat, longest, end),
+        completion_mask=torch.arange(longest) < lengths[:, None],
         prompt_length=torch.tensor([len(prompt) for prompt in prompts]),
     )
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A prompt followed by its completions: the unpadded fields of one row of a `PackedBatch`."""
+
+    tokens: list[int]
+    branch: list[int]
+    positions: list[int]
+    offsets: list[int]
+
+
+def _branched(prompt: list[int], completions: Branches) -> _Row:
+    """Appends completions to a prompt. Each continues the positions of the prompt."""
+    row = _Row(tokens=list(prompt), branch=[0] * len(prompt), positions=list(range(len(prompt))), offsets=[])
+    for number, completion in enumerate(completions, start=1):
+        row.offsets.append(len(row.tokens))
+        row.tokens.extend(completion)
+        row.branch.extend([number] * len(completion))
+        row.positions.extend(range(len(prompt), len(prompt) + len(completion)))
+    return row
+
+
+def _padded(rows: Sequence[Sequence[int]], width: int, value: int) -> torch.Tensor:
+    """Rows padded on the right with a value, int64 [rows, width]."""
+    padded = np.full((len(rows), width), value, dtype=np.int64)
+    for number, row in enumerate(rows):
+        padded[number, : len(row)] = row
+    return torch.from_numpy(padded)
 
 
 def _shown_choices(policy: RecPolicy, row: int, decision: Decision, position: int) -> list[tuple[int, ...]]:

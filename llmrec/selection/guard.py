@@ -76,7 +76,7 @@ class Guard(BestAdapter):
         metrics = measured | {
             "eval/judge_gap": (measured[REWARD] - start[REWARD]) - (measured[JUDGE] - start[JUDGE]),
             "eval/best_ndcg@10": self.best_ndcg,
-            "guard/kept": float(improves),
+            "guard/kept": float(kept),
             "guard/judge_refused": float(improves and not kept),
         }
         ndcg = f"NDCG@10 is {measured[NDCG]:.4f}"
