@@ -14,10 +14,15 @@ from llmrec.config import CatalogueConfig
 from llmrec.data.dataset import InteractionData, Targets
 from llmrec.data.profiles import NEW_USER, profile_texts
 
+_ROW_KEYS = ("user", "profile", "prior", "items", "purchased")
+
 
 @dataclass(frozen=True)
 class Decision:
     """One user at one moment.
+
+    Reward functions of users read it as a mapping too: `row["items"]`, `row.get("user")`, `"user" in row`, `dict(row)`.
+    The mapping holds what was known before the decision, so it lacks the target.
 
     Attributes:
         profile: what the prompt says of the user.
@@ -47,10 +52,30 @@ class Decision:
             return np.zeros(len(self.prior) + len(self.items), dtype=bool)
         return np.asarray(self.purchased, dtype=bool)
 
+    def keys(self) -> tuple[str, ...]:
+        """Keys of the mapping."""
+        return _ROW_KEYS
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_ROW_KEYS)
+
+    def __contains__(self, name: object) -> bool:
+        return name in _ROW_KEYS
+
     def __getitem__(self, name: str) -> Any:
-        """A field by name, sequences as lists: the mapping that reward functions of users receive."""
+        """A value of the mapping, sequences as lists.
+
+        Raises:
+            KeyError: the mapping has no such key.
+        """
+        if name not in _ROW_KEYS:
+            raise KeyError(name)
         value = getattr(self, name)
         return np.asarray(value).tolist() if name in ("prior", "items", "purchased") and value is not None else value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """A value of the mapping, or a default without such a key."""
+        return self[name] if name in _ROW_KEYS else default
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from itertools import takewhile
 from typing import TYPE_CHECKING, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
@@ -63,6 +64,8 @@ def _is_temporary(error: BaseException) -> bool:
     """Whether another attempt may succeed within `LONGEST_WAIT`."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
+    if not isinstance(error, Exception):  # Ctrl-C while a failure is handled
+        return False
     fault = hub_fault(error)
     if fault is None or isinstance(fault, OfflineModeIsEnabled) or _is_xet_denial(fault):
         return False
@@ -111,14 +114,17 @@ def hub_fault(error: BaseException | None) -> BaseException | None:
         EntryNotFoundError,
         HTTPError,  # pyright: ignore[reportPrivateImportUsage]  # base class of the HTTP library in use
         OfflineModeIsEnabled,
+        RemoteEntryNotFoundError,
     )
 
-    chain = list(_causes(error))
+    # Behind the answer that a file is missing stands the plain HTTP error that it was made from.
+    chain = list(takewhile(lambda one: not isinstance(one, RemoteEntryNotFoundError), _causes(error)))
     for kind in (HTTPError, OfflineModeIsEnabled):
         for one in chain:
             if isinstance(one, kind) and not isinstance(one, EntryNotFoundError):
                 return one
-    return next(filter(_is_transfer_fault, _causes(error, explicit=True)), None)
+    raised_from = [one for one in _causes(error, explicit=True) if one in chain]
+    return next(filter(_is_transfer_fault, raised_from), None)
 
 
 def _causes(error: BaseException | None, explicit: bool = False) -> Iterator[BaseException]:

@@ -52,6 +52,14 @@ def test_columns_of_single_decisions_give_them_back():
     assert second["purchased"] == [False] and second["profile"] == "31"
 
 
+def test_reward_functions_read_a_decision_as_a_mapping_without_the_target():
+    row = Decision("20", [9], np.array([0, 2]), [True, False, True], user=3, target=4)
+    assert row.get("user") == 3 and row.get("target", "none") == "none" and "items" in row and "target" not in row
+    assert dict(row) == {"user": 3, "profile": "20", "prior": [9], "items": [0, 2], "purchased": [True, False, True]}
+    with pytest.raises(KeyError, match="target"):
+        row["target"]
+
+
 def test_a_stranger_is_not_recommended_what_is_excluded():
     decision = stranger([4, 5, 6], max_history=2, excluded=[1])
     assert (decision.prior, decision.items, decision.user) == ([4, 1], [5, 6], None)

@@ -1,5 +1,6 @@
 """Failures of hub and network on the loopback interface: retries, explanations, and what the repository then holds."""
 
+import importlib
 import importlib.util
 import re
 import threading
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from huggingface_hub.errors import EntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import EntryNotFoundError, HTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import hf_raise_for_status
 
 from llmrec.errors import UserError
 from llmrec.hub import client, retry
@@ -50,6 +52,40 @@ def test_an_error_that_is_its_own_cause_ends_the_search() -> None:
     error = ValueError("x")
     error.__cause__ = error
     assert hub_fault(error) is None
+
+
+def missing_file() -> None:
+    """Raises what huggingface_hub makes of the answer that a file is missing."""
+    httpx = importlib.import_module(HTTPError.__module__.split(".")[0])  # the HTTP library that huggingface_hub uses
+    request = httpx.Request("GET", "http://localhost/a/b/resolve/main/report.json")
+    hf_raise_for_status(httpx.Response(404, headers={"X-Error-Code": "EntryNotFound"}, request=request))
+
+
+def test_a_missing_file_is_requested_once(waits: list[float]) -> None:
+    calls: list[int] = []
+
+    def call() -> None:
+        calls.append(1)
+        missing_file()
+
+    with pytest.raises(EntryNotFoundError), explained(NAME):
+        retried(call)
+    assert len(calls) == 1 and waits == []
+
+
+def test_an_interrupt_while_a_failure_is_handled_is_not_retried(waits: list[float]) -> None:
+    calls: list[int] = []
+
+    def call() -> None:
+        calls.append(1)
+        try:
+            raise ConnectionError("refused")
+        except ConnectionError:
+            raise KeyboardInterrupt  # noqa: B904
+
+    with pytest.raises(KeyboardInterrupt):
+        retried(call)
+    assert len(calls) == 1 and waits == []
 
 
 def test_other_errors_pass_unchanged_and_at_once(waits: list[float]) -> None:
