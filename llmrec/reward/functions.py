@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,7 @@ def call(
         name: name of the part, for errors.
         function: the function.
         recommendations: B parsed completions.
-        decisions: the decision that each one answers.
+        decisions: the decision that each one answers. The function sees them without their targets.
 
     Returns:
         float32 [B], on the CPU.
@@ -103,8 +104,9 @@ def call(
     Raises:
         RewardError: the function raises, or does not return B finite numbers.
     """
+    rows = [replace(decision, target=None) for decision in decisions]  # a reward must not know the answer
     try:
-        values = function(recommendations, decisions)
+        values = function(recommendations, rows)
     except Exception as error:  # the user's function may raise anything
         raise RewardError(f"The reward part `{name}` failed: {_described(error)}.") from error
     expected = f"expected {len(recommendations)} numbers, one for each recommendation"

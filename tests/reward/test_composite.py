@@ -222,6 +222,17 @@ def test_a_function_may_return_any_sequence_of_numbers(returned):
     assert call("part", lambda recommendations, rows: returned, [GOOD] * 2, [ROW] * 2).tolist() == [1.0, 2.5]
 
 
+def test_a_function_never_sees_the_target() -> None:
+    targets = []
+
+    def part(recommendations, rows):
+        targets.extend(row.target for row in rows)
+        return [0.0] * len(rows)
+
+    call("part", part, [GOOD], [replace(ROW, target=3)])
+    assert targets == [None]
+
+
 @pytest.mark.parametrize(
     ("function", "says"),
     [
