@@ -111,12 +111,12 @@ class Decisions(Sequence[Decision]):
         """
         catalogue = catalogue or CatalogueConfig()
         texts = profile_texts(data.users, catalogue.user_attributes)
-        places = list(zip(targets.users.tolist(), targets.positions.tolist(), strict=True))
-        taken = [data.histories[user][at] if at < len(data.histories[user]) else -1 for user, at in places]
+        pairs = list(zip(targets.users.tolist(), targets.positions.tolist(), strict=True))
+        taken = [data.histories[user][at] if at < len(data.histories[user]) else -1 for user, at in pairs]
         return cls(
-            profiles=[texts[user] for user, _ in places],
-            histories=[data.histories[user][:position] for user, position in places],
-            purchased=[data.purchases_before(user, position) for user, position in places],
+            profiles=[texts[user] for user, _ in pairs],
+            histories=[data.histories[user][:position] for user, position in pairs],
+            purchased=[data.purchases_before(user, position) for user, position in pairs],
             users=np.asarray(targets.users, dtype=np.int64),
             targets=np.array(taken, dtype=np.int64),
             max_history=catalogue.max_history,

@@ -269,7 +269,6 @@ def environment(config: Config) -> Environment:
     """Versions, seed and machine."""
     return Environment(
         versions=library_versions(),
-        python=platform.python_version(),
         machine=f"{platform.system()} {platform.machine()}",
         device="cuda" if torch.cuda.is_available() else "cpu",
         threads=torch.get_num_threads(),

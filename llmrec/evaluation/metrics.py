@@ -6,7 +6,7 @@ averages them within users, and `bootstrap_ci` gives the mean over users an inte
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -84,25 +84,20 @@ def ranks(scores: np.ndarray, targets: np.ndarray, excluded: Excluded = None, se
     return 1 + (before & allowed).sum(axis=1)
 
 
-def rank_of_target(scores: Array, targets: Array, ties: Literal["half", "hash"] = "half", seed: int = 0) -> Array:
+def rank_of_target(scores: Array, targets: Array) -> Array:
     """Rank of each target among all items, for NumPy arrays and for PyTorch tensors on any device.
+
+    Each tied item counts as half a rank lost; `ranks` orders ties by a seeded hash instead.
 
     Args:
         scores: float [M, N], higher is better.
         targets: item index of each row's target, int [M].
-        ties: `half` counts each tied item as half a rank lost; `hash` orders ties by `tie_keys`, as `ranks` does.
-        seed: seed of the order among ties, for `hash`.
 
     Returns:
-        float or int [M], 1 is best. With `half`, a target whose score is not finite has rank infinity.
+        float [M], 1 is best. A target whose score is not finite has rank infinity.
     """
     values: Any = scores
     indices: Any = targets
-    if ties == "hash":
-        if hasattr(values, "cpu"):
-            return indices.new_tensor(ranks(values.cpu().numpy(), indices.cpu().numpy(), seed=seed))
-        found: Any = ranks(values, indices, seed=seed)
-        return found
     target = values[np.arange(len(values)), indices]
     tied = (values == target[:, None]).sum(1)
     rank = 1 + (values > target[:, None]).sum(1) + (tied - 1) / 2

@@ -14,11 +14,11 @@ from llmrec.evaluation.metrics import ranks, top_k
 from llmrec.files import write_with
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.ranking import item_scores
+from llmrec.recommenders.protocol import Score
 
 BATCH = 64  # decisions per batch
 RANKS = "ranks.parquet"  # file name of the table of ranks
 LIST_LENGTH = 10
-Score = Callable[[Sequence[np.ndarray]], np.ndarray]  # histories [B] -> float [B, N], higher is better
 
 
 @dataclass(frozen=True)

@@ -282,7 +282,7 @@ class Environment(Section):
     versions: dict[str, str] = Field(
         default={}, description="Version of llmrec and of each library that results depend on."
     )
-    python: str | None = Field(default=None, description="Version of Python.")
+    python: str | None = Field(default=None, description="Version of Python, in early reports only; see `versions`.")
     machine: str | None = Field(default=None, description="Operating system and processor architecture.")
     device: str | None = Field(default=None, description="`cuda` or `cpu`.")
     threads: int | None = Field(default=None, description="Number of CPU threads of torch.")

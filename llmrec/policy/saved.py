@@ -5,13 +5,14 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from peft import LoraConfig
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrec.config import CatalogueConfig, ModelConfig
 from llmrec.errors import ModelError
-from llmrec.files import read_json
+from llmrec.files import read_json, read_versioned
 from llmrec.policy.file_names import ADAPTER_CONFIG, FILE_NAME, FORMAT, GENERATION_FILE
 
 
@@ -42,14 +43,8 @@ def read_description(directory: Path, quantized: bool = True) -> Description:
     Raises:
         ModelError: the file is missing, unreadable, of a newer format, or describes a merged model.
     """
-    path = directory / FILE_NAME
-    try:
-        values = read_json(path)
-        if values["format"] > FORMAT:
-            raise ModelError(
-                f"{path} has format {values['format']}; this version of llmrec reads formats up to {FORMAT}. "
-                "Update llmrec."
-            )
+
+    def build(values: dict[str, Any]) -> Description:
         if "merged" in values:
             raise ModelError(f"{directory} holds a merged model, not an adapter: load it with transformers.")
         return Description(
@@ -58,10 +53,8 @@ def read_description(directory: Path, quantized: bool = True) -> Description:
             item_vocabulary=values["item_vocabulary"],
             base_fingerprint=values.get("base_fingerprint"),
         )
-    except FileNotFoundError:
-        raise ModelError(f"{path} is missing: {directory} is not a policy written by llmrec.") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path} is not readable ({error}). Copy or train it again.") from None
+
+    return read_versioned(directory / FILE_NAME, FORMAT, build, kind="a policy")
 
 
 @contextmanager

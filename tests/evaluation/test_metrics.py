@@ -57,7 +57,8 @@ def test_tied_items_cost_half_a_rank_or_are_ordered_by_their_keys():
     scores = np.array([[3.0, 2.0, 1.0], [1.0, 1.0, 0.0], [0.0, 1.0, -np.inf]])
     targets = np.array([1, 0, 2])
     assert rank_of_target(scores, targets).tolist() == [2.0, 1.5, np.inf]
-    assert rank_of_target(scores, targets, ties="hash", seed=4).tolist() == ranks(scores, targets, seed=4).tolist()
+    first, tied, last = ranks(scores, targets, seed=4)
+    assert (first, last) == (2, 3) and tied in (1, 2)
 
 
 def test_minus_infinity_ranks_last():

@@ -55,7 +55,7 @@ def test_regions_by_hand(policy):
 
 def test_items_that_were_had_cannot_begin(policy):
     first = {policy.vocabulary.sequences[item][0] for item in (3, 4, 5, 6, 7, 8, 9)}
-    assert allowed(policy, start(policy)) == first  # 0, 1 and 2 are had
+    assert allowed(policy, start(policy)) == first  # 0, 1 and 2 are seen
     first = {policy.vocabulary.sequences[item][0] for item in (0, 1, 2, 9)}
     assert allowed(policy, start(policy), row=1) == first  # 3 and 4 before the window, 5 to 8 in it
 
