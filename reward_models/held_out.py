@@ -112,7 +112,7 @@ def predictions(model: RewardModel, events: HeldOut) -> Iterator[tuple[slice, Pr
 
 def ranks_of_targets(scores: Tensor, targets: Tensor) -> np.ndarray:
     """Rank of each target among all items, from 1, float64 [m]; a tie counts as half a rank lost."""
-    return np.asarray(rank_of_target(scores, targets, ties="half").cpu(), dtype=np.float64)
+    return np.asarray(rank_of_target(scores, targets).cpu(), dtype=np.float64)
 
 
 def ranking(model: RewardModel, events: HeldOut) -> dict[str, float]:
