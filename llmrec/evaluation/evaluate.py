@@ -1,7 +1,7 @@
 """The evaluation stage: measures every model of a run on every split and writes `report.json`.
 
-Rankings cover the full catalogue without the items that the user has seen; a seeded hash breaks ties. Generated text is
-the most probable completion. Only the comparison of rewards before and after RL samples completions.
+Rankings cover the full catalogue without the items that the user has seen. Tied items share the mean of their places.
+Generated text is the most probable completion. Only the comparison of rewards before and after RL samples completions.
 """
 
 import platform

@@ -18,7 +18,7 @@ Excluded = np.ndarray | Sequence[np.ndarray] | None  # bool [M, N], or M arrays 
 
 
 def tie_keys(num_items: int, seed: int) -> np.ndarray:
-    """A pseudo-random key for every item index; among equal scores the item with the smaller key ranks first.
+    """A pseudo-random key for every item index; of equal scores, lists show the item with the smaller key first.
 
     The key is SplitMix64 (Steele, Lea & Flood, OOPSLA 2014) of seed and index. It is the same for every model and
     machine, and independent of the order of items, which in many datasets is the order of popularity.
@@ -57,17 +57,16 @@ def _checked(scores: np.ndarray) -> np.ndarray:
     return scores
 
 
-def ranks(scores: np.ndarray, targets: np.ndarray, excluded: Excluded = None, seed: int = 0) -> np.ndarray:
-    """Rank of each target among the allowed items of its row.
+def ranks(scores: np.ndarray, targets: np.ndarray, excluded: Excluded = None) -> np.ndarray:
+    """Rank of each target among the allowed items of its row, by the rule of `rank_of_target`.
 
     Args:
         scores: float [M, N], higher is better; -inf is allowed, NaN is not.
         targets: item index of each row's target, int [M].
         excluded: items that may not be ranked, usually the history: bool [M, N], or item indices for each row.
-        seed: seed of the order among equal scores, see `tie_keys`.
 
     Returns:
-        int64 [M], 1 is best.
+        float64 [M], 1 is best.
 
     Raises:
         ValueError: scores hold NaN, or a row excludes its own target.
@@ -75,19 +74,17 @@ def ranks(scores: np.ndarray, targets: np.ndarray, excluded: Excluded = None, se
     scores = _checked(scores)
     targets = np.asarray(targets, dtype=np.int64)
     allowed = _allowed(scores, excluded)
-    rows = np.arange(len(scores))
-    keys = tie_keys(scores.shape[1], seed)
-    if not allowed[rows, targets].all():
-        raise ValueError(f"The target of row {(~allowed[rows, targets]).argmax()} is among its excluded items.")
-    target = scores[rows, targets][:, None]
-    before = (scores > target) | ((scores == target) & (keys < keys[targets][:, None]))
-    return 1 + (before & allowed).sum(axis=1)
+    of_targets = allowed[np.arange(len(scores)), targets]
+    if not of_targets.all():
+        raise ValueError(f"The target of row {(~of_targets).argmax()} is among its excluded items.")
+    return rank_of_target(np.where(allowed, scores, -np.inf), targets)
 
 
 def rank_of_target(scores: Array, targets: Array) -> Array:
     """Rank of each target among all items, for NumPy arrays and for PyTorch tensors on any device.
 
-    Each tied item counts as half a rank lost; `ranks` orders ties by a seeded hash instead.
+    A target that ties with t other items gets the mean of their t + 1 places, so each tied item costs half a rank. This
+    is the expected rank under a random order of ties. It is the only rule of ties: selection and test share it.
 
     Args:
         scores: float [M, N], higher is better.
@@ -106,7 +103,13 @@ def rank_of_target(scores: Array, targets: Array) -> Array:
 
 
 def top_k(scores: np.ndarray, k: int, excluded: Excluded = None, seed: int = 0) -> np.ndarray:
-    """The K best allowed items of each row, best first; arguments as in `ranks`.
+    """The K best allowed items of each row, best first.
+
+    Args:
+        scores: float [M, N], higher is better; -inf is allowed, NaN is not.
+        k: length of the lists.
+        excluded: items that may not be ranked, as in `ranks`.
+        seed: seed of the order among equal scores, see `tie_keys`.
 
     Returns:
         int64 [M, K], filled up with -1 if a row allows fewer items.

@@ -26,7 +26,7 @@ class Ranked:
     """The ranking of one model at M decisions.
 
     Attributes:
-        ranks: rank of each target, 1 is best, [M].
+        ranks: rank of each target, 1 is best and ties get the mean of their places, float64 [M].
         lists: the ten best items at each decision, [M, 10], filled up with -1.
     """
 
@@ -56,7 +56,7 @@ def rank(scores: Score, decisions: Decisions, seed: int) -> Ranked:
     Args:
         scores: scores all items after a batch of histories.
         decisions: M decisions with known targets.
-        seed: seed of the order among equal scores, see `metrics.tie_keys`.
+        seed: seed of the order among equal scores in lists, see `metrics.tie_keys`.
     """
     batches = (scores([decisions.histories[m] for m in rows]) for rows in chunks(len(decisions)))
     return rank_batches(batches, decisions, seed)
@@ -68,14 +68,14 @@ def rank_batches(batches: Iterable[np.ndarray], decisions: Decisions, seed: int)
     Args:
         batches: scores of all items at the decisions in order, float [b, N] per batch.
         decisions: M decisions with known targets.
-        seed: seed of the order among equal scores, see `metrics.tie_keys`.
+        seed: seed of the order among equal scores in lists, see `metrics.tie_keys`.
     """
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     start = 0
     for scores in batches:
         histories = decisions.histories[start : start + len(scores)]
         items = decisions.targets[start : start + len(scores)]
-        parts.append((ranks(scores, items, histories, seed), top_k(scores, LIST_LENGTH, histories, seed)))
+        parts.append((ranks(scores, items, histories), top_k(scores, LIST_LENGTH, histories, seed)))
         start += len(scores)
     return Ranked(ranks=np.concatenate([one for one, _ in parts]), lists=np.concatenate([lists for _, lists in parts]))
 
@@ -88,7 +88,7 @@ def rank_policy(
     Args:
         policy: the policy.
         decisions: M decisions with known targets.
-        seed: seed of the order among equal scores.
+        seed: seed of the order among equal scores in lists.
         advance: called after each batch.
 
     Returns:

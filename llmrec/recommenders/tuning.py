@@ -71,7 +71,7 @@ def fit_baselines(data: InteractionData, config: Config, advance: Advance) -> di
         The fitted baselines by name.
     """
     decisions = Decisions.from_targets(data, data.selection_targets())
-    validate = partial(mean_ndcg, decisions=decisions, seed=config.seed)
+    validate = partial(mean_ndcg, decisions=decisions)
     grids = dict(GRIDS)
     if config.evaluation.sasrec is not None:
         grid = config.evaluation.sasrec.model_dump()
@@ -85,18 +85,15 @@ def fit_baselines(data: InteractionData, config: Config, advance: Advance) -> di
     return fitted
 
 
-def mean_ndcg(scores: Score, decisions: Decisions, seed: int, k: int = 10) -> float:
+def mean_ndcg(scores: Score, decisions: Decisions, k: int = 10) -> float:
     """Mean NDCG@k of a scoring function over the full catalogue without seen items.
 
     Args:
         scores: scores all items after a batch of histories.
         decisions: M decisions with known targets.
-        seed: seed of the order among equal scores, see `metrics.tie_keys`.
         k: cut-off.
     """
-    found = [
-        ranks(scores(batch.histories), batch.targets, batch.histories, seed) for batch in decisions.batches(BATCH_SIZE)
-    ]
+    found = [ranks(scores(batch.histories), batch.targets, batch.histories) for batch in decisions.batches(BATCH_SIZE)]
     return float(ndcg(np.concatenate(found), k).mean())
 
 

@@ -1,7 +1,8 @@
 """Every metric of a report with its definition, and the names that people read in tables.
 
 Notation: M targets of U users, N catalogue items. `rank` is the position of a target among all items that its user has
-not seen, 1 is best; ties are broken by a seeded hash. A metric of targets or lists is averaged within users first.
+not seen, 1 is best; tied items share the mean of their places. A metric of targets or lists is averaged within users
+first.
 """
 
 from dataclasses import dataclass

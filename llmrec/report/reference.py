@@ -29,9 +29,10 @@ _REPORT_INTRODUCTION = """\
 _METRICS_INTRODUCTION = f"""\
 # Metrics
 
-Every model ranks the full catalogue without the items that the user has seen; nothing is sampled. A seeded hash breaks
-ties. A policy's list is the exact top ten of its masked distribution. Under the `title` scheme it is the best ten that
-a beam search finds. Metrics of targets and lists are averaged within users, then over users.
+Every model ranks the full catalogue without the items that the user has seen; nothing is sampled. A target
+that ties with other items gets the mean of their places, on validation and on test. Lists order equal scores by a
+seeded hash. A policy's list is the exact top ten of its masked distribution. Under the `title` scheme it is the best
+ten that a beam search finds. Metrics of targets and lists are averaged within users, then over users.
 
 Comparisons are paired by user. Holm's correction covers the {len(COMPARED_METRICS)} metrics that are compared for one
 pair of models on one split: {", ".join(f"`{metric}`" for metric in COMPARED_METRICS)}. The verdict is `better` or
