@@ -7,6 +7,7 @@ from llmrec.recommenders.ease import EASE
 from llmrec.recommenders.itemknn import ItemKNN
 from llmrec.recommenders.markov import Markov
 from llmrec.recommenders.popularity import Popularity
+from llmrec.recommenders.transitions import Transitions
 
 HISTORIES = [np.array([0, 1, 2]), np.array([0, 1]), np.array([3])]
 EMPTY = np.array([], dtype=int)
@@ -79,3 +80,24 @@ def arrays(users: list[list[int]]) -> list[np.ndarray]:
 @pytest.mark.parametrize("model", [Popularity(), Markov(), ItemKNN(), ItemKNN(2, 0.0), EASE()])
 def test_items_without_clicks_have_finite_scores(model):
     assert np.isfinite(model.fit(HISTORIES, 6).scores(HISTORIES)).all()
+
+
+def test_transitions_by_hand():
+    model = Transitions(last=2, decay=0.5, distance=2, distance_decay=0.25, damping=0.5, popularity_weight=0.6)
+    model.fit(HISTORIES, 4)
+    # From 0: twice to 1, once to 2 at distance 2 with weight 0.25; the root of 2.25 + 1. From 1: once to 2; root of 2.
+    assert model.transitions.toarray()[0] == pytest.approx(np.array([0, 2, 0.25, 0]) / 3.25**0.5)
+    assert model.transitions.toarray()[1] == pytest.approx(np.array([0, 0, 1, 0]) / 2**0.5)
+    popularity = 0.6 * np.array([2, 2, 1, 1]) / 6
+    after = popularity + model.transitions.toarray()[1] + 0.5 * model.transitions.toarray()[0]
+    scores = model.scores([np.array([3, 0, 1]), EMPTY])
+    assert scores.dtype == np.float32
+    assert scores[0] == pytest.approx(after)
+    assert scores[1] == pytest.approx(popularity)
+
+
+def test_transitions_with_full_damping_are_those_of_markov():
+    transitions = Transitions(3, 0.7, 3, 0.7, damping=1.0, popularity_weight=0.1).fit(list(map(np.array, USERS)), 8)
+    markov = Markov(context=3, decay=0.7, smoothing=1.0, popularity_weight=0.1).fit(list(map(np.array, USERS)), 8)
+    histories = [np.array([0, 3, 5]), np.array([7]), EMPTY]
+    assert transitions.scores(histories) == pytest.approx(markov.scores(histories))
