@@ -6,6 +6,7 @@ Justifications are written from these facts, and the groundedness check compares
 import re
 from collections import Counter
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch import nn
 
 from llmrec.data.dataset import InteractionData
 from llmrec.files import read_versioned, write_json
@@ -54,22 +56,51 @@ class Fact:
         return f" with the same {RELATION_WORDS[self.value]}" if self.kind == "shared" else f" {self.value}"
 
 
-@dataclass(frozen=True)
-class _FactTensors:
-    """The facts of all items as tensors on one device.
+class FactTensors(nn.Module):
+    """The facts of all items as buffers, so that they move with the model that reads them.
 
-    Attributes:
+    Args:
         own: categories and periods that hold, bool [N, F].
         entities: by fact index of a relation, the ascending entity ids of each item, padded with `_NO_ENTITY`,
             int32 [N, E].
     """
 
-    own: torch.Tensor
-    entities: dict[int, torch.Tensor]
+    own_facts: torch.Tensor
 
-    def to(self, device: torch.device) -> "_FactTensors":
-        entities = {number: ids.to(device) for number, ids in self.entities.items()}
-        return _FactTensors(own=self.own.to(device), entities=entities)
+    def __init__(self, own: torch.Tensor, entities: dict[int, torch.Tensor]):
+        super().__init__()
+        self.register_buffer("own_facts", own, persistent=False)
+        self.relations = sorted(entities)
+        for number in self.relations:
+            self.register_buffer(f"entities_{number}", entities[number], persistent=False)
+
+    def own(self, items: torch.Tensor) -> torch.Tensor:
+        """Categories and periods that hold for each item.
+
+        Args:
+            items: item indices, int64 [B].
+
+        Returns:
+            bool [B, F]; false for shared entities.
+        """
+        return self.own_facts[items]
+
+    def common(self, items: torch.Tensor, history: torch.Tensor) -> torch.Tensor:
+        """Facts that hold for an item and for each item of a history.
+
+        Args:
+            items: item indices, int64 [B].
+            history: item indices, -1 at padding, int64 [B, H].
+
+        Returns:
+            bool [B, F, H]; false at padding.
+        """
+        others = history.clamp(min=0)
+        both = (self.own_facts[items][:, None] & self.own_facts[others]).transpose(1, 2).contiguous()
+        for number in self.relations:
+            entities: torch.Tensor = self.get_buffer(f"entities_{number}")
+            both[:, number] = _share_an_entity(entities[items], entities[others])
+        return both & (history >= 0)[:, None]
 
 
 class FactBook:
@@ -83,6 +114,7 @@ class FactBook:
     Attributes:
         facts: [F]; bool arrays of facts have this order.
         index: position of each fact in `facts`.
+        on_host: the facts as tensors on the CPU, for code that writes texts before training.
     """
 
     def __init__(self, facts: list[Fact], of_item: list[list[int]], entities: list[dict[str, list[int]]]):
@@ -90,7 +122,7 @@ class FactBook:
         self.index = {fact: number for number, fact in enumerate(facts)}
         self._of_item = of_item
         self._entities = [{relation: frozenset(ids) for relation, ids in one.items()} for one in entities]
-        self._tensors = {torch.device("cpu"): self._make_tensors()}
+        self.on_host = self._make_tensors()
 
     @classmethod
     def from_data(cls, data: InteractionData, keep: Callable[[Fact], bool] = lambda fact: True) -> "FactBook":
@@ -125,42 +157,11 @@ class FactBook:
         """Which facts are of the given kinds, bool [F] on the CPU."""
         return torch.tensor([fact.kind in kinds for fact in self.facts], dtype=torch.bool)
 
-    def own(self, items: torch.Tensor) -> torch.Tensor:
-        """Categories and periods that hold for each item.
+    def tensors(self) -> FactTensors:
+        """A copy of `on_host` that may move to another device."""
+        return deepcopy(self.on_host)
 
-        Args:
-            items: item indices, int64 [B].
-
-        Returns:
-            bool [B, F] on the device of `items`; false for shared entities.
-        """
-        return self._tensors_on(items.device).own[items]
-
-    def common(self, items: torch.Tensor, history: torch.Tensor) -> torch.Tensor:
-        """Facts that hold for an item and for each item of a history.
-
-        Args:
-            items: item indices, int64 [B].
-            history: item indices, -1 at padding, int64 [B, H].
-
-        Returns:
-            bool [B, F, H] on the device of `items`; false at padding.
-        """
-        tensors = self._tensors_on(items.device)
-        others = history.clamp(min=0)
-        both = (tensors.own[items][:, None] & tensors.own[others]).transpose(1, 2).contiguous()
-        for number, entities in tensors.entities.items():
-            both[:, number] = _share_an_entity(entities[items], entities[others])
-        return both & (history >= 0)[:, None]
-
-    @torch.inference_mode(False)  # The copies are kept, and tensors of inference mode cannot be used in training.
-    def _tensors_on(self, device: torch.device) -> _FactTensors:
-        """The facts as tensors on a device, copied there once."""
-        if device not in self._tensors:
-            self._tensors[device] = self._tensors[torch.device("cpu")].to(device)
-        return self._tensors[device]
-
-    def _make_tensors(self) -> _FactTensors:
+    def _make_tensors(self) -> FactTensors:
         own = torch.zeros(self.num_items, len(self.facts), dtype=torch.bool)
         for item, numbers in enumerate(self._of_item):
             own[item, numbers] = True
@@ -169,7 +170,7 @@ class FactBook:
             for number, fact in enumerate(self.facts)
             if fact.kind == "shared"
         }
-        return _FactTensors(own=own, entities=entities)
+        return FactTensors(own, entities)
 
     def is_true(self, fact: Fact, item: int, cited: tuple[int, ...] = ()) -> bool:
         """Whether a fact holds for an item and for every cited item.

@@ -6,12 +6,15 @@ number of items.
 """
 
 import torch
+from torch import nn
 
 from llmrec.errors import CatalogueError
 
 
-class ItemTrie:
+class ItemTrie(nn.Module):
     """A prefix tree over item token sequences, none of which is the beginning of another.
+
+    Its arrays are buffers that are not saved, so that they move with the model.
 
     Tokens are addressed by *column*: their index in `tokens`. A language-model head needs logits for these tokens only.
 
@@ -30,33 +33,49 @@ class ItemTrie:
         CatalogueError: there are no items, a sequence is empty, or one sequence is the beginning of another.
     """
 
+    tokens: torch.Tensor
+    order: torch.Tensor
+    rank: torch.Tensor
+    node_item: torch.Tensor
+    _low: torch.Tensor
+    _high: torch.Tensor
+    _edge_column: torch.Tensor
+    _edge_node: torch.Tensor
+    _edge_start: torch.Tensor
+    _edge_key: torch.Tensor
+
     def __init__(self, sequences: list[tuple[int, ...]]):
+        super().__init__()
         if not sequences:
             raise CatalogueError("The catalogue has no items; expected at least one item to recommend.")
-        order = sorted(range(len(sequences)), key=lambda item: sequences[item])
-        _check_prefix_free(sequences, order)
+        sorted_items = sorted(range(len(sequences)), key=lambda item: sequences[item])
+        _check_prefix_free(sequences, sorted_items)
         self.num_items = len(sequences)
         self.flat = all(len(sequence) == 1 for sequence in sequences)
-        self.tokens = torch.tensor(sorted({token for sequence in sequences for token in sequence}))
-        self.order = torch.tensor(order)
-        self.rank = torch.argsort(self.order)
-        columns = {token: column for column, token in enumerate(self.tokens.tolist())}
-        nodes, edges = _build([tuple(columns[token] for token in sequences[item]) for item in order])
-        # Node n covers the items order[_low[n] : _high[n]].
-        self._low, self._high = torch.tensor(nodes).T.contiguous()
-        # The edges of node n are _edge_start[n] to _edge_start[n + 1].
-        parent, self._edge_column, self._edge_node = torch.tensor(edges).T.contiguous()
-        self._edge_start = torch.searchsorted(parent, torch.arange(len(nodes) + 1))
-        self._edge_key = parent * len(self.tokens) + self._edge_column
-        is_leaf = self._edge_start[1:] == self._edge_start[:-1]
-        self.node_item = torch.where(is_leaf, self.order[self._low.clamp(max=self.num_items - 1)], -1)
-
-    def to(self, device: torch.device | str) -> "ItemTrie":
-        """Moves all arrays to a device, in place."""
-        for name, value in vars(self).items():
-            if isinstance(value, torch.Tensor):
-                setattr(self, name, value.to(device))
-        return self
+        tokens = torch.tensor(sorted({token for sequence in sequences for token in sequence}))
+        order = torch.tensor(sorted_items)
+        columns = {token: column for column, token in enumerate(tokens.tolist())}
+        nodes, edges = _build([tuple(columns[token] for token in sequences[item]) for item in sorted_items])
+        # Node n covers the items order[low[n] : high[n]].
+        low, high = torch.tensor(nodes).T.contiguous()
+        # The edges of node n are edge_start[n] to edge_start[n + 1].
+        parent, edge_column, edge_node = torch.tensor(edges).T.contiguous()
+        edge_start = torch.searchsorted(parent, torch.arange(len(nodes) + 1))
+        is_leaf = edge_start[1:] == edge_start[:-1]
+        buffers = {
+            "tokens": tokens,
+            "order": order,
+            "rank": torch.argsort(order),
+            "node_item": torch.where(is_leaf, order[low.clamp(max=self.num_items - 1)], -1),
+            "_low": low,
+            "_high": high,
+            "_edge_column": edge_column,
+            "_edge_node": edge_node,
+            "_edge_start": edge_start,
+            "_edge_key": parent * len(tokens) + edge_column,
+        }
+        for name, value in buffers.items():
+            self.register_buffer(name, value, persistent=False)
 
     def columns_of(self, tokens: torch.Tensor) -> torch.Tensor:
         """Column of each token id.

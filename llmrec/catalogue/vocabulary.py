@@ -68,10 +68,10 @@ class ItemVocabulary:
         """Token ids that the scheme added to the tokenizer, in item order; they are trained with the adapter."""
         return [sequence[0] for sequence in self.sequences] if self.scheme == "atomic" else []
 
-    @cached_property
-    def lengths(self) -> torch.Tensor:
-        """Number of tokens of each item, int64 [N]."""
-        return torch.tensor([len(sequence) for sequence in self.sequences])
+    @property
+    def longest(self) -> int:
+        """Number of tokens of the longest item."""
+        return max(len(sequence) for sequence in self.sequences)
 
     @cached_property
     def paths(self) -> list[tuple[int, ...]]:

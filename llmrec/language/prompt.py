@@ -182,4 +182,4 @@ class PromptBuilder:
     @property
     def _longest(self) -> int:
         """Length of the longest token sequence."""
-        return int(self.vocabulary.lengths.max())
+        return self.vocabulary.longest

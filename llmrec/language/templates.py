@@ -49,7 +49,7 @@ def sample_justification(
     own = facts.facts_of(item)
     if not history:
         return _fill(NO_HISTORY, own, None, generator, people)
-    common = facts.common(torch.tensor([item]), torch.tensor([history]))[0]
+    common = facts.on_host.common(torch.tensor([item]), torch.tensor([history]))[0]
     fitting = [common[facts.of_kind(*kinds)].any(0) for kinds in (("category",), ("category", "period"))]
     cited = _choose_cited([*fitting, common.any(0)], generator)
     shared = [facts.facts[number] for number in common[:, cited].nonzero()[:, 0].tolist()]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
 import torch
+from torch import nn
 
 from llmrec.catalogue.facts import FactBook
 from llmrec.catalogue.trie import ItemTrie
@@ -89,7 +90,7 @@ class Choice:
     allowed: torch.Tensor
 
 
-class Decoder:
+class Decoder(nn.Module):
     """The grammar of completions for one catalogue.
 
     Args:
@@ -101,19 +102,31 @@ class Decoder:
         tokens: ids that a justification can hold outside of citations, ascending, int64 [K].
     """
 
+    tokens: torch.Tensor
+    _class_columns: torch.Tensor
+    _transitions: torch.Tensor
+    _is_category: torch.Tensor
+    _is_own: torch.Tensor
+
     def __init__(self, trie: ItemTrie, facts: FactBook, classes: TokenClasses):
-        device = trie.tokens.device
+        super().__init__()
         self.trie = trie
-        self.facts = facts
+        self.facts = facts.tensors()
         self.classes = classes
-        self.fact_trie = ItemTrie(list(classes.facts)).to(device) if classes.facts else None
-        self.tokens = torch.tensor(classes.vocabulary(), device=device)
+        self.num_facts = len(facts.facts)
+        self.fact_trie = ItemTrie(list(classes.facts)) if classes.facts else None
+        tokens = torch.tensor(classes.vocabulary())
         members = classes.members()
-        columns = [torch.isin(self.tokens, torch.tensor(sorted(members[kind]), device=device)) for kind in TEXT_RULES]
-        self._class_columns = torch.stack(columns).float()  # [classes, K]; float: matrix products of bool do not exist
-        self._transitions = torch.tensor([TRANSITIONS[region] for region in Region], device=device)
-        self._is_category = facts.of_kind("category").to(device)
-        self._is_own = facts.of_kind("category", "period").to(device)
+        columns = [torch.isin(tokens, torch.tensor(sorted(members[kind]))) for kind in TEXT_RULES]
+        buffers = {
+            "tokens": tokens,
+            "_class_columns": torch.stack(columns).float(),  # [classes, K]; matrix products of bool do not exist
+            "_transitions": torch.tensor([TRANSITIONS[region] for region in Region]),
+            "_is_category": facts.of_kind("category"),
+            "_is_own": facts.of_kind("category", "period"),
+        }
+        for name, value in buffers.items():
+            self.register_buffer(name, value, persistent=False)
 
     def start(self, available: torch.Tensor, history: torch.Tensor) -> DecodingState:
         """States before the first token.
@@ -133,7 +146,7 @@ class Decoder:
             )
         zeros = torch.zeros(len(available), dtype=torch.int64, device=available.device)
         no = zeros.bool()
-        no_facts = torch.zeros(len(available), len(self.facts.facts), dtype=torch.bool, device=available.device)
+        no_facts = torch.zeros(len(available), self.num_facts, dtype=torch.bool, device=available.device)
         return DecodingState(
             region=torch.full_like(zeros, ITEM),
             node=zeros,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from llmrec.language.grammar import Region
 from llmrec.policy.decoding import Choice, Decoder, DecodingState
@@ -59,7 +60,7 @@ class TokenLogProbs:
     is_choice: torch.Tensor
 
 
-class MaskedDistribution:
+class MaskedDistribution(nn.Module):
     """A policy's distribution over completions, from the hidden states of any backbone.
 
     Args:
@@ -68,6 +69,7 @@ class MaskedDistribution:
     """
 
     def __init__(self, decoder: Decoder, logits: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]):
+        super().__init__()
         self.decoder = decoder
         self._logits = logits
 

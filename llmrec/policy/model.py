@@ -95,7 +95,7 @@ class RecPolicy(nn.Module):
         self.base_fingerprint = base_fingerprint
         self.prompts = PromptBuilder(tokenizer, vocabulary, catalogue)
         classes = TokenClasses.from_prompts(self.prompts, facts)
-        self.decoder = Decoder(vocabulary.trie.to(self.device), facts, classes)
+        self.decoder = Decoder(vocabulary.trie, facts, classes).to(self.device)
         self.distribution = MaskedDistribution(self.decoder, self.logits)
 
     @classmethod
@@ -139,7 +139,7 @@ class RecPolicy(nn.Module):
     @property
     def completion_length(self) -> int:
         """Default length of a completion in tokens: room for two items and a sentence."""
-        return 2 * int(self.vocabulary.lengths.max()) + SENTENCE_LENGTH
+        return 2 * self.vocabulary.longest + SENTENCE_LENGTH
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Input embeddings [..., d] of token ids [...].

@@ -50,7 +50,7 @@ def test_common_facts_equal_the_definition(catalogue, data):
         [[holds_for_both(catalogue, number, item, other) for other in histories[row]] for number in range(len(FACTS))]
         for row, item in enumerate(items)
     ]
-    assert book_of(catalogue).common(torch.tensor(items), history).tolist() == expected
+    assert book_of(catalogue).on_host.common(torch.tensor(items), history).tolist() == expected
 
 
 @settings(max_examples=100, deadline=None)
@@ -68,7 +68,7 @@ def test_a_fact_is_true_if_it_is_common_to_the_item_and_all_cited_items(catalogu
 @given(CATALOGUES)
 def test_own_facts_are_categories_and_periods(catalogue):
     book = book_of(catalogue)
-    own = book.own(torch.arange(book.num_items))
+    own = book.on_host.own(torch.arange(book.num_items))
     for item, (numbers, _) in enumerate(catalogue):
         assert own[item].nonzero()[:, 0].tolist() == numbers
         assert book.facts_of(item) == [FACTS[number] for number in numbers]
@@ -84,9 +84,9 @@ def test_a_fact_outside_the_catalogue_is_false(data):
 def test_facts_asked_for_in_inference_mode_can_be_used_in_training(data):
     book = FactBook.from_data(data)
     with torch.inference_mode():
-        book.common(torch.tensor([0]), torch.tensor([[1]]))
+        book.on_host.common(torch.tensor([0]), torch.tensor([[1]]))
     weights = torch.ones(1, len(book.facts), requires_grad=True)
-    (weights * book.own(torch.tensor([0]))).sum().backward()
+    (weights * book.on_host.own(torch.tensor([0]))).sum().backward()
     assert weights.grad is not None
 
 
@@ -126,7 +126,7 @@ def test_facts_are_read_back(data, tmp_path):
     items = torch.arange(data.num_items)
     history = items.expand(data.num_items, -1)
     assert again.facts == book.facts and again.num_items == data.num_items
-    assert torch.equal(again.common(items, history), book.common(items, history))
+    assert torch.equal(again.on_host.common(items, history), book.on_host.common(items, history))
 
 
 def test_facts_that_cannot_be_read(data, tmp_path):

@@ -15,7 +15,7 @@ VOCABULARY = ItemVocabulary("title", ("a", "b", "c", "d"), ("A", "B", "C", "D"),
 
 def test_paths_by_hand():
     assert VOCABULARY.paths == [(0, 1, 3), (0, 1, 4), (0, 2), (0, 1, 3)]
-    assert VOCABULARY.lengths.tolist() == [3, 3, 2, 3]
+    assert VOCABULARY.longest == 3
     assert VOCABULARY.tokens_of([2, 0]) == [7, 9, 5, 1, 9]
     assert VOCABULARY.new_tokens == []
 

@@ -31,7 +31,7 @@ def as_text(segments) -> tuple:
 
 
 def common(facts, one, two):
-    mask = facts.common(torch.tensor([one]), torch.tensor([[two]]))[0, :, 0]
+    mask = facts.on_host.common(torch.tensor([one]), torch.tensor([[two]]))[0, :, 0]
     return [fact for fact, holds in zip(facts.facts, mask.tolist(), strict=True) if holds]
 
 

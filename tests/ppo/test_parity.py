@@ -89,7 +89,8 @@ class WholeVocabulary(Decoder):
     """A distribution without a catalogue: any token may follow, until the end token."""
 
     def __init__(self, policy: RecPolicy):
-        self.facts, self.end = policy.facts, policy.prompts.end
+        super().__init__(policy.vocabulary.trie, policy.facts, policy.decoder.classes)
+        self.end = policy.prompts.end
         self.tokens = torch.arange(policy.model.config.vocab_size)
 
     def start(self, available: torch.Tensor, history: torch.Tensor) -> DecodingState:
