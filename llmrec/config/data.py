@@ -38,15 +38,16 @@ class ColumnsConfig(Section):
 class DataConfig(Section):
     """The event log: where it is, which events are clicks and purchases, and how it is split."""
 
-    format: Literal["movielens", "recbole", "table", "amazon2023", "complete_journey", "open_bandit", "minionerec"] = (
-        Field(description="Format of the event log. `table` reads any CSV, TSV, Parquet or JSONL file.")
-    )
+    format: Literal[
+        "movielens", "recbole", "table", "amazon2023", "complete_journey", "open_bandit", "minionerec", "sequences"
+    ] = Field(description="Format of the event log. `table` reads any CSV, TSV, Parquet or JSONL file.")
     path: str = Field(
         description="Directory or file of the event log. `package:NAME/DIR` reads from an installed Python package."
     )
     items: str | None = Field(
         default=None,
-        description="Path of the item table (format `table`) or of the metadata file (format `amazon2023`).",
+        description="Path of the item table (format `table`), of the metadata file (format `amazon2023`) or of the "
+        "file of item words (format `sequences`).",
     )
     users: str | None = Field(default=None, description="Path of the user table (format `table`).")
     facts: str | None = Field(

@@ -48,7 +48,7 @@ def test_defaults_are_those_of_a_minimal_config() -> None:
     ("key", "lines"),
     [
         ("sft.dropout", ["type:     number (at least 0, below 1)", "default:  0.2", "meaning:  Dropout probability"]),
-        ("data.format", ["`open_bandit` or `minionerec`", "default:  (required)"]),
+        ("data.format", ["`minionerec` or `sequences`", "default:  (required)"]),
         ("data.rating_range", ["[number, number] or null", "default:  null"]),
         ("evaluation.ks", ["list of integer (at least 1), not empty", "[1, 5, 10, 20]"]),
         ("reward.terms", ["list of sections", "default:  []", "keys:     reward.terms.column, reward.terms.weight"]),

@@ -17,6 +17,7 @@ from llmrec.data.readers.movielens import read_movielens
 from llmrec.data.readers.open_bandit import read_open_bandit
 from llmrec.data.readers.raw import RawLog, check_log
 from llmrec.data.readers.recbole import read_recbole
+from llmrec.data.readers.sequences import read_sequences
 from llmrec.data.readers.table import read_table_log
 from llmrec.errors import ConfigError
 
@@ -30,6 +31,7 @@ _READERS = {
     "complete_journey": read_complete_journey,
     "open_bandit": read_open_bandit,
     "minionerec": read_minionerec,
+    "sequences": read_sequences,
 }
 
 
