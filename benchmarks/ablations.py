@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
+from llmrec.data.decision import Decision
 from llmrec.language.grammar import TEXT_RULES, TextClass
 from llmrec.policy.decoding import Decoder
 from llmrec.ppo.network import NetworkOutput
-from llmrec.ppo.rollout import Rollout
 from llmrec.ppo.trainer import RecPPOTrainer
 
 
@@ -54,11 +54,11 @@ def separate_reference(trainer: RecPPOTrainer) -> None:
     score = trainer.reference
     second = copy.deepcopy(network)
 
-    def reference(rollout: Rollout) -> NetworkOutput:
+    def reference(decisions: list[Decision], completions: list[list[list[int]]]) -> NetworkOutput:
         trainer.model = second
         trainer.policy = second.policy
         try:
-            return score(rollout)
+            return score(decisions, completions)
         finally:
             trainer.model = network
             trainer.policy = network.policy

@@ -13,6 +13,7 @@ FORMER_DEFAULTS: dict[str, Any] = {
     "reward.linear": False,
     "reward.conversion_weight": 1.0,
     "reward.popularity_weight": 1.0,
+    "ppo.text": "on",
     "ppo.learning_rate": 1e-4,
     "ppo.num_mini_batches": 1,
     "ppo.num_ppo_epochs": 2,

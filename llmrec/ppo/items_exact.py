@@ -3,18 +3,20 @@
 Each item must be one token, so that one softmax gives the probabilities of all items.
 """
 
+from collections.abc import Sequence
+
 import torch
 from trl.experimental.ppo import PPOConfig as TRLPPOConfig
 
 from llmrec.config import PPOConfig
+from llmrec.data.decision import Decision
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import PackedBatch, decision_log_probs, taken_log_probs
 from llmrec.ppo.advantages import Sum, Trajectories, add_span_rewards, exact_item_advantages, text_advantages
 from llmrec.ppo.experience import Counts, EpisodeRewards, Experience, ItemExperience
 from llmrec.ppo.kl import categorical_kl, kl_loss
-from llmrec.ppo.losses import exact_item_loss
+from llmrec.ppo.losses import distillation_loss, exact_item_loss
 from llmrec.ppo.network import NetworkOutput
-from llmrec.ppo.rollout import Rollout
 from llmrec.reward.protocol import RewardFunction
 
 
@@ -26,7 +28,7 @@ class ExactItems:
     losses. As rewards, they would add noise to the advantages.
 
     Args:
-        section: coefficients of item loss, item KL, entropy bonus and PPO-ptx.
+        section: the item loss, and coefficients of item loss, item KL, entropy bonus and PPO-ptx.
         args: temperature, clip range, KL coefficient, gamma and lambda.
         policy: the policy that learns.
         total: sums a tensor over all processes.
@@ -57,13 +59,18 @@ class ExactItems:
         return text_advantages(trajectories, self.args.gamma, self.args.lam, self.total)
 
     def experience(
-        self, rollout: Rollout, reference: NetworkOutput, reward: RewardFunction, kl_scale: float
+        self,
+        decisions: Sequence[Decision],
+        prompts: PackedBatch,
+        hidden: torch.Tensor,
+        reference: NetworkOutput,
+        reward: RewardFunction,
+        kl_scale: float,
     ) -> tuple[list[ItemExperience], dict[str, torch.Tensor]]:
         """Advantages of all items at every decision that a prompt shows and at its end; mean KL and expected reward."""
         columns = self.policy.vocabulary.trie.order
-        hidden = rollout.sampled.prompt_hidden
-        distributions = decision_log_probs(self.policy, rollout.prompts, hidden, self.args.temperature)
-        rewards = reward.item_rewards_per_prefix(rollout.decisions)
+        distributions = decision_log_probs(self.policy, prompts, hidden, self.args.temperature)
+        rewards = reward.item_rewards_per_prefix(decisions)
         experience: list[ItemExperience] = []
         kl: list[torch.Tensor] = []
         expected_reward: list[torch.Tensor] = []
@@ -78,7 +85,7 @@ class ExactItems:
                 kl_coef=kl_scale * self.section.item_kl_coef,
                 entropy_coef=self.section.item_entropy_coef,
             )
-            observed = len(taken_log_probs(self.policy, log_probs, rollout.prompts.items[b]))
+            observed = len(taken_log_probs(self.policy, log_probs, prompts.items[b]))
             experience.append(ItemExperience(log_probs=log_probs, advantages=advantages, observed=observed))
             kl.append(categorical_kl(log_probs, ref_log_probs).mean())
             expected_reward.append((log_probs.exp() * of_columns).sum(1).mean())
@@ -98,7 +105,7 @@ class ExactItems:
         log_probs = torch.cat(new.items)
         old_log_probs = torch.cat([item.log_probs for item in part.items])
         advantages = torch.cat([item.advantages for item in part.items])
-        item_loss, clipped = exact_item_loss(log_probs, old_log_probs, advantages, self.args.cliprange)
+        item_loss, clipped = self._item_loss(log_probs, old_log_probs, advantages, kl_scale)
         likelihoods = [
             taken_log_probs(self.policy, decisions, shown).sum()
             for decisions, shown in zip(new.items, batch.items, strict=True)
@@ -114,3 +121,13 @@ class ExactItems:
         weighted_items = metrics["loss/item_avg"] + self.section.ptx_coef * metrics["loss/ptx_avg"]
         weighted_text_kl = kl_scale * self.args.kl_coef * metrics["loss/text_kl_avg"]
         return weighted_text_kl + self.section.item_loss_weight * weighted_items, metrics
+
+    def _item_loss(
+        self, log_probs: torch.Tensor, old_log_probs: torch.Tensor, advantages: torch.Tensor, kl_scale: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss that `ppo.item_loss` selects, and the clipped probability mass; both summed over decisions."""
+        section = self.section
+        if section.item_loss == "clipped":
+            return exact_item_loss(log_probs, old_log_probs, advantages, self.args.cliprange)
+        weight = kl_scale * section.item_kl_coef + section.item_entropy_coef
+        return distillation_loss(log_probs, old_log_probs, advantages, weight, section.item_loss == "forward_kl")

@@ -1,12 +1,14 @@
 """Items learned from samples: an item token is a token like those of the text."""
 
+from collections.abc import Sequence
+
 import torch
 
+from llmrec.data.decision import Decision
 from llmrec.policy.packing import PackedBatch
 from llmrec.ppo.advantages import Estimate, Estimator, Trajectories, add_span_rewards
 from llmrec.ppo.experience import Counts, EpisodeRewards, Experience, ItemExperience
 from llmrec.ppo.network import NetworkOutput
-from llmrec.ppo.rollout import Rollout
 from llmrec.reward.protocol import RewardFunction
 
 
@@ -40,7 +42,13 @@ class SampledItems:
         return self.estimator(trajectories)
 
     def experience(
-        self, rollout: Rollout, reference: NetworkOutput, reward: RewardFunction, kl_scale: float
+        self,
+        decisions: Sequence[Decision],
+        prompts: PackedBatch,
+        hidden: torch.Tensor,
+        reference: NetworkOutput,
+        reward: RewardFunction,
+        kl_scale: float,
     ) -> tuple[list[ItemExperience], dict[str, torch.Tensor]]:
         """Nothing: the sampled tokens are all the experience."""
         return [], {}

@@ -6,6 +6,8 @@ mean does not depend on how the mini-batch is split into micro-batches and proce
 
 import torch
 
+from llmrec.ppo.kl import categorical_kl
+
 
 def policy_loss(
     log_probs: torch.Tensor,
@@ -80,3 +82,27 @@ def exact_item_loss(
     probabilities = old_log_probs.exp()
     loss = (probabilities * torch.maximum(unclipped, clipped)).sum()
     return loss, (probabilities * (clipped > unclipped)).sum()
+
+
+def distillation_loss(
+    log_probs: torch.Tensor, old_log_probs: torch.Tensor, advantages: torch.Tensor, weight: float, forward: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Distillation of the policy that maximizes the objective of item decisions, without clipping.
+
+    The maximum of E[r] - beta KL(pi || ref) + alpha H(pi) is pi* = softmax((r + beta log ref) / (alpha + beta)). An
+    exact advantage under `old` is (alpha + beta) (log pi* - log old) plus a constant of the decision, so it determines
+    pi*. At `old`, the gradient of (alpha + beta) KL(pi || pi*) equals that of `exact_item_loss`.
+
+    Args:
+        log_probs: log-probabilities under the policy that learns, -inf where not allowed, [R, C].
+        old_log_probs: log-probabilities under the policy of the advantages, -inf at the same places, [R, C].
+        advantages: exact advantage of each item, 0 where not allowed, [R, C].
+        weight: alpha + beta, above 0.
+        forward: KL(pi* || pi) instead of KL(pi || pi*).
+
+    Returns:
+        `weight` times the KL divergence, summed over decisions, and 0, because nothing is clipped.
+    """
+    optimum = (advantages / weight + old_log_probs).log_softmax(1)
+    divergence = categorical_kl(optimum, log_probs) if forward else categorical_kl(log_probs, optimum)
+    return weight * divergence.sum(), torch.zeros_like(advantages[:0].sum())

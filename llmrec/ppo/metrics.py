@@ -41,7 +41,8 @@ def rollout_metrics(
 def step_means(steps: list[dict[str, float]]) -> dict[str, float]:
     """Means over the optimizer steps of an update, and the variance of the mean probability ratio."""
     means = {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}
-    return means | {"val/ratio_var": float(np.var([step["val/ratio"] for step in steps]))}
+    ratios = [step["val/ratio"] for step in steps if "val/ratio" in step]
+    return means | ({"val/ratio_var": float(np.var(ratios))} if ratios else {})
 
 
 def samples_of(policy: RecPolicy, update: int, rollout: Rollout, rewards: EpisodeRewards) -> list[Sample]:

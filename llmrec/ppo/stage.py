@@ -29,6 +29,7 @@ from reward_models import EaseJudge
 GUARD_BATCH = 32  # validation users that the reward model scores at a time
 COLUMNS = {
     "objective/scores": "reward",
+    "objective/item_reward": "item reward",
     "objective/kl": "KL",
     "objective/item_kl": "item KL",
     "reward/groundedness": "grounded",
@@ -87,8 +88,9 @@ def train_ppo(run: Run) -> dict[str, Any]:
     metrics = {
         "updates": trainer.state.global_step,
         "guard": guard.report(),
+        "text": trainer.text,
         "events": trainer.events,
-        "log": [entry for entry in trainer.state.log_history if "objective/scores" in entry],
+        "log": [entry for entry in trainer.state.log_history if "episode" in entry],
     }
     run.finish("ppo", metrics)
     return metrics

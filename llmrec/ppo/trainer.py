@@ -19,7 +19,7 @@ from trl.experimental.ppo import PPOTrainer
 from trl.trainer.utils import disable_dropout_in_model
 
 from llmrec.config import PPOConfig
-from llmrec.data.decision import Decisions
+from llmrec.data.decision import Decision, Decisions
 from llmrec.language.grammar import ITEM
 from llmrec.policy.generate import parse
 from llmrec.policy.model import RecPolicy
@@ -35,6 +35,7 @@ from llmrec.ppo.losses import policy_loss, value_loss
 from llmrec.ppo.metrics import rollout_metrics, samples_of, step_means
 from llmrec.ppo.network import Critic, NetworkOutput, PolicyWithCritic
 from llmrec.ppo.rollout import Rollout, RolloutSampler
+from llmrec.ppo.text import TextDecision, text_decision, text_metrics
 from llmrec.progress import TrainingLog
 from llmrec.reward.protocol import RewardFunction
 from llmrec.selection.best_adapter import evaluation_due
@@ -59,6 +60,7 @@ class RecPPOTrainer(PPOTrainer):
         record: receives events and sampled completions.
         average: the weight average that is evaluated and returned instead of the weights; None without averaging.
         kl_scale: factor of all KL coefficients, moved by `ppo.adaptive_kl_target`.
+        text: whether the text is trained, and the measurement behind it. None under `auto` before training begins.
     """
 
     def __init__(
@@ -78,6 +80,8 @@ class RecPPOTrainer(PPOTrainer):
         self.events: list[dict[str, Any]] = []
         self.record = TrainingLog()
         self.kl_scale = 1.0
+        auto = section.text == "auto" and section.advantage == "exact"
+        self.text: TextDecision | None = None if auto else {"trained": section.text != "off"}
         self._first_step_checked = False
         super().__init__(
             args=args,
@@ -120,14 +124,33 @@ class RecPPOTrainer(PPOTrainer):
             self._end_update(update, metrics, time.monotonic() - started)
         self._end()
 
-    @torch.no_grad()
     def collect(self, update: int) -> tuple[Experience, dict[str, float]]:
-        """Samples a batch of experience with the current policy; also returns metrics of it."""
+        """A batch of experience of the current policy, and metrics of it."""
+        learns_text = self.text is None or self.text["trained"]
+        experience, metrics = self.collect_episodes(update) if learns_text else self.collect_items(update)
+        if update == 1:
+            check_start(metrics, self._tolerance)
+        return experience, metrics
+
+    @torch.no_grad()
+    def collect_items(self, update: int) -> tuple[Experience, dict[str, float]]:
+        """Item decisions alone: the prompts are logged histories, so nothing is sampled."""
+        decisions = self.rollouts.decisions_of(update)
+        with self.accelerator.autocast():
+            prompts = pack(self.policy, decisions).to(self.accelerator.device)
+            hidden = self.policy(*prompts.inputs())
+            reference = self.reference(decisions, [[] for _ in decisions])
+        items, metrics = self.items.experience(decisions, prompts, hidden, reference, self.reward, self.kl_scale)
+        return Experience.of_items(decisions, items, self.accelerator.device), self._reduce(metrics, "mean")
+
+    @torch.no_grad()
+    def collect_episodes(self, update: int) -> tuple[Experience, dict[str, float]]:
+        """Sampled completions and, if items are learned exactly, item decisions."""
         with self.accelerator.autocast():
             # 1. Rollout: the policy samples G completions of each prompt.
             rollout = self.rollouts.sample(update)
             # 2. Reference: the reference policy scores the same tokens, and the critic predicts their values.
-            reference = self.reference(rollout)
+            reference = self.reference(rollout.decisions, rollout.completions)
             values = self.critic(rollout.sampled.hidden) * rollout.sampled.mask
         # 3. Reward: of the recommended item and of its justification.
         rewards = self.score(rollout, values.device)
@@ -146,7 +169,9 @@ class RecPPOTrainer(PPOTrainer):
             Trajectories(rewards=token_rewards, values=values, mask=mask, item_mask=item_mask, policy_mask=policy_mask)
         )
         # 6. Item experience: exact advantages of all items at each decision, if items are learned exactly.
-        items, item_metrics = self.items.experience(rollout, reference, self.reward, self.kl_scale)
+        items, item_metrics = self.items.experience(
+            rollout.decisions, rollout.prompts, rollout.sampled.prompt_hidden, reference, self.reward, self.kl_scale
+        )
         experience = Experience(
             decisions=rollout.decisions,
             completions=rollout.completions,
@@ -163,8 +188,6 @@ class RecPPOTrainer(PPOTrainer):
         # 7. Metrics and samples.
         processes = self.accelerator.num_processes
         metrics = self._reduce(rollout_metrics(rollout, rewards, kl, penalty, processes) | item_metrics, "mean")
-        if update == 1:
-            check_start(metrics, self._tolerance)
         if self.section.sample_steps and (update - 1) % self.section.sample_steps == 0:
             self.record.samples(samples_of(self.policy, update, rollout, rewards))
         return experience, metrics | {"objective/kl_coef": self.kl_scale * self.args.kl_coef}
@@ -191,17 +214,21 @@ class RecPPOTrainer(PPOTrainer):
 
     # -- steps of `collect` --
 
-    def reference(self, rollout: Rollout) -> NetworkOutput:
-        """Output of the reference policy (the RL adapter is off) for a rollout, computed in parts."""
-        completions = rollout.completions
-        width = max(len(completion) for of_prompt in completions for completion in of_prompt)
+    def reference(self, decisions: list[Decision], completions: list[list[list[int]]]) -> NetworkOutput:
+        """Output of the reference policy (the RL adapter is off), computed in parts.
+
+        Args:
+            decisions: the prompts, [B].
+            completions: token ids of each prompt's completions.
+        """
+        width = max((len(completion) for of_prompt in completions for completion in of_prompt), default=1)
         size = max(1, self.args.local_rollout_forward_batch_size // self.section.num_generations)
         network = self.accelerator.unwrap_model(self.model)
         outputs: list[NetworkOutput] = []
         with self.policy.reference():
             for start in range(0, len(completions), size):
                 part = slice(start, start + size)
-                batch = pack(self.policy, rollout.decisions[part], completions[part], width)
+                batch = pack(self.policy, decisions[part], completions[part], width)
                 batch = batch.to(self.accelerator.device)
                 outputs.append(network(batch, self.args.temperature, self.items.needs_item_distributions))
         return NetworkOutput.concatenate(outputs)
@@ -259,9 +286,15 @@ class RecPPOTrainer(PPOTrainer):
         vf_loss, vf_clipped = value_loss(new.values, part.values, part.returns, part.value_mask, args.cliprange_value)
         item_loss, item_metrics = self.items.loss(batch, new, part, counts, self.kl_scale)
         entropy = new.scores.entropy
-        metrics = {
+        losses = {
             "loss/policy_avg": pg_loss / counts.policy_tokens,
             "loss/value_avg": vf_loss / counts.value_tokens,
+        }
+        # Without episodes these sums are 0. They stay in the loss, so that DDP sees every parameter used.
+        loss = losses["loss/policy_avg"] + args.vf_coef * losses["loss/value_avg"] + item_loss
+        if not part.completions[0]:
+            return loss, item_metrics
+        metrics = {
             "policy/clipfrac_avg": pg_clipped / counts.policy_tokens,
             "val/clipfrac_avg": vf_clipped / counts.value_tokens,
             "policy/approxkl_avg": 0.5 * (log_ratio**2 * part.policy_mask).sum() / counts.policy_tokens,
@@ -269,8 +302,7 @@ class RecPPOTrainer(PPOTrainer):
             "policy/item_entropy_avg": (entropy * part.item_mask).sum() / counts.item_tokens,
             "val/ratio": (log_ratio.exp() * part.policy_mask).sum() / counts.policy_tokens,
         }
-        loss = metrics["loss/policy_avg"] + args.vf_coef * metrics["loss/value_avg"] + item_loss
-        return loss, metrics | item_metrics
+        return loss, losses | metrics | item_metrics
 
     # -- before, between and after updates --
 
@@ -285,6 +317,8 @@ class RecPPOTrainer(PPOTrainer):
         if checkpoint is not None:
             load_checkpoint(self, checkpoint)
         self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
+        if self.text is None:
+            self.text = self._measured_decision()
         if checkpoint is None and self.guard is not None:
             _, event = self.guard.on_evaluation(self.policy, step=0)
             self._event(0, event)
@@ -301,7 +335,7 @@ class RecPPOTrainer(PPOTrainer):
         if self.guard is not None and evaluation_due(update, self.state.max_steps, self.section.eval_steps):
             with self._averaged():
                 measured, event = self.guard.on_evaluation(self.policy, update)
-            metrics |= measured
+                metrics |= measured | self._text_drift()
             self._event(update, event)
         self.log(metrics)
         self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)
@@ -323,6 +357,27 @@ class RecPPOTrainer(PPOTrainer):
             kl = metrics[self.items.kl_metric]
             horizon = self.section.adaptive_kl_horizon
             self.kl_scale = next_kl_coef(self.kl_scale, kl, target, self.rollouts.episodes, horizon)
+
+    def _measured_decision(self) -> TextDecision:
+        """Whether to train the text, by its reward over the first rollout."""
+        started = time.monotonic()
+        deviation = self.measure_text()["text/reward_std"]
+        decision, event = text_decision(deviation, time.monotonic() - started, self.num_updates)
+        self._event(0, event)
+        return decision
+
+    def _text_drift(self) -> dict[str, float]:
+        """How far the text is from that of SFT, measured if the text is not trained; empty otherwise."""
+        return {} if self.text is None or self.text["trained"] else self.measure_text()
+
+    @torch.no_grad()
+    def measure_text(self) -> dict[str, float]:
+        """Text metrics of completions that the policy samples at the prompts of the first update."""
+        with self.accelerator.autocast():
+            rollout = self.rollouts.sample(1)
+            reference = self.reference(rollout.decisions, rollout.completions)
+        rewards = self.score(rollout, self.accelerator.device)
+        return self._reduce(text_metrics(rollout, reference.scores, rewards), "mean")
 
     def _averaged(self) -> AbstractContextManager[None]:
         """Inside the `with` block the policy has the weights that would be returned: the average, if there is one."""

@@ -223,6 +223,7 @@ def ppo_charts(log: Sequence[Mapping[str, Any]]) -> list[LineChart]:
     """Reward, its parts and the KL divergence of the rollouts."""
     has_item_kl = any("objective/item_kl" in entry for entry in log)
     kl = [line_of("text" if has_item_kl else "completion", log, "objective/kl"),
+          line_of("text", log, "text/kl"),
           line_of("item", log, "objective/item_kl")]  # fmt: skip
     parts = sorted({key for entry in log for key in entry if key.startswith("reward/")})
     moving = [key for key in parts if any(entry.get(key) for entry in log)]

@@ -16,7 +16,7 @@ from llmrec.ppo.advantages import (
     whiten,
 )
 from llmrec.ppo.kl import categorical_kl, kl_estimate, kl_loss, kl_penalty, next_kl_coef
-from llmrec.ppo.losses import exact_item_loss, policy_loss, value_loss
+from llmrec.ppo.losses import distillation_loss, exact_item_loss, policy_loss, value_loss
 
 
 def test_gae_by_hand():
@@ -194,3 +194,52 @@ def test_repeated_exact_steps_reach_the_regularized_optimum(entropy_coef):
         optimizer.step()
     optimum = ((0.7 * reference + rewards) / (0.7 + entropy_coef)).softmax(1)
     assert torch.allclose(logits.softmax(1), optimum, atol=0.02)
+
+
+ALPHA, BETA = 1.0, 0.3
+
+
+def item_decisions():
+    """Logits with a gradient, reference and rewards of 4 decisions over 9 items, of which some are blocked; float64."""
+    generator = torch.Generator().manual_seed(0)
+    logits, reference, rewards = torch.randn(3, 4, 9, generator=generator, dtype=torch.float64)
+    blocked = torch.rand(4, 9, generator=generator) < 0.3
+    logits.requires_grad_()
+    return (
+        logits,
+        logits.masked_fill(blocked, -torch.inf).log_softmax(1),
+        reference.masked_fill(blocked, -torch.inf).log_softmax(1),
+        3 * rewards,
+    )
+
+
+def optimum_of(reference, rewards):
+    return ((rewards + BETA * reference) / (ALPHA + BETA)).log_softmax(1)
+
+
+def gradient(loss, logits):
+    return torch.autograd.grad(loss, logits, retain_graph=True)[0]
+
+
+def test_the_gradient_of_the_exact_loss_is_that_of_distillation():
+    """At ratio 1 it is (alpha + beta) times the gradient of KL(policy || optimum)."""
+    logits, log_probs, reference, rewards = item_decisions()
+    old = log_probs.detach()
+    advantages = exact_item_advantages(rewards, old, reference, BETA, ALPHA)
+    surrogate, _ = exact_item_loss(log_probs, old, advantages, 0.3)
+    divergence = (ALPHA + BETA) * categorical_kl(log_probs, optimum_of(reference, rewards)).sum()
+    assert gradient(surrogate, logits).abs().max() > 0.1
+    assert (gradient(surrogate, logits) - gradient(divergence, logits)).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("forward", [False, True])
+def test_distillation_finds_the_optimum_in_the_advantages(forward):
+    logits, log_probs, reference, rewards = item_decisions()
+    old = torch.randn_like(reference).masked_fill(reference.isneginf(), -torch.inf).log_softmax(1)
+    advantages = exact_item_advantages(rewards, old, reference, BETA, ALPHA)
+    optimum = optimum_of(reference, rewards)
+    loss, clipped = distillation_loss(log_probs, old, advantages, ALPHA + BETA, forward)
+    expected = categorical_kl(optimum, log_probs) if forward else categorical_kl(log_probs, optimum)
+    assert loss.item() == pytest.approx(1.3 * expected.sum().item(), abs=1e-12)
+    assert clipped == 0 and gradient(loss, logits).isfinite().all()
+    assert distillation_loss(optimum, old, advantages, ALPHA + BETA, forward)[0].abs() < 1e-12
