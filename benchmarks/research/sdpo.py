@@ -4,9 +4,9 @@
 
 RUN is a run in which `sft` has finished. S-DPO (Chen et al., On Softmax Direct Preference Optimization for
 Recommendation, NeurIPS 2024) prefers the item that the user took to sampled negatives, at every decision of packed
-training histories. Negatives are drawn uniformly from the items that may be recommended. The distribution is the masked
-one of PPO; TRL's DPOTrainer supports neither the mask nor several negatives. The adapter that is best on validation is
-kept, possibly the SFT adapter itself, and compared with the SFT adapter by a paired test over test users.
+training histories. Negatives are drawn from the items that may be recommended, here uniformly. The distribution is the
+masked one of PPO; TRL's DPOTrainer supports neither the mask nor several negatives. The adapter that is best on
+validation is kept, possibly the SFT adapter itself, and compared with the SFT adapter by a paired test over test users.
 """
 
 import json
@@ -126,7 +126,12 @@ def train(
 
 
 def sdpo_loss(
-    policy: RecPolicy, batch: PackedBatch, beta: float, negatives: int, generator: torch.Generator
+    policy: RecPolicy,
+    batch: PackedBatch,
+    beta: float,
+    negatives: int,
+    generator: torch.Generator,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The loss of S-DPO (equation 10 of the paper), the mean over decisions.
 
@@ -139,12 +144,15 @@ def sdpo_loss(
         beta: strength of the pull towards the reference.
         negatives: negatives per decision.
         generator: draws the negatives.
+        weights: how often each trie column is drawn, relative to the others, float [C], above 0. None: all alike.
     """
     new = item_log_probs(policy, batch, policy(*batch.inputs()))
     with torch.no_grad(), policy.reference():
         old = item_log_probs(policy, batch, policy(*batch.inputs()))
     taken = policy.vocabulary.trie.columns_of(batch.target)[:, None]
     allowed = old.isfinite().float().scatter(1, taken, 0.0)
+    if weights is not None:
+        allowed = allowed * weights
     drawn = torch.multinomial(allowed, negatives, replacement=True, generator=generator)
     gain = beta * (new - old).masked_fill(old.isneginf(), 0.0)
     against = (gain.gather(1, drawn) - gain.gather(1, taken)).logsumexp(1)
