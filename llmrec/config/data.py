@@ -1,8 +1,9 @@
 """Config section `data`: the event log, its clicks and purchases, and its splits."""
 
+import codecs
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, Strict, model_validator
+from pydantic import Field, Strict, field_validator, model_validator
 
 from llmrec.config.section import Section
 
@@ -14,8 +15,10 @@ class ColumnsConfig(Section):
 
     user_id: str = Field(default="user_id", description="Column of the user id.")
     item_id: str = Field(default="item_id", description="Column of the item id.")
-    timestamp: str = Field(
-        default="timestamp", description="Column of the time: seconds or milliseconds since 1970, or ISO-8601 dates."
+    timestamp: str | None = Field(
+        default="timestamp",
+        description="Column of the time: seconds, milliseconds, microseconds or nanoseconds since 1970, dates such as "
+        "20200131, ISO-8601 dates, or dates in `data.timestamp_format`. null: the lines are in the order of time.",
     )
     event_type: str | None = Field(default=None, description="Column of the event type, such as `view` or `buy`.")
     rating: str | None = Field(default=None, description="Column of the rating, a number.")
@@ -55,6 +58,27 @@ class DataConfig(Section):
         description="Path of a table of facts with columns `head`, `relation` and `tail` (format `table`).",
     )
     columns: ColumnsConfig = Field(default=ColumnsConfig(), description="Names of the log's columns (format `table`).")
+    separator: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Text between two fields of a line (formats `table` and `recbole`), such as `;`. null: the comma, "
+        "semicolon, tab or bar that cuts the header into the most fields, and also the space in format `recbole`.",
+    )
+    encoding: str | None = Field(
+        default=None,
+        description="Encoding of text files, such as `cp1252`. null: UTF-8, or UTF-16 with a byte order mark; "
+        "files of format `movielens` that are not UTF-8 are latin-1.",
+    )
+    timestamp_format: str | None = Field(
+        default=None,
+        description="Format of the times in the log, in the codes of Python's `strptime`, such as `%m/%d/%Y %H:%M`. "
+        "null: see `data.columns.timestamp`.",
+    )
+    bad_rows: Literal["error", "skip"] = Field(
+        default="error",
+        description="Treatment of rows that cannot be used. `error`: the first one is an error. `skip`: they are left "
+        "out and counted by reason.",
+    )
     rating_range: Annotated[tuple[float, float], Strict(False)] | None = Field(  # YAML has lists, no tuples
         default=None, description="Lowest and highest rating allowed; others are errors. null: the range of the format."
     )
@@ -106,6 +130,19 @@ class DataConfig(Section):
         description="Share of the given split's validation users that validation uses. The validation clicks of the "
         "others are training data.",
     )
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding_exists(cls, encoding: str | None) -> str | None:
+        if encoding is not None:
+            try:
+                codecs.lookup(encoding)
+            except LookupError:
+                raise ValueError(
+                    f"data.encoding is {encoding!r}: Python knows no such encoding; expected a name such as cp1252, "
+                    "latin-1 or utf-16."
+                ) from None
+        return encoding
 
     @model_validator(mode="after")
     def _splits_fit(self) -> Self:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from llmrec.config import DataConfig
 from llmrec.data.dataset import InteractionData
+from llmrec.data.losses import Losses
 from llmrec.data.splits import Split
 
 TIE_RULE = "clicks of one user at the same second are in the order of a seeded hash of (user id, item id)"
@@ -23,6 +24,7 @@ class Preparation:
         dropped_users: number of users that `min_user_events` dropped.
         seed: seed that ordered equal timestamps and drew targets.
         timed: whether the timestamps of the log are times.
+        losses: what became of the rows of the log.
     """
 
     events: pd.DataFrame
@@ -30,6 +32,7 @@ class Preparation:
     dropped_users: int
     seed: int
     timed: bool
+    losses: Losses
 
 
 def dataset_card(data: InteractionData, config: DataConfig, preparation: Preparation) -> dict[str, Any]:
@@ -61,6 +64,7 @@ def dataset_card(data: InteractionData, config: DataConfig, preparation: Prepara
         "dropped_users": preparation.dropped_users,
         "min_user_events": config.min_user_events,
         **_unusual_items(data, preparation.events),
+        "losses": preparation.losses.as_card(),
     }
 
 

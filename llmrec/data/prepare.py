@@ -18,6 +18,7 @@ from llmrec.data.dataset import InteractionData, save_data
 from llmrec.data.exposures import find_exposures
 from llmrec.data.feedback import feedback
 from llmrec.data.histories import choose_users, first_clicks, known_purchases
+from llmrec.data.losses import NOT_A_CLICK, REPEATED_CLICK, SHORT_USER, count_losses, examples, summary
 from llmrec.data.readers import RawLog, check_log, read_log
 from llmrec.data.splits import (
     PARTS,
@@ -64,7 +65,8 @@ def prepare_stage(run: StageRun) -> None:
     config = run.config.data
     run.begin("data")
     try:
-        data = build_data(read_log(config), config, config.seed)
+        log = read_log(config)
+        data = build_data(log, config, config.seed)
         save_data(data, run.path("data"))
     except BaseException:
         # Most failures are fixed in the config. A stage that counts as started would refuse the changed config.
@@ -72,7 +74,9 @@ def prepare_stage(run: StageRun) -> None:
         with suppress(OSError):  # The folder holds an earlier result, which stays.
             run.path("data").rmdir()
         raise
-    run.finish("data", {key: data.card[key] for key in REPORTED})
+    counts = {key: data.card[key] for key in (*REPORTED, "losses")}
+    warnings = [f"warning: {warning}" for warning in data.card["losses"]["warnings"]]
+    run.finish("data", {**counts, "examples": examples(log), "summary": [summary(data.card), *warnings]})
 
 
 def build_data(log: RawLog, config: DataConfig, seed: int) -> InteractionData:
@@ -91,7 +95,7 @@ def build_data(log: RawLog, config: DataConfig, seed: int) -> InteractionData:
         DataError: no event is a click, a user has too few clicks, a split leaves no targets or no training data, or
             `check_log` fails.
     """
-    check_log(log)
+    log = check_log(log)
     clicks, purchases = feedback(log.events, config.click, config.purchase)
     if not clicks.any():
         raise DataError(_explain_no_clicks(log, config))
@@ -103,7 +107,8 @@ def build_data(log: RawLog, config: DataConfig, seed: int) -> InteractionData:
     history = first_clicks(events, seed)
     user_ids, dropped = choose_users(events["user_id"].unique(), history["user_id"], config)
     user_index = pd.Index(user_ids)
-    events = _number_users(events, user_index)
+    all_events = events
+    events = _number_users(all_events, user_index)
     history = _number_users(history, user_index).sort_values("user", kind="stable", ignore_index=True)
     lengths = np.bincount(history["user"], minlength=len(user_ids))
     splits = make_splits(history, lengths, config, seed)
@@ -123,7 +128,13 @@ def build_data(log: RawLog, config: DataConfig, seed: int) -> InteractionData:
         bought_at=np.split(history["bought_at"].to_numpy(), ends),
     )
     _check_splits(data)
-    preparation = Preparation(events=events, splits=splits, dropped_users=dropped, seed=seed, timed=log.timed)
+    by_rule = {
+        SHORT_USER: len(all_events) - len(events),
+        NOT_A_CLICK: int((~events["click"]).sum()),
+        REPEATED_CLICK: int(events["click"].sum()) - len(history),
+    }
+    losses = count_losses(log, data, by_rule, config)
+    preparation = Preparation(events, splits, dropped_users=dropped, seed=seed, timed=log.timed, losses=losses)
     return replace(data, card=dataset_card(data, config, preparation))
 
 

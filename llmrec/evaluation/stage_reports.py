@@ -60,6 +60,11 @@ class DatasetCard(Section):
     items_with_a_repeated_title: int | None = Field(
         default=None, description="Number of items that share their title with another item."
     )
+    losses: dict[str, Any] = Field(
+        default={},
+        description="Rows read; rows left out, by table and reason; users with attributes and items with facts; and "
+        "warnings about unlikely ratios.",
+    )
 
 
 class Reliability(Section):

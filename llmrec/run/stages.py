@@ -109,7 +109,8 @@ def run_all(run: "Run", *stages: str, say: Callable[[str], Any] = print) -> None
     Args:
         run: the run.
         stages: names out of `STAGES`; none given means all of them.
-        say: takes a line for people: which stage runs, which is skipped, and how long each took.
+        say: takes a line for people: which stage runs, which is skipped, how long each took, and the lines that the
+            stage reports under `summary`.
     """
     for stage in stages or STAGES:
         check_stage(stage)
@@ -120,3 +121,6 @@ def run_all(run: "Run", *stages: str, say: Callable[[str], Any] = print) -> None
         started = time.monotonic()  # not read from metrics.json: the main process may not have written it yet
         run_stage(run, stage)
         say(f"{stage}: done in {time.monotonic() - started:.0f} s")
+        if is_main_process():
+            for line in run.metrics(stage).get("summary", []):
+                say(f"{stage}: {line}")

@@ -13,6 +13,7 @@ from trl.trainer.sft_config import SFTConfig as TRLSFTConfig
 from llmrec.config import SFTConfig
 from llmrec.data.dataset import InteractionData, load_data
 from llmrec.data.decision import Decisions
+from llmrec.data.profiles import NEW_USER, profile_texts
 from llmrec.distributed import is_main_process, settle_mixed_precision
 from llmrec.files import newest_checkpoint
 from llmrec.policy.model import RecPolicy
@@ -44,7 +45,7 @@ def train_sft(run: Run) -> dict[str, Any]:
     _train(run, trainer, validation)
     validation.best.restore_best(policy)
     trainer.save_model(str(run.path("sft")))  # in all processes: under FSDP each one holds a shard
-    metrics = _metrics(trainer, validation)
+    metrics = _metrics(trainer, validation) | {"summary": [_coverage(policy, data)]}
     run.finish("sft", metrics)
     if is_main_process():
         shutil.rmtree(validation.best.directory, ignore_errors=True)
@@ -77,6 +78,17 @@ def _metrics(trainer: RecSFTTrainer, validation: ValidationCallback) -> dict[str
         "validation": validation.best.history,
         "log": [entry for entry in trainer.state.log_history if "item_loss" in entry],
     }
+
+
+def _coverage(policy: RecPolicy, data: InteractionData) -> str:
+    """How many items have a fact that a justification can state, and how many users a profile, in one line."""
+    stated = sum(bool(policy.facts.facts_of(item)) for item in range(data.num_items))
+    profiles = profile_texts(data.users, policy.catalogue.user_attributes)
+    known = sum(profile != NEW_USER for profile in profiles)
+    return (
+        f"{stated:,} of {data.num_items:,} items have facts that can be stated; {known:,} of {data.num_users:,} users "
+        "have attributes in the prompt"
+    )
 
 
 def training_arguments(section: SFTConfig, run: Run) -> TRLSFTConfig:

