@@ -6,6 +6,8 @@ standard exception that a library user would expect.
 """
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 
 
@@ -50,6 +52,45 @@ class RunError(UserError, RuntimeError):
 
 class TrainingError(LlmrecError, RuntimeError):
     """Training has found an error in its own numbers. Everything that was saved before is kept."""
+
+
+_ADVICE = {
+    (errno.ENOSPC, errno.EDQUOT): (
+        "Earlier results are untouched: free some space, or choose another place with `output_dir`, and run the same "
+        "command again."
+    ),
+    (errno.EACCES, errno.EPERM, errno.EROFS): "Change the permissions, or choose a writable `output_dir`.",
+    (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY): (
+        "Move or rename what is in the way, or choose another path."
+    ),
+    (errno.ENOENT,): "Check the path. If a file of a run was moved or deleted, run its stage again.",
+    (errno.ENAMETOOLONG,): "Choose a shorter path or `name`.",
+    (errno.ELOOP,): "Correct the symbolic link.",
+    (errno.EMFILE, errno.ENFILE): "Raise the limit of open files (`ulimit -n`).",
+    (errno.ENOMEM,): "Close other programs, or use a machine with more memory.",
+    (errno.EIO, errno.EFBIG, errno.ESTALE, errno.EBUSY, errno.EINTR, errno.ETXTBSY, errno.ENXIO, errno.ENODEV): (
+        "Earlier results are untouched: check the disk and its limits, or choose another path, and run the same "
+        "command again."
+    ),
+}
+_ADVICE_BY_NUMBER = {number: advice for numbers, advice in _ADVICE.items() for number in numbers}
+
+
+def explain_os_error(error: OSError) -> str | None:
+    """Says what the operating system found and what the user can do about it.
+
+    Args:
+        error: an error with an error number.
+
+    Returns:
+        The system's message with the path, if it is known, and an advice. None if the error has no number, or one that
+        neither a path nor the machine explains.
+    """
+    advice = _ADVICE_BY_NUMBER.get(error.errno or 0)
+    if advice is None:
+        return None
+    paths = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    return f"{error.strerror or error}{f' ({paths[0]})' if paths else ''}. {advice}"
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:

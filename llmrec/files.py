@@ -3,35 +3,32 @@
 A write goes to a temporary name in the same directory, which is renamed at the end.
 """
 
-import errno
 import json
 import math
 import os
 import re
 import shutil
-import tempfile
+import uuid
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from llmrec.distributed import is_main_process
-from llmrec.errors import LlmrecError, ModelError, UserError
+from llmrec.errors import LlmrecError, ModelError, UserError, explain_os_error
 
 Built = TypeVar("Built")
 
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-_NOT_WRITABLE = (errno.EACCES, errno.EROFS, errno.EPERM)
-_IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
-_DISK_FAULT = (errno.EIO, errno.EFBIG, errno.ESTALE, errno.ENAMETOOLONG)
-
+_TEMPORARY = ".tmp"
+_REPLACED = ".old"
+_LEFTOVER = re.compile(r"\.(?P<target>.+)\.[0-9a-z_]{8}(?P<suffix>\.tmp|\.old)")
 
 # --- atomic writes --------------------------------------------------------------------------------
 
 
 def atomic_path(target: str | os.PathLike[str]) -> AbstractContextManager[Path]:
-    """Yields a temporary file beside `target` and renames it to `target` on success.
+    """Yields the path of a temporary file beside `target` and renames it to `target` on success.
 
     On failure the temporary file is removed and `target` stays as it was.
 
@@ -55,62 +52,63 @@ def atomic_directory(target: str | os.PathLike[str]) -> AbstractContextManager[P
 @contextmanager
 def _replacing(target: Path, directory: bool) -> Iterator[Path]:
     """What `atomic_path` and `atomic_directory` share."""
-    temporary: Path | None = None
+    # The names are chosen before anything exists, so a signal at any moment finds what has to be removed.
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}{_TEMPORARY}")
+    old = temporary.with_suffix(_REPLACED)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _make_temporary(target, directory)
+        if directory:
+            temporary.mkdir()
+        else:
+            temporary.touch(exist_ok=False)
         yield temporary
         os.chmod(temporary, 0o755 if directory else 0o644)
         if directory and target.exists():
-            old = temporary.with_suffix(".old")
             os.replace(target, old)
-            os.replace(temporary, target)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, target)
+        os.replace(temporary, target)
     except OSError as error:
-        message = _explain(error, target)
-        if message is None:
+        explanation = explain_os_error(error) if _concerns(error, target, temporary) else None
+        if explanation is None:
             raise  # not `raise error from error`: a loop over the causes of such an error never ends
-        raise UserError(message) from error
+        raise UserError(f"Cannot write {target}: {explanation}") from error
     finally:
-        if temporary is not None:
-            _remove(temporary)
+        _put_back(old, target)
+        _remove(temporary)
 
 
-def _make_temporary(target: Path, directory: bool) -> Path:
-    prefix = f".{target.name}."
-    if directory:
-        return Path(tempfile.mkdtemp(prefix=prefix, suffix=".tmp", dir=target.parent))
-    handle, name = tempfile.mkstemp(prefix=prefix, suffix=".tmp", dir=target.parent)
-    os.close(handle)
-    return Path(name)
+def _concerns(error: OSError, target: Path, temporary: Path) -> bool:
+    """Whether an error comes from writing `target`, and not from another file that was read meanwhile."""
+    named = [Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    written = {target, *target.parents}
+    return not named or any(name in written or temporary in (name, *name.parents) for name in named)
+
+
+def _put_back(old: Path, target: Path) -> None:
+    """Removes the replaced directory, or gives it its name again if nothing has taken its place."""
+    if old.exists() and not target.exists():
+        os.replace(old, target)
+    _remove(old)
 
 
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
-    else:
+        return
+    with suppress(OSError):  # this runs after a failure, whose error must be the one that is seen
         path.unlink(missing_ok=True)
 
 
-def _explain(error: OSError, target: Path) -> str | None:
-    """A message for errors of the disk or of the path; None for errors that have another cause."""
-    if error.errno in _DISK_FULL:
-        return (
-            f"No space left on the disk while writing {target}. Earlier results are untouched: free some space, "
-            "or choose another place with `output_dir`, and run the same command again."
-        )
-    if error.errno in _NOT_WRITABLE:
-        return f"Cannot write {target}: {error.strerror}. Choose a writable `output_dir`."
-    if error.errno in _IN_THE_WAY:
-        return f"Cannot write {target}: {error}. Move or rename what is in the way, or choose another `output_dir`."
-    if error.errno in _DISK_FAULT:
-        return (
-            f"Cannot write {target}: {error.strerror}. Earlier results are untouched: check the disk and its limits, "
-            "or choose another `output_dir`, and run the same command again."
-        )
-    return None
+def remove_leftovers(directory: Path) -> None:
+    """Removes what writes of a killed process have left in a directory and the folders inside it.
+
+    A directory that was about to be replaced gets its name again. Nobody may be writing there meanwhile.
+    """
+    for path in list(directory.rglob(".*")):
+        if match := _LEFTOVER.fullmatch(path.name):
+            if match["suffix"] == _REPLACED:
+                _put_back(path, path.with_name(match["target"]))
+            else:
+                _remove(path)
 
 
 def write_with(target: str | os.PathLike[str], write: Callable[[Path], Any]) -> None:

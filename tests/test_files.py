@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import os
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from llmrec.files import (
     plain,
     read_json,
     read_versioned,
+    remove_leftovers,
     write_json,
     write_text,
     write_with,
@@ -73,7 +75,7 @@ def test_full_disk_while_making_the_file(tmp_path: Path, monkeypatch: pytest.Mon
     def full(*arguments, **named):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("tempfile.mkstemp", full)
+    monkeypatch.setattr(Path, "touch", full)
     with pytest.raises(UserError, match="No space left"):
         write_json(tmp_path / "a.json", 1)
 
@@ -82,7 +84,7 @@ def test_unwritable_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     def refused(*arguments, **named):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("tempfile.mkstemp", refused)
+    monkeypatch.setattr(Path, "touch", refused)
     with pytest.raises(UserError, match="writable `output_dir`"):
         write_json(tmp_path / "a.json", 1)
 
@@ -92,12 +94,64 @@ def test_a_missing_file_passes_through(tmp_path: Path) -> None:
         (tmp_path / "absent").read_text()
 
 
-@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EFBIG])
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EFBIG, errno.EINTR, errno.EBUSY])
 def test_disk_fault_is_explained(tmp_path: Path, code: int) -> None:
     with pytest.raises(UserError, match="check the disk") as caught, atomic_path(tmp_path / "a.json"):
         raise OSError(code, "disk fault")
     assert isinstance(caught.value.__cause__, OSError)
     assert _names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EFBIG, errno.EROFS, errno.ENOTDIR, errno.EINTR])
+@pytest.mark.parametrize(
+    ("write", "step"),
+    [
+        *((atomic_path, step) for step in ("pathlib.Path.mkdir", "pathlib.Path.touch", "os.chmod", "os.replace")),
+        *((atomic_directory, step) for step in ("pathlib.Path.mkdir", "os.chmod", "os.replace")),
+    ],
+)
+def test_every_step_of_a_write_may_fail(tmp_path: Path, monkeypatch, write, step: str, code: int) -> None:
+    def fail(*arguments: object, **named: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    target = tmp_path / "target"
+    if write is atomic_directory:
+        target.mkdir()
+    else:
+        target.touch()
+    monkeypatch.setattr(step, fail)
+    with pytest.raises(UserError, match=f"^Cannot write {target}: {os.strerror(code)}. "), write(target):
+        pass
+    assert _names(tmp_path) == {"target"} and target.is_dir() == (write is atomic_directory)
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_an_interrupt_between_the_renames_keeps_the_old_directory(tmp_path: Path, monkeypatch, call: int) -> None:
+    calls = []
+
+    def interrupted(source: Path, target: Path) -> None:
+        calls.append(source)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    write_text(tmp_path / "d" / "old", "")
+    rename = os.replace
+    monkeypatch.setattr("os.replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), atomic_directory(tmp_path / "d"):
+        pass
+    assert _names(tmp_path) == {"d"} and _names(tmp_path / "d") == {"old"}
+
+
+def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+    for name in ("sft/.adapter.0123abcd.tmp/half", "sft/.adapter.0123abcd.old/whole", "sft/.config.json.89abcdef.tmp"):
+        write_text(tmp_path / name, "")
+    for name in ("sft/.hidden", "sft/notes.tmp", "ppo/adapter/whole", "ppo/.adapter.0123abcd.old/former"):
+        write_text(tmp_path / name, "")
+    remove_leftovers(tmp_path)
+    files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {"sft/adapter/whole", "sft/.hidden", "sft/notes.tmp", "ppo/adapter/whole"}
+    remove_leftovers(tmp_path / "absent")
 
 
 def test_a_file_where_a_directory_should_be_is_explained(tmp_path: Path) -> None:
