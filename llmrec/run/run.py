@@ -14,6 +14,7 @@ from llmrec.distributed import is_main_process
 from llmrec.errors import RunError, nearest
 from llmrec.files import plain, read_json, write_json, write_text
 from llmrec.run.fingerprint import config_fingerprint, differences
+from llmrec.run.lock import locked
 from llmrec.run.records import METRICS_FILE, STARTED_FILE, StageRecord, read_record, result_mark
 from llmrec.run.requirements import check_installed
 from llmrec.run.stages import ADAPTER_STAGES, STAGE_TABLE, STAGES, VERBS, check_stage
@@ -45,7 +46,8 @@ class Run:
 
         Raises:
             ConfigError: a package that the config needs is not installed.
-            RunError: a stage in the directory was run or begun under other values. Nothing is changed then.
+            RunError: a stage in the directory was run or begun under other values, or another process runs a stage
+                there and the config differs. Nothing is changed then.
         """
         check_installed(config)
         directory = Path(config.output_dir) / config.name
@@ -56,7 +58,8 @@ class Run:
         text = dump_config(config)
         target = directory / CONFIG_FILE
         if is_main_process() and not (target.is_file() and target.read_text(encoding="utf-8") == text):
-            write_text(target, text)
+            with locked(directory):
+                write_text(target, text)
         return run
 
     @classmethod

@@ -3,12 +3,14 @@
 import importlib
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmrec.config import PenaltyConfig
 from llmrec.distributed import is_main_process
 from llmrec.errors import LlmrecError
+from llmrec.run.lock import locked
 
 if TYPE_CHECKING:
     from llmrec.run.run import Run
@@ -92,13 +94,14 @@ def run_stage(run: "Run", stage: str) -> None:
     """Runs one stage, whether it has finished before or not.
 
     Raises:
-        RunError: a stage that it requires has not finished.
+        RunError: a stage that it requires has not finished, or another process runs a stage in the run directory.
     """
     check_stage(stage)
     entry = STAGE_TABLE[stage]
-    run.require(*entry.requires)
-    run.begin(stage)
-    getattr(importlib.import_module(entry.module), entry.function)(run)
+    with locked(run.directory):
+        run.require(*entry.requires)
+        run.begin(stage)
+        getattr(importlib.import_module(entry.module), entry.function)(run)
     if is_main_process() and not run.finished(stage):
         raise LlmrecError(f"{entry.module}.{entry.function} returned without finishing the stage.")
 
@@ -111,16 +114,21 @@ def run_all(run: "Run", *stages: str, say: Callable[[str], Any] = print) -> None
         stages: names out of `STAGES`; none given means all of them.
         say: takes a line for people: which stage runs, which is skipped, how long each took, and the lines that the
             stage reports under `summary`.
+
+    Raises:
+        RunError: another process runs a stage in the run directory.
     """
-    for stage in stages or STAGES:
-        check_stage(stage)
-        if run.finished(stage):
-            say(f"{stage}: finished before in {run.path(stage)}, skipped")
-            continue
-        say(f"{stage}: running")
-        started = time.monotonic()  # not read from metrics.json: the main process may not have written it yet
-        run_stage(run, stage)
-        say(f"{stage}: done in {time.monotonic() - started:.0f} s")
-        if is_main_process():
-            for line in run.metrics(stage).get("summary", []):
-                say(f"{stage}: {line}")
+    asked = stages or STAGES
+    to_do = any(not run.finished(stage) for stage in asked)
+    with locked(run.directory) if to_do else nullcontext():  # nothing to do: only the results are read
+        for stage in asked:
+            if run.finished(stage):
+                say(f"{stage}: finished before in {run.path(stage)}, skipped")
+                continue
+            say(f"{stage}: running")
+            started = time.monotonic()  # not read from metrics.json: the main process may not have written it yet
+            run_stage(run, stage)
+            say(f"{stage}: done in {time.monotonic() - started:.0f} s")
+            if is_main_process():
+                for line in run.metrics(stage).get("summary", []):
+                    say(f"{stage}: {line}")
