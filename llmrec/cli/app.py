@@ -4,15 +4,29 @@ Results for people go to stdout as tables; with `--json`, stdout holds JSON and 
 The commands import torch and transformers inside their functions, so `--help` and config errors are instant.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import llmrec
 from llmrec.cli import config, estimate, export, hub, off_policy, recommend, stages
-from llmrec.cli.process import exit_with
+from llmrec.cli.process import exit_with, fail
+
+
+class CommandGroup(TyperGroup):
+    """The group of all commands. It handles two errors for which typer would exit with code 1 and without a message."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs a command."""
+        try:
+            return super().invoke(ctx)
+        except (BrokenPipeError, EOFError) as error:
+            fail(error)
+
 
 app = typer.Typer(
+    cls=CommandGroup,
     help="Fine-tune a language model to recommend.",
     no_args_is_help=True,
     add_completion=False,

@@ -1,10 +1,10 @@
 """The command `config`: the keys of a config file, their types, defaults and meanings."""
 
-import json
 from typing import Annotated
 
 import typer
 
+from llmrec.cli.output import print_json
 from llmrec.config import all_defaults, explain, json_schema
 from llmrec.errors import UserError
 
@@ -21,6 +21,6 @@ def config_command(
     if key is not None and schema:
         raise UserError("--explain and --schema were both given. Give one of them.")
     if schema:
-        print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+        print_json(json_schema())
     else:
         print(all_defaults() if key is None else explain(key))

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llmrec.cli.options import ConfigArgument, JsonOption
-from llmrec.cli.output import print_json
+from llmrec.cli.output import print_json, print_table
 from llmrec.cli.process import reserve_stdout
 from llmrec.config import Config, load_config
 from llmrec.progress.console import console_for
@@ -73,4 +73,4 @@ def print_estimate(console: Console, memory: dict[str, Any]) -> None:
         megabytes = [f"{memory[stage][part] / 1e6:,.0f}" for stage in stages]
         table.add_row(label, *megabytes, end_section=part == "process")
     table.add_row("trainable parameters", *(f"{memory['trainable'][stage]:,}" for stage in stages))
-    console.print(table)
+    print_table(console, table)

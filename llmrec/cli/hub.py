@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llmrec.cli.options import AdapterOption, JsonOption, RunOption
-from llmrec.cli.output import line_printer, measured_cell, print_json
+from llmrec.cli.output import line_printer, measured_cell, print_json, print_table
 from llmrec.cli.process import reserve_stdout
 from llmrec.config import INCLUDABLE, HubConfig
 from llmrec.errors import UserError
@@ -133,7 +133,7 @@ def print_entries(console: Console, entries: "Sequence[RunEntry | RevisionEntry]
         values = [measured_cell(cell, interval_below=True) for cell in cells]
         when = (entry.when or "-")[:16].replace("T", "\n")
         table.add_row(*map(Text, _first_cells(entry)), *values, when)
-    console.print(table)
+    print_table(console, table)
 
 
 def _first_cells(entry: "RunEntry | RevisionEntry") -> tuple[str, ...]:
@@ -165,4 +165,4 @@ def _print_pairs(console: Console, title: str, sides: tuple[str, str], rows: dic
         table.add_column(Text(column))
     for name, pair in rows.items():
         table.add_row(name, *map(Text, pair))
-    console.print(table)
+    print_table(console, table)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from llmrec.cli.options import JsonOption
-from llmrec.cli.output import print_json, print_line
+from llmrec.cli.output import print_json, print_line, print_table
 from llmrec.cli.process import reserve_stdout
 from llmrec.errors import UserError
 from llmrec.progress.console import console_for
@@ -90,7 +90,7 @@ def print_off_policy(console: Console, report: "OffPolicyReport") -> None:
     for warning in report.warnings:
         print_line(console, warning, style="yellow")
     if report.estimates:
-        console.print(_estimates_table(report))
+        print_table(console, _estimates_table(report))
 
 
 def _estimates_table(report: "OffPolicyReport") -> Table:

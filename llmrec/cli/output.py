@@ -1,21 +1,48 @@
 """Output that several commands share: JSON on stdout, single lines and metrics with their interval."""
 
 import json
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from llmrec.distributed import is_main_process
 from llmrec.evaluation.report import Measurement
 from llmrec.files import plain
+from llmrec.progress.console import as_line, fits
 from llmrec.report.format import measured, seeds
 
 
 def print_json(value: Any) -> None:
-    """Prints a value as JSON on stdout; NumPy values become plain numbers and lists, NaN becomes null."""
-    print(json.dumps(plain(value), indent=2, ensure_ascii=False))
+    """Prints a value as JSON on stdout; NumPy values become plain numbers and lists, NaN becomes null.
+
+    Characters that the encoding of stdout lacks are printed as JSON escapes.
+    """
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(plain(value), indent=2)
+    print(text, flush=True)
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Prints a table; if the console is too narrow for its columns, one `heading: value` line a cell instead."""
+    if fits(console, table):
+        console.print(table)
+        return
+    if table.title:
+        console.print(table.title, style="bold")
+    columns = [list(column.cells) for column in table.columns]
+    headings = [as_line(column.header) for column in table.columns]
+    for row in zip(*columns, strict=True):
+        console.print(as_line(row[0]), style="bold", markup=False)
+        for heading, cell in zip(headings[1:], row[1:], strict=True):
+            if value := as_line(cell):
+                console.print(f"  {heading}: {value}", markup=False)
 
 
 def print_line(console: Console, line: str, style: str = "") -> None:

@@ -1,65 +1,125 @@
-"""The process around a command: exit codes, error messages, a clean stdout and the environment of libraries."""
+"""The process around a command: exit codes, messages, signals, standard streams and the environment of libraries."""
 
 import errno
+import io
 import os
+import re
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
+from types import FrameType
 from typing import Any, NoReturn
 
 from rich.text import Text
 
-from llmrec.errors import LlmrecError
+from llmrec.errors import LlmrecError, explain_os_error
 from llmrec.progress.console import console_for
 
-INTERRUPTED_CODE = 130  # 128 + SIGINT, as shells report Ctrl-C
+CLOSED_PIPE_CODE = 141  # 128 + SIGPIPE, as shells report a program whose reader has ended
+# 128 + the signal, as shells report it. typer turns Ctrl-C into the first.
+STOPPED = {
+    130: "Interrupted.",
+    143: "Terminated.",
+    129: "The terminal was closed.",
+}
+_OUT_OF_MEMORY = re.compile(r"can't allocate memory|CUDA(BLAS)?[ _\w:]*(out of memory|ALLOC_FAILED)|bad_alloc")
 
 
-def exit_with(action: Callable[[], Any]) -> None:
-    """Runs `action` and turns its exceptions into an error message and an exit code.
+# --- exit codes and messages ----------------------------------------------------------------------
 
-    The exit codes are 2 for a user's mistake, 1 for a bug in llmrec and 130 for Ctrl-C. Set `LLMREC_TRACEBACK=1` to see
-    the traceback of a user's mistake as well.
+
+def exit_with(action: Callable[[], Any]) -> NoReturn:
+    """Runs `action` and ends the process. Exceptions become an error message and an exit code.
+
+    The exit codes are 2 for a user's mistake and for the limits of the machine (disk, memory, network), 1 for a bug in
+    llmrec, 130 for Ctrl-C, 143 for SIGTERM, 129 for a closed terminal, and 141 if the reader of stdout has ended. Set
+    `LLMREC_TRACEBACK=1` to see the traceback of a user's mistake as well.
     """
+    prepare_streams()
     silence_libraries()
     use_huge_pages()
     try:
-        action()
-    except SystemExit as stop:
-        if stop.code == INTERRUPTED_CODE:  # typer turns Ctrl-C into this code
-            _fail_interrupted()
-        raise
+        with stop_on_signals():
+            code = _code_of(action)
+            sys.stdout.flush()
     except KeyboardInterrupt:
-        _fail_interrupted()
-    except LlmrecError as error:
-        if os.environ.get("LLMREC_TRACEBACK") == "1":
-            traceback.print_exc()
-        _fail(str(error), error.exit_code)
+        code = 130
     except Exception as error:
-        if _disk_is_full(error):
-            _fail(
-                "No space is left on the disk. Finished stages are intact. Free some space or choose another "
-                f"`output_dir`, then run the same command again. ({error})",
-                2,
-            )
-        traceback.print_exc()
-        _fail(f"This is a bug in llmrec, please report it: {type(error).__name__}: {error}", 1)
-
-
-def _fail_interrupted() -> NoReturn:
-    _fail("Interrupted. Run the same command again to continue.", INTERRUPTED_CODE)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    text = Text.assemble(("error: ", "bold red"), message)
-    console_for(stderr=True).print(text, soft_wrap=True)
+        fail(error)
+    if code in STOPPED:
+        _print_error(f"{STOPPED[code]} Run the same command again to continue.")
     sys.exit(code)
 
 
-def _disk_is_full(error: BaseException | None) -> bool:
-    """Returns whether an error or one of its causes is a full disk.
+def _code_of(action: Callable[[], Any]) -> Any:
+    try:
+        action()
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+def fail(error: Exception) -> NoReturn:
+    """Ends the process with the message and the exit code of an error."""
+    if isinstance(error, BrokenPipeError):
+        _discard_output()
+        sys.exit(CLOSED_PIPE_CODE)
+    if isinstance(error, LlmrecError):
+        message, code = str(error), error.exit_code
+    else:
+        message, code = explain(error), 2
+    if message is None:
+        traceback.print_exc()
+        message, code = f"This is a bug in llmrec, please report it: {type(error).__name__}: {error}", 1
+    elif os.environ.get("LLMREC_TRACEBACK") == "1":
+        traceback.print_exc()
+    _print_error(message)
+    sys.exit(code)
+
+
+def explain(error: Exception) -> str | None:
+    """Says what the user can do about an error that is none of llmrec's own.
+
+    Returns:
+        The message; None for errors that only a change of llmrec can fix.
+    """
+    if full := _full_disk(error):
+        return (
+            "No space is left on the disk. Finished stages are intact. Free some space or choose another "
+            f"`output_dir`, then run the same command again. ({full})"
+        )
+    if _out_of_memory(error):
+        return (
+            f"Not enough memory ({str(error) or type(error).__name__}). "
+            "`llmrec estimate CONFIG` shows what training needs. To need less in SFT, lower "
+            "`sft.per_device_train_batch_size`. To need less in PPO, lower `ppo.per_device_train_batch_size` and "
+            "raise `ppo.gradient_accumulation_steps` by the same factor. "
+            "`model.quantization: nf4` makes the base smaller. Earlier results are untouched."
+        )
+    if isinstance(error, ConnectionError | TimeoutError):
+        return f"The connection failed: {error}. Check the network and run the same command again."
+    if isinstance(error, UnicodeEncodeError):
+        return _explain_encoding(error)
+    if isinstance(error, OSError):
+        return explain_os_error(error)
+    return None
+
+
+def _explain_encoding(error: UnicodeEncodeError) -> str | None:
+    character = ascii(error.object[error.start : error.end])
+    if error.reason == "surrogates not allowed":
+        return f"The input holds {character}, which is half of a character. Remove it from the data."
+    if error.encoding == sys.getfilesystemencoding():
+        return f"The locale's encoding, {error.encoding}, has no {character}. Set LC_ALL=C.UTF-8 or PYTHONUTF8=1."
+    return None
+
+
+def _full_disk(error: BaseException | None) -> str | None:
+    """The message of a full disk, if an error or one of its causes is one.
 
     Libraries in Rust and C++ report a full disk in the message only, without an error number.
     """
@@ -68,9 +128,77 @@ def _disk_is_full(error: BaseException | None) -> bool:
         followed.add(id(error))
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full or "No space left on device" in str(error) or "PytorchStreamWriter failed writing" in str(error):
-            return True
+            return str(error)
         error = error.__cause__ or error.__context__
-    return False
+    return None
+
+
+def _out_of_memory(error: Exception) -> bool:
+    # torch is not imported to ask for its class: commands that do not need it start faster.
+    of_torch = type(error).__name__ == "OutOfMemoryError"
+    in_message = isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
+    return isinstance(error, MemoryError) or of_torch or in_message
+
+
+def _print_error(message: str) -> None:
+    text = Text.assemble(("error: ", "bold red"), message)
+    with suppress(OSError):  # whoever reads stderr may have ended
+        console_for(stderr=True).print(text, soft_wrap=True)
+
+
+# --- signals and streams --------------------------------------------------------------------------
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[None]:
+    """Makes SIGTERM and SIGHUP end the `with` block like Ctrl-C: temporary files are removed and locks released.
+
+    A signal that the parent process ignores stays ignored, as `nohup` wants it.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in before.items():
+        if handler is signal.SIG_DFL:
+            signal.signal(number, _stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)
+
+
+def prepare_streams() -> None:
+    """Makes standard streams that never fail on a character, and replaces closed ones by the null device.
+
+    A character that the encoding of stdout lacks is printed as its escape, such as `\\u0416`.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _discard_output() -> None:
+    """Leads stdout and stderr to the null device, because Python flushes both at its end."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    for number in (1, 2):
+        os.dup2(null, number)
+    os.close(null)
+
+
+# --- the environment of libraries ------------------------------------------------------------------
 
 
 def silence_libraries() -> None:

@@ -14,6 +14,10 @@ INTRODUCTION = """\
 
 - **Output.** Tables and progress are for people. With `--json`, stdout holds JSON and nothing else.
 - **Resuming.** A command that was interrupted continues when it is run again. Finished stages are skipped.
+- **One process a run.** A command that runs stages locks the run directory. A second one ends at once and says which
+  process holds the lock. Commands that only read (`list`, `report`, `diff`, `recommend`) work meanwhile.
+- **Terminals.** Characters that the encoding of stdout lacks are printed as escapes. A table that is wider than the
+  terminal is printed as one value a line.
 - **Several processes.** `accelerate launch scripts/train_STAGE.py --config CONFIG` runs `sft`, `reward` or `ppo` in
   several processes, with the same messages, exit codes and `--json`.
 
@@ -21,8 +25,12 @@ INTRODUCTION = """\
 |---|---|
 | 0 | The command succeeded. |
 | 1 | A bug in llmrec, or training produced impossible numbers. A traceback of a bug is printed. |
-| 2 | A mistake in the arguments, the config or the data. Set `LLMREC_TRACEBACK=1` to see the traceback. |
+| 2 | A mistake in the arguments, the config or the data, or a limit of the machine: disk, permissions, memory, \
+network. Set `LLMREC_TRACEBACK=1` to see the traceback. |
+| 129 | The terminal was closed (SIGHUP). |
 | 130 | Interrupted with Ctrl-C. |
+| 141 | The reader of stdout has ended, as in `llmrec list \\| head -1`. |
+| 143 | Terminated (SIGTERM). |
 """
 
 

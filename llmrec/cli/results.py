@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from llmrec.cli.output import measured_cell, measured_text, print_line
+from llmrec.cli.output import measured_cell, measured_text, print_line, print_table
 from llmrec.evaluation.report import (
     Comparison,
     EventQuality,
@@ -37,9 +37,9 @@ POPULARITY_MATCHED = ("auc_popularity_matched", "lift_auc_popularity_matched")
 def print_report(console: Console, report: Report) -> None:
     """Prints the tables of a report. Parts that the report lacks are omitted."""
     for name, split in report.splits.items():
-        console.print(_models_table(name, split))
+        print_table(console, _models_table(name, split))
         if split.comparisons:
-            console.print(_comparisons_table(name, split))
+            print_table(console, _comparisons_table(name, split))
         if split.optimum is not None:
             print_line(console, _gap_closed(split.optimum))
     for adapter, generation in report.generation.items():
@@ -117,11 +117,11 @@ def print_reward(console: Console, report: RewardModelReport, directory: Path) -
         for kind, quality in (("click", split.click), ("purchase", split.purchase)):
             if quality is not None:
                 title = f"{kind}, {label(name)} {split.part} split: value [95 % interval over users]"
-                console.print(_quality_table(title, quality))
+                print_table(console, _quality_table(title, quality))
         ranking = ", ".join(f"{label(metric)} {number(value, 4)}" for metric, value in split.ranking.items())
         print_line(console, f"ranking of the whole catalogue, {label(name)} split: {ranking}")
     if report.exposures is not None and report.exposures.n:
-        console.print(_quality_table("click on a shown item, held-out exposures", report.exposures))
+        print_table(console, _quality_table("click on a shown item, held-out exposures", report.exposures))
         print_line(console, _exposure_weights(report.exposures))
     print_line(console, f"diagrams: {directory / 'roc.png'}, {directory / 'reliability.png'}")
 

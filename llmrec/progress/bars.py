@@ -13,8 +13,11 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from llmrec.progress.console import console_for
+
+FULL_WIDTH = 80  # narrower consoles get steps, time left and description alone
 
 
 class ProgressBar:
@@ -50,14 +53,15 @@ def bar(stage: str, console: Console | None = None) -> Iterator[ProgressBar]:
         stage: the name at the start of the line.
         console: where the bar is shown; None for stderr.
     """
+    console = console or console_for(stderr=True)
+    wide = console.width >= FULL_WIDTH
     columns = (
         TextColumn(f"[bold]{stage}[/]"),
-        BarColumn(),
+        *([BarColumn()] if wide else []),
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("ETA"),
+        *([TimeElapsedColumn(), TextColumn("ETA")] if wide else []),
         TimeRemainingColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", table_column=Column(max_width=None if wide else console.width // 3)),
     )
-    with Progress(*columns, console=console or console_for(stderr=True)) as progress:
+    with Progress(*columns, console=console) as progress:
         yield ProgressBar(progress, progress.add_task("", total=None))

@@ -2,8 +2,11 @@
 
 import os
 import sys
+from typing import NoReturn
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 # Rich assumes 80 columns when the output is no terminal, which breaks the result tables in log files.
 LOG_FILE_COLUMNS = 120
@@ -17,4 +20,22 @@ def console_for(stderr: bool = False) -> Console:
     """
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else LOG_FILE_COLUMNS
-    return Console(stderr=stderr, width=width, highlight=False)
+    return _Console(stderr=stderr, width=width, highlight=False)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> NoReturn:
+        """Raises BrokenPipeError. Rich would exit with code 1, which stands for a bug."""
+        raise  # noqa: PLE0704  # rich calls this while it handles the error
+
+
+def fits(console: Console, table: Table) -> bool:
+    """Whether a console is wide enough for a table without cutting a word."""
+    unlimited = console.options.update(max_width=10_000)
+    return table.__rich_measure__(console, unlimited).minimum <= console.width
+
+
+def as_line(cell: RenderableType) -> str:
+    """The text of a table cell on one line. Only cells of strings and `Text` are supported."""
+    text = cell if isinstance(cell, Text) else Text.from_markup(str(cell))
+    return " ".join(text.plain.split())

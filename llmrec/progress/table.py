@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from llmrec.progress.console import fits
 from llmrec.progress.watcher import Sample, Watcher
 
 SHOWN_ROWS = 10
@@ -107,7 +108,8 @@ class LiveTable(Watcher):
     def render(self) -> Group:
         """Returns the display as it is now."""
         bar = Table.grid(padding=(0, 1))
-        bar.add_row(self.stage, ProgressBar(self.max_steps, self.step, width=30), self._progress())
+        width = min(30, self.console.width // 4)
+        bar.add_row(self.stage, ProgressBar(self.max_steps, self.step, width=width), self._progress())
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for heading in ("step", *self.columns.values()):
             table.add_column(heading, justify="right")
@@ -117,7 +119,12 @@ class LiveTable(Watcher):
         for line in lines:
             line.no_wrap = True  # the display must fit the screen
             line.overflow = "ellipsis"
-        return Group(bar, table, *lines)
+        return Group(bar, table if fits(self.console, table) else self._newest(), *lines)
+
+    def _newest(self) -> Text:
+        """The newest value of every metric, for consoles that are too narrow for the table."""
+        newest = {heading: value for _, values in self.rows for heading, value in values.items()}
+        return Text(", ".join(f"{heading} {value}" for heading, value in newest.items()))
 
     def _step_to(self, step: int) -> None:
         self.step = step

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from llmrec.cli.output import line_printer, measured_cell, measured_text, print_json
+from llmrec.cli.output import line_printer, measured_cell, measured_text, print_json, print_table
 from llmrec.evaluation.report import Comparison, Estimate
 from llmrec.progress.console import console_for
 
@@ -31,3 +34,23 @@ def test_measurements() -> None:
     assert measured_cell(estimate, interval_below=True) == "0.250\n[0.200, 0.300]\n0.200, 0.300"
     assert measured_cell(Comparison(difference=0.1), " better") == "+0.100 better"
     assert measured_cell(None) == "-"
+
+
+def table() -> Table:
+    table = Table(title="clicks")
+    for heading in ("model", "HR@10", "NDCG@10", "coverage"):
+        table.add_column(heading)
+    table.add_row(Text("[b]"), "0.250\n[0.200, 0.300]", "-", "")
+    return table
+
+
+def test_a_wide_console_shows_a_table(capsys) -> None:
+    print_table(Console(width=60), table())
+    out = capsys.readouterr().out
+    assert "┃ HR@10" in out and "[b]" in out
+
+
+def test_a_narrow_console_shows_every_value_on_its_line(capsys) -> None:
+    print_table(Console(width=32), table())
+    expected = ["clicks", "[b]", "  HR@10: 0.250 [0.200, 0.300]", "  NDCG@10: -"]
+    assert capsys.readouterr().out.splitlines() == expected

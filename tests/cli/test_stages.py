@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from filelock import FileLock
 
 from llmrec.cli import stages
 from llmrec.files import write_json
@@ -90,6 +91,22 @@ def test_evaluate_prints_the_report_or_the_metrics(llmrec, stub_stage, capsys, c
     assert json.loads(capsys.readouterr().out) == {}
     assert llmrec("report", str(page.parent), "--json") == 0
     assert json.loads(capsys.readouterr().out) == {"report": str(page)}
+
+
+def test_reading_commands_work_while_another_process_holds_the_run(llmrec, stub_stage, capsys, config: Path) -> None:
+    stub_all_stages(stub_stage)
+    for command in ("prepare", "sft", "reward", "ppo", "evaluate"):
+        assert llmrec(command, str(config)) == 0
+    folder = config.parent / "runs" / "a"
+    with FileLock(folder / ".lock"):
+        for arguments in (["report", str(folder)], ["list", str(folder.parent)], ["diff", str(folder), str(folder)]):
+            assert llmrec(*arguments) == 0
+        assert llmrec("prepare", str(config)) == 0  # it has finished: its results are read
+        (folder / "evaluate" / "metrics.json").unlink()
+        capsys.readouterr()
+        assert llmrec("evaluate", str(config)) == 2
+        assert "is in use by another process" in capsys.readouterr().err
+    assert llmrec("evaluate", str(config)) == 0
 
 
 def test_seeds_need_a_config(llmrec, capsys, run_directory: Path) -> None:

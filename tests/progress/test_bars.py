@@ -36,6 +36,16 @@ def test_update_sets_steps_total_and_text_at_once() -> None:
     assert "3/20" in last_line(stream) and "epoch 1: AUC 0.8" in last_line(stream)
 
 
+def test_a_narrow_bar_keeps_steps_and_text() -> None:
+    stream = io.StringIO()
+    with bar("evaluate", Console(file=stream, width=40)) as progress:
+        progress.start("ranking of the temporal split", 1000)
+        progress.advance(3)
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= 40 and "3/1000" in stream.getvalue()
+    assert " ".join(line[-13:].strip() for line in lines).strip() == "ranking of the temporal split"
+
+
 def test_the_bar_is_on_stderr_by_default(capsys) -> None:
     with bar("reward") as progress:
         progress.start("fitting", 1)

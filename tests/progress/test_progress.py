@@ -135,6 +135,18 @@ def test_the_display_fits_a_small_screen(clock):
     assert len(drawn(watcher).splitlines()) <= 24
 
 
+def test_a_narrow_screen_shows_the_newest_values(clock):
+    columns = {name: f"unbroken-heading-{name}" for name in ("a", "b", "c")}
+    watcher = LiveTable("ppo", columns, Console(file=io.StringIO(), width=40, height=24))
+    trainer = FakeTrainer(watcher)
+    trainer.step(a=0.1, b=0.2)
+    trainer.step(a=0.3)
+    watcher.console.print(watcher.render())
+    lines = [line.rstrip() for line in watcher.console.file.getvalue().splitlines()]
+    assert lines[-2:] == ["unbroken-heading-a 0.3,", "unbroken-heading-b 0.2"]
+    assert max(map(len, lines[-4:])) <= 40
+
+
 def test_without_a_terminal_lines_are_printed(clock):
     stream = io.StringIO()
     watcher = make_table(stream)
