@@ -22,8 +22,17 @@ SFT_ADAPTER = "sft"
 RL_ADAPTER = "rl"
 
 
-def lora_config(base: PreTrainedModel, vocabulary: ItemVocabulary, config: ModelConfig) -> LoraConfig:
-    """peft's config of an adapter: LoRA on all linear layers and, where the catalogue adds tokens, their embeddings."""
+def lora_config(
+    base: PreTrainedModel, vocabulary: ItemVocabulary, config: ModelConfig, final_norm: str | None
+) -> LoraConfig:
+    """peft's config of an adapter: LoRA on all linear layers and, where the catalogue adds tokens, their embeddings.
+
+    Args:
+        base: the base.
+        vocabulary: the token sequence of every item.
+        config: rank, scale and dropout.
+        final_norm: name of a final norm that is trained whole, see `policy.final_norm`; None trains no norm.
+    """
     tokens = None
     if vocabulary.new_tokens:
         tokens = {"embed_tokens": vocabulary.new_tokens}
@@ -36,6 +45,7 @@ def lora_config(base: PreTrainedModel, vocabulary: ItemVocabulary, config: Model
         lora_dropout=config.lora_dropout,
         target_modules="all-linear",
         trainable_token_indices=tokens,
+        modules_to_save=None if final_norm is None else [final_norm],
     )
 
 

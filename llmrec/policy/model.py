@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -26,6 +27,7 @@ from llmrec.catalogue.facts import FactBook
 from llmrec.catalogue.vocabulary import ItemVocabulary
 from llmrec.config import CatalogueConfig, Config, ModelConfig
 from llmrec.data.dataset import InteractionData
+from llmrec.data.profiles import NEW_USER
 from llmrec.errors import ModelError
 from llmrec.files import atomic_directory, write_json
 from llmrec.hub.client import check_branch, check_name, files_below, find_adapter, full_name, upload
@@ -46,6 +48,7 @@ from llmrec.policy.adapters import (
 from llmrec.policy.decoding import Decoder
 from llmrec.policy.distribution import MaskedDistribution
 from llmrec.policy.file_names import FILE_NAME, FORMAT, GENERATION_FILE
+from llmrec.policy.final_norm import final_norm_name, scale_norm, spread_of_channels
 from llmrec.policy.saved import (
     advising_a_copy,
     load_tokenizer,
@@ -55,6 +58,7 @@ from llmrec.policy.saved import (
 )
 from llmrec.policy.sharing import SharedPolicy, license_of_base, make_portable, write_policy_card
 
+NORM_PROMPTS = 64  # prompts on which the final norm of a cut base is fitted
 SENTENCE_LENGTH = 30  # tokens of a justification, beside the items that it names
 
 
@@ -121,8 +125,25 @@ class RecPolicy(nn.Module):
             vectors = cooccurrence_vectors(data.train_histories, data.num_items, base.config.hidden_size, config.seed)
             offsets = config.catalogue.cooccurrence_weight * vectors
             add_item_tokens(base, tokenizer, vocabulary.new_tokens, texts, offsets)
-        model = _with_adapter(base, vocabulary, config.model)
-        return cls(model, tokenizer, vocabulary, config.catalogue, config.model, facts, fingerprint)
+        norm = None if config.model.layers is None else final_norm_name(base)
+        model = _with_adapter(base, vocabulary, config.model, norm)
+        policy = cls(model, tokenizer, vocabulary, config.catalogue, config.model, facts, fingerprint)
+        if norm is not None:
+            policy._refit_final_norm(norm, data)
+        return policy
+
+    @torch.no_grad()
+    def _refit_final_norm(self, name: str, data: InteractionData) -> None:
+        """Scales the final norm so that all channels have the same spread on prompts of training histories."""
+        rows = np.linspace(0, data.num_users - 1, NORM_PROMPTS).astype(int)
+        shown = [data.train_histories[row][-self.catalogue.max_history :].tolist() for row in rows]
+        hidden = []
+        for items in shown:
+            tokens = torch.tensor([self.prompts.prompt(NEW_USER, items)], device=self.device)
+            output = self.backbone(self.embed(tokens), use_cache=False)
+            hidden.append(cast(torch.Tensor, output.last_hidden_state)[0])
+        norm = self._language_model.get_submodule(name).get_submodule(f"modules_to_save.{SFT_ADAPTER}")
+        scale_norm(norm, 1 / spread_of_channels(hidden))
 
     # -- the network --
 
@@ -376,16 +397,21 @@ class RecPolicy(nn.Module):
             refuse_other_base(directory, about, shapes, own_words, base, len(words), fingerprint)
         if vocabulary.new_tokens:
             base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        adapted = _with_adapter(base, vocabulary, about.model)
+        norm = final_norm_name(base)
+        trains_norm = any(norm is not None and name.endswith(f"{norm}.weight") for name in shapes)
+        adapted = _with_adapter(base, vocabulary, about.model, norm if trains_norm else None)
         refuse_other_settings(directory, cast(LoraConfig, adapted.peft_config[SFT_ADAPTER]))
         policy = cls(adapted, tokenizer, vocabulary, about.catalogue, about.model, facts, fingerprint)
         policy.load_adapter_weights(directory)
         return policy
 
 
-def _with_adapter(base: PreTrainedModel, vocabulary: ItemVocabulary, config: ModelConfig) -> PeftModel:
-    """The base with a fresh SFT adapter."""
-    return cast(PeftModel, get_peft_model(base, lora_config(base, vocabulary, config), adapter_name=SFT_ADAPTER))
+def _with_adapter(
+    base: PreTrainedModel, vocabulary: ItemVocabulary, config: ModelConfig, final_norm: str | None
+) -> PeftModel:
+    """The base with a fresh SFT adapter; arguments as in `adapters.lora_config`."""
+    adapter = lora_config(base, vocabulary, config, final_norm)
+    return cast(PeftModel, get_peft_model(base, adapter, adapter_name=SFT_ADAPTER))
 
 
 def _base_weight(module: TrainableTokensWrapper) -> torch.Tensor:
