@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from llmrec.cli.doctor import data_report, print_data_report
 from llmrec.cli.hub import push_if_configured
 from llmrec.cli.options import ConfigArgument, JsonOption
 from llmrec.cli.output import line_printer, print_json, print_line
@@ -27,9 +28,25 @@ if TYPE_CHECKING:
 # --- one stage ------------------------------------------------------------------------------------
 
 
-def prepare_command(config: ConfigArgument, as_json: JsonOption = False) -> None:
+def prepare_command(
+    config: ConfigArgument,
+    report: Annotated[
+        bool, typer.Option("--report", help="Print what misleads about the data, and what plain counts reach on it.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Read the event log, split it and write the dataset card."""
-    run_one_stage(config, "data", as_json)
+    if not report:
+        run_one_stage(config, "data", as_json)
+        return
+    with reserve_stdout(as_json):
+        run = open_or_create(config)
+        run_all(run, "data", say=line_printer(console_for(stderr=as_json)))
+        card = data_report(run)
+    if as_json:
+        print_json(card.as_json())
+    else:
+        print_data_report(console_for(), card)
 
 
 def sft_command(config: ConfigArgument, as_json: JsonOption = False) -> None:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from llmrec.config import DataConfig
 from llmrec.data.dataset import InteractionData
+from llmrec.data.doctor import measure_checks, warnings_of
 from llmrec.data.losses import Losses
 from llmrec.data.splits import Split
 
@@ -47,11 +48,12 @@ def dataset_card(data: InteractionData, config: DataConfig, preparation: Prepara
         `clicks` and `purchases` count distinct pairs of user and item. `events`, `click_events` and `purchase_events`
         count rows of the log. `density` is clicks / (users * items). `tied_events` is the share of rows that share
         their timestamp with another row of the same user. `time` is empty if the log has only an order.
-        `train_clicks` counts the clicks that all splits leave for training.
+        `train_clicks` counts the clicks that all splits leave for training. `checks` and `warnings` are those of
+        `llmrec.data.doctor`.
     """
     lengths = np.array([len(history) for history in data.histories])
     density = int(lengths.sum()) / (data.num_users * data.num_items)
-    return {
+    card: dict[str, Any] = {
         "source": {"format": config.format, "path": config.path},
         "rules": {"click": list(config.click), "purchase": list(config.purchase)},
         **_counts(data, preparation.events),
@@ -65,7 +67,9 @@ def dataset_card(data: InteractionData, config: DataConfig, preparation: Prepara
         "min_user_events": config.min_user_events,
         **_unusual_items(data, preparation.events),
         "losses": preparation.losses.as_card(),
+        "checks": measure_checks(data, preparation.events, preparation.timed),
     }
+    return card | {"warnings": warnings_of(card)}
 
 
 def _counts(data: InteractionData, events: pd.DataFrame) -> dict[str, int]:

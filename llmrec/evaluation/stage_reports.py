@@ -25,6 +25,47 @@ class DatasetSplit(Section):
     )
 
 
+class DatasetChecks(Section):
+    """Properties of the log that can make a ranking look better or more meaningful than it is."""
+
+    sorted_histories: Number = Field(
+        default=None, description="Share of users whose history is in order of item id, shorter ids first."
+    )
+    sorted_by_chance: Number = Field(
+        default=None, description="The same share for histories in random order, the mean of 1 / n!."
+    )
+    repeated_clicks: Number = Field(
+        default=None, description="Share of the clicks on an item that the user has clicked before."
+    )
+    test_rows_seen_in_training: Number = Field(
+        default=None,
+        description="Share of the log's own test rows whose pair of user and item is also a training row; null for a "
+        "log without a split.",
+    )
+    same_day_targets: dict[str, Number] = Field(
+        default={},
+        description="Share of the test targets on the calendar day (UTC) of the item before, by split; empty for a log "
+        "without times.",
+    )
+    median_seconds_before_target: dict[str, Number] = Field(
+        default={},
+        description="Median time between the item before and the test target, by split, in seconds; empty for a log "
+        "without times.",
+    )
+    known_sequences: dict[str, Number] = Field(
+        default={},
+        description="Share of the test targets whose whole sequence of 3 or more items is also the start of a training "
+        "history, by split.",
+    )
+
+
+class CountsAccuracy(Section):
+    """Accuracy of counts on the test targets of one split."""
+
+    hr: Number = Field(default=None, description="HR@10.")
+    ndcg: Number = Field(default=None, description="NDCG@10.")
+
+
 class DatasetCard(Section):
     """Counts and rules of the prepared data, as `data/card.json` has them."""
 
@@ -64,6 +105,13 @@ class DatasetCard(Section):
         default={},
         description="Rows read; rows left out, by table and reason; users with attributes and items with facts; and "
         "warnings about unlikely ratios.",
+    )
+    checks: DatasetChecks | None = Field(default=None, description="Properties of the log that can mislead.")
+    warnings: list[str] = Field(default=[], description="What to do about those properties.")
+    counts: dict[str, dict[str, dict[str, CountsAccuracy]]] = Field(
+        default={},
+        description="Accuracy of `popularity`, `first_order` and `transitions` by split, counts and training data "
+        "(`train`, or `refitted` on all events before the test). Measured by `llmrec prepare --report`.",
     )
 
 

@@ -1,0 +1,85 @@
+"""`llmrec prepare --report`: properties of the data that mislead, and what plain counts reach on it."""
+
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from llmrec.cli.output import print_line
+from llmrec.evaluation.report import DatasetCard
+from llmrec.files import read_json, write_json
+from llmrec.report.format import percent
+from llmrec.report.glossary import label
+from llmrec.run import Run
+
+CHECKS_ARE_MISSING = "This data was prepared without checks. Delete the run's `data/` and prepare it again."
+
+
+def data_report(run: Run) -> DatasetCard:
+    """Measures what counts reach on a run's data and adds it to `data/card.json`, unless it is there.
+
+    Args:
+        run: a run whose data stage has finished.
+
+    Returns:
+        the card.
+    """
+    path = run.path("data", "card.json")
+    card: dict[str, Any] = read_json(path)
+    if "counts" not in card:
+        from llmrec.data.dataset import load_data
+        from llmrec.recommenders.counts import accuracy_of_counts
+
+        found = accuracy_of_counts(load_data(run.path("data")))
+        card["counts"] = {
+            split: {name: {key: asdict(one) for key, one in fits.items()} for name, fits in models.items()}
+            for split, models in found.items()
+        }
+        write_json(path, card)
+    return DatasetCard.model_validate(card)
+
+
+def print_data_report(console: Console, card: DatasetCard) -> None:
+    """Prints the checks, the accuracy of counts and the warnings of a dataset card."""
+    console.print(_checks_table(card))
+    for split, models in card.counts.items():
+        table = Table(title=f"{label(split)} split: what counts reach, HR@10 / NDCG@10", title_justify="left")
+        for column in ("counts", "fitted on training events", "refitted on all events before the test"):
+            table.add_column(column, justify="left" if column == "counts" else "right")
+        for name, fits in models.items():
+            cells = (fits[key] for key in ("train", "refitted"))
+            table.add_row(label(name), *(f"{one.hr or 0:.4f} / {one.ndcg or 0:.4f}" for one in cells))
+        console.print(table)
+    if card.checks is None:
+        print_line(console, CHECKS_ARE_MISSING)
+    for warning in card.warnings:
+        print_line(console, f"warning: {warning}", style="yellow")
+
+
+def _checks_table(card: DatasetCard) -> Table:
+    table = Table(title="checks of the data", title_justify="left")
+    table.add_column("check")
+    table.add_column("value", justify="right")
+    table.add_row("users, items, clicks", f"{card.users:,}, {card.items:,}, {card.clicks:,}")
+    rows = {"events at the time of another event of the user": card.tied_events}
+    if card.checks is not None:
+        checks = card.checks
+        rows |= {
+            "histories in order of item id": checks.sorted_histories,
+            "the same by chance": checks.sorted_by_chance,
+            "clicks that repeat an item of the user": checks.repeated_clicks,
+            "test rows that repeat a training row": checks.test_rows_seen_in_training,
+        }
+        rows |= {f"{label(s)}: targets on the day of the item before": v for s, v in checks.same_day_targets.items()}
+        rows |= {f"{label(s)}: test sequences known from training": v for s, v in checks.known_sequences.items()}
+    if card.items and card.items_with_a_repeated_title is not None:
+        rows["items with the title of another item"] = card.items_with_a_repeated_title / card.items
+    for name, share in rows.items():
+        table.add_row(name, "-" if share is None else percent(share))
+    if card.checks is not None:
+        for split, seconds in card.checks.median_seconds_before_target.items():
+            table.add_row(
+                f"{label(split)}: median time before the target", "-" if seconds is None else f"{seconds:,.0f} s"
+            )
+    return table

@@ -1,0 +1,211 @@
+"""Properties of prepared data that make a ranking look better or more meaningful than it is, and what to do about them.
+
+`measure_checks` runs in the prepare stage; its result is `checks` of the dataset card. `warnings_of` turns a card into
+sentences. What plain counts reach on the data is measured in `llmrec.recommenders.counts`.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from llmrec.data.dataset import InteractionData, Targets
+
+SECONDS_PER_DAY = 86_400
+# Above these shares `warnings_of` warns.
+MANY_TIES = 0.1
+MANY_SAME_DAY = 0.2
+MANY_REPEATS = 0.1
+MANY_EQUAL_TITLES = 0.05
+# HR@10 of good models on the usual benchmarks is about 0.1. If a twentieth of the users have their items in order of
+# id, a model can earn half of that from the order.
+SORTED_ABOVE_CHANCE = 0.05
+MOSTLY_SORTED = 0.5
+KNOWN_SEQUENCES = 0.01
+ONE_SITTING = 60  # seconds
+SHORTEST_SEQUENCE = 3  # items; shorter sequences are equal by chance
+
+
+def measure_checks(data: InteractionData, events: pd.DataFrame, timed: bool) -> dict[str, Any]:
+    """The checks of a prepared log as JSON values.
+
+    Args:
+        data: the prepared log.
+        events: events of its users, rows of `user, item, click (bool)`, optional `split`.
+        timed: whether timestamps are times.
+
+    Returns:
+        `sorted_histories`: share of users whose history is in order of item id, shorter ids first.
+        `sorted_by_chance`: the same share for histories in random order, the mean of 1 / n!.
+        `repeated_clicks`: share of the rows that click an item which the user has clicked before.
+        `test_rows_seen_in_training`: share of the log's own test rows whose pair of user and item is also a training
+        row; null if the log has no split.
+        `same_day_targets`, `median_seconds_before_target`: share of a split's test targets on the calendar day (UTC) of
+        the item before, and median time since that item, by split; empty without times.
+        `known_sequences`: share of a split's test targets whose whole sequence of 3 or more items, target included, is
+        the start of a training history, by split.
+    """
+    tests = {split: parts["test"] for split, parts in data.targets.items()}
+    clicks = events[events["click"]]
+    gaps = {split: gap_to_item_before(data, targets) for split, targets in tests.items()} if timed else {}
+    return {
+        "sorted_histories": _share_sorted(data),
+        "sorted_by_chance": float(np.mean([1 / math.factorial(min(len(one), 20)) for one in data.histories])),
+        "repeated_clicks": float(clicks.duplicated(["user", "item"]).mean()),
+        "test_rows_seen_in_training": _test_rows_seen_in_training(clicks),
+        "same_day_targets": {split: float(is_same_day(data, tests[split]).mean()) for split in gaps},
+        "median_seconds_before_target": {split: float(np.median(gap)) for split, gap in gaps.items()},
+        "known_sequences": _known_sequences(data, tests),
+    }
+
+
+def gap_to_item_before(data: InteractionData, targets: Targets) -> np.ndarray:
+    """Time between each target and the item before it in the history, seconds, int64 [M].
+
+    Args:
+        data: the prepared log, with timestamps that are times.
+        targets: M targets at position 1 or later.
+    """
+    return _times(data, targets, 0) - _times(data, targets, 1)
+
+
+def is_same_day(data: InteractionData, targets: Targets) -> np.ndarray:
+    """Whether each target has the calendar day (UTC) of the item before it, bool [M]; arguments as above."""
+    return _times(data, targets, 0) // SECONDS_PER_DAY == _times(data, targets, 1) // SECONDS_PER_DAY
+
+
+def _times(data: InteractionData, targets: Targets, back: int) -> np.ndarray:
+    pairs = zip(targets.users, targets.positions, strict=True)
+    return np.array([data.timestamps[user][position - back] for user, position in pairs], dtype=np.int64)
+
+
+def _share_sorted(data: InteractionData) -> float:
+    """Share of users with two or more items whose ids ascend."""
+    ids = data.items["item_id"].astype("str")
+    place = np.empty(data.num_items, dtype=np.int64)
+    place[np.lexsort((ids, ids.str.len()))] = np.arange(data.num_items)
+    ascending = [bool((np.diff(place[history]) > 0).all()) for history in data.histories if len(history) > 1]
+    return float(np.mean(ascending)) if ascending else 0.0
+
+
+def _test_rows_seen_in_training(clicks: pd.DataFrame) -> float | None:
+    if "split" not in clicks:
+        return None
+    pairs = pd.MultiIndex.from_frame(clicks[["user", "item"]])
+    is_test = (clicks["split"] == "test").to_numpy()
+    is_train = (clicks["split"] == "train").to_numpy()
+    return float(pairs[is_test].isin(pairs[is_train]).mean()) if is_test.any() else 0.0
+
+
+def _known_sequences(data: InteractionData, tests: dict[str, Targets]) -> dict[str, float]:
+    starts, hashes = _prefix_hashes(data)
+    positions = np.arange(len(hashes)) - np.repeat(starts, [len(history) for history in data.histories])
+    is_training = positions < np.repeat(data.train_lengths, [len(history) for history in data.histories])
+    known = np.unique(hashes[is_training & (positions >= SHORTEST_SEQUENCE - 1)])
+    shares = {}
+    for split, targets in tests.items():
+        is_long = targets.positions >= SHORTEST_SEQUENCE - 1
+        ends = (starts[targets.users] + targets.positions)[is_long]
+        shares[split] = float(np.isin(hashes[ends], known).sum() / max(1, len(targets)))
+    return shares
+
+
+def _prefix_hashes(data: InteractionData) -> tuple[np.ndarray, np.ndarray]:
+    """A hash of each prefix of each history.
+
+    Returns:
+        position of each user's first click among all clicks, int64 [U], and the hash of the user's items up to each
+        click, uint64 [E].
+    """
+    lengths = np.array([len(history) for history in data.histories])
+    starts = np.cumsum(lengths) - lengths
+    positions = np.arange(lengths.sum()) - np.repeat(starts, lengths)
+    keys = np.random.default_rng(0).integers(1, 2**63, size=data.num_items, dtype=np.uint64)
+    powers = np.cumprod(np.full(lengths.max(), 0x9E3779B97F4A7C15, dtype=np.uint64))
+    terms = keys[np.concatenate(data.histories)] * powers[positions]
+    sums = np.cumsum(terms)  # modulo 2^64, so differences of sums are exact
+    return starts, sums - np.repeat(sums[starts] - terms[starts], lengths)
+
+
+# --- warnings -----------------------------------------------------------------------------------------
+
+
+def warnings_of(card: dict[str, Any]) -> list[str]:
+    """A sentence or two for each property of the data that misleads: what was found, and what to do.
+
+    Args:
+        card: the dataset card. Measurements that it lacks give no warnings.
+    """
+    checks = card.get("checks", {})
+    return [*_order_warnings(card, checks), *_overlap_warnings(checks), *_item_warnings(card, checks)]
+
+
+def _order_warnings(card: dict[str, Any], checks: dict[str, Any]) -> list[str]:
+    found = []
+    share = checks.get("sorted_histories", 0.0)
+    chance = checks.get("sorted_by_chance", 0.0)
+    if share > MOSTLY_SORTED:
+        found.append(
+            f"{share:.0%} of the histories are in order of item id, {chance:.1%} would be by chance: the order of "
+            "this log is not time. Do not use it for next-item prediction; find a copy in time order."
+        )
+    elif share > chance + SORTED_ABOVE_CHANCE:
+        found.append(
+            f"{share:.0%} of the histories are in order of item id, {chance:.1%} would be by chance: events of equal "
+            "time are probably in order of id. Models that learn the order of ids profit; compare with transition "
+            "counts, and use a copy with times if there is one."
+        )
+    ties = card.get("tied_events") or 0.0
+    if ties > MANY_TIES:
+        found.append(
+            f"{ties:.0%} of the events share user and time with another event: their order is a seeded hash. Repeat "
+            "the result with another `data.seed`, and lead with targets of later days."
+        )
+    for split, share in checks.get("same_day_targets", {}).items():
+        if share > MANY_SAME_DAY:
+            found.append(
+                f"{share:.0%} of the {split} test targets fall on the day of the item before: they complete a basket "
+                "or a session. Lead with the slice `later_day` of the report, beside `same_day`."
+            )
+    for split, seconds in checks.get("median_seconds_before_target", {}).items():
+        if seconds < ONE_SITTING:
+            found.append(
+                f"The median {split} test target comes {seconds:.0f} s after the item before: users enter many items "
+                "in one sitting, and the order may be that of a page. Prefer `temporal` and the slice `later_day`."
+            )
+    return found
+
+
+def _overlap_warnings(checks: dict[str, Any]) -> list[str]:
+    found = []
+    share = checks.get("test_rows_seen_in_training") or 0.0
+    if share > 0:
+        found.append(
+            f"{share:.1%} of the test rows repeat a training row of the same user and item: they are no targets here, "
+            "but they are in results of others. Compare only results on the same targets."
+        )
+    for split, share in checks.get("known_sequences", {}).items():
+        if share > KNOWN_SEQUENCES:
+            found.append(
+                f"{share:.1%} of the {split} test sequences are also the start of a training history: the log may "
+                "hold users twice. Remove duplicate users."
+            )
+    return found
+
+
+def _item_warnings(card: dict[str, Any], checks: dict[str, Any]) -> list[str]:
+    found = []
+    share = checks.get("repeated_clicks", 0.0)
+    if share > MANY_REPEATS:
+        found.append(
+            f"{share:.0%} of the clicks repeat an item of the user and are dropped: the task is to predict new items "
+            "only. Do not compare with results that count repeats."
+        )
+    equal = (card.get("items_with_a_repeated_title") or 0) / max(1, card.get("items") or 1)
+    if equal > MANY_EQUAL_TITLES:
+        found.append(
+            f"{equal:.0%} of the items share their title with another item: results that compare titles are higher. "
+            "Score by item id, and use `catalogue.scheme: atomic`."
+        )
+    return found
