@@ -3,8 +3,12 @@
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+import torch
+
+from llmrec.catalogue.names import NameIndex, folded
 from llmrec.data.dataset import InteractionData, load_data
 from llmrec.data.decision import stranger
 from llmrec.data.profiles import NEW_USER, profile_texts
@@ -18,6 +22,7 @@ from llmrec.policy.ranking import item_scores
 from llmrec.policy.saved import completion_length
 from llmrec.run import Run
 
+LISTED_ITEMS = 10  # items that an error message lists at most
 SUGGESTED_TITLES = 3  # titles that an error message suggests at most
 
 
@@ -86,24 +91,50 @@ class Recommender:
         policy = RecPolicy.from_pretrained(directory, quantized=quantized)
         return cls(policy, completion_length(directory) or policy.completion_length)
 
+    @cached_property
+    def names(self) -> NameIndex:
+        """The names and ids of the catalogue."""
+        return NameIndex(self.policy.vocabulary.titles, self.policy.vocabulary.item_ids)
+
     def resolve_titles(self, titles: Sequence[str]) -> list[int]:
-        """Finds items by title, without regard to case. Where titles are withheld, item ids stand for them.
+        """Finds items by title: exactly, else without regard to case. An id stands for an item without such a title.
 
         Returns:
             Item indices, in the order of `titles`.
 
         Raises:
-            CatalogueError: a title is not in the catalogue; the message suggests similar ones.
+            CatalogueError: a title is not in the catalogue, or several items have it; the message lists candidates.
         """
-        index_of = {title.casefold(): item for item, title in enumerate(self.policy.vocabulary.titles)}
-        return [self._resolve(title, index_of) for title in titles]
+        return [self._resolve(title) for title in titles]
 
-    def _resolve(self, title: str, index_of: dict[str, int]) -> int:
-        wanted = " ".join(title.split()).casefold()
-        if wanted in index_of:
-            return index_of[wanted]
-        titles = self.policy.vocabulary.titles
-        similar = [titles[index_of[key]] for key in similar_titles(wanted, list(index_of))]
+    def resolve_ids(self, item_ids: Sequence[str]) -> list[int]:
+        """Finds items by id.
+
+        Returns:
+            Item indices, in the order of `item_ids`.
+
+        Raises:
+            CatalogueError: there is no item with an id; the message suggests the most similar one.
+        """
+        found = {item_id: self.names.of_id(item_id) for item_id in item_ids}
+        for item_id, items in found.items():
+            if not items:
+                similar = nearest(item_id, self.names.ids)
+                hint = f"; did you mean {similar}?" if similar else "."
+                raise CatalogueError(f"There is no item with the id {item_id} in the catalogue{hint}")
+        return [found[item_id][0] for item_id in item_ids]
+
+    def _resolve(self, title: str) -> int:
+        found = self.names.find(title)
+        if len(found) == 1:
+            return found[0]
+        names = self.names.names
+        if found:
+            listed = ", ".join(f'"{names[item]}" (id {self.names.ids[item]})' for item in found[:LISTED_ITEMS])
+            more = f" and {len(found) - LISTED_ITEMS} more" if len(found) > LISTED_ITEMS else ""
+            raise CatalogueError(f'"{title}" may mean {listed}{more}. Give the full name or the id.')
+        index_of = {folded(name): item for item, name in enumerate(names)}
+        similar = [names[index_of[key]] for key in similar_titles(folded(title), list(index_of))]
         hint = "; did you mean " + " or ".join(f'"{name}"' for name in similar) + "?" if similar else "."
         raise CatalogueError(f'There is no item "{title}" in the catalogue{hint}')
 
@@ -116,6 +147,9 @@ class Recommender:
     ) -> list[RankedItem]:
         """Recommends the most probable items that the person has not seen, best first.
 
+        Items that people cannot tell apart, because title, year, brand and category are equal, count as one: if one
+        is seen or excluded, none is recommended, and at most one is in the result.
+
         Args:
             history: item indices of somebody who need not be in the event log, oldest first.
             user: id of a user of the event log, instead of a history.
@@ -126,11 +160,11 @@ class Recommender:
             CatalogueError: the user is unknown, or no item is left to recommend.
         """
         profile, items = self._profile_and_history(history, user)
-        decision = stranger(items, self.policy.catalogue.max_history, exclude or [], profile)
-        log_probs = next(item_scores(self.policy, [decision]))[0]
-        scores, chosen = log_probs.exp().topk(min(top_k, len(log_probs)))
-        is_possible = scores > 0
-        scores, chosen = scores[is_possible], chosen[is_possible]
+        left_out = {other for item in [*items, *(exclude or [])] for other in self.names.alike(item)}
+        excluded = sorted(left_out - set(items))
+        decision = stranger(items, self.policy.catalogue.max_history, excluded, profile)
+        scores = next(item_scores(self.policy, [decision]))[0].exp()
+        chosen = torch.tensor(self._best(scores, top_k), dtype=torch.long, device=scores.device)
 
         prompts = pack(self.policy, [decision] * len(chosen)).to(self.policy.device)
         completions = generate(self.policy, prompts, self.max_new_tokens, first_items=chosen)
@@ -144,9 +178,23 @@ class Recommender:
                 grounded=check(self.policy.facts, recommendation, set(items)).grounded,
             )
             for item, score, recommendation in zip(
-                chosen.tolist(), scores, parse(self.policy, completions), strict=True
+                chosen.tolist(), scores[chosen], parse(self.policy, completions), strict=True
             )
         ]
+
+    def _best(self, scores: torch.Tensor, count: int) -> list[int]:
+        """The possible items of the highest score, one of those that people cannot tell apart.
+
+        Args:
+            scores: probability of each item, [N].
+            count: number of items at most.
+        """
+        chosen: dict[int, int] = {}
+        for item in scores.argsort(descending=True, stable=True).tolist():
+            if len(chosen) == count or scores[item] <= 0:
+                break
+            chosen.setdefault(self.names.representative(item), item)
+        return list(chosen.values())
 
     def _profile_and_history(self, history: Sequence[int] | None, user: str | None) -> tuple[str, list[int]]:
         if user is None:

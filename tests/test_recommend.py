@@ -1,11 +1,14 @@
 """Recommendations for one person: which items are ranked, how they are scored, and errors that help."""
 
+from dataclasses import replace
+
 import pytest
 
 from llmrec.data.dataset import InteractionData
 from llmrec.errors import CatalogueError
 from llmrec.policy.model import RecPolicy
 from llmrec.recommend import Recommender, similar_titles
+from tests.conftest import make_config
 
 LENGTH = 24  # tokens of a completion
 ALL_ITEMS = set(range(10))
@@ -68,6 +71,37 @@ def test_without_a_log_no_user_is_known(policy: RecPolicy) -> None:
 
 def test_titles_are_found_without_regard_to_case_and_spaces(recommender: Recommender) -> None:
     assert recommender.resolve_titles(["  quiet   STORM", "Delta"]) == [7, 8]
+
+
+def test_an_ambiguous_title_is_an_error_that_lists_names_and_ids(recommender: Recommender) -> None:
+    expected = r'"blue note" may mean "Blue Note \[1987\]" \(id i2\), "Blue Note \[1999\]" \(id i3\)\. Give the full'
+    with pytest.raises(CatalogueError, match=expected):
+        recommender.resolve_titles(["blue note"])
+    assert recommender.resolve_titles(["Blue Note [1999]", "i2"]) == [3, 2]
+
+
+def test_ids_are_found(recommender: Recommender) -> None:
+    assert recommender.resolve_ids(["i7", "i0"]) == [7, 0]
+    with pytest.raises(CatalogueError, match="no item with the id i77 in the catalogue; did you mean i7"):
+        recommender.resolve_ids(["i77"])
+
+
+def test_a_title_written_exactly_comes_before_one_in_another_case(tiny_base: str, data: InteractionData) -> None:
+    items = data.items.assign(title=["QUIET", "Red Sea", *data.items["title"][2:]])
+    recommender = Recommender(RecPolicy.create(make_config(tiny_base), replace(data, items=items)), LENGTH)
+    assert recommender.resolve_titles(["QUIET", "Quiet"]) == [0, 6]
+    with pytest.raises(CatalogueError, match=r'"quiet" may mean "QUIET" \(id i0\), "Quiet" \(id i6\)'):
+        recommender.resolve_titles(["quiet"])
+
+
+def test_items_that_look_the_same_count_as_one(tiny_base: str, data: InteractionData) -> None:
+    rows = data.items.index[[0, 0, *range(2, 10)]]  # item 1 looks like item 0
+    items = data.items.loc[rows].reset_index(drop=True).assign(item_id=data.items["item_id"])
+    recommender = Recommender(RecPolicy.create(make_config(tiny_base), replace(data, items=items)), LENGTH)
+    assert recommender.policy.vocabulary.titles[:2] == ("Red Sky", "Red Sky [i1]")
+    assert set(items_of(recommender, history=[0])) == set(items_of(recommender, history=[1])) == set(range(2, 10))
+    assert set(items_of(recommender, history=[2], exclude=[1])) == set(range(3, 10))
+    assert len({0, 1} & set(items_of(recommender, history=[2]))) == 1
 
 
 def test_an_unknown_title_is_an_error_with_suggestions(recommender: Recommender) -> None:

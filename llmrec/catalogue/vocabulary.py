@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from transformers import AddedToken, PreTrainedTokenizerBase
 
+from llmrec.catalogue.names import distinct_names
 from llmrec.catalogue.trie import ItemTrie
 from llmrec.data.dataset import InteractionData
 from llmrec.errors import ModelError
@@ -46,7 +47,7 @@ class ItemVocabulary:
             tokenizer: the tokenizer of the base; `atomic` adds one token per item to it.
             scheme: see `ItemVocabulary`.
         """
-        titles = _distinct([str(title) for title in data.items["title"]])
+        titles = distinct_names(data.items)
         if scheme == "atomic":
             first = len(tokenizer)
             tokenizer.add_tokens(
@@ -129,14 +130,3 @@ class ItemVocabulary:
                 f"{path} was changed after it was written: its items do not match the recorded hash. Copy it again."
             )
         return vocabulary
-
-
-def _distinct(titles: list[str]) -> list[str]:
-    """Numbers repeated titles: the second `Quiet` becomes `Quiet [2]`. White space becomes single spaces."""
-    counts: dict[str, int] = {}
-    result: list[str] = []
-    for title in titles:
-        plain = " ".join(title.split())
-        counts[plain] = counts.get(plain, 0) + 1
-        result.append(plain if counts[plain] == 1 else f"{plain} [{counts[plain]}]")
-    return result

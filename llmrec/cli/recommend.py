@@ -32,6 +32,14 @@ def recommend_command(
         list[str] | None,
         typer.Argument(metavar="TITLE", help="Titles that the person liked, oldest first.", show_default=False),
     ] = None,
+    history_ids: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--history-ids",
+            metavar="ID",
+            help="Id of an item that the person liked, after the titles. Repeat the option for several.",
+        ),
+    ] = None,
     run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Run directory.")] = None,
     model: Annotated[
         str | None,
@@ -44,7 +52,7 @@ def recommend_command(
     top_k: Annotated[int, typer.Option(min=1, metavar="N", help="Number of recommendations.")] = 5,
     exclude: Annotated[
         list[str] | None,
-        typer.Option(metavar="TITLE", help="Title to leave out. Repeat the option for several titles."),
+        typer.Option(metavar="TITLE|ID", help="Title or id to leave out. Repeat the option for several."),
     ] = None,
     full_precision: Annotated[
         bool, typer.Option("--full-precision", help="Load the base model unquantized, even if training quantized it.")
@@ -62,20 +70,23 @@ def recommend_command(
     """
     source = ModelSource(run, model, revision, adapter, quantized=not full_precision)
     source.check(user)
-    _check_person(user, history, interactive, as_json)
+    _check_person(user, history, history_ids, interactive, as_json)
     ranked: list[RankedItem] = []
     with reserve_stdout(as_json):
         console = console_for(stderr=as_json)
         recommender = source.load()
         excluded = recommender.resolve_titles(exclude or [])
-        if user is not None or history:
+        if user is not None or history or history_ids:
             items = None if user is not None else recommender.resolve_titles(history or [])
+            if items is not None and history_ids:
+                items += recommender.resolve_ids(history_ids)
             ranked = recommender.recommend(history=items, user=user, top_k=top_k, exclude=excluded)
             print_ranked(console, ranked)
         if interactive:
             recommend_in_a_loop(console, recommender, top_k, excluded)
     if as_json:
-        request = {"user": user, "history": history or [], "exclude": exclude or [], "adapter": adapter, "model": model}
+        liked = {"history": history or [], "history_ids": history_ids or []}
+        request = {"user": user, **liked, "exclude": exclude or [], "adapter": adapter, "model": model}
         print_json({**request, "recommendations": [asdict(item) for item in ranked]})
 
 
@@ -127,14 +138,19 @@ class ModelSource:
         return Recommender.from_run(Run.open(self.run), self.adapter, self.quantized)
 
 
-def _check_person(user: str | None, history: list[str] | None, interactive: bool, as_json: bool) -> None:
+def _check_person(
+    user: str | None, history: list[str] | None, history_ids: list[str] | None, interactive: bool, as_json: bool
+) -> None:
     """Raises UserError unless the options name one person, or ask for the loop."""
-    if user is not None and history:
+    if user is not None and (history or history_ids):
         raise UserError("--user and titles were both given. Give one of them, not both.")
     if interactive and as_json:
         raise UserError("--interactive and --json were both given. Give one of them, not both.")
-    if not (user is not None or history or interactive):
-        raise UserError('No person was named. Give liked titles ("TITLE" "TITLE" ...), --user ID or --interactive.')
+    if not (user is not None or history or history_ids or interactive):
+        raise UserError(
+            'No person was named. Give liked titles ("TITLE" "TITLE" ...), --history-ids ID, --user ID or '
+            "--interactive."
+        )
 
 
 def print_ranked(console: Console, ranked: list["RankedItem"]) -> None:

@@ -213,8 +213,8 @@ def withhold_titles(folder: Path) -> None:
 
 
 def _title_forms(title: str) -> tuple[str, str, str]:
-    """A title; the title without the number that tells it from an equal one; and that title without its year."""
-    unnumbered = re.sub(r" \[\d+\]$", "", title)
+    """A title; the title without the brackets that tell it from an equal one; and that title without its year."""
+    unnumbered = re.sub(r" \[[^\[\]]*\]$", "", title)
     return title, unnumbered, re.sub(r" \(\d{4}\)$", "", unnumbered)
 
 

@@ -22,12 +22,12 @@ def test_paths_by_hand():
 
 def test_a_vocabulary_is_built_from_titles_or_new_tokens(policy, data):
     vocabulary = policy.vocabulary
-    assert vocabulary.titles[2:4] == ("Blue Note", "Blue Note [2]")
+    assert vocabulary.titles[2:4] == ("Blue Note [1987]", "Blue Note [1999]")
     if vocabulary.scheme == "atomic":
         assert [list(sequence) for sequence in vocabulary.sequences] == [[token] for token in vocabulary.new_tokens]
         assert vocabulary.paths == [(0,)] * data.num_items
     else:
-        assert policy.tokenizer.decode(vocabulary.sequences[3]) == "Blue Note [2]\n"
+        assert policy.tokenizer.decode(vocabulary.sequences[3]) == "Blue Note [1999]\n"
         assert vocabulary.new_tokens == []
 
 

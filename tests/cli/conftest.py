@@ -43,6 +43,9 @@ class FakeRecommender:
             raise CatalogueError(f"{unknown[0]} is not in the catalogue. Nearest: Heat (1995).")
         return [CATALOGUE.index(title) for title in titles]
 
+    def resolve_ids(self, item_ids: list[str]) -> list[int]:
+        return [int(item_id) for item_id in item_ids]
+
     def recommend(self, history=None, user=None, top_k=5, exclude=()) -> list[Item]:
         print("a library prints this on stdout")
         left = [i for i in range(len(CATALOGUE)) if i not in (history or []) and i not in exclude]

@@ -18,7 +18,7 @@ def test_titles_are_arguments_before_or_after_the_options(llmrec, capsys, run_di
     assert llmrec("recommend", *arguments) == 0
     out, err = capsys.readouterr()
     answer = json.loads(out)
-    assert set(answer) == {"user", "history", "exclude", "adapter", "model", "recommendations"}
+    assert set(answer) == {"user", "history", "history_ids", "exclude", "adapter", "model", "recommendations"}
     assert answer["history"] == TITLES and answer["exclude"] == []
     assert [item["title"] for item in answer["recommendations"]] == ["Heat (1995)"]
     assert "a library prints this" in err
@@ -30,6 +30,16 @@ def test_exclude_is_repeated(llmrec, capsys, run_directory: Path) -> None:
     answer = json.loads(capsys.readouterr().out)
     assert answer["history"] == ["Toy Story (1995)"] and answer["exclude"] == ["Aladdin (1992)", "Heat (1995)"]
     assert [item["title"] for item in answer["recommendations"]] == [CATALOGUE[3]]
+
+
+def test_ids_follow_the_titles(llmrec, capsys, run_directory: Path) -> None:
+    ids = ["--history-ids", "1", "--history-ids", "2"]
+    assert llmrec("recommend", "--run", str(run_directory), "Toy Story (1995)", *ids, "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["history"] == ["Toy Story (1995)"] and answer["history_ids"] == ["1", "2"]
+    assert [item["title"] for item in answer["recommendations"]] == [CATALOGUE[3]]
+    assert llmrec("recommend", "--run", str(run_directory), "--history-ids", "1", "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)["recommendations"]) == 3
 
 
 def test_a_title_that_begins_with_a_dash_follows_two_dashes(llmrec, capsys, run_directory: Path) -> None:
@@ -58,6 +68,7 @@ def test_a_user_of_the_log(llmrec, capsys, run_directory: Path) -> None:
     [
         (["Haet"], "Nearest: Heat (1995)"),
         (["--user", "7", "Heat (1995)"], "not both"),
+        (["--user", "7", "--history-ids", "1"], "not both"),
         ([], "--user ID"),
         (["--interactive", "--json"], "not both"),
         (["--user", "7", "--model", "x"], "exactly one of them"),

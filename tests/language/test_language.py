@@ -125,7 +125,7 @@ def test_people_read_titles(policy):
 
 
 def test_items_that_share_a_title_stay_apart(policy):
-    assert policy.vocabulary.titles[2:4] == ("Blue Note", "Blue Note [2]")
+    assert policy.vocabulary.titles[2:4] == ("Blue Note [1987]", "Blue Note [1999]")
     assert policy.vocabulary.sequences[2] != policy.vocabulary.sequences[3]
 
 
