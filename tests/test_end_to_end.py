@@ -72,16 +72,29 @@ def test_the_report_has_all_documented_keys(run):
     report = json.loads((run / "report.json").read_text())
     for split in ("temporal", "leave_one_out"):
         models = report["splits"][split]["models"]
-        assert set(models) == {*BASELINES, "reward_model", "sft", "ppo", "optimum"}
+        policies = {"sft", "ppo", "sft_new_user", "ppo_new_user"}
+        assert set(models) == {*BASELINES, *policies, "reward_model", "optimum"}
         for metrics in models.values():
             expected = {f"{m}@{k}" for m in ("hr", "ndcg") for k in (1, 5, 10, 20)} | {"mrr", "coverage", "gini"}
+            expected |= {"purchase_hr@10", "purchase_ndcg@10", "purchases@10", "expected_purchases@10"}
             assert set(metrics) == expected | {"diversity", "novelty", "popularity_bias", "miscalibration"}
+            assert 0 <= metrics["purchases@10"]["value"] <= metrics["hr@10"]["value"]
+            assert 0 < metrics["expected_purchases@10"]["value"] < 1
             low, high = metrics["hr@10"]["ci95"]
             assert 0 <= low <= metrics["hr@10"]["value"] <= high <= 1
         comparisons = report["splits"][split]["comparisons"]
-        assert set(comparisons) == {"ppo_vs_sft", "ppo_vs_sasrec", "ppo_vs_markov", "ppo_vs_reward_model",
-                                    "sft_vs_sasrec", "sft_vs_markov"}  # fmt: skip
-        assert set(comparisons["ppo_vs_sft"]["ndcg@10"]) == {"difference", "ci95", "p_holm", "verdict"}
+        rivals = {"sasrec", "markov", "reward_model", report["best_rival"]}
+        assert set(comparisons) == {"ppo_vs_sft", *(f"{one}_vs_{two}" for one in ("ppo", "sft") for two in rivals)}
+        tested = comparisons["ppo_vs_sft"]["ndcg@10"]
+        assert set(tested) == {"difference", "ci95", "p", "p_holm", "verdict", "detectable"}
+        assert set(comparisons["ppo_vs_sft"]["hr@10"]) == {"difference", "ci95"}  # a descriptive metric
+        weighted = report["splits"][split]["purchases"]
+        assert set(weighted) == {"0", "0.5", "1"}
+        for ranked in weighted.values():
+            assert set(ranked["models"]) == {"optimum", "sft_reranked", "reward_model"}
+        assert weighted["0"]["models"]["sft_reranked"]["ndcg@10"] == models["sft"]["ndcg@10"]
+        assert weighted["1"]["models"]["optimum"]["ndcg@10"] == models["optimum"]["ndcg@10"]  # the config's weight
+        assert weighted["1"]["models"]["reward_model"]["ndcg@10"] == models["reward_model"]["ndcg@10"]
         sliced = report["splits"][split]["slices"]
         assert len(sliced) == 9 and set(sliced["cold_items"]) == set(models)
         activity = [sliced[f"{name}_activity"]["sft"]["hr@10"]["n"] for name in ("low", "middle", "high")]

@@ -1,5 +1,6 @@
 """Tables of results: the report of a run and the quality of its reward models."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -17,14 +18,16 @@ from llmrec.evaluation.report import (
     RewardReport,
     SplitReport,
 )
-from llmrec.report.format import number, percent
-from llmrec.report.glossary import label
-from llmrec.report.verdict import fallback_remark
+from llmrec.report import tables
+from llmrec.report.format import measured_percent, number, percent
+from llmrec.report.glossary import GUARANTEES, label
+from llmrec.report.verdict import fallback_remark, sensitivity, sentence
 
 # Columns of the tables, as keys of report.json.
 SHOWN_METRICS = ("hr@10", "ndcg@10", "mrr", "coverage")
+SHOWN_PURCHASES = ("purchase_hr@10", "purchase_ndcg@10", "purchases@10", "expected_purchases@10")
 SHOWN_COMPARISONS = ("hr@10", "ndcg@10")
-SHOWN_RATES = ("validity", "unseen", "groundedness", "factual_precision", "repeats", "unique_sentences")
+SHOWN_RATES = ("repeats", "unique_sentences")
 
 # Columns of the table of a reward model, as fields of EventQuality.
 SHOWN_QUALITY = ("auc", "log_loss", "brier", "ece")
@@ -36,41 +39,67 @@ POPULARITY_MATCHED = ("auc_popularity_matched", "lift_auc_popularity_matched")
 
 def print_report(console: Console, report: Report) -> None:
     """Prints the tables of a report. Parts that the report lacks are omitted."""
-    for name, split in report.splits.items():
-        print_table(console, _models_table(name, split))
-        if split.comparisons:
-            print_table(console, _comparisons_table(name, split))
-        if split.optimum is not None:
-            print_line(console, _gap_closed(split.optimum))
+    for split in report.splits:
+        _print_split(console, report, split)
     for adapter, generation in report.generation.items():
-        print_line(console, f"completions of {label(adapter)}: {_rates(generation)}")
+        print_line(console, f"guarantees of the mask, {label(adapter)}: {_rates(generation, GUARANTEES)}")
+        print_line(console, f"completions of {label(adapter)}: {_rates(generation, SHOWN_RATES)}")
     if report.reward:
         print_line(console, f"reward: {_reward_changes(report.reward)}")
     if report.fell_back:
         print_line(console, fallback_remark(report))
 
 
-def _models_table(name: str, split: SplitReport) -> Table:
+def _print_split(console: Console, report: Report, name: str) -> None:
+    """Prints the results on one split: models, purchases, comparisons, the verdict and the optimum."""
+    split = report.splits[name]
+    print_table(console, _models_table(f"{label(name)} split: value [95 % interval]", split, SHOWN_METRICS))
+    if any(metric in metrics for metrics in split.models.values() for metric in SHOWN_PURCHASES):
+        title = f"{label(name)} split, purchases: value [95 % interval]"
+        print_table(console, _models_table(title, split, SHOWN_PURCHASES))
+    if split.purchases:
+        print_table(console, _as_rich(tables.purchases_table(name, split.purchases)))
+    if split.comparisons:
+        print_table(console, _comparisons_table(name, split, report.best_rival))
+    for line in (sentence(report, name), sensitivity(name, split)):
+        if line:
+            print_line(console, line)
+    if split.optimum is not None:
+        print_line(console, _gap_closed(split.optimum))
+
+
+def _models_table(title: str, split: SplitReport, metrics: Sequence[str]) -> Table:
     """One row a model, one column a metric."""
-    table = Table(title=f"{label(name)} split: value [95 % interval]", title_justify="left")
+    table = Table(title=title, title_justify="left")
     table.add_column("model")
-    for metric in SHOWN_METRICS:
+    for metric in metrics:
         table.add_column(label(metric), justify="right")
     for model in split.models:
-        table.add_row(label(model), *(measured_cell(split.metric(model, metric)) for metric in SHOWN_METRICS))
+        table.add_row(label(model), *(measured_cell(split.metric(model, metric)) for metric in metrics))
     return table
 
 
-def _comparisons_table(name: str, split: SplitReport) -> Table:
+def _as_rich(shown: tables.Table) -> Table:
+    """A table of the report page for the terminal, intervals below their numbers."""
+    table = Table(title=shown.caption, title_justify="left")
+    table.add_column(shown.corner)
+    for column in shown.columns:
+        table.add_column(column, justify="right")
+    for row in shown.rows:
+        table.add_row(row.heading, *("\n".join(filter(None, (one.text, one.interval))) for one in row.cells))
+    return table
+
+
+def _comparisons_table(name: str, split: SplitReport, rival: str | None) -> Table:
     """One row a pair of models: difference, interval and verdict of each shown metric."""
-    title = f"{label(name)} split: difference [95 % interval], verdict after Holm's correction"
+    title = f"{label(name)} split: difference [95 % interval], verdict on NDCG@10 after Holm's correction"
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for metric in SHOWN_COMPARISONS:
         table.add_column(label(metric), justify="right")
     for pair, metrics in split.comparisons.items():
-        models = " vs ".join(map(label, pair.split("_vs_")))
-        table.add_row(models, *(_comparison(metrics.get(key)) for key in SHOWN_COMPARISONS))
+        shown = (_comparison(metrics.get(key)) for key in SHOWN_COMPARISONS)
+        table.add_row(tables.pair_label(pair, rival, " vs "), *shown)
     return table
 
 
@@ -82,7 +111,8 @@ def _comparison(comparison: Comparison | None) -> str:
 def _gap_closed(optimum: OptimumReport) -> str:
     """The objective of each policy, and the share of the gap from SFT to the exact optimum that PPO closed."""
     shares = ", ".join(
-        f"{label(metric)} {'undefined (the optimum is not above SFT)' if share is None else percent(share, 0)}"
+        f"{label(metric)} "
+        f"{'undefined (the optimum is not above SFT)' if share.value is None else measured_percent(share)}"
         for metric, share in optimum.gap_closed.items()
     )
     values = ", ".join(f"{label(policy)} {measured_text(value)}" for policy, value in optimum.objective.items())
@@ -90,9 +120,9 @@ def _gap_closed(optimum: OptimumReport) -> str:
     return f"E[reward] - {optimum.beta} KL{entropy}: {values}; gap from SFT to the optimum closed by PPO: {shares}"
 
 
-def _rates(generation: GenerationReport) -> str:
+def _rates(generation: GenerationReport, names: Sequence[str]) -> str:
     measurements = generation.measurements
-    shown = {name: measurements[name].number for name in SHOWN_RATES if name in measurements}
+    shown = {name: measurements[name].number for name in names if name in measurements}
     return ", ".join(f"{label(name)} {percent(rate)}" for name, rate in shown.items() if rate is not None)
 
 

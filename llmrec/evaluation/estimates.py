@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 ALPHA = 0.05  # significance level of every test; intervals cover 1 - ALPHA
-COMPARED_METRICS = ("hr@10", "ndcg@10", "mrr")  # the family of Holm's correction for one pair of models on one split
-HEADLINE_METRIC = "ndcg@10"
+HEADLINE_METRIC = "ndcg@10"  # the primary metric, named in advance: the only one that is tested
+COMPARED_METRICS = ("hr@10", "ndcg@10", "mrr")  # metrics whose differences are reported with intervals
+POWER = 0.8  # probability of finding the difference that a report calls detectable
 POLICIES = ("sft", "ppo")
 OPTIMUM = "optimum"  # exact maximum of PPO's objective; it is computed, so it is no model that could be deployed
 
@@ -49,12 +50,12 @@ class Measurement(Section):
     """A number that may be undefined, with its interval."""
 
     ci95: Interval = Field(
-        default=None, description="Lower and upper end of the 95 % bootstrap interval over users; null if undefined."
+        default=None,
+        description="Lower and upper end of the 95 % bootstrap interval over users, and over seeds if there are "
+        "several; null if undefined.",
     )
     n: int | None = Field(default=None, description="Number of users, texts or events behind the number.")
-    seeds: list[Number] | None = Field(
-        default=None, description="The number under each training seed, in the order of runs."
-    )
+    seeds: list[Number] | None = Field(default=None, description="The number under each seed, in the order of runs.")
 
     @property
     def number(self) -> float | None:
@@ -103,14 +104,22 @@ class Comparison(Measurement):
     difference: Number = Field(
         default=None, description="Mean over users of the first model's value minus the second's."
     )
+    p: Number = Field(
+        default=None, description="Two-sided bootstrap p-value before correction; only for the primary metric."
+    )
     p_holm: Number = Field(
         default=None,
-        description="Two-sided bootstrap p-value after Holm's correction over the compared metrics of one pair.",
+        description="p-value after Holm's correction over all tested pairs of all splits; only for the primary metric.",
     )
     verdict: Verdict | None = Field(
         default=None,
         description="`better` or `worse` (the first model) if p_holm is below 0.05, else `no difference`. "
-        "Over several seeds also `no difference` if the seeds differ in sign.",
+        "Over several seeds also `no difference` if the seeds differ in sign. Missing for descriptive metrics.",
+    )
+    detectable: Number = Field(
+        default=None,
+        description="Smallest true difference that this test would find with 80 % power at the strictest step of "
+        "Holm's correction, in the normal approximation.",
     )
 
     @property
@@ -120,13 +129,10 @@ class Comparison(Measurement):
 
     @property
     def conclusion(self) -> Verdict | None:
-        """The verdict, computed from p_holm or else from the interval if the file has none; None if undefined."""
-        if self.verdict is not None or self.difference is None:
+        """The verdict, computed from p_holm if the file has none; None if the difference is undefined or untested."""
+        if self.verdict is not None or self.difference is None or self.p_holm is None:
             return self.verdict
-        if self.p_holm is not None:
-            return verdict_of(self.difference, self.p_holm)
-        excludes_zero = self.ci95 is not None and (self.ci95[0] > 0 or self.ci95[1] < 0)
-        return verdict_of(self.difference, 0.0 if excludes_zero else 1.0)
+        return verdict_of(self.difference, self.p_holm)
 
 
 def verdict_of(difference: float, p: float) -> Verdict:

@@ -5,8 +5,8 @@ Generated text is the most probable completion. Only the comparison of rewards b
 """
 
 import platform
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,18 +16,24 @@ from llmrec.catalogue.facts import FactBook
 from llmrec.config import Config
 from llmrec.data.dataset import InteractionData, Targets, load_data
 from llmrec.data.decision import Decisions
+from llmrec.data.profiles import NEW_USER
+from llmrec.evaluation.comparisons import best_rival, correct
 from llmrec.evaluation.examples import answers, examples
 from llmrec.evaluation.generation import generation_report
+from llmrec.evaluation.metrics import ndcg, per_user
 from llmrec.evaluation.optimum import has_optimum, item_rewards, optimum, optimum_report
+from llmrec.evaluation.purchases import Purchases, expected_purchases, purchase_rankings, purchase_report
 from llmrec.evaluation.ranking import (
     BATCH,
+    OBJECTIVES,
     RANKS,
     Ranked,
     distinct_targets,
     rank,
     rank_batches,
     rank_policy,
-    save_ranks,
+    save_values,
+    target_table,
 )
 from llmrec.evaluation.report import (
     POLICIES,
@@ -103,6 +109,7 @@ class PolicyResults:
 
     Attributes:
         ranked: its ranking of the test targets.
+        as_new_user: its ranking of them with the profile `new user`; None if no prompt holds another profile.
         log_probs: log-probability of every item after every test prompt, float32 [M, N]; None if PPO's objective has
             no computable optimum.
         generation: quality of what it writes.
@@ -112,6 +119,7 @@ class PolicyResults:
     """
 
     ranked: Ranked
+    as_new_user: Ranked | None
     log_probs: Tensor | None
     generation: GenerationReport
     answers: list[ExampleAnswer]
@@ -136,19 +144,30 @@ def evaluate(run: Run) -> Report:
     inputs = Inputs.from_run(run)
     with bar("evaluate") as progress:
         baselines = fit_baselines(inputs.data, run.config, _callback(progress))
-        policies = {}
+        policies: dict[str, PolicyResults] = {}
         ranked = {name: rank(one.scores, inputs.test, run.config.seed) for name, one in baselines.items()}
         ranked["reward_model"] = rank_reward_model(inputs)
         for name in POLICIES:
             policies[name] = measure_policy(name, inputs, progress)
             ranked[name] = policies[name].ranked
+        ranked |= {f"{name}_new_user": one.as_new_user for name, one in policies.items() if one.as_new_user is not None}
     reward = compare_rewards(inputs, policies)
-    objective = {}
+    objective: dict[str, np.ndarray] = {}
     if has_optimum(run.config.ppo):
         ranked["optimum"], objective = rank_optimum(inputs, policies)
+    chosen = {name: BaselineReport(chosen=one.chosen, grid=one.grid) for name, one in baselines.items()}
+    rival = best_rival(chosen)
+    purchases = measure_purchases(inputs, ranked)
+    weighted = rank_purchases(inputs, policies) if purchases is not None and objective else {}
+    splits = {
+        split: report_split(inputs, split, Rankings(ranked, objective, purchases, weighted), rival)
+        for split in inputs.rows
+    }
+    correct(splits)
     report = Report(
-        splits={split: report_split(inputs, split, ranked, objective) for split in inputs.rows},
-        baselines={name: BaselineReport(chosen=one.chosen, grid=one.grid) for name, one in baselines.items()},
+        splits=splits,
+        best_rival=rival,
+        baselines=chosen,
         generation={name: policy.generation for name, policy in policies.items()},
         reward=reward,
         reward_model=RewardModelReport.model_validate(run.metrics("reward")),
@@ -159,7 +178,10 @@ def evaluate(run: Run) -> Report:
         commands=[f"llmrec {VERBS[stage]} {run.directory}" for stage in STAGES],
         seconds={stage: run.record(stage)["seconds"] for stage in STAGES if stage != "evaluate"},
     )
-    save_ranks(run.path("evaluate", RANKS), inputs.targets, inputs.rows, ranked)
+    table = target_table(inputs.data, inputs.targets)
+    save_values(run.path("evaluate", RANKS), table, inputs.rows, {name: one.ranks for name, one in ranked.items()})
+    if objective:
+        save_values(run.path("evaluate", OBJECTIVES), table, inputs.rows, objective)
     report.write(run.report_path)
     run.finish("evaluate", {"report": run.report_path.name})
     return report
@@ -174,6 +196,11 @@ def measure_policy(name: str, inputs: Inputs, progress: ProgressBar) -> PolicyRe
     policy.merge()
     progress.start(f"{name}: ranking", _batches(len(inputs.test)))
     ranked, log_probs = rank_policy(policy, inputs.test, config.seed, progress.advance)
+    as_new_user = None
+    if any(profile != NEW_USER for profile in inputs.test.profiles):
+        progress.start(f"{name}: ranking for new users", _batches(len(inputs.test)))
+        strangers = replace(inputs.test, profiles=[NEW_USER] * len(inputs.test))
+        as_new_user, _ = rank_policy(policy, strangers, config.seed, progress.advance)
     progress.start(f"{name}: writing for every user", _batches(data.num_users))
     generation = generation_report(policy, data, config, progress.advance)
     written = answers(policy, data, config)
@@ -181,6 +208,7 @@ def measure_policy(name: str, inputs: Inputs, progress: ProgressBar) -> PolicyRe
     valid_ranked, _ = rank_policy(policy, valid, config.seed, progress.advance)
     return PolicyResults(
         ranked=ranked,
+        as_new_user=as_new_user,
         log_probs=log_probs if has_optimum(config.ppo) else None,
         generation=generation,
         answers=written,
@@ -237,31 +265,71 @@ def rank_optimum(inputs: Inputs, policies: dict[str, PolicyResults]) -> tuple[Ra
     return rank_batches(scores, inputs.test, inputs.config.seed), objective
 
 
-def report_split(
-    inputs: Inputs, split: str, ranked: dict[str, Ranked], objective: dict[str, np.ndarray]
-) -> SplitReport:
-    """The report of one split.
+def measure_purchases(inputs: Inputs, ranked: Mapping[str, Ranked]) -> Purchases | None:
+    """Purchases at the test targets and in the lists of all models; None if no target was purchased."""
+    purchased = target_table(inputs.data, inputs.targets)["purchased"].to_numpy()
+    if not purchased.any():
+        return None
+    lists = {name: one.lists for name, one in ranked.items()}
+    return Purchases(purchased, expected_purchases(inputs.reward, inputs.test, lists))
+
+
+def rank_purchases(inputs: Inputs, policies: Mapping[str, PolicyResults]) -> dict[float, dict[str, Ranked]]:
+    """Rankings of the test targets for purchases, by weight and model; empty without log-probabilities of SFT."""
+    sft = policies["sft"].log_probs
+    config = inputs.config
+    if sft is None:
+        return {}
+    return purchase_rankings(inputs.reward, inputs.data, inputs.test, sft, config.ppo, config.seed)
+
+
+@dataclass(frozen=True)
+class Rankings:
+    """Everything that was measured at the M test targets of all splits.
+
+    Attributes:
+        ranked: rankings by model.
+        objective: PPO's objective by policy, [M]; empty if it has no computable optimum.
+        purchases: purchases; None if there are none.
+        weighted: rankings for purchases, by weight and model.
+    """
+
+    ranked: dict[str, Ranked]
+    objective: dict[str, np.ndarray]
+    purchases: Purchases | None
+    weighted: dict[float, dict[str, Ranked]]
+
+
+def report_split(inputs: Inputs, split: str, measured: Rankings, rival: str | None) -> SplitReport:
+    """The report of one split, before Holm's correction.
 
     Args:
         inputs: the inputs of the evaluation.
         split: name of the split.
-        ranked: rankings of all M test targets, by model.
-        objective: PPO's objective at all M test targets, by model; empty if it has no computable optimum.
+        measured: what was measured at all M test targets.
+        rival: the strongest baseline on validation.
     """
     rows = inputs.rows[split]
     config = inputs.config
+    samples = config.evaluation.bootstrap
     decisions = inputs.test.select(rows)
-    models = {name: one.select(rows) for name, one in ranked.items()}
-    report = split_report(inputs.data, decisions, models, config.evaluation, config.seed)
-    if objective:
+    models = {name: one.select(rows) for name, one in measured.ranked.items()}
+    purchases = measured.purchases.select(rows) if measured.purchases is not None else None
+    report = split_report(inputs.data, decisions, models, config.evaluation, config.seed, rival, purchases)
+    if measured.objective:
         report.optimum = optimum_report(
-            {name: values[rows] for name, values in objective.items()},
-            report.models,
-            decisions.users,
+            {name: per_user(values[rows], decisions.users)[1] for name, values in measured.objective.items()},
+            {name: per_user(ndcg(models[name].ranks, 10), decisions.users)[1] for name in measured.objective},
             section=config.ppo,
-            samples=config.evaluation.bootstrap,
+            samples=samples,
             seed=config.seed,
         )
+    if purchases is not None and measured.weighted:
+        weighted = {
+            weight: {name: one.select(rows) for name, one in found.items()}
+            for weight, found in measured.weighted.items()
+        }
+        report.purchases = purchase_report(weighted, purchases.purchased, decisions.users, samples, config.seed)
     return report
 
 

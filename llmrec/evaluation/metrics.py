@@ -2,10 +2,12 @@
 """Ranking metrics over the full catalogue, and bootstrap intervals and tests: pure functions of arrays.
 
 Shapes: M targets (rows), N catalogue items, K list length, U users. Metrics are returned per target. `per_user`
-averages them within users, and `bootstrap_ci` gives the mean over users an interval.
+averages them within users, and `bootstrap_ci` gives the mean over users an interval. `user_matrix` lines up the users
+of S training seeds.
 """
 
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -168,24 +170,61 @@ def per_user(values: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, np.ndar
     return distinct, np.bincount(row, weights=values) / np.bincount(row)
 
 
-def _resampled_means(values: np.ndarray, samples: int, seed: int) -> np.ndarray:
-    """Means of resamples of values [U] with replacement, float [samples]."""
+def resampled_means(values: np.ndarray, samples: int, seed: int) -> np.ndarray:
+    """Means of bootstrap resamples of users, and of training seeds if there are several.
+
+    With S seeds both are drawn with replacement and independently of each other (the pigeonhole bootstrap: Owen, Annals
+    of Applied Statistics 2007). A mean is taken over users within a seed, then over seeds. Two arrays of one shape get
+    the same draws under one `seed`, so ratios and differences of their resampled means are paired.
+
+    Args:
+        values: one value per user, [U], or per seed and user, [S, U]. NaN in the second form: the user has no target
+            under that seed.
+        samples: number of resamples.
+        seed: seed of the resampling.
+
+    Returns:
+        float64 [samples].
+
+    Raises:
+        ValueError: there are no values, or infinity, or NaN in the first form.
+    """
     values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1 or not len(values):
-        raise ValueError(f"A bootstrap needs at least one value in one dimension, found shape {values.shape}.")
-    if not np.isfinite(values).all():
+    if values.ndim not in (1, 2) or not values.size:
+        raise ValueError(f"A bootstrap needs at least one value per seed, found an array of shape {values.shape}.")
+    if np.isinf(values).any() or (values.ndim == 1 and np.isnan(values).any()):
         raise ValueError("A bootstrap needs finite values, found NaN or infinity.")
+    values = np.atleast_2d(values)
+    defined = ~np.isnan(values)
+    if not defined.any(1).all():
+        raise ValueError("A bootstrap needs at least one value per seed, found a seed without any.")
+    complete = bool(defined.all())
+    filled = np.where(defined, values, 0.0)
+    seeds, users = values.shape
     rng = np.random.default_rng(seed)
-    users = len(values)
-    # Resamples are drawn in blocks, because the indices [samples, U] of a large test set would not fit in memory.
-    block = max(1, 1_000_000 // users)
-    counts = [min(block, samples - start) for start in range(0, samples, block)]
-    return np.concatenate([values[rng.integers(0, users, (count, users))].mean(1) for count in counts])
+    # Resamples are drawn in blocks, because the values [S, samples, U] of a large test set would not fit in memory.
+    block = max(1, 1_000_000 // values.size)
+    means: list[np.ndarray] = []
+    for start in range(0, samples, block):
+        size = min(block, samples - start)
+        drawn = rng.integers(0, users, (size, users))
+        counts = users if complete else defined[:, drawn].sum(2)
+        with np.errstate(invalid="ignore"):  # 0 / 0 where a resample has no user with a target under a seed
+            of_seeds = filled[:, drawn].sum(2) / counts  # [S, size]
+        if seeds > 1:
+            of_seeds = of_seeds[rng.integers(0, seeds, (seeds, size)), np.arange(size)]
+        means.append(of_seeds.mean(0))
+    return np.concatenate(means)
+
+
+def mean_over_seeds(values: np.ndarray) -> float:
+    """Mean over users within each seed, then over seeds, of values [U] or [S, U] as in `resampled_means`."""
+    return float(np.nanmean(np.atleast_2d(np.asarray(values, dtype=np.float64)), axis=1).mean())
 
 
 def _percentile_interval(means: np.ndarray, level: float) -> tuple[float, float]:
     tail = (1 - level) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
+    low, high = np.nanquantile(means, [tail, 1 - tail])
     return float(low), float(high)
 
 
@@ -194,10 +233,11 @@ def bootstrap_ci(
 ) -> tuple[float, float, float]:
     """Mean over users and its percentile bootstrap interval (Efron & Tibshirani, 1993, ch. 13).
 
-    Users are resampled, not targets, because the targets of one user are dependent.
+    Users are resampled, not targets, because the targets of one user are dependent. Several training seeds are
+    resampled as well. With S seeds, resampling shows only (S - 1) / S of the variance between seeds on average.
 
     Args:
-        values: one value per user, [U].
+        values: one value per user, [U], or per seed and user, [S, U]; see `resampled_means`.
         samples: number of resamples.
         seed: seed of the resampling.
         level: nominal coverage of the interval.
@@ -206,10 +246,10 @@ def bootstrap_ci(
         (mean, lower, upper).
 
     Raises:
-        ValueError: there are no values, or NaN or infinity.
+        ValueError: as `resampled_means`.
     """
-    low, high = _percentile_interval(_resampled_means(values, samples, seed), level)
-    return float(np.mean(values)), low, high
+    low, high = _percentile_interval(resampled_means(values, samples, seed), level)
+    return mean_over_seeds(values), low, high
 
 
 def paired_bootstrap(
@@ -221,8 +261,8 @@ def paired_bootstrap(
     so p is never 0 (Davison & Hinkley, 1997, sec. 4.2).
 
     Args:
-        a: values of the first model, one per user, [U].
-        b: values of the second model for the same users, [U].
+        a: values of the first model, one per user, [U], or per seed and user, [S, U]; see `resampled_means`.
+        b: values of the second model for the same users.
         samples: number of resamples.
         seed: seed of the resampling.
         level: nominal coverage of the interval.
@@ -231,19 +271,91 @@ def paired_bootstrap(
         (mean of a - b, lower, upper, p).
 
     Raises:
-        ValueError: a and b differ in shape, there are no values, or NaN or infinity.
+        ValueError: a and b differ in shape, or as `resampled_means`.
     """
     if np.shape(a) != np.shape(b):
         raise ValueError(
             f"A paired comparison needs one value per model for the same users, found {np.shape(a)} and {np.shape(b)}."
         )
     difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
-    means = _resampled_means(difference, samples, seed)
+    means = resampled_means(difference, samples, seed)
     low, high = _percentile_interval(means, level)
     p = 2 * (1 + min((means <= 0).sum(), (means >= 0).sum())) / (samples + 1)
     # A lower bound: m users with a difference cannot be more significant than in a sign test, 2^(1 - m).
-    p = max(p, 2.0 ** (1 - np.count_nonzero(difference)))
-    return float(difference.mean()), low, high, min(1.0, float(p))
+    differing = (np.nan_to_num(np.atleast_2d(difference)) != 0).any(0)
+    p = max(p, 2.0 ** (1 - np.count_nonzero(differing)))
+    return mean_over_seeds(difference), low, high, min(1.0, float(p))
+
+
+def bootstrap_ratio(
+    numerator: np.ndarray, denominator: np.ndarray, samples: int = 1000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float, float] | None:
+    """Ratio of two means over the same users, with its percentile bootstrap interval.
+
+    Args:
+        numerator: values of the numerator, one per user, [U], or per seed and user, [S, U]; see `resampled_means`.
+        denominator: values of the denominator for the same users.
+        samples: number of resamples.
+        seed: seed of the resampling.
+        level: nominal coverage of the intervals.
+
+    Returns:
+        (ratio, lower, upper); None if the interval of the denominator is not above 0, so that a ratio has no meaning.
+
+    Raises:
+        ValueError: the arrays differ in shape, or as `resampled_means`.
+    """
+    if np.shape(numerator) != np.shape(denominator):
+        raise ValueError(f"A ratio needs the same users, found {np.shape(numerator)} and {np.shape(denominator)}.")
+    below = resampled_means(denominator, samples, seed)
+    if _percentile_interval(below, level)[0] <= 0:
+        return None
+    above = resampled_means(numerator, samples, seed)
+    low, high = _percentile_interval(above[below > 0] / below[below > 0], level)
+    return mean_over_seeds(numerator) / mean_over_seeds(denominator), low, high
+
+
+def smallest_detectable(low: float, high: float, tests: int = 1, power: float = 0.8, level: float = 0.95) -> float:
+    """The smallest true difference that a test finds with a given probability, in the normal approximation.
+
+    It is (z_power + z_alpha) standard errors (Cohen, Statistical Power Analysis, 1988, ch. 2). The standard error is
+    that of the interval. z_alpha belongs to the strictest step of Holm's correction, (1 - level) / tests on two sides.
+
+    Args:
+        low: lower end of the interval of the observed difference.
+        high: upper end of it.
+        tests: number of tests that Holm's correction covers.
+        power: probability of finding the difference.
+        level: coverage of the interval; 1 - level is the significance level.
+
+    Returns:
+        The difference, in units of the interval.
+    """
+    normal = NormalDist()
+    error = (high - low) / 2 / normal.inv_cdf(0.5 + level / 2)
+    return (normal.inv_cdf(power) + normal.inv_cdf(1 - (1 - level) / (2 * tests))) * error
+
+
+def user_matrix(values: Sequence[np.ndarray], users: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Means within users for every training seed, with the users of all seeds in the same columns.
+
+    Args:
+        values: values of the targets of each of S seeds, [M_s] each; NaN are left out.
+        users: user of each of these targets, by an id that does not depend on the seed, [M_s] each.
+
+    Returns:
+        The U distinct users that have a value, in ascending order, and their means, float64 [S, U]; NaN where a user
+        has no value under a seed.
+    """
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    for of_targets, of_users in zip(values, users, strict=True):
+        defined = ~np.isnan(of_targets)
+        parts.append(per_user(of_targets[defined], of_users[defined]))
+    everyone = np.unique(np.concatenate([found for found, _ in parts]))
+    matrix = np.full((len(parts), len(everyone)), np.nan)
+    for row, (found, means) in enumerate(parts):
+        matrix[row, np.searchsorted(everyone, found)] = means
+    return everyone, matrix
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

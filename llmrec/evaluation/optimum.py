@@ -14,9 +14,10 @@ from torch import Tensor
 
 from llmrec.config import PPOConfig
 from llmrec.data.decision import Decisions
+from llmrec.evaluation.comparisons import mean_estimate
+from llmrec.evaluation.metrics import bootstrap_ratio
 from llmrec.evaluation.ranking import chunks
-from llmrec.evaluation.report import OPTIMUM, POLICIES, Estimate, OptimumReport
-from llmrec.evaluation.split_report import user_mean
+from llmrec.evaluation.report import HEADLINE_METRIC, OPTIMUM, POLICIES, Estimate, OptimumReport
 from llmrec.reward.composite import CompositeReward
 
 NAMES = (*POLICIES, OPTIMUM)
@@ -93,9 +94,8 @@ def optimum(
 
 
 def optimum_report(
-    values: dict[str, np.ndarray],
-    models: Mapping[str, Mapping[str, Estimate]],
-    users: np.ndarray,
+    objectives: Mapping[str, np.ndarray],
+    ndcg: Mapping[str, np.ndarray],
     section: PPOConfig,
     samples: int,
     seed: int,
@@ -103,20 +103,38 @@ def optimum_report(
     """The objective on one split and the share of the gap that PPO closed.
 
     Args:
-        values: J of each target, by policy, [M].
-        models: metrics of the split's models, which include SFT, PPO and the optimum.
-        users: user of each target, [M].
+        objectives: J by policy (SFT, PPO and the optimum), of each user, [U], or of each seed and user, [S, U].
+        ndcg: NDCG@10 of the same policies, in the same form.
         section: the config with the two weights.
         samples: bootstrap resamples over users.
         seed: seed of the bootstrap.
     """
-    objectives = {name: user_mean(value, users, samples, seed) for name, value in values.items()}
     return OptimumReport(
         beta=section.item_kl_coef,
         alpha=section.item_entropy_coef,
-        objective=objectives,
-        gap_closed=gaps_closed(objectives, models),
+        objective={name: mean_estimate(values, samples, seed) for name, values in objectives.items()},
+        gap_closed={
+            "objective": gap_closed(objectives, samples, seed),
+            HEADLINE_METRIC: gap_closed(ndcg, samples, seed),
+        },
     )
+
+
+def gap_closed(values: Mapping[str, np.ndarray], samples: int, seed: int) -> Estimate:
+    """(ppo - sft) / (optimum - sft) with its interval; undefined if the optimum is not significantly above SFT.
+
+    Args:
+        values: values of `sft`, `ppo` and `optimum` of each user, [U], or of each seed and user, [S, U].
+        samples: bootstrap resamples over users.
+        seed: seed of the bootstrap.
+    """
+    start = values["sft"]
+    found = bootstrap_ratio(values["ppo"] - start, values[OPTIMUM] - start, samples, seed)
+    users = np.shape(start)[-1]
+    if found is None:
+        return Estimate(value=None, ci95=None, n=users)
+    ratio, low, high = found
+    return Estimate(value=ratio, ci95=(low, high), n=users)
 
 
 def item_rewards(reward: CompositeReward, decisions: Decisions) -> Tensor:
@@ -132,21 +150,3 @@ def item_rewards(reward: CompositeReward, decisions: Decisions) -> Tensor:
     parts = (reward.item_rewards_per_prefix(part) for part in decisions.batches(DECISION_ROWS))
     # `clone`: a view of the last decision would keep the rewards of all earlier ones in memory.
     return torch.stack([rewards[-1].clone() for part in parts for rewards in part]).cpu()
-
-
-def gaps_closed(
-    objectives: Mapping[str, Estimate], models: Mapping[str, Mapping[str, Estimate]]
-) -> dict[str, float | None]:
-    """The share of the gap from SFT to the optimum that PPO closed, in `objective` and `ndcg@10`."""
-    ndcg = {name: models.get(name, {}).get("ndcg@10") or Estimate() for name in NAMES}
-    return {
-        measure: gap_closed(*(found[name].value for name in NAMES))
-        for measure, found in (("objective", objectives), ("ndcg@10", ndcg))
-    }
-
-
-def gap_closed(sft: float | None, ppo: float | None, optimum: float | None) -> float | None:
-    """(ppo - sft) / (optimum - sft); None if a value is undefined or the optimum is not above SFT."""
-    if sft is None or ppo is None or optimum is None or optimum <= sft:
-        return None
-    return (ppo - sft) / (optimum - sft)

@@ -1,6 +1,6 @@
 """Ranks of test targets and lists of the best items, over the full catalogue without seen items."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from llmrec.data.dataset import Targets
+from llmrec.data.dataset import InteractionData, Targets
 from llmrec.data.decision import Decision, Decisions
 from llmrec.evaluation.metrics import ranks, top_k
 from llmrec.files import write_with
@@ -18,6 +18,8 @@ from llmrec.recommenders.protocol import Score
 
 BATCH = 64  # decisions per batch
 RANKS = "ranks.parquet"  # file name of the table of ranks
+OBJECTIVES = "objectives.parquet"  # file name of the table of PPO's objective at each target
+TARGET_COLUMNS = ("user", "user_id", "position", "purchased")  # columns of these tables that describe the target
 LIST_LENGTH = 10
 
 
@@ -114,19 +116,34 @@ def chunks(count: int, size: int = BATCH) -> Iterator[range]:
         yield range(start, min(start + size, count))
 
 
-def save_ranks(path: Path, targets: Targets, rows: dict[str, np.ndarray], ranked: dict[str, Ranked]) -> None:
-    """Writes a table of ranks: one row per target, with columns `split`, `user`, `position` and one per model.
+def target_table(data: InteractionData, targets: Targets) -> pd.DataFrame:
+    """What identifies each of M targets under any seed, and whether it was purchased.
+
+    Returns:
+        M rows of `TARGET_COLUMNS`: index and id of the user, position in the history, whether the user purchased it.
+    """
+    pairs = zip(targets.users.tolist(), targets.positions.tolist(), strict=True)
+    values = (
+        targets.users,
+        data.users["user_id"].to_numpy()[targets.users],
+        targets.positions,
+        np.array([data.purchases[user][position] for user, position in pairs], dtype=bool),
+    )
+    return pd.DataFrame(dict(zip(TARGET_COLUMNS, values, strict=True)))
+
+
+def save_values(
+    path: Path, targets: pd.DataFrame, rows: Mapping[str, np.ndarray], values: Mapping[str, np.ndarray]
+) -> None:
+    """Writes a table with one row per target of every split: `split`, `TARGET_COLUMNS` and one column per model.
 
     Args:
         path: the Parquet file to write.
-        targets: M distinct targets.
+        targets: table of the M distinct targets, see `target_table`.
         rows: indices of each split's targets among them.
-        ranked: rankings of the M targets, by model.
+        values: a number for each of the M targets, such as its rank, by model, [M].
     """
-    frames = [
-        pd.DataFrame({"split": split, "user": targets.users[index], "position": targets.positions[index]}).assign(
-            **{name: one.ranks[index] for name, one in ranked.items()}
-        )
-        for split, index in rows.items()
-    ]
-    write_with(path, lambda file: pd.concat(frames, ignore_index=True).to_parquet(file, index=False))
+    table = targets.assign(**values)
+    frames = [table.iloc[index].assign(split=split) for split, index in rows.items()]
+    columns = ["split", *table.columns]
+    write_with(path, lambda file: pd.concat(frames, ignore_index=True)[columns].to_parquet(file, index=False))

@@ -7,9 +7,9 @@ undefined is None.
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, RootModel, ValidationError
+from pydantic import BeforeValidator, Field, RootModel, ValidationError
 
 from llmrec.errors import RunError
 from llmrec.evaluation.estimates import (
@@ -18,6 +18,7 @@ from llmrec.evaluation.estimates import (
     HEADLINE_METRIC,
     OPTIMUM,
     POLICIES,
+    POWER,
     Comparison,
     Count,
     Estimate,
@@ -50,6 +51,7 @@ __all__ = [
     "HEADLINE_METRIC",
     "OPTIMUM",
     "POLICIES",
+    "POWER",
     "BaselineReport",
     "Comparison",
     "Count",
@@ -70,6 +72,7 @@ __all__ = [
     "Measurement",
     "Number",
     "OptimumReport",
+    "PurchaseReport",
     "Rate",
     "Reliability",
     "Report",
@@ -87,6 +90,14 @@ __all__ = [
 ]
 
 
+def _estimated(value: Any) -> Any:
+    """A ratio without interval, as earlier versions wrote it, as an estimate."""
+    return {"value": value} if value is None or isinstance(value, int | float) else value
+
+
+Ratio = Annotated[Estimate, BeforeValidator(_estimated)]
+
+
 class OptimumReport(Section):
     """The exact maximum of PPO's item objective, and how close PPO came to it."""
 
@@ -96,9 +107,24 @@ class OptimumReport(Section):
         default={},
         description="E[reward] - beta KL(policy, SFT) + alpha H(policy) of `sft`, `ppo` and `optimum`, in nats.",
     )
-    gap_closed: dict[str, Number] = Field(
+    gap_closed: dict[str, Ratio] = Field(
         default={},
-        description="(ppo - sft) / (optimum - sft) in `objective` and `ndcg@10`; null if the optimum is not above SFT.",
+        description="(ppo - sft) / (optimum - sft) in `objective` and `ndcg@10`, with a paired bootstrap interval. Its "
+        "value is null if the interval of optimum - sft is not above 0.",
+    )
+
+
+class PurchaseReport(Section):
+    """Rankings for purchases at one weight of log P(purchase | click)."""
+
+    models: dict[str, dict[str, Estimate]] = Field(
+        default={},
+        description="Metrics of `optimum` (the exact maximum of PPO's objective at this weight), `sft_reranked` (SFT "
+        "times P(purchase given click) to the power of the weight) and `reward_model` (the reward at this weight).",
+    )
+    differences: dict[str, Comparison] = Field(
+        default={},
+        description="NDCG@10 of purchased targets: `optimum` minus each of the others, without a test.",
     )
 
 
@@ -118,6 +144,11 @@ class SplitReport(Section):
         default=None,
         description="The exact maximum of PPO's objective. Missing unless `ppo.advantage` is `exact` with a fixed "
         "KL or entropy weight above 0.",
+    )
+    purchases: dict[str, PurchaseReport] = Field(
+        default={},
+        description="Rankings for purchases, by weight of log P(purchase given click). Empty without purchases or "
+        "without `optimum`.",
     )
     targets: int | None = Field(default=None, description="Number of test targets.")
     users: int | None = Field(default=None, description="Number of users of the test targets.")
@@ -147,6 +178,12 @@ class BaselineReport(Section):
 
     chosen: dict[str, Any] = Field(default={}, description="Settings with the highest NDCG@10 on validation.")
     grid: list[dict[str, Any]] = Field(default=[], description="Every setting tried, with its `valid_ndcg@10`.")
+
+    @property
+    def valid_ndcg(self) -> float | None:
+        """NDCG@10 of the chosen settings on validation; None if it was not measured."""
+        found = [one["valid_ndcg@10"] for one in self.grid if one.get("valid_ndcg@10") is not None]
+        return max(found, default=None)
 
 
 class Faithfulness(Section):
@@ -295,6 +332,10 @@ class Report(Section):
     splits: dict[str, SplitReport] = Field(
         default={}, description="Results by split: `temporal`, `leave_one_out` or `given`."
     )
+    best_rival: str | None = Field(
+        default=None,
+        description="The baseline with the highest NDCG@10 on validation, which both policies are tested against.",
+    )
     baselines: dict[str, BaselineReport] = Field(default={}, description="Choice of settings, by baseline.")
     generation: dict[str, GenerationReport] = Field(
         default={}, description="Quality of written recommendations, by policy."
@@ -350,7 +391,7 @@ def _reason(error: OSError | ValueError) -> str:
 
 
 class SeedsReport(Report):
-    """What several runs that differ only in their training seed have in common."""
+    """What several runs of one experiment that differ in their seeds have in common."""
 
     runs: list[str] = Field(default=[], description="Run directories, in the order of `seeds`.")
     fell_back_to_sft: list[bool] = Field(default=[], description="Whether the guard kept the SFT adapter, by run.")

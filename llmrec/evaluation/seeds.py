@@ -1,7 +1,8 @@
-"""Means and spread over several runs of one experiment that share data and targets but differ in the training seed.
+"""Means and spread over several runs of one experiment that differ in their seeds.
 
-Each user's metric is averaged over seeds. The interval is a bootstrap over these user means. It leaves out the variance
-between seeds. `seeds` holds the value of every seed.
+A seed varies the training (`seed`) and the data (`data.seed`): the order of tied events, and with it the targets.
+Users are matched by their id. Intervals and tests resample users and seeds (`metrics.resampled_means`). A few seeds say
+little about the variance between seeds: three show two thirds of it on average. `seeds` holds the value of every seed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,39 +12,48 @@ import pandas as pd
 
 from llmrec.config import Config
 from llmrec.errors import RunError
-from llmrec.evaluation.metrics import per_user
-from llmrec.evaluation.optimum import gaps_closed
-from llmrec.evaluation.ranking import RANKS
+from llmrec.evaluation.comparisons import best_rival, compare, compared_pairs, correct, mean_estimate
+from llmrec.evaluation.metrics import ndcg, user_matrix
+from llmrec.evaluation.optimum import optimum_report
+from llmrec.evaluation.purchases import purchase_columns
+from llmrec.evaluation.ranking import OBJECTIVES, RANKS, TARGET_COLUMNS
 from llmrec.evaluation.report import (
     POLICIES,
-    Comparison,
+    BaselineReport,
     Estimate,
     GenerationReport,
     Measurement,
     OptimumReport,
+    PurchaseReport,
     Rate,
     Report,
     RewardReport,
     SeedsReport,
     SplitReport,
 )
-from llmrec.evaluation.split_report import COMPARISONS, accuracy_columns, compare, user_mean
+from llmrec.evaluation.split_report import accuracy_columns
 from llmrec.run import Run
-
-TARGET_COLUMNS = ["split", "user", "position"]  # columns of the table of ranks that identify a target
 
 
 def seeded(config: Config, count: int) -> list[Config]:
-    """`count` configs that differ in the training seed and in the name, so that each has its own run directory."""
-    seeds = range(config.seed, config.seed + count)
-    return [config.model_copy(update={"seed": seed, "name": f"{config.name}-seed{seed}"}) for seed in seeds]
+    """`count` configs that differ in both seeds and in the name, so that each has its own run directory and data."""
+    return [
+        config.model_copy(
+            update={
+                "seed": config.seed + number,
+                "name": f"{config.name}-seed{config.seed + number}",
+                "data": config.data.model_copy(update={"seed": config.data.seed + number}),
+            }
+        )
+        for number in range(count)
+    ]
 
 
 def seeds_report(runs: Sequence[Run]) -> SeedsReport:
     """Combines the reports of evaluated runs of one experiment.
 
     Args:
-        runs: runs with a finished evaluation and the same test targets.
+        runs: runs with a finished evaluation and the same splits.
 
     Returns:
         A report without slices and examples. Every number is the mean over runs, with the number of each run under
@@ -51,21 +61,36 @@ def seeds_report(runs: Sequence[Run]) -> SeedsReport:
         differ in sign.
 
     Raises:
-        RunError: a run has not been evaluated, or has other test targets.
+        RunError: a run has not been evaluated, or was evaluated by an earlier version, or the splits differ.
     """
     for run in runs:
         run.require("evaluate")
     reports = [Report.load(run.report_path) for run in runs]
-    ranks = _ranks_of(runs)
-    return SeedsReport(
-        splits={
-            split: _split_report(
-                [table.loc[table["split"] == split] for table in ranks],
-                [report.splits[split] for report in reports],
-                runs[0].config,
+    ranks = [_table(run, RANKS) for run in runs]
+    objectives = [_table(run, OBJECTIVES) for run in runs if run.path("evaluate", OBJECTIVES).is_file()]
+    for run, report in zip(runs, reports, strict=True):
+        if list(report.splits) != list(reports[0].splits):
+            raise RunError(
+                f"{run.directory} has the splits {list(report.splits)}, but {runs[0].directory} has "
+                f"{list(reports[0].splits)}. Give all runs the same `data.splits`, and evaluate them again."
             )
-            for split in reports[0].splits
-        },
+    rival = best_rival(_mean_baselines(reports))
+    splits = {
+        split: _split_report(
+            _of_split(ranks, split),
+            [report.splits[split] for report in reports],
+            runs[0].config,
+            rival,
+        )
+        for split in reports[0].splits
+    }
+    if len(objectives) == len(runs):
+        for split, combined in splits.items():
+            combined.optimum = _optimum(_of_split(objectives, split), _of_split(ranks, split), runs[0].config)
+    correct(splits)
+    return SeedsReport(
+        splits=splits,
+        best_rival=rival,
         reward=RewardReport(_mean_estimates([report.reward.root for report in reports])),
         generation={
             name: _mean_generation([report.generation[name] for report in reports])
@@ -77,92 +102,109 @@ def seeds_report(runs: Sequence[Run]) -> SeedsReport:
     )
 
 
-def _ranks_of(runs: Sequence[Run]) -> list[pd.DataFrame]:
-    """The rank of every test target by every model, a table per run.
+def _table(run: Run, name: str) -> pd.DataFrame:
+    """A table of numbers by target and model.
 
     Raises:
-        RunError: the runs have different test targets.
+        RunError: the table lacks what identifies a user under every seed.
     """
-    ranks = [pd.read_parquet(run.path("evaluate", RANKS)) for run in runs]
-    for run, table in zip(runs, ranks, strict=True):
-        if not table[TARGET_COLUMNS].equals(ranks[0][TARGET_COLUMNS]):
-            raise RunError(
-                f"{run.directory} has other test targets than {runs[0].directory}. Give all runs the same data and "
-                "the same `data.seed`, and evaluate them again."
-            )
-    return ranks
+    table = pd.read_parquet(run.path("evaluate", name))
+    if "user_id" not in table:
+        raise RunError(f"{run.path('evaluate', name)} has no column `user_id`. Evaluate {run.directory} again.")
+    return table
 
 
-def _split_report(ranks: Sequence[pd.DataFrame], reports: Sequence[SplitReport], config: Config) -> SplitReport:
-    """Combines one split.
+def _of_split(tables: Sequence[pd.DataFrame], split: str) -> list[pd.DataFrame]:
+    return [table.loc[table["split"] == split] for table in tables]
+
+
+def _split_report(
+    ranks: Sequence[pd.DataFrame], reports: Sequence[SplitReport], config: Config, rival: str | None
+) -> SplitReport:
+    """Combines one split, without its optimum.
 
     Args:
-        ranks: ranks of the split's M targets, a table per run.
+        ranks: ranks of the split's targets, a table per run.
         reports: reports of the split, one per run.
         config: config of the first run.
+        rival: the strongest baseline on validation.
     """
-    users = ranks[0]["user"].to_numpy()
-    names = [name for name in ranks[0].columns if name not in TARGET_COLUMNS]
-    columns = {
-        name: [accuracy_columns(table[name].to_numpy(), config.evaluation.ks) for table in ranks] for name in names
-    }
-    means = {name: _mean_columns(of_seeds) for name, of_seeds in columns.items()}
-    values = {name: [_user_means(one, users) for one in of_seeds] for name, of_seeds in columns.items()}
+    samples = config.evaluation.bootstrap
+    columns = {name: _by_user(ranks, name, config.evaluation.ks) for name in _models(ranks)}
     models: dict[str, dict[str, Estimate]] = {}
-    for name in names:
-        models[name] = _mean_estimates([report.models[name] for report in reports])
-        for metric, column in means[name].items():
-            estimate = user_mean(column, users, config.evaluation.bootstrap, config.seed)
-            estimate.seeds = [one[metric] for one in values[name]]
-            models[name][metric] = estimate
-    comparisons = {
-        f"{one}_vs_{two}": _with_seeds(
-            compare(means[one], means[two], users, config.evaluation.bootstrap, config.seed), values[one], values[two]
-        )
-        for one, two in COMPARISONS
-        if one in names and two in names
-    }
-    split = SplitReport(models=models, comparisons=comparisons)
-    optima = [report.optimum for report in reports if report.optimum is not None]
-    if len(optima) == len(reports):
-        split.optimum = _mean_optimum(optima, models)
-    return split
-
-
-def _mean_columns(of_seeds: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Means over seeds of each metric, [M] each."""
-    return {metric: np.mean([one[metric] for one in of_seeds], axis=0) for metric in of_seeds[0]}
-
-
-def _user_means(columns: Mapping[str, np.ndarray], users: np.ndarray) -> dict[str, float]:
-    """Mean over users of each metric, [M] each."""
-    return {metric: float(per_user(column, users)[1].mean()) for metric, column in columns.items()}
-
-
-def _with_seeds(
-    comparisons: dict[str, Comparison], one: Sequence[Mapping[str, float]], two: Sequence[Mapping[str, float]]
-) -> dict[str, Comparison]:
-    """Adds the differences of each seed, and withdraws the verdict where they differ in sign.
-
-    Args:
-        comparisons: comparisons of two models, by metric.
-        one: metrics of the first model, one mapping per seed.
-        two: metrics of the second model, one mapping per seed.
-    """
-    for metric, comparison in comparisons.items():
-        differences = [first[metric] - second[metric] for first, second in zip(one, two, strict=True)]
-        comparison.seeds = [*differences]
-        if min(differences) * max(differences) <= 0:
-            comparison.verdict = "no difference"
-    return comparisons
-
-
-def _mean_optimum(optima: Sequence[OptimumReport], models: Mapping[str, Mapping[str, Estimate]]) -> OptimumReport:
-    """Combines the objectives; the gaps are those of the means."""
-    objective = _mean_estimates([one.objective for one in optima])
-    return OptimumReport(
-        beta=optima[0].beta, alpha=optima[0].alpha, objective=objective, gap_closed=gaps_closed(objective, models)
+    for name, metrics in columns.items():
+        models[name] = _mean_estimates([report.models.get(name, {}) for report in reports])
+        for metric, values in metrics.items():
+            models[name][metric] = mean_estimate(values, samples, config.seed)
+    return SplitReport(
+        models=models,
+        comparisons={
+            f"{one}_vs_{two}": compare(columns[one], columns[two], samples, config.seed)
+            for one, two in compared_pairs(columns, rival)
+        },
+        purchases=_mean_purchases([report.purchases for report in reports]),
+        users=len({user for table in ranks for user in table["user_id"]}),
     )
+
+
+def _models(tables: Sequence[pd.DataFrame]) -> list[str]:
+    """The models that every run measured, in the order of the first run."""
+    others = {"split", *TARGET_COLUMNS}
+    return [name for name in tables[0].columns if name not in others and all(name in table for table in tables)]
+
+
+def _by_user(ranks: Sequence[pd.DataFrame], model: str, ks: list[int]) -> dict[str, np.ndarray]:
+    """Metrics of one model by seed and user, [S, U] each. Those of purchases are missing if nothing was purchased."""
+    of_seeds = []
+    for table in ranks:
+        rank = table[model].to_numpy(dtype=np.float64)
+        purchased = table["purchased"].to_numpy(dtype=bool)
+        of_purchases = purchase_columns(rank, purchased) if purchased.any() else {}
+        of_seeds.append(accuracy_columns(rank, ks) | of_purchases)
+    shared = [metric for metric in of_seeds[0] if all(metric in columns for columns in of_seeds)]
+    return {metric: _matrix(ranks, [columns[metric] for columns in of_seeds]) for metric in shared}
+
+
+def _matrix(tables: Sequence[pd.DataFrame], values: Sequence[np.ndarray]) -> np.ndarray:
+    """Means of the users of each seed, [S, U], from the values of each seed's targets, [M_s] each."""
+    return user_matrix(values, [table["user_id"].to_numpy(dtype=str) for table in tables])[1]
+
+
+def _optimum(objectives: Sequence[pd.DataFrame], ranks: Sequence[pd.DataFrame], config: Config) -> OptimumReport:
+    """The objective and the gap that PPO closed, from the values of every seed's targets."""
+    names = _models(objectives)
+    return optimum_report(
+        {name: _matrix(objectives, [table[name].to_numpy(dtype=np.float64) for table in objectives]) for name in names},
+        {name: _matrix(ranks, [ndcg(table[name].to_numpy(), 10) for table in ranks]) for name in names},
+        section=config.ppo,
+        samples=config.evaluation.bootstrap,
+        seed=config.seed,
+    )
+
+
+def _mean_baselines(reports: Sequence[Report]) -> dict[str, BaselineReport]:
+    """Mean validation NDCG@10 of the baselines that every run has, in the form of `BaselineReport`."""
+    found = {}
+    for name in reports[0].baselines:
+        values = [report.baselines[name].valid_ndcg for report in reports if name in report.baselines]
+        known = [value for value in values if value is not None]
+        if len(known) == len(reports):
+            found[name] = BaselineReport(grid=[{"valid_ndcg@10": float(np.mean(known))}])
+    return found
+
+
+def _mean_purchases(of_seeds: Sequence[Mapping[str, PurchaseReport]]) -> dict[str, PurchaseReport]:
+    """Means over seeds of the purchase rankings, without intervals."""
+    weights = [weight for weight in of_seeds[0] if all(weight in found for found in of_seeds)]
+    return {
+        weight: PurchaseReport(
+            models={
+                name: _mean_estimates([found[weight].models.get(name, {}) for found in of_seeds])
+                for name in of_seeds[0][weight].models
+            }
+        )
+        for weight in weights
+    }
 
 
 def _mean_estimates(of_seeds: Sequence[Mapping[str, Estimate]]) -> dict[str, Estimate]:

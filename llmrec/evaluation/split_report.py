@@ -13,37 +13,26 @@ from llmrec.evaluation.beyond_accuracy import (
     novelty,
     popularity_bias,
 )
-from llmrec.evaluation.metrics import (
-    bootstrap_ci,
-    coverage,
-    hit_rate,
-    holm,
-    ndcg,
-    paired_bootstrap,
-    per_user,
-    reciprocal_rank,
-)
+from llmrec.evaluation.comparisons import compare, compared_pairs, user_mean
+from llmrec.evaluation.metrics import coverage, hit_rate, ndcg, per_user, reciprocal_rank
+from llmrec.evaluation.purchases import Purchases, purchase_columns
 from llmrec.evaluation.ranking import Ranked
-from llmrec.evaluation.report import COMPARED_METRICS, Comparison, Estimate, SplitReport, verdict_of
+from llmrec.evaluation.report import Estimate, SplitReport
 from llmrec.evaluation.slices import slices
 
-COMPARISONS = (
-    ("ppo", "sft"),
-    ("ppo", "sasrec"),
-    ("ppo", "markov"),
-    ("ppo", "reward_model"),
-    ("sft", "sasrec"),
-    ("sft", "markov"),
-)
 SLICED_METRICS = ("hr@10", "ndcg@10")
-# A p-value needs more resamples than an interval: near 0.05 the conclusion of 1,000 resamples depends on their seed.
-RESAMPLES_PER_TEST = 10
 
 
 def split_report(
-    data: InteractionData, decisions: Decisions, models: dict[str, Ranked], config: EvaluationConfig, seed: int
+    data: InteractionData,
+    decisions: Decisions,
+    models: dict[str, Ranked],
+    config: EvaluationConfig,
+    seed: int,
+    rival: str | None = None,
+    purchases: Purchases | None = None,
 ) -> SplitReport:
-    """Metrics, comparisons and slices of one split.
+    """Metrics, comparisons (before `comparisons.correct`) and slices of one split.
 
     Args:
         data: the prepared log.
@@ -51,24 +40,32 @@ def split_report(
         models: the rankings at these decisions, by model.
         config: cut-offs and number of bootstrap resamples.
         seed: seed of the bootstrap.
+        rival: the strongest baseline on validation, which the policies are compared with.
+        purchases: purchases at the targets; None if the log has none.
     """
     samples = config.bootstrap
     users = decisions.users
     clicks = np.bincount(np.concatenate(data.train_histories), minlength=data.num_items)
     categories = category_matrix(data.items["categories"].tolist())
     accuracy = {name: accuracy_columns(ranked.ranks, config.ks) for name, ranked in models.items()}
+    by_user = {
+        name: {metric: per_user(column, users)[1] for metric, column in columns.items()}
+        for name, columns in accuracy.items()
+    }
     metrics = {}
     for name, ranked in models.items():
         columns = accuracy[name] | list_columns(decisions, ranked.lists, clicks, categories, data.num_users)
+        if purchases is not None:
+            columns |= purchase_columns(ranked.ranks, purchases.purchased)
+            columns["expected_purchases@10"] = purchases.expected[name]
         metrics[name] = {metric: user_mean(column, users, samples, seed) for metric, column in columns.items()}
         metrics[name]["coverage"] = Estimate(value=coverage(ranked.lists, data.num_items), n=len(decisions))
         metrics[name]["gini"] = Estimate(value=gini(ranked.lists, data.num_items), n=len(decisions))
     return SplitReport(
         models=metrics,
         comparisons={
-            f"{one}_vs_{two}": compare(accuracy[one], accuracy[two], users, samples, seed)
-            for one, two in COMPARISONS
-            if one in models and two in models
+            f"{one}_vs_{two}": compare(by_user[one], by_user[two], samples, seed)
+            for one, two in compared_pairs(models, rival)
         },
         slices={
             slice_name: {
@@ -108,48 +105,4 @@ def list_columns(
         "novelty": novelty(lists, clicks, num_users),
         "popularity_bias": popularity_bias(lists, decisions.histories, clicks),
         "miscalibration": category_calibration(lists, decisions.histories, categories),
-    }
-
-
-def user_mean(values: np.ndarray, users: np.ndarray, samples: int, seed: int) -> Estimate:
-    """Mean over users of the users' means, with its 95 % bootstrap interval.
-
-    Args:
-        values: value of each target, [M]; NaN are left out.
-        users: user of each target, [M].
-        samples: bootstrap resamples.
-        seed: seed of the bootstrap.
-
-    Returns:
-        The estimate, where `n` counts users; undefined if all values are NaN.
-    """
-    defined = ~np.isnan(values)
-    if not defined.any():
-        return Estimate(value=None, ci95=None, n=0)
-    means = per_user(values[defined], users[defined])[1]
-    value, low, high = bootstrap_ci(means, samples, seed)
-    return Estimate(value=value, ci95=(low, high), n=len(means))
-
-
-def compare(
-    one: dict[str, np.ndarray], two: dict[str, np.ndarray], users: np.ndarray, samples: int, seed: int
-) -> dict[str, Comparison]:
-    """Paired comparison of two models by `COMPARED_METRICS`, with Holm's correction over these metrics.
-
-    Args:
-        one: metrics of the first model, [M] each.
-        two: metrics of the second model, [M] each.
-        users: user of each target, [M]; users are resampled.
-        samples: bootstrap resamples of an interval.
-        seed: seed of the bootstrap.
-    """
-    tests = {}
-    for metric in COMPARED_METRICS:
-        first = per_user(one[metric], users)[1]
-        second = per_user(two[metric], users)[1]
-        tests[metric] = paired_bootstrap(first, second, RESAMPLES_PER_TEST * samples, seed)
-    adjusted = holm([p for *_, p in tests.values()])
-    return {
-        metric: Comparison(difference=difference, ci95=(low, high), p_holm=p, verdict=verdict_of(difference, p))
-        for (metric, (difference, low, high, _)), p in zip(tests.items(), adjusted, strict=True)
     }

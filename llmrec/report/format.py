@@ -45,6 +45,13 @@ def measured(measurement: Measurement | None, digits: int = 3, sign: bool | None
     return f"{number(measurement.number, digits, signed)} {interval(measurement.ci95, digits, signed)}".rstrip()
 
 
+def measured_percent(measurement: Measurement, digits: int = 0) -> str:
+    """A ratio with its interval in percent, as in `63 % [48 %, 79 %]`."""
+    shown = percent(measurement.number, digits)
+    bounds = measurement.ci95
+    return f"{shown} [{', '.join(percent(bound, digits) for bound in bounds)}]" if bounds else shown
+
+
 def seeds(measurement: Measurement | None, digits: int = 3, sign: bool | None = None) -> str:
     """The values of the training seeds, separated by commas; empty if there was one run."""
     if measurement is None or not measurement.seeds:

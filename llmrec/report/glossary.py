@@ -41,6 +41,24 @@ RANKING = (
     Metric("mrr", "MRR", "1 / rank, over the whole catalogue.", "0 to 1", "higher", "Voorhees, TREC-8 1999"),
 )  # fmt: skip
 
+PURCHASES = (
+    Metric("purchase_hr@K", "purchase HR@K", "HR@K over the targets that the user purchased.", "0 to 1", "higher"),
+    Metric(
+        "purchase_ndcg@K", "purchase NDCG@K", "NDCG@K over the targets that the user purchased.", "0 to 1", "higher"
+    ),
+    Metric(
+        "purchases@K", "purchases per list",
+        "1 if rank <= K and the user purchased the target, else 0: purchased targets per list of K.", "0 to 1",
+        "higher",
+    ),
+    Metric(
+        "expected_purchases@K", "expected purchases",
+        "Sum over the list of P(click) P(purchase given click) by the reward model: the purchases per list that it "
+        "predicts.",
+        "0 to 1", "higher",
+    ),
+)  # fmt: skip
+
 LISTS = (
     Metric("coverage", "coverage", "Share of the catalogue that occurs in at least one list.", "0 to 1", "higher"),
     Metric(
@@ -131,7 +149,8 @@ OBJECTIVE = (
         "any, in nats", "higher", "Korbak et al., Findings of EMNLP 2022",
     ),
     Metric(
-        "gap_closed", "gap closed", "(ppo - sft) / (optimum - sft), undefined if the optimum is not above SFT.",
+        "gap_closed", "gap closed",
+        "(ppo - sft) / (optimum - sft), undefined if the interval of optimum - sft is not above 0.",
         "any; 0 is SFT, 1 the optimum", "higher",
     ),
 )  # fmt: skip
@@ -164,6 +183,7 @@ REWARD_QUALITY = (
 
 GROUPS = {
     "Ranking": RANKING,
+    "Purchases": PURCHASES,
     "Lists of ten recommendations": LISTS,
     "Written recommendations": GENERATION,
     "Objective of PPO": OBJECTIVE,
@@ -178,6 +198,9 @@ MODELS = {
     "reward_model": "The click/purchase model that PPO is rewarded by, used as a ranker.",
     "sft": "The language model after supervised fine-tuning.",
     "ppo": "The language model after PPO.",
+    "sft_new_user": "SFT with the profile `new user` in every prompt, if the run's prompts name user attributes.",
+    "ppo_new_user": "PPO with the profile `new user`.",
+    "sft_reranked": "SFT times P(purchase given click) to the power of a weight, in rankings for purchases only.",
     "optimum": "The exact maximum of PPO's item objective. It is computed, not trained.",
 }
 SLICES = {
@@ -193,9 +216,15 @@ SLICES = {
 }
 METRICS = {metric.key.removesuffix("@K"): metric for metrics in GROUPS.values() for metric in metrics}
 
+# Properties that the mask gives to any policy, trained or not.
+GUARANTEES = ("validity", "unseen", "groundedness", "factual_precision")
+
 _LABELS = {
     "sft": "SFT",
     "ppo": "PPO",
+    "sft_new_user": "SFT, new user",
+    "ppo_new_user": "PPO, new user",
+    "sft_reranked": "SFT re-ranked",
     "ease": "EASE",
     "sasrec": "SASRec",
     "markov": "Markov",
@@ -209,7 +238,8 @@ def label(key: str) -> str:
     """The name that people read for a model, metric, split or slice: `ndcg@10` is `NDCG@10`."""
     stem, at, k = key.partition("@")
     if stem in METRICS:
-        return METRICS[stem].label.removesuffix("@K") + at + k
+        name = METRICS[stem].label
+        return name.replace("@K", at + k) if "@K" in name else name
     return _LABELS.get(stem, stem.replace("_", " ")) + at + k
 
 
@@ -221,4 +251,13 @@ def better(key: str) -> Direction:
 
 def is_ranking(key: str) -> bool:
     """Whether a metric is about the rank of the target."""
-    return key.partition("@")[0] in {metric.key.removesuffix("@K") for metric in RANKING}
+    return _is_in(RANKING, key)
+
+
+def is_of_purchases(key: str) -> bool:
+    """Whether a metric is about purchases."""
+    return _is_in(PURCHASES, key)
+
+
+def _is_in(group: tuple[Metric, ...], key: str) -> bool:
+    return key.partition("@")[0] in {metric.key.removesuffix("@K") for metric in group}

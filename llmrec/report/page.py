@@ -14,7 +14,7 @@ from llmrec.files import read_json, write_text
 from llmrec.report import charts, tables
 from llmrec.report.format import number, typeset
 from llmrec.report.glossary import label
-from llmrec.report.verdict import remarks, verdict
+from llmrec.report.verdict import remarks, sensitivity, verdict
 from llmrec.run import STAGES, Run
 
 # Keys of `reward_model` that the page shows in another section, or that are long.
@@ -73,6 +73,7 @@ def render(
         reliability: reliability diagram as PNG. It is shown if the report has no numbers to draw one from.
     """
     diagrams = charts.reliability_charts(report.reward_model)
+    guarantees, generation = tables.generation_tables(report.generation)
     image = None if diagrams or reliability is None else base64.b64encode(reliability).decode("ascii")
     return (
         _templates()
@@ -81,7 +82,7 @@ def render(
             name=name,
             verdict=verdict(report),
             remarks=remarks(report),
-            splits=[_split(split, results) for split, results in report.splits.items()],
+            splits=[_split(split, results, report.best_rival) for split, results in report.splits.items()],
             reward=tables.reward_table(report.reward) if report.reward else None,
             curves=_curves(report, stages),
             events=_metrics(stages, "ppo").get("events", []),
@@ -89,7 +90,8 @@ def render(
             ranking=_ranking(report.reward_model),
             reliability=diagrams,
             reliability_image=image,
-            generation=tables.generation_table(report.generation) if report.generation else None,
+            guarantees=guarantees,
+            generation=generation,
             examples=report.examples,
             card=tables.pairs(report.data.as_json()) if report.data else [],
             config=config,
@@ -119,7 +121,7 @@ def _templates() -> Environment:
     return environment
 
 
-def _split(split: str, results: SplitReport) -> dict[str, Any]:
+def _split(split: str, results: SplitReport, rival: str | None) -> dict[str, Any]:
     headline, more = tables.ranking_tables(split, results.models)
     title = f"{label(HEADLINE_METRIC)}, {label(split)}"
     return {
@@ -129,7 +131,9 @@ def _split(split: str, results: SplitReport) -> dict[str, Any]:
         "headline": headline,
         "more": more,
         "intervals": charts.interval_chart(title, results.models, HEADLINE_METRIC),
-        "comparisons": tables.comparisons_table(split, results.comparisons) if results.comparisons else None,
+        "sensitivity": sensitivity(split, results),
+        "comparisons": tables.comparisons_table(split, results.comparisons, rival) if results.comparisons else None,
+        "purchases": tables.purchases_table(split, results.purchases) if results.purchases else None,
         "optimum": tables.optimum_table(split, results.optimum) if results.optimum else None,
         "slices": tables.slices_tables(split, results.slices),
     }

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, RootModel
 from pydantic.fields import FieldInfo
 
-from llmrec.evaluation.report import ALPHA, COMPARED_METRICS, Report, SeedsReport
+from llmrec.evaluation.report import ALPHA, HEADLINE_METRIC, Report, SeedsReport
 from llmrec.report.glossary import GROUPS, MODELS, SLICES, Metric
 
 _REPORT_INTRODUCTION = """\
@@ -19,10 +19,12 @@ _REPORT_INTRODUCTION = """\
 - An undefined number is null, with `n` 0: an empty slice, or a list metric of items without categories.
 - `n` counts users, whose targets are averaged first. For `coverage` and `gini` it counts targets, for generated text it
   counts users or statements.
-- Intervals are percentile bootstraps over users (`evaluation.bootstrap` resamples).
+- Intervals are percentile bootstraps over users (`evaluation.bootstrap` resamples), and over seeds if there are
+  several.
 - A key is missing if it does not apply. Keys of a newer version are kept when an older version reads the file.
 - `splits.temporal.models.ppo.ndcg@10.value` is an example of a path: split, model and metric are keys.
-- `evaluate/ranks.parquet` holds the rank of every test target by every model.
+- `evaluate/ranks.parquet` holds the rank of every test target by every model, `evaluate/objectives.parquet` PPO's
+  objective at every target.
 - `llmrec run CONFIG --seeds N` writes `NAME-seeds.json`, a [SeedsReport](#seedsreport) with means over seeds.
 """
 
@@ -34,9 +36,14 @@ that ties with other items gets the mean of their places, on validation and on t
 seeded hash. A policy's list is the exact top ten of its masked distribution. Under the `title` scheme it is the best
 ten that a beam search finds. Metrics of targets and lists are averaged within users, then over users.
 
-Comparisons are paired by user. Holm's correction covers the {len(COMPARED_METRICS)} metrics that are compared for one
-pair of models on one split: {", ".join(f"`{metric}`" for metric in COMPARED_METRICS)}. The verdict is `better` or
-`worse` if the corrected p-value is below {ALPHA}, else `no difference`.
+Comparisons are paired by user. One metric is tested, `{HEADLINE_METRIC}`; the others are descriptive and have an
+interval alone. PPO is tested against SFT, and both against the reward model, the pool, SASRec, Markov and the baseline
+with the highest {HEADLINE_METRIC} on validation, where they exist. Holm's correction covers all these pairs on all
+splits. The verdict is `better` or `worse` if the corrected p-value is below {ALPHA}, else `no difference`.
+
+Over several seeds, every seed has its own order of tied events, its own targets and its own training. Users are
+matched by id, and intervals and tests resample users and seeds. With S seeds this shows (S - 1) / S of the variance
+between seeds on average: two thirds for three seeds.
 
 Notation: M targets of U users, N catalogue items. `rank` is the position of the target, 1 is best.
 """

@@ -13,10 +13,11 @@ from llmrec.evaluation.report import (
     GenerationReport,
     Measurement,
     OptimumReport,
+    PurchaseReport,
     RewardReport,
 )
-from llmrec.report.format import ABSENT, UNDEFINED, digits_for, interval, number, percent, seeds
-from llmrec.report.glossary import better, is_ranking, label
+from llmrec.report.format import ABSENT, UNDEFINED, digits_for, interval, measured_percent, number, seeds
+from llmrec.report.glossary import GUARANTEES, better, is_of_purchases, is_ranking, label
 
 HEADLINE_K = 10
 QUALITY = ("auc", "auc_popularity_matched", "log_loss", "brier", "ece", "ece_floor")  # columns for a reward model
@@ -105,36 +106,49 @@ def _column(
 
 
 def ranking_tables(split: str, models: Mapping[str, Mapping[str, Estimate]]) -> tuple[Table | None, list[Table]]:
-    """The headline table (ranking metrics at 10), and tables of the other metrics and the other cut-offs."""
+    """The headline table (ranking metrics at 10), and tables of purchases, other metrics and other cut-offs."""
     metrics = list(dict.fromkeys(metric for values in models.values() for metric in values))
     ranking = [metric for metric in metrics if is_ranking(metric)]
     headline = [metric for metric in ranking if "@" not in metric or metric.endswith(f"@{HEADLINE_K}")]
-    other = [metric for metric in metrics if metric not in ranking]
-    deeper = [metric for metric in ranking if metric not in headline]
-    tables = [
-        models_table(f"{label(split)}: {what}", models, names)
-        for what, names in (("ranking", headline), ("beyond accuracy", other), ("other cut-offs", deeper))
-        if names
-    ]
+    purchases = [metric for metric in metrics if is_of_purchases(metric)]
+    groups = {
+        "ranking": headline,
+        "purchases": purchases,
+        "beyond accuracy": [metric for metric in metrics if metric not in ranking and metric not in purchases],
+        "other cut-offs": [metric for metric in ranking if metric not in headline],
+    }
+    tables = [models_table(f"{label(split)}: {what}", models, names) for what, names in groups.items() if names]
     return (tables[0], tables[1:]) if headline else (None, tables)
 
 
-def comparisons_table(split: str, comparisons: Mapping[str, Mapping[str, Comparison]]) -> Table:
-    """A row per pair of models and metric: difference, p after Holm's correction, and verdict."""
+def comparisons_table(
+    split: str, comparisons: Mapping[str, Mapping[str, Comparison]], rival: str | None = None
+) -> Table:
+    """A row per pair of models and metric: difference, p after Holm's correction, and verdict.
+
+    Descriptive metrics have an interval alone. `rival` is the best baseline on validation; its rows say so.
+    """
     rows = []
     for pair, metrics in comparisons.items():
-        one, _, two = pair.partition("_vs_")
         for metric, comparison in metrics.items():
             conclusion = comparison.conclusion
             p = comparison.p_holm
+            untested = conclusion is None and comparison.difference is not None
+            shown = ABSENT if untested else conclusion or UNDEFINED
             cells = [
                 Cell(label(metric)),
                 cell(comparison, 4, sign=True),
-                Cell("< 0.001" if p is not None and p < 0.001 else number(p), raw=p),
-                Cell(conclusion or UNDEFINED, tone=conclusion if conclusion in ("better", "worse") else ""),
+                Cell(ABSENT if untested else "< 0.001" if p is not None and p < 0.001 else number(p), raw=p),
+                Cell(shown, tone=conclusion if conclusion in ("better", "worse") else ""),
             ]
-            rows.append(Row(f"{label(one)} − {label(two)}", cells))
+            rows.append(Row(pair_label(pair, rival), cells))
     return Table(f"{label(split)}: comparisons", "pair", ["metric", "difference", "p (Holm)", "verdict"], rows)
+
+
+def pair_label(pair: str, rival: str | None, between: str = " − ") -> str:
+    """The names of two compared models; the best baseline on validation is marked as such."""
+    one, _, two = pair.partition("_vs_")
+    return f"{label(one)}{between}{label(two)}" + (" (best on validation)" if two == rival else "")
 
 
 def optimum_table(split: str, optimum: OptimumReport) -> Table:
@@ -143,13 +157,27 @@ def optimum_table(split: str, optimum: OptimumReport) -> Table:
     rows = []
     for measure, closed in optimum.gap_closed.items():
         values = optimum.objective if measure == "objective" else {}
-        share = "optimum not above SFT" if closed is None else percent(closed, 0)
-        rows.append(Row(label(measure), [*(cell(values.get(name), 3) for name in names), Cell(share, raw=closed)]))
+        share = "optimum not above SFT" if closed.value is None else measured_percent(closed)
+        shown = Cell(share, seeds=seeds(closed), raw=closed.value)
+        rows.append(Row(label(measure), [*(cell(values.get(name), 3) for name in names), shown]))
     entropy, weight = (" + α H(policy)", f", α = {number(optimum.alpha, 2)}") if optimum.alpha else ("", "")
     caption = (
         f"{label(split)}: E[reward] − β KL(policy, SFT){entropy}, β = {number(float(optimum.beta), 2)}{weight}, nats"
     )
     return Table(caption, "", [*map(label, names), "gap closed"], rows)
+
+
+def purchases_table(split: str, purchases: Mapping[str, PurchaseReport]) -> Table:
+    """A row per weight of purchases and ranking: its metrics, and how far the optimum is above it."""
+    rows = []
+    first = next((models for one in purchases.values() for models in one.models.values()), {})
+    for weight, found in purchases.items():
+        for name, metrics in found.models.items():
+            cells = [cell(metrics.get(metric), 3) for metric in first]
+            rows.append(Row(f"{weight}: {label(name)}", [*cells, cell(found.differences.get(name), 4, sign=True)]))
+    caption = f"{label(split)}: rankings for purchases, by weight of log P(purchase given click)"
+    columns = [*map(label, first), f"optimum minus this, {label('purchase_ndcg@10')}"]
+    return Table(caption, "weight: ranking", columns, rows)
 
 
 def slices_tables(split: str, slices: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> list[Table]:
@@ -193,17 +221,29 @@ def reward_table(reward: RewardReport) -> Table:
     return Table(caption, "part", ["SFT", "PPO", "difference"], rows)
 
 
-def generation_table(generation: Mapping[str, GenerationReport]) -> Table:
-    """A row per metric of written recommendations and a column per policy."""
+def generation_tables(generation: Mapping[str, GenerationReport]) -> tuple[Table | None, Table | None]:
+    """What the mask guarantees, and what training can change: a row per metric and a column per policy each.
+
+    Either is None if it has no rows.
+    """
     found = {name: report.measurements for name, report in generation.items()}
     metrics = list(dict.fromkeys(metric for measurements in found.values() for metric in measurements))
+    guaranteed = [metric for metric in metrics if metric in GUARANTEES]
+    others = [metric for metric in metrics if metric not in GUARANTEES]
+    return (
+        _generation_table("Guarantees of the mask", found, guaranteed) if guaranteed else None,
+        _generation_table("One recommendation for every user", found, others) if others else None,
+    )
+
+
+def _generation_table(caption: str, found: Mapping[str, Mapping[str, Measurement]], metrics: Sequence[str]) -> Table:
     rows = []
     for metric in metrics:
         entries = [measurements.get(metric) for measurements in found.values()]
         sizes = {one.n for one in entries if one is not None and one.n is not None}
         size = Cell(" / ".join(number(size) for size in sorted(sizes)))
         rows.append(Row(label(metric), [*(cell(one, 3) for one in entries), size]))
-    return Table("One recommendation for every user", "", [*map(label, found), "n"], rows)
+    return Table(caption, "", [*map(label, found), "n"], rows)
 
 
 def quality_tables(what: str, quality: EventQuality) -> list[Table]:

@@ -44,11 +44,32 @@ def test_comparisons_and_the_optimum_are_printed(capsys) -> None:
             "beta": 0.3,
             "alpha": 1.0,
             "objective": {"ppo": VALUE},
-            "gap_closed": {"objective": 0.5, "ndcg@10": None},
+            "gap_closed": {"objective": {"value": 0.5, "ci95": [0.4, 0.7]}, "ndcg@10": {"value": None}},
         },
     }
     print_report(console_for(), Report.model_validate({"splits": {"temporal": split}}))
     printed = capsys.readouterr().out
     for text in ("PPO vs SFT", "+0.050 [+0.010, +0.090] better", "+0.040, +0.060", "0.900, 0.920", "+ 1.0 H"):
         assert text in printed
-    assert "objective 50 %" in printed and "NDCG@10 undefined (the optimum is not above SFT)" in printed
+    assert "objective 50 % [40 %, 70 %]" in printed and "NDCG@10 undefined (the optimum is not above SFT)" in printed
+
+
+def test_the_verdict_stands_beside_the_strongest_rival(capsys) -> None:
+    tied = {"difference": 0.001, "ci95": [-0.01, 0.01], "p_holm": 0.9, "verdict": "no difference", "detectable": 0.02}
+    split = {"comparisons": {f"ppo_vs_{name}": {"ndcg@10": tied} for name in ("sft", "ials")}}
+    generation = {"ppo": {"validity": {"rate": 1.0, "n": 4}, "repeats": {"rate": 0.25, "n": 4}}}
+    report = {"best_rival": "ials", "splits": {"temporal": split}, "generation": generation}
+    print_report(console_for(), Report.model_validate(report))
+    printed = capsys.readouterr().out
+    assert "PPO vs ials (best on validation)" in printed
+    assert "from ials, the best baseline on validation (+0.0010 [-0.0100, +0.0100])." in printed
+    assert "can see with 80 % power: 0.0200." in printed
+    assert "guarantees of the mask, PPO: validity 100.0 %\n" in printed and "of PPO: repeats 25.0 %\n" in printed
+
+
+def test_purchases_are_printed_if_measured(capsys) -> None:
+    ranked = {"models": {"optimum": {"purchases@10": VALUE}}}
+    split = {"models": {"ppo": {"purchase_ndcg@10": VALUE}}, "purchases": {"0.5": ranked}}
+    print_report(console_for(), Report.model_validate({"splits": {"temporal": split}}))
+    printed = capsys.readouterr().out
+    assert "temporal split, purchases" in printed and "0.5: optimum" in printed

@@ -6,6 +6,7 @@ import torch
 
 from llmrec.evaluation.metrics import (
     bootstrap_ci,
+    bootstrap_ratio,
     coverage,
     hit_rate,
     holm,
@@ -15,8 +16,11 @@ from llmrec.evaluation.metrics import (
     rank_of_target,
     ranks,
     reciprocal_rank,
+    resampled_means,
+    smallest_detectable,
     tie_keys,
     top_k,
+    user_matrix,
 )
 
 SCORES = np.array([[0.1, 0.9, 0.5, 0.7], [0.4, 0.3, 0.2, 0.1]])
@@ -149,6 +153,48 @@ def test_the_bootstrap_refuses_invalid_arguments():
         bootstrap_ci(np.array([0.0, np.nan]))
     with pytest.raises(ValueError, match="for the same users"):
         paired_bootstrap(np.zeros(2), np.zeros(3))
+
+
+def test_several_seeds_are_resampled_with_the_users():
+    """Users that are all alike leave only the variance of seeds, and equal seeds only that of users."""
+    seeds = np.array([0.0, 0.3, 0.9])
+    mean, low, high = bootstrap_ci(np.tile(seeds[:, None], (1, 50)), samples=2000, seed=0)
+    assert (mean, low, high) == pytest.approx((0.4, 0.0, 0.9))  # three times the same seed has probability 1/27 each
+    users = np.tile([0.0, 1.0], 200)
+    assert bootstrap_ci(np.stack([users] * 3), 2000, 1) == pytest.approx(bootstrap_ci(users, 2000, 1), abs=0.01)
+    wide = resampled_means(np.stack([users, users + 0.3]), 4000, 0).std()
+    # Variances add: .5 / 20 of users, and of two seeds that differ by .3 the mean of two draws, .15 / sqrt(2).
+    assert wide == pytest.approx(np.hypot(0.025, 0.15 / np.sqrt(2)), rel=0.05)
+
+
+def test_seeds_with_other_users_are_lined_up_by_user():
+    of_seeds = [np.array(["b", "b", "a", "d"]), np.array(["c"])]
+    users, table = user_matrix([np.array([1.0, 0.0, 3.0, np.nan]), np.array([5.0])], of_seeds)
+    assert users.tolist() == ["a", "b", "c"]
+    assert np.array_equal(table, [[3.0, 0.5, np.nan], [np.nan, np.nan, 5.0]], equal_nan=True)
+    assert bootstrap_ci(table, samples=200)[0] == (1.75 + 5) / 2
+    with pytest.raises(ValueError, match="a seed without any"):
+        bootstrap_ci(np.array([[1.0], [np.nan]]))
+
+
+def test_a_ratio_is_resampled_in_pairs():
+    denominator = np.tile([1.0, 3.0], 50)
+    assert bootstrap_ratio(0.5 * denominator, denominator, samples=100) == pytest.approx((0.5, 0.5, 0.5))
+    assert bootstrap_ratio(denominator, np.tile([-1.0, 1.1], 50), samples=500) is None  # its interval holds 0
+    assert bootstrap_ratio(denominator, -denominator, samples=100) is None
+    with pytest.raises(ValueError, match="same users"):
+        bootstrap_ratio(np.zeros(2), np.zeros(3))
+
+
+def test_the_smallest_detectable_difference():
+    # An interval of +-1.96 standard errors; 1.960 + 0.842 of them are detected with probability .8.
+    assert smallest_detectable(-1.96, 1.96) == pytest.approx(2.802, abs=1e-3)
+    assert smallest_detectable(-1.96, 1.96, tests=10) == pytest.approx(2.807 + 0.842, abs=1e-3)
+    rng = np.random.default_rng(0)
+    users = 100
+    edge = smallest_detectable(-1.96 / np.sqrt(users), 1.96 / np.sqrt(users))
+    draws = edge + rng.normal(size=(2000, users)).mean(1)
+    assert (draws > 1.96 / np.sqrt(users)).mean() == pytest.approx(0.8, abs=0.03)
 
 
 def test_holm_adjusts_in_the_given_order():

@@ -73,20 +73,28 @@ def test_the_optimum_uses_the_temperature_of_training():
 
 
 def test_the_share_of_the_gap_that_ppo_closed():
-    assert gap_closed(1.0, 1.5, 3.0) == 0.25
-    assert gap_closed(1.0, 0.5, 3.0) == -0.25
-    assert gap_closed(1.0, 1.5, 1.0) is None
-    assert gap_closed(None, 1.5, 1.0) is gap_closed(1.0, None, 2.0) is gap_closed(1.0, 1.5, None) is None
-    models = {
-        name: {"ndcg@10": Estimate(value=value)} for name, value in (("sft", 0.1), ("ppo", 0.4), ("optimum", 0.5))
-    }
+    def gap(sft, ppo, optimum):
+        values = {"sft": sft, "ppo": ppo, "optimum": optimum}
+        return gap_closed({name: np.array(value) for name, value in values.items()}, samples=200, seed=0)
+
+    assert gap([1.0, 1.0], [1.5, 1.5], [3.0, 3.0]) == Estimate(value=0.25, ci95=(0.25, 0.25), n=2)
+    assert gap([1.0, 1.0], [0.5, 0.5], [3.0, 3.0]).value == -0.25
+    assert gap([1.0], [1.5], [1.0]) == Estimate(value=None, ci95=None, n=1)
+    assert gap([1.0, 0.0, 0.0], [1.5, 0.0, 0.0], [3.0, -1.0, 0.0]).value is None  # the interval of the gap holds 0
+    # Two kinds of users: each closes all or nothing of a gap of 1, so the share is that of the drawn users.
+    half = gap(np.zeros(400), np.tile([0.0, 1.0], 200), np.ones(400))
+    assert half.value == 0.5 and half.ci95 == (pytest.approx(0.45, abs=0.01), pytest.approx(0.55, abs=0.01))
+
+
+def test_the_report_of_the_optimum():
+    ndcg = {"sft": np.array([0.1, 0.1]), "ppo": np.array([0.4, 0.4]), "optimum": np.array([0.5, 0.5])}
     values = {"sft": np.array([0.0, 2.0]), "ppo": np.array([2.0, 2.0]), "optimum": np.array([4.0, 6.0])}
     section = PPOConfig(item_kl_coef=BETA, item_entropy_coef=0.0)
-    report = optimum_report(values, models, np.array([3, 4]), section, samples=100, seed=0)
-    assert report.gap_closed == {"objective": pytest.approx(1 / 4), "ndcg@10": pytest.approx(3 / 4)}
+    report = optimum_report(values, ndcg, section, samples=100, seed=0)
+    found = {name: one.value for name, one in report.gap_closed.items()}
+    assert found == {"objective": pytest.approx(1 / 4), "ndcg@10": pytest.approx(3 / 4)}
     assert report.objective["optimum"].value == 5.0 and report.objective["ppo"].n == 2
     assert (report.beta, report.alpha) == (BETA, 0.0)
-    assert optimum_report(values, {}, np.array([3, 4]), PPOConfig(), samples=100, seed=0).gap_closed["ndcg@10"] is None
 
 
 @pytest.mark.parametrize("changes", [{"advantage": "gae"}, {"item_kl_coef": 0.0}, {"adaptive_kl_target": 0.1}])

@@ -54,6 +54,11 @@ def test_undefined_numbers_are_none():
     assert Comparison(difference=None).conclusion is None
 
 
+def test_a_gap_of_an_early_report_has_no_interval():
+    old = OptimumReport.model_validate({"gap_closed": {"objective": 0.86, "ndcg@10": None}})
+    assert old.gap_closed == {"objective": Estimate(value=0.86), "ndcg@10": Estimate(value=None)}
+
+
 def test_only_keys_that_were_set_are_written():
     split = SplitReport(models={"ppo": {"coverage": Estimate(value=0.5, n=9)}})
     assert split.as_json() == {"models": {"ppo": {"coverage": {"value": 0.5, "n": 9}}}}
@@ -65,8 +70,7 @@ def test_only_keys_that_were_set_are_written():
         ({"difference": 0.1, "p_holm": 0.04}, "better"),
         ({"difference": -0.1, "p_holm": 0.04}, "worse"),
         ({"difference": 0.1, "p_holm": 0.05, "ci95": [0.01, 0.2]}, "no difference"),
-        ({"difference": 0.1, "ci95": [0.01, 0.2]}, "better"),
-        ({"difference": 0.1, "ci95": [-0.01, 0.2]}, "no difference"),
+        ({"difference": 0.1, "ci95": [0.01, 0.2]}, None),  # a descriptive metric has no verdict
         ({"difference": 0.1, "p_holm": 0.01, "verdict": "no difference"}, "no difference"),  # seeds disagree
     ],
 )

@@ -1,4 +1,4 @@
-"""Reports over several training seeds, from made-up evaluations."""
+"""Reports over several seeds, from made-up evaluations."""
 
 import json
 
@@ -8,10 +8,9 @@ import pytest
 
 from llmrec.cli import app as cli
 from llmrec.cli import stages
-from llmrec.data.dataset import Targets
 from llmrec.errors import RunError
 from llmrec.evaluation.metrics import ndcg
-from llmrec.evaluation.ranking import RANKS, Ranked, save_ranks
+from llmrec.evaluation.ranking import OBJECTIVES, RANKS, save_values
 from llmrec.evaluation.seeds import seeded, seeds_report
 from llmrec.files import write_json
 from llmrec.run import STAGES, Run
@@ -23,26 +22,32 @@ PPO = (1, 2, 30)  # rank of every target, by seed
 
 
 def finish(run: Run) -> None:
-    """Marks every stage as finished and writes the files of the evaluate stage, with made-up ranks."""
-    ranks = {"sft": np.full(USERS, SFT), "ppo": np.full(USERS, PPO[run.config.seed]), "optimum": np.full(USERS, 1)}
-    ranked = {name: Ranked(values, np.zeros((USERS, 10))) for name, values in ranks.items()}
-    targets = Targets(np.arange(USERS), np.zeros(USERS, dtype=int))
+    """Marks every stage as finished and writes the files of the evaluate stage, with made-up ranks.
+
+    The first user of seed 0 has no target under the other seeds, which have one more user instead.
+    """
+    seed = run.config.seed
+    ranks = {"sft": np.full(USERS, SFT), "ppo": np.full(USERS, PPO[seed]), "optimum": np.full(USERS, 1)}
+    baselines = {"ease": (0.1, 0.3, 0.3)[seed], "bpr": (0.2, 0.1, 0.1)[seed]}
+    ranks |= {name: np.full(USERS, 5) for name in baselines}
+    targets = pd.DataFrame({"user": np.arange(USERS), "user_id": [f"u{n + (seed > 0)}" for n in range(USERS)],
+                            "position": 0, "purchased": np.arange(USERS) % 2 == 0})  # fmt: skip
+    rows = {"temporal": np.arange(USERS)}
     for stage in STAGES:
         run.begin(stage)
         if stage == "evaluate":
-            save_ranks(run.path("evaluate", RANKS), targets, {"temporal": np.arange(USERS)}, ranked)
-            rate = {"validity": {"rate": 1.0 - run.config.seed / 10, "n": 4}, "faithfulness": {"share": {"rate": 1.0}}}
-            models = {name: {"coverage": {"value": 0.5 + run.config.seed / 10, "n": 9}} for name in ranks}
-            objective = {
-                name: {"value": value, "n": 4} for name, value in (("sft", -4.0), ("ppo", -3.0), ("optimum", -2.0))
-            }
+            save_values(run.path("evaluate", RANKS), targets, rows, ranks)
+            objective = {"sft": np.full(USERS, -4.0), "ppo": np.full(USERS, -3.0), "optimum": np.full(USERS, -2.0)}
+            save_values(run.path("evaluate", OBJECTIVES), targets, rows, objective)
+            rate = {"validity": {"rate": 1.0 - seed / 10, "n": 4}, "faithfulness": {"share": {"rate": 1.0}}}
+            models = {name: {"coverage": {"value": 0.5 + seed / 10, "n": 9}} for name in ranks}
+            purchases = {"0.5": {"models": {"optimum": {"purchases@10": {"value": seed / 10}}}}}
             report = {
-                "splits": {
-                    "temporal": {"models": models, "optimum": {"beta": 0.5, "alpha": 1.0, "objective": objective}}
-                },
-                "reward": {"difference": {"value": float(run.config.seed)}},
+                "splits": {"temporal": {"models": models, "purchases": purchases}},
+                "baselines": {name: {"grid": [{"valid_ndcg@10": value}]} for name, value in baselines.items()},
+                "reward": {"difference": {"value": float(seed)}},
                 "generation": {"sft": rate, "ppo": rate},
-                "guard": {"fell_back_to_sft": run.config.seed == 2},
+                "guard": {"fell_back_to_sft": seed == 2},
             }
             write_json(run.report_path, report)
         run.finish(stage, {})
@@ -54,9 +59,10 @@ def runs(tmp_path) -> list[Run]:
     return [Run.create(one) for one in seeded(config, 3)]
 
 
-def test_seeds_change_only_the_training(runs):
+def test_a_seed_varies_the_training_and_the_data(runs):
     assert [run.config.name for run in runs] == ["tiny-seed0", "tiny-seed1", "tiny-seed2"]
-    assert [run.config.seed for run in runs] == [0, 1, 2] and {run.config.data.seed for run in runs} == {0}
+    assert [run.config.seed for run in runs] == [run.config.data.seed for run in runs] == [0, 1, 2]
+    assert runs[1].config.data.path == runs[0].config.data.path
 
 
 def test_means_and_spread(runs):
@@ -67,16 +73,30 @@ def test_means_and_spread(runs):
     seeds = ndcg(np.array(PPO), 10).tolist()
     model = split["models"]["ppo"]["ndcg@10"]
     assert model["seeds"] == pytest.approx(seeds) and model["value"] == pytest.approx(np.mean(seeds))
+    assert split["users"] == model["n"] == USERS + 1  # users are matched by id
     difference = split["comparisons"]["ppo_vs_sft"]["ndcg@10"]
     assert difference["difference"] == pytest.approx(np.mean(seeds) - 0.5)
     assert difference["seeds"] == pytest.approx([seed - 0.5 for seed in seeds])
     assert difference["verdict"] == "no difference"  # every user agrees, the seeds do not
+    # All users are alike, so the interval holds nothing but the draw of seeds: three times the worst and the best.
+    assert model["ci95"] == pytest.approx([seeds[2], seeds[0]])
     assert split["models"]["sft"]["coverage"] == {"value": pytest.approx(0.6), "seeds": [0.5, 0.6, 0.7]}
     closed = split["optimum"]["gap_closed"]
-    assert closed == {"objective": 0.5, "ndcg@10": pytest.approx((np.mean(seeds) - 0.5) / 0.5)}
+    assert closed["objective"]["value"] == 0.5 and closed["objective"]["ci95"] == (0.5, 0.5)
+    assert closed["ndcg@10"]["value"] == pytest.approx((np.mean(seeds) - 0.5) / 0.5)
+    assert split["models"]["ppo"]["purchase_ndcg@10"]["seeds"] == pytest.approx(seeds)
+    assert split["purchases"]["0.5"]["models"]["optimum"]["purchases@10"]["value"] == pytest.approx(0.1)
     assert found["reward"]["difference"] == {"value": 1.0, "seeds": [0.0, 1.0, 2.0]}
     assert found["generation"]["ppo"] == {"validity": {"rate": pytest.approx(0.9), "seeds": [1.0, 0.9, 0.8]}}
     assert found["fell_back_to_sft"] == [False, False, True]
+
+
+def test_the_rival_is_the_best_on_validation_in_the_mean_of_seeds(runs):
+    for run in runs:
+        finish(run)
+    found = seeds_report(runs)
+    assert found.best_rival == "ease"  # 0.23 against 0.13; under seed 0 alone it would be `bpr`
+    assert set(found.splits["temporal"].comparisons) == {"ppo_vs_sft", "ppo_vs_ease", "sft_vs_ease"}
 
 
 def test_a_verdict_stands_if_the_seeds_agree(runs):
@@ -86,12 +106,20 @@ def test_a_verdict_stands_if_the_seeds_agree(runs):
     assert found is not None and found.verdict == "better"
 
 
-def test_other_targets_are_refused(runs):
+def test_tables_of_earlier_versions_are_refused(runs):
     for run in runs[:2]:
         finish(run)
     file = runs[1].path("evaluate", RANKS)
-    pd.read_parquet(file).iloc[::-1].reset_index(drop=True).to_parquet(file)
-    with pytest.raises(RunError, match="tiny-seed1 has other test targets"):
+    pd.read_parquet(file).drop(columns="user_id").to_parquet(file)
+    with pytest.raises(RunError, match="tiny-seed1.*again"):
+        seeds_report(runs[:2])
+
+
+def test_other_splits_are_refused(runs):
+    for run in runs[:2]:
+        finish(run)
+    write_json(runs[1].report_path, {"splits": {"given": {}}})
+    with pytest.raises(RunError, match="tiny-seed1 has the splits"):
         seeds_report(runs[:2])
 
 

@@ -5,9 +5,9 @@ import pytest
 
 from llmrec.data.dataset import Targets
 from llmrec.data.decision import Decisions
+from llmrec.evaluation.comparisons import user_mean
 from llmrec.evaluation.ranking import distinct_targets, rank, rank_policy
 from llmrec.evaluation.report import Estimate
-from llmrec.evaluation.split_report import accuracy_columns, compare, user_mean
 from llmrec.policy.ranking import item_scores
 from tests.conftest import make_config
 
@@ -18,17 +18,6 @@ def test_intervals_are_over_users_and_leave_out_what_is_undefined():
     found = user_mean(np.array([1.0, 0.0, np.nan, 1.0, np.nan]), np.array([3, 3, 3, 4, 5]), **SETTINGS)
     assert found.value == 0.75 and found.n == 2
     assert user_mean(np.array([np.nan]), np.array([1]), **SETTINGS) == Estimate(value=None, ci95=None, n=0)
-
-
-def test_comparisons_pair_users_and_correct_over_metrics():
-    users = np.arange(60)
-    one = accuracy_columns(np.tile([1, 40], 30), [10])
-    two = accuracy_columns(np.tile([2, 40], 30), [10])
-    found = compare(one, two, users, **SETTINGS)
-    assert [found[m].verdict for m in ("hr@10", "ndcg@10", "mrr")] == ["no difference", "better", "better"]
-    assert found["ndcg@10"].p_holm == pytest.approx(3 * 2 / 2001)
-    back = compare(two, one, users, **SETTINGS)
-    assert back["mrr"].verdict == "worse" and back["mrr"].difference == pytest.approx(-0.25)
 
 
 def test_shared_questions_are_asked_once():

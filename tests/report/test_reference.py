@@ -8,6 +8,7 @@ import pytest
 from llmrec.catalogue.facts import FactBook
 from llmrec.data.decision import Decisions
 from llmrec.evaluation.generation import rates, text_metrics
+from llmrec.evaluation.purchases import purchase_columns
 from llmrec.evaluation.report import COMPARED_METRICS, Report
 from llmrec.evaluation.slices import slices
 from llmrec.evaluation.split_report import accuracy_columns, list_columns
@@ -62,6 +63,7 @@ def test_every_metric_of_an_evaluation_is_defined(data, decisions):
         *list_columns(decisions, np.array([[0]]), clicks, np.ones((data.num_items, 1), dtype=bool), 1),
         *("coverage", "gini", "objective", "gap_closed"),
         *rates([], [], facts, 1),
+        *(*purchase_columns(np.array([1.0]), np.array([True])), "expected_purchases@10"),
         *text_metrics([], facts),
     }
     defined = {key for name in METRICS for key in name.split(", ")}
@@ -72,7 +74,8 @@ def test_every_metric_of_an_evaluation_is_defined(data, decisions):
 
 def test_every_slice_and_model_is_defined(decisions):
     assert list(SLICES) and set(SLICES) == set(slices(decisions, np.ones(10), np.ones(1)))
-    assert {*GRIDS, "sasrec", "reward_model", "sft", "ppo", "optimum"} == set(MODELS)
+    policies = {"sft", "ppo", "sft_new_user", "ppo_new_user", "sft_reranked", "optimum"}
+    assert {*GRIDS, "sasrec", "reward_model", *policies} == set(MODELS)
     assert all(f"| `{key}` | {meaning} |" in metrics_reference() for key, meaning in (SLICES | MODELS).items())
 
 

@@ -1,7 +1,24 @@
 """Tables of reports: the best number of a column, undefined numbers, and columns of a reward model."""
 
-from llmrec.evaluation.report import Comparison, Estimate, EventQuality, OptimumReport, Rate
-from llmrec.report.tables import comparisons_table, models_table, optimum_table, pairs, quality_tables, slices_tables
+from llmrec.evaluation.report import (
+    Comparison,
+    Estimate,
+    EventQuality,
+    GenerationReport,
+    OptimumReport,
+    PurchaseReport,
+    Rate,
+)
+from llmrec.report.tables import (
+    comparisons_table,
+    generation_tables,
+    models_table,
+    optimum_table,
+    pairs,
+    purchases_table,
+    quality_tables,
+    slices_tables,
+)
 
 
 def best_of(metric: str, **values: float | None) -> list[str]:
@@ -38,11 +55,38 @@ def test_comparisons_show_small_p_values_as_a_bound():
     assert (row.cells[1].interval, row.cells[2].raw, row.cells[3].tone) == ("[+0.0500, +0.2000]", 0.0002, "better")
 
 
+def test_descriptive_metrics_have_no_verdict_and_the_rival_is_marked():
+    row = comparisons_table("temporal", {"sft_vs_ease": {"mrr": Comparison(difference=0.1)}}, rival="ease").rows[0]
+    assert (row.heading, row.cells[2].text, row.cells[3].text) == ("SFT − EASE (best on validation)", "-", "-")
+
+
+def test_guarantees_stand_apart_from_what_training_changes():
+    found = {"ppo": GenerationReport(validity=Rate(rate=1.0), repeats=Rate(rate=0.5))}
+    tables = generation_tables(found)
+    assert [[row.heading for row in table.rows] for table in tables if table] == [["validity"], ["repeats"]]
+    assert generation_tables({}) == (None, None)
+
+
+def test_rankings_for_purchases():
+    models = {"optimum": {"purchases@10": Estimate(value=0.5)}, "sft_reranked": {"purchases@10": Estimate(value=0.25)}}
+    found = PurchaseReport(models=models, differences={"sft_reranked": Comparison(difference=0.125)})
+    table = purchases_table("temporal", {"0.5": found})
+    assert table.columns == ["purchases per list", "optimum minus this, purchase NDCG@10"]
+    assert [(row.heading, *(one.text for one in row.cells)) for row in table.rows] == [
+        ("0.5: optimum", "0.500", "-"), ("0.5: SFT re-ranked", "0.250", "+0.1250")
+    ]  # fmt: skip
+
+
 def test_the_optimum_names_its_weights():
-    optimum = OptimumReport(beta=0.6, alpha=1.0, objective={"sft": Estimate(value=1.0)}, gap_closed={"objective": 0.5})
+    optimum = OptimumReport(
+        beta=0.6,
+        alpha=1.0,
+        objective={"sft": Estimate(value=1.0)},
+        gap_closed={"objective": Estimate(value=0.5, ci95=(0.25, 0.75))},
+    )
     table = optimum_table("temporal", optimum)
     assert table.caption == "temporal: E[reward] − β KL(policy, SFT) + α H(policy), β = 0.60, α = 1.00, nats"
-    assert [cell.text for cell in table.rows[0].cells] == ["1.000", "-", "-", "50 %"]
+    assert [cell.text for cell in table.rows[0].cells] == ["1.000", "-", "-", "50 % [25 %, 75 %]"]
 
 
 def test_slices_with_ndcg_first_and_their_size():
