@@ -135,7 +135,7 @@ def run_command(
     config: ConfigArgument,
     seeds: Annotated[
         int | None,
-        typer.Option(min=2, metavar="N", help="Run under N training seeds, at least 2, and report mean and spread."),
+        typer.Option(min=2, metavar="N", help="Run under N seeds, at least 2, and report mean and spread."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -161,7 +161,7 @@ def _run_stages(config: Path, console: Console) -> Report:
 
 
 def _run_seeds(path: Path, count: int, console: Console) -> Report:
-    """Runs the stages under several training seeds, prints the results and returns the joint report."""
+    """Runs the stages under several seeds of data and training, prints the results and returns the joint report."""
     if path.is_dir():
         raise UserError(f"{path} is the run of a single seed. Give --seeds a YAML config.")
     config = load_config(path)

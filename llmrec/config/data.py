@@ -100,8 +100,8 @@ class DataConfig(Section):
     seed: int = Field(
         default=0,
         ge=0,
-        description="Seed that orders events with equal timestamps and draws the targets. `llmrec run --seeds` varies it "
-        "together with the training seed.",
+        description="Seed that orders events with equal timestamps and draws the targets. `llmrec run --seeds` varies "
+        "it together with the training seed.",
     )
     splits: list[Literal["temporal", "leave_one_out", "given"]] = Field(
         default=["temporal", "leave_one_out"],

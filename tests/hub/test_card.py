@@ -72,7 +72,7 @@ def test_results_have_intervals_and_a_verdict(shared: SharedRun) -> None:
     assert _line(card, "| model |") == "| model | HR@10 | NDCG@10 |"
     assert _line(card, "| **PPO**") == "| **PPO** (this adapter) | 0.2000 [0.1900, 0.2100] | 0.2000 [0.1900, 0.2100] |"
     assert "| popularity |" in card and "optimum" not in card
-    assert "- PPO is better than SFT in NDCG@10 on the temporal split: +0.0200 [+0.0100, +0.0300]." in card
+    assert "- NDCG@10 on the temporal split: PPO is better than SFT (+0.0200 [+0.0100, +0.0300])." in card
     assert "The guard fell back" in card
 
 

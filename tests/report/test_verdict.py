@@ -44,7 +44,8 @@ def test_the_verdict_names_every_rival_that_matters():
     assert verdict(report) == (
         "NDCG@10 on the given split: PPO is better than SFT (+0.0200 [+0.0150, +0.0250]); does not differ "
         "significantly from its reward model (+0.0010 [-0.0040, +0.0060]); is worse than the pool (-0.0100 [-0.0150, "
-        "-0.0050]); does not differ significantly from ials, the best baseline on validation (+0.0040 [-0.0010, +0.0090])."
+        "-0.0050]); does not differ significantly from ials, the best baseline on validation (+0.0040 [-0.0010, "
+        "+0.0090])."
     )
     assert remarks(report) == [
         "Smallest difference of PPO and SFT in NDCG@10 that the given split can see with 80 % power: 0.0091."
