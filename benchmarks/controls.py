@@ -3,7 +3,7 @@
     python benchmarks/controls.py configs/quickstart.yaml --seeds 3 [--minutes 3] [--only sft,exact_ppo] [--json FILE]
 
 For each training seed, the command runs the stages data, sft and reward that have not finished. Then it trains each arm
-of `benchmarks/arms.py` at each of its learning rates for the same CPU time on one thread. Every arm keeps the weights
+of `benchmarks/arms/` at each of its learning rates for the same CPU time on one thread. Every arm keeps the weights
 that are best on the same validation users, and is tested once. Rows are written to FILE as they come. A row whose
 fingerprint (config, arm, learning rate, minutes) is there already is not computed again, on any machine.
 
@@ -27,7 +27,8 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a script has only its own folder on the path
 
-from benchmarks.arms import ARMS, Arm, Start
+from benchmarks.arms import ARMS, Arm
+from benchmarks.arms.start import Start
 from benchmarks.budget import Budget, Scores
 from llmrec.config import Config, load_config
 from llmrec.data.dataset import InteractionData, Targets

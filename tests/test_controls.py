@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from benchmarks import controls
-from benchmarks.arms import ARMS, Start, group_rewards, policy_gradient, scored
+from benchmarks.arms import ARMS
+from benchmarks.arms.grpo import group_rewards
+from benchmarks.arms.rewarded import policy_gradient
+from benchmarks.arms.start import Start, scored
 from benchmarks.budget import Budget, fit, gradient_step
 from llmrec.data.dataset import save_data
 from llmrec.data.decision import Decisions
@@ -67,7 +70,7 @@ def test_every_action_at_every_prefix_is_reverse_distillation(start, monkeypatch
         loss().backward()
         gradients.append([p.grad.clone() for p in policy.parameters() if p.grad is not None])
 
-    monkeypatch.setattr("benchmarks.arms.fit_policy", keep_gradient)
+    monkeypatch.setattr("benchmarks.arms.rewarded.fit_policy", keep_gradient)
     budget = Budget(1.0, 1e-3, lambda _: 0.0)
     policy_gradient(start, budget, every_prefix=True, every_action=True)
     ARMS["distill_reverse"].train(start, budget)

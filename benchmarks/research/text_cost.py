@@ -19,7 +19,7 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # a script has only its own folder on the path
 
-from benchmarks.arms import Start
+from benchmarks.arms.start import Start
 from llmrec.ppo.stage import training_arguments, training_decisions
 from llmrec.ppo.text import text_decision
 from llmrec.ppo.trainer import RecPPOTrainer
