@@ -76,6 +76,8 @@ def prepare_stage(run: StageRun) -> None:
         raise
     counts = {key: data.card[key] for key in (*REPORTED, "losses")}
     warnings = [f"warning: {warning}" for warning in data.card["losses"]["warnings"]]
+    if data.card["warnings"]:
+        warnings.append(f"the data can mislead in {len(data.card['warnings'])} ways: see `llmrec prepare --report`")
     run.finish("data", {**counts, "examples": examples(log), "summary": [summary(data.card), *warnings]})
 
 

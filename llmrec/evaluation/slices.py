@@ -2,7 +2,9 @@
 
 import numpy as np
 
+from llmrec.data.dataset import InteractionData, Targets
 from llmrec.data.decision import Decisions
+from llmrec.data.doctor import is_same_day
 
 COLD_CLICKS = 5  # an item with fewer training clicks is cold
 HEAD_SHARE = 0.2  # share of the catalogue in its head; all other items are the long tail
@@ -42,3 +44,23 @@ def slices(decisions: Decisions, clicks: np.ndarray, user_clicks: np.ndarray) ->
         "middle_history": (lengths > SHORT_HISTORY) & (lengths <= LONG_HISTORY),
         "long_history": lengths > LONG_HISTORY,
     }
+
+
+def day_slices(data: InteractionData, decisions: Decisions) -> dict[str, np.ndarray]:
+    """Assigns targets to slices by the time since the item before.
+
+    Most targets of one day complete a basket or a session, which is a simpler task than predicting a later event.
+
+    Args:
+        data: the prepared log.
+        decisions: M decisions at targets of the log.
+
+    Returns:
+        bool [M] for each slice: `later_day` and `same_day` hold the targets whose calendar day (UTC) is, or is not,
+        later than the day of the item before. Empty if the log has no times.
+    """
+    if not data.card.get("time"):
+        return {}
+    positions = np.array([len(history) for history in decisions.histories], dtype=np.int64)
+    same_day = is_same_day(data, Targets(decisions.users, positions))
+    return {"later_day": ~same_day, "same_day": same_day}

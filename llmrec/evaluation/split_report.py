@@ -18,7 +18,7 @@ from llmrec.evaluation.metrics import coverage, hit_rate, ndcg, per_user, recipr
 from llmrec.evaluation.purchases import Purchases, purchase_columns
 from llmrec.evaluation.ranking import Ranked
 from llmrec.evaluation.report import Estimate, SplitReport
-from llmrec.evaluation.slices import slices
+from llmrec.evaluation.slices import day_slices, slices
 
 SLICED_METRICS = ("hr@10", "ndcg@10")
 
@@ -61,6 +61,7 @@ def split_report(
         metrics[name] = {metric: user_mean(column, users, samples, seed) for metric, column in columns.items()}
         metrics[name]["coverage"] = Estimate(value=coverage(ranked.lists, data.num_items), n=len(decisions))
         metrics[name]["gini"] = Estimate(value=gini(ranked.lists, data.num_items), n=len(decisions))
+    masks = day_slices(data, decisions) | slices(decisions, clicks, data.train_lengths)
     return SplitReport(
         models=metrics,
         comparisons={
@@ -72,7 +73,7 @@ def split_report(
                 name: {m: user_mean(columns[m][mask], users[mask], samples, seed) for m in SLICED_METRICS}
                 for name, columns in accuracy.items()
             }
-            for slice_name, mask in slices(decisions, clicks, data.train_lengths).items()
+            for slice_name, mask in masks.items()
         },
         targets=len(decisions),
         users=len(np.unique(users)),

@@ -204,6 +204,8 @@ MODELS = {
     "optimum": "The exact maximum of PPO's item objective. It is computed, not trained.",
 }
 SLICES = {
+    "later_day": "Targets on a later calendar day (UTC) than the item before; only of logs with times.",
+    "same_day": "Targets on the day of the item before: they complete a basket or a session.",
     "cold_items": "Targets with fewer than 5 training clicks.",
     "head": "Targets among the 20 % of items with the most training clicks.",
     "long_tail": "All other targets.",

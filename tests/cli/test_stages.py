@@ -1,6 +1,7 @@
 """Commands that run stages: JSON alone on stdout, skipped stages and printed results."""
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,27 @@ def test_a_run_directory_serves_as_config(llmrec, stub_stage, capsys, run_direct
     stub_stage("data", lambda run: run.finish("data", {}))
     assert llmrec("prepare", str(run_directory)) == 0
     assert "data: done" in capsys.readouterr().out
+
+
+def test_prepare_reports_what_misleads_and_what_counts_reach(llmrec, capsys, tmp_path: Path) -> None:
+    lines = [f"u{user} " + " ".join(f"i{item}" for item in range(user, user + 5)) for user in range(5)]  # all in order
+    (tmp_path / "user_sequence.txt").write_text("\n".join(lines))
+    (tmp_path / "item_words.txt").write_text("\n".join(f"i{item} thing {item}" for item in range(9)))
+    data = f"{{format: sequences, path: {tmp_path}, click: [interaction], purchase: [], splits: [leave_one_out]}}"
+    config = tmp_path / "x.yaml"
+    config.write_text(f"name: a\noutput_dir: {tmp_path}/runs\ndata: {data}\n")
+    assert llmrec("prepare", str(config), "--report") == 0
+    out = capsys.readouterr().out
+    for part in ("histories in order of item id", "100.0 %", "transitions", "warning: 100% of the histories"):
+        assert part in out
+    assert llmrec("prepare", str(config), "--report", "--json") == 0
+    card = json.loads(capsys.readouterr().out)
+    # Item i+1 follows item i, so four targets have rank 1. Item i8 has no event before the test: rank 5 of 5 unseen.
+    assert card["counts"]["leave_one_out"]["first_order"]["refitted"]["ndcg"] == pytest.approx(
+        (4 + 1 / math.log2(6)) / 5
+    )
+    assert card["checks"]["sorted_histories"] == 1.0
+    assert card == json.loads((tmp_path / "runs" / "a" / "data" / "card.json").read_text()) | card
 
 
 def make_report() -> dict:

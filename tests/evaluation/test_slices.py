@@ -3,7 +3,9 @@
 import numpy as np
 
 from llmrec.data.decision import Decisions
-from llmrec.evaluation.slices import slices
+from llmrec.data.prepare import build_data
+from llmrec.evaluation.slices import day_slices, slices
+from tests.data.logs import config, raw_log
 
 
 def test_every_target_is_in_the_right_slices():
@@ -29,3 +31,18 @@ def test_every_target_is_in_the_right_slices():
         "middle_history": [1, 2],
         "long_history": [3],
     }
+
+
+def test_targets_of_a_later_day_are_told_from_those_of_the_same_day():
+    midnight = 86_400
+    rows = [("u", item, midnight - 30 + 20 * time, 5.0) for time, item in enumerate("abc")]  # c is 10 s after midnight
+    rows += [("v", item, 20 * time, 5.0) for time, item in enumerate("abc")]
+    data = build_data(raw_log(rows), config(), seed=0)
+    decisions = Decisions.from_targets(data, data.targets["leave_one_out"]["test"])
+    found = day_slices(data, decisions)
+    assert {name: mask.tolist() for name, mask in found.items()} == {
+        "later_day": [True, False],
+        "same_day": [False, True],
+    }
+    data.card["time"] = {}  # as of a log that has only an order
+    assert day_slices(data, decisions) == {}

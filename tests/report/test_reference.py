@@ -1,6 +1,7 @@
 """The reference pages cover every key of a report, every metric, every model and every slice."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from llmrec.data.decision import Decisions
 from llmrec.evaluation.generation import rates, text_metrics
 from llmrec.evaluation.purchases import purchase_columns
 from llmrec.evaluation.report import COMPARED_METRICS, Report
-from llmrec.evaluation.slices import slices
+from llmrec.evaluation.slices import day_slices, slices
 from llmrec.evaluation.split_report import accuracy_columns, list_columns
 from llmrec.recommenders.tuning import GRIDS
 from llmrec.report.glossary import METRICS, MODELS, SLICES, better, is_ranking, label
@@ -72,8 +73,9 @@ def test_every_metric_of_an_evaluation_is_defined(data, decisions):
     assert all(f"| `{metric.key}` | {metric.label} |" in page for metric in METRICS.values())
 
 
-def test_every_slice_and_model_is_defined(decisions):
-    assert list(SLICES) and set(SLICES) == set(slices(decisions, np.ones(10), np.ones(1)))
+def test_every_slice_and_model_is_defined(data, decisions):
+    of_days = day_slices(replace(data, card={"time": {"first": "1970-01-01T00:00:00+00:00"}}), decisions)
+    assert list(of_days) and set(SLICES) == {*of_days, *slices(decisions, np.ones(10), np.ones(1))}
     policies = {"sft", "ppo", "sft_new_user", "ppo_new_user", "sft_reranked", "optimum"}
     assert {*GRIDS, "sasrec", "reward_model", *policies} == set(MODELS)
     assert all(f"| `{key}` | {meaning} |" in metrics_reference() for key, meaning in (SLICES | MODELS).items())
