@@ -1,14 +1,14 @@
-"""Calibration: fits temperature, scale, offset and pool weights on validation, and measures the calibration error.
+"""Calibration: fits temperature, scale and offset on validation, and measures the calibration error.
 
 AUC, log-loss and Brier score come from scikit-learn (`binary_metrics.py`).
 """
-
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from llmrec.recommenders.pool import minimize
 
 
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 10, by: str = "count") -> float:
@@ -39,21 +39,6 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int =
     return float(gaps.sum() / mass.sum())
 
 
-def _minimize(parameters: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
-    """Parameters at the minimum of a smooth loss, by L-BFGS."""
-    parameters = parameters.clone().requires_grad_(True)
-    optimizer = torch.optim.LBFGS([parameters], max_iter=100, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        value = loss(parameters)
-        value.backward()
-        return value
-
-    optimizer.step(closure)
-    return parameters.detach()
-
-
 def fit_temperature(logits: Tensor, targets: Tensor) -> float:
     """Fits the temperature T that minimizes the cross-entropy of softmax(logits / T) (Guo et al., ICML 2017).
 
@@ -74,40 +59,8 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> float:
         scaled = (logits / log_t.exp()).masked_fill(impossible, float("-inf"))
         return F.cross_entropy(scaled, targets) + 1e-4 * log_t.square()
 
-    log_t = _minimize(torch.zeros(()), loss)
+    log_t = minimize(torch.zeros(()), loss)
     return float(log_t.exp().clamp(0.1, 10.0))
-
-
-def fit_pool_weights(scores: Tensor, impossible: Tensor, targets: Tensor) -> tuple[Tensor, float]:
-    """Fits the weights w that minimize the cross-entropy of softmax(sum of w_k scores_k): a logarithmic opinion pool.
-
-    A weak penalty pulls the weights towards the first model alone.
-
-    Args:
-        scores: scores of K models and, last, of a correction such as log-popularity, float [K + 1, M, N].
-        impossible: items that cannot be the target, bool [M, N].
-        targets: index of the item that was clicked, int64 [M].
-
-    Returns:
-        w [K + 1], of which the first K are at least 0, and the cross-entropy that w reaches, in nats.
-    """
-    scores = scores.masked_fill(impossible, 0.0)
-    first_alone = torch.zeros(len(scores), device=scores.device)
-    first_alone[0] = 1.0
-
-    def weights_of(parameters: Tensor) -> Tensor:
-        return torch.cat([parameters[:-1].square(), parameters[-1:]])
-
-    def entropy(weights: Tensor) -> Tensor:
-        pooled = torch.einsum("k,kmn->mn", weights, scores).masked_fill(impossible, float("-inf"))
-        return F.cross_entropy(pooled, targets)
-
-    def loss(parameters: Tensor) -> Tensor:
-        return entropy(weights_of(parameters)) + 1e-3 * (weights_of(parameters) - first_alone).square().sum()
-
-    start = torch.where(first_alone > 0, first_alone, 0.3)
-    fitted = weights_of(_minimize(start, loss))
-    return fitted, float(entropy(fitted))
 
 
 def fit_platt(logits: Tensor, labels: Tensor) -> tuple[float, float]:
@@ -130,5 +83,5 @@ def fit_platt(logits: Tensor, labels: Tensor) -> tuple[float, float]:
         scaled = v[0].exp() * logits + v[1]
         return F.binary_cross_entropy_with_logits(scaled, labels) + v.square().sum() / len(labels)
 
-    log_scale, offset = _minimize(torch.zeros(2), loss)
+    log_scale, offset = minimize(torch.zeros(2), loss)
     return float(log_scale.exp().clamp(0.1, 10.0)), float(offset)

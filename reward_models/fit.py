@@ -12,6 +12,7 @@ from llmrec.config import RewardConfig
 from llmrec.data.dataset import InteractionData
 from llmrec.errors import DataError
 from llmrec.evaluation.metrics import hit_rate, ndcg
+from llmrec.recommenders.linear import LinearFit
 from reward_models.click_purchase import ClickPurchaseModel
 from reward_models.encoder import ClickPurchaseConfig
 from reward_models.ensemble import RewardEnsemble, click_purchase_models
@@ -28,7 +29,7 @@ from reward_models.held_out import (
 )
 from reward_models.item_rates import ItemRates
 from reward_models.judge import EaseJudge, fit_judge, judge_split
-from reward_models.linear import LinearFit
+from reward_models.linear import LinearNextItem
 from reward_models.losses import is_sampled
 from reward_models.quality import Curves, Quality, exposure_quality, measure_split
 from reward_models.storage import catalogue_hash
@@ -191,7 +192,7 @@ def pool_linear(model: RewardEnsemble, sources: Sources) -> dict[str, Any]:
         `cross_entropy` of the pool on validation by `l2`, in nats.
     """
     fit = LinearFit(sources.events.histories, sources.events.num_items)
-    candidates = (fit.solve(l2).to(model.device) for l2 in LINEAR_STRENGTHS)
+    candidates = (LinearNextItem.from_weights(fit.solve(l2)).to(model.device) for l2 in LINEAR_STRENGTHS)
     entropies = dict(zip(LINEAR_STRENGTHS, best_pool(model, candidates, sources.valid), strict=True))
     assert model.linear is not None
     powers = dict(zip(("members", "linear", "popularity"), model.linear.pool_weights.tolist(), strict=True))

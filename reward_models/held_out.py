@@ -11,7 +11,8 @@ from llmrec.data.dataset import InteractionData, Targets
 from llmrec.data.decision import Decisions
 from llmrec.errors import ModelError
 from llmrec.evaluation.metrics import hit_rate, ndcg, rank_of_target
-from reward_models.calibration import fit_platt, fit_pool_weights, fit_temperature
+from llmrec.recommenders.pool import fit_pool_weights
+from reward_models.calibration import fit_platt, fit_temperature
 from reward_models.ensemble import RewardEnsemble
 from reward_models.features import profile_words
 from reward_models.linear import LinearNextItem

@@ -13,6 +13,7 @@ from llmrec.files import read_json, write_json, write_text
 from llmrec.hub.bundle import shareable_config, shareable_report, withhold_titles
 from llmrec.language.base_model import hub_id
 from llmrec.policy.model import RecPolicy
+from llmrec.recommenders.linear import LinearFit
 from llmrec.run import Run
 from reward_models import (
     ClickPurchaseConfig,
@@ -23,7 +24,7 @@ from reward_models import (
     catalogue_hash,
     load_reward_model,
 )
-from reward_models.linear import LinearFit
+from reward_models.linear import LinearNextItem
 from tests.conftest import make_config, make_data
 from tests.hub.pushing import BASE, BUNDLED_BASE, build, set_base, weights_of
 
@@ -153,7 +154,7 @@ def test_a_local_base_is_named_without_its_directory(
 
 def test_reward_models_of_the_folder_load(run: Run, tmp_path: Path) -> None:
     config = ClickPurchaseConfig(3, catalogue_hash(["a", "b", "c"]), hidden_size=8)
-    linear = LinearFit([np.array([0, 1, 2]), np.array([1, 0])], 3).solve(1.0)
+    linear = LinearNextItem.from_weights(LinearFit([np.array([0, 1, 2]), np.array([1, 0])], 3).solve(1.0))
     ensemble = RewardEnsemble([ClickPurchaseModel(config).eval() for _ in range(2)], penalty=1.0, linear=linear)
     ensemble.save_pretrained(run.path("reward"))
     EaseJudge(JudgeConfig(3, 3)).save_pretrained(run.path("reward"))

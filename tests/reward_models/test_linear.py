@@ -5,9 +5,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from llmrec.recommenders.linear import LinearFit
+from llmrec.recommenders.pool import fit_pool_weights
 from reward_models import ClickPurchaseConfig, ClickPurchaseModel, RewardEnsemble, catalogue_hash, load_reward_model
-from reward_models.calibration import fit_pool_weights
-from reward_models.linear import DECAY, FORMER_NAMES, LinearFit, LinearNextItem
+from reward_models.linear import DECAY, FORMER_NAMES, LinearNextItem
 
 ITEMS = 12
 IDS = [f"i{n}" for n in range(ITEMS)]
@@ -43,7 +44,7 @@ def scores_after(model: LinearNextItem, history: np.ndarray, prior: list[int] | 
 
 def test_it_is_the_ridge_regression_of_the_next_item_on_both_bags():
     logs, l2 = histories(), 5.0
-    model = LinearFit(logs, ITEMS).solve(l2)
+    model = LinearNextItem.from_weights(LinearFit(logs, ITEMS).solve(l2))
     before = np.array([row for history in logs for row in bags_of(history)])
     after = np.eye(ITEMS)[np.concatenate([history[1:] for history in logs])]
     weights = np.linalg.solve(before.T @ before + l2 * np.eye(2 * ITEMS), before.T @ after)
@@ -57,9 +58,9 @@ def test_it_is_the_ridge_regression_of_the_next_item_on_both_bags():
 
 
 def test_items_before_the_window_count_in_the_bag_of_the_whole_history_only():
-    model = LinearFit(histories(), ITEMS).solve(5.0)
+    model = LinearNextItem.from_weights(LinearFit(histories(), ITEMS).solve(5.0))
     whole = torch.zeros_like(model.recent_weights)
-    alone = LinearFit(histories(), ITEMS).solve(5.0)
+    alone = LinearNextItem.from_weights(LinearFit(histories(), ITEMS).solve(5.0))
     alone.recent_weights.copy_(whole)
     history = np.array([1, 7, 2, 8])
     assert np.allclose(scores_after(alone, history[2:], [1, 7])[2], scores_after(alone, history)[4], atol=1e-6)
@@ -68,9 +69,9 @@ def test_items_before_the_window_count_in_the_bag_of_the_whole_history_only():
 
 def test_rare_items_contribute_nothing_and_do_not_advance_the_decay(monkeypatch):
     logs = [np.array([0, 1, 2, 5])] * 3 + [np.array([0, 1, 2])] * 9
-    whole = LinearFit([history[:3] for history in logs], ITEMS).solve(1.0)
-    monkeypatch.setattr("reward_models.linear.MAX_ITEMS", 3)
-    model = LinearFit(logs, ITEMS).solve(1.0)
+    whole = LinearNextItem.from_weights(LinearFit([history[:3] for history in logs], ITEMS).solve(1.0))
+    monkeypatch.setattr("llmrec.recommenders.linear.MAX_ITEMS", 3)
+    model = LinearNextItem.from_weights(LinearFit(logs, ITEMS).solve(1.0))
     assert model.covered.tolist() == [0, 1, 2]
     found = np.exp(scores_after(model, np.array([0, 5, 1]), [9]))[3] - model.share.numpy()
     without = np.exp(scores_after(whole, np.array([0, 1])))[2] - whole.share.numpy()
@@ -79,7 +80,7 @@ def test_rare_items_contribute_nothing_and_do_not_advance_the_decay(monkeypatch)
 
 
 def test_scores_at_the_end_equal_those_of_the_last_prefix():
-    model = LinearFit(histories(), ITEMS).solve(5.0)
+    model = LinearNextItem.from_weights(LinearFit(histories(), ITEMS).solve(5.0))
     packed = torch.tensor([[3, 4, 9], [8, 0, 0], [1, 7, 0]])
     lengths = torch.tensor([3, 0, 2])
     mask = torch.arange(3) < lengths[:, None]
@@ -110,7 +111,7 @@ def pool() -> RewardEnsemble:
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.5)
         members.append(model.eval())
-    linear = LinearFit(histories(), ITEMS).solve(5.0)
+    linear = LinearNextItem.from_weights(LinearFit(histories(), ITEMS).solve(5.0))
     linear.pool_weights.copy_(torch.tensor([0.8, 0.6, -0.1]))
     return RewardEnsemble(members, 1.0, linear).eval()
 

@@ -1,0 +1,133 @@
+"""A linear next-item model in closed form: every item of a history adds its weights to the scores of all items.
+
+Ridge regression of the next item on two feature vectors: recent items with decay, and the whole history. A recent item
+has the weight `DECAY` to the power of its age in steps. The whole history is divided by the square root of its length.
+Every prefix of a training history is one row of X, and the item after it is the same row of Y.
+
+    W = argmin |Y - X W|^2 + l2 |W|^2 = (X'X + l2 I)^-1 X'Y,        X [E, 2K], Y one-hot [E, K]
+
+It is the autoregressive relative of EASE (Steck, WWW 2019) and of SLIT (Choi et al., Session-aware Linear Item-Item
+Models for Session-based Recommendation, WWW 2021). An item of a history is never the next one, so the diagonal needs no
+constraint. Its errors differ from those of a transformer over recent items: it reads the whole history, has no latent
+dimension and is fitted to its optimum. That makes it useful in a pool of models.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from llmrec.recommenders.protocol import Histories
+
+DECAY = 0.7  # factor on an item's recent weights with every newer item
+# Only the MAX_ITEMS most clicked items are modeled, because a 2K x 2K matrix is solved. Rarer items contribute nothing
+# and do not advance the decay.
+MAX_ITEMS = 5_000
+
+
+@dataclass(frozen=True)
+class LinearWeights:
+    """The solution of the regression for one strength of L2 regularization.
+
+    Attributes:
+        covered: catalogue indices of the K modeled items, ascending, int64 [K].
+        recent_weights: weights of the items in the bag of recent items (rows) for all items (columns), float [K, K].
+        history_weights: the same for the bag of the whole history, float [K, K].
+        share: smoothed share of training clicks of every item, float [N].
+    """
+
+    covered: Tensor
+    recent_weights: Tensor
+    history_weights: Tensor
+    share: Tensor
+
+    def log_scores(self, recent_bag: Tensor, history_bag: Tensor) -> Tensor:
+        """log(score + share) of all items; negative scores count as 0.
+
+        Args:
+            recent_bag: decayed counts of the modeled items of each history, float [B, K].
+            history_bag: counts of the modeled items of each history, float [B, K].
+
+        Returns:
+            float [B, N].
+        """
+        length = history_bag.sum(1, keepdim=True).clamp(min=1)
+        score = recent_bag @ self.recent_weights + history_bag @ self.history_weights / length.sqrt()
+        scores = self.share.repeat(len(recent_bag), 1)
+        scores[:, self.covered] += score.clamp(min=0)
+        return scores.log_()
+
+
+class Linear:
+    """The baseline: `LinearWeights` as a recommender.
+
+    Args:
+        weights: the solved regression.
+    """
+
+    def __init__(self, weights: LinearWeights) -> None:
+        self.weights = weights
+        self._row_of_item = np.full(len(weights.share), -1)
+        self._row_of_item[weights.covered.numpy()] = np.arange(len(weights.covered))
+
+    def scores(self, histories: Histories) -> np.ndarray:
+        """Log-scores of all items after each of B histories, float32 [B, N]."""
+        bags = torch.zeros(2, len(histories), len(self.weights.covered))
+        for row, history in enumerate(histories):
+            rows = self._row_of_item[np.asarray(history, dtype=np.int64)]
+            covered = torch.from_numpy(rows[rows >= 0])
+            bags[0, row].index_add_(0, covered, DECAY ** torch.arange(len(covered) - 1, -1, -1.0))
+            bags[1, row].index_add_(0, covered, torch.ones(len(covered)))
+        return self.weights.log_scores(*bags).numpy()
+
+
+class LinearFit:
+    """The matrices X'X and X'Y of training histories, from which models of several strengths `l2` are solved.
+
+    A history of n items changes its own rows and columns only, so its cost is n^3 instead of K^2.
+
+    Args:
+        histories: item indices of each user in time order.
+        num_items: size N of the catalogue.
+    """
+
+    def __init__(self, histories: Sequence[np.ndarray], num_items: int):
+        clicks = np.bincount(np.concatenate([np.zeros(0, np.int64), *histories]), minlength=num_items)
+        self.share = torch.from_numpy((clicks + 0.5) / (clicks.sum() + 0.5 * num_items)).float()
+        self.covered = torch.from_numpy(np.sort(np.argsort(-clicks, kind="stable")[:MAX_ITEMS]))
+        count = len(self.covered)
+        row_of_item = torch.full((num_items,), -1)
+        row_of_item[self.covered] = torch.arange(count)
+        self.gram = torch.zeros(2 * count, 2 * count)
+        self.cross = torch.zeros(2 * count, count)
+        for history in histories:
+            covered = row_of_item[torch.tensor(history)]
+            items, column = covered[covered >= 0].unique(return_inverse=True)
+            if len(column) < 2:
+                continue
+            bags = _bags(column, len(items))[1:]
+            both = torch.cat([items, count + items])
+            self.gram[both[:, None], both] += bags.T @ bags
+            self.cross[both[:, None], items] += bags.T @ nn.functional.one_hot(column[1:], len(items)).float()
+
+    def solve(self, l2: float) -> LinearWeights:
+        """Solves the regression for one strength of L2 regularization, in events."""
+        regularized = self.gram.clone()
+        regularized.diagonal().add_(l2)
+        recent_weights, history_weights = torch.linalg.solve(regularized, self.cross).chunk(2)
+        return LinearWeights(self.covered, recent_weights, history_weights, self.share)
+
+
+def _bags(history: Tensor, num_items: int) -> Tensor:
+    """Both bags before each event of a history: int64 [n] to float [n, 2 num_items]; the first row is 0."""
+    length = len(history)
+    lag = torch.arange(length)[:, None] - torch.arange(length) - 1  # steps from the item (column) to the event (row)
+    is_before = lag >= 0
+    recent = torch.where(is_before, DECAY ** lag.clamp(min=0).float(), 0.0)
+    whole = is_before / torch.arange(length).clamp(min=1).sqrt()[:, None]
+    bags = torch.zeros(2, length, num_items)
+    bags[0].index_add_(1, history, recent)
+    bags[1].index_add_(1, history, whole)
+    return torch.cat([bags[0], bags[1]], 1)
