@@ -3,9 +3,9 @@
 from typing import Self
 
 import numpy as np
+from scipy import sparse
 
-from llmrec.catalogue.cooccurrence import cooccurrence
-from llmrec.recommenders.ease import sums_of_rows
+from llmrec.recommenders.bags import distinct_bags, shared_users
 from llmrec.recommenders.protocol import Histories
 
 
@@ -26,17 +26,23 @@ class ItemKNN:
         self.shrinkage = shrinkage
 
     def fit(self, train_histories: Histories, num_items: int) -> Self:
-        """Computes the similarities of all items. Memory is N^2."""
-        shared_users = cooccurrence(train_histories, num_items, "users").numpy()
-        users = np.diag(shared_users)
-        similarity = shared_users / np.maximum(np.sqrt(np.outer(users, users)) + self.shrinkage, 1e-12)
-        np.fill_diagonal(similarity, 0.0)
-        if self.neighbors < num_items:
-            smallest = np.partition(similarity, -self.neighbors, axis=0)[-self.neighbors]
-            similarity[similarity < smallest] = 0.0
-        self.weights = similarity.astype(np.float32)
+        """Computes the similarities of items that share users. Memory grows with the number of such pairs."""
+        shared = shared_users(train_histories, num_items).tocoo()
+        users = shared.diagonal()
+        rows, columns = shared.coords
+        similarity = shared.data / np.maximum(np.sqrt(users[rows] * users[columns]) + self.shrinkage, 1e-12)
+        similarity[rows == columns] = 0.0
+        weights = sparse.csc_array((similarity, (rows, columns)), shape=shared.shape)
+        weights.eliminate_zeros()
+        for start, end in zip(weights.indptr, weights.indptr[1:], strict=False):
+            if end - start > self.neighbors:
+                column = weights.data[start:end]
+                column[column < np.partition(column, -self.neighbors)[-self.neighbors]] = 0.0
+        weights.eliminate_zeros()
+        self.weights = sparse.csr_array(weights, dtype=np.float32)
+        self.num_items = num_items
         return self
 
     def scores(self, histories: Histories) -> np.ndarray:
         """Scores of all items after each of B histories, float32 [B, N]."""
-        return sums_of_rows(self.weights, histories)
+        return sparse.csr_array(distinct_bags(histories, self.num_items) @ self.weights).toarray()

@@ -3,7 +3,9 @@
 from typing import Self
 
 import numpy as np
+from scipy import sparse
 
+from llmrec.recommenders.bags import bags
 from llmrec.recommenders.popularity import item_counts
 from llmrec.recommenders.protocol import Histories
 
@@ -31,23 +33,26 @@ class Markov:
         self.popularity_weight = popularity_weight
 
     def fit(self, train_histories: Histories, num_items: int) -> Self:
-        """Counts the transitions of training histories. Memory is N^2."""
-        transitions = np.zeros((num_items, num_items), dtype=np.float32)
+        """Counts the transitions of training histories. Memory grows with the number of distinct pairs."""
+        counts = sparse.csr_array((num_items, num_items), dtype=np.float64)
         for distance in range(1, self.context + 1):
-            long_enough = [history for history in train_histories if len(history) > distance]
-            if long_enough:
-                before = np.concatenate([history[:-distance] for history in long_enough])
-                after = np.concatenate([history[distance:] for history in long_enough])
-                np.add.at(transitions, (before, after), np.float32(self.decay ** (distance - 1)))
-        self.transitions = transitions / (transitions.sum(1, keepdims=True) + self.smoothing)
-        counts = item_counts(train_histories, num_items)
-        self.popularity = (counts / max(1.0, counts.sum())).astype(np.float32)
+            counts += self.decay ** (distance - 1) * _counts(train_histories, num_items, distance)
+        totals = np.maximum(counts.sum(axis=1) + self.smoothing, 1e-12)
+        self.transitions = sparse.csr_array(sparse.diags_array(1 / totals) @ counts, dtype=np.float32)
+        clicks = item_counts(train_histories, num_items)
+        self.popularity = (clicks / max(1.0, clicks.sum())).astype(np.float32)
         return self
 
     def scores(self, histories: Histories) -> np.ndarray:
         """Scores of all items after each of B histories, float32 [B, N]."""
-        result = np.tile(self.popularity_weight * self.popularity, (len(histories), 1))
-        for row, history in enumerate(histories):
-            for steps_back, item in enumerate(history[::-1][: self.context]):
-                result[row] += self.decay**steps_back * self.transitions[item]
-        return result
+        newest = bags(histories, len(self.popularity), self.context, self.decay)
+        followers = sparse.csr_array(newest @ self.transitions, dtype=np.float32)
+        return followers.toarray() + np.float32(self.popularity_weight) * self.popularity
+
+
+def _counts(histories: Histories, num_items: int, distance: int) -> sparse.csr_array:
+    """How often item j stands `distance` positions after item i, float64 [N, N]."""
+    empty = np.zeros(0, np.int64)
+    before = np.concatenate([empty, *(history[:-distance] for history in histories)])
+    after = np.concatenate([empty, *(history[distance:] for history in histories)])
+    return sparse.csr_array((np.ones(len(before)), (before, after)), shape=(num_items, num_items))
