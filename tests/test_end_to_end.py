@@ -14,7 +14,7 @@ from tests.conftest import make_base
 RECBOLE = importlib.util.find_spec("recbole")
 pytestmark = pytest.mark.skipif(RECBOLE is None, reason="MovieLens-100K comes with `pip install --no-deps recbole`")
 USERS = 60
-BASELINES = {"popularity", "markov", "itemknn", "ease", "sasrec"}
+BASELINES = ["popularity", "markov", "transitions_refit", "ease", "sasrec"]
 
 
 def llmrec(*arguments: str, code: int = 0) -> subprocess.CompletedProcess:
@@ -54,7 +54,7 @@ def config(slice_of_movielens, tmp_path_factory) -> Path:
         "ppo": {"total_episodes": 64, "eval_users": 20, "eval_steps": 1, "response_length": 24,
                 "item_entropy_coef": 1.0, "item_kl_coef": 0.6, "kl_coef": 0.1, "ptx_coef": 0.5, "ema_decay": 0.9,
                 "learning_rate": 1.0e-4, "cliprange": 0.2, "num_mini_batches": 1, "num_ppo_epochs": 2},
-        "evaluation": {"bootstrap": 200, "sasrec": {"dropout": [0.2], "epochs": 3}},
+        "evaluation": {"bootstrap": 200, "baselines": BASELINES, "sasrec": {"dropout": [0.2], "epochs": 3}},
     }  # fmt: skip
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(values))
@@ -103,8 +103,16 @@ def test_the_report_has_all_documented_keys(run):
         assert best["beta"] == 0.6 and set(best["gap_closed"]) == {"objective", "ndcg@10"}
         reached = [best["objective"][name]["value"] for name in ("sft", "ppo", "optimum")]
         assert max(reached) == reached[2] > reached[0]
-    assert set(report["baselines"]) == BASELINES
-    assert set(report["baselines"]["sasrec"]["chosen"]) == {"hidden_size", "num_layers", "dropout", "learning_rate"}
+    assert set(report["baselines"]) == set(BASELINES)
+    assert [name for name, one in report["baselines"].items() if one["refitted"]] == ["transitions_refit"]
+    assert all(one["seconds"] > 0 and one["cpu_seconds"] > 0 for one in report["baselines"].values())
+    assert set(report["baselines"]["sasrec"]["chosen"]) == {
+        "hidden_size",
+        "num_layers",
+        "dropout",
+        "learning_rate",
+        "epochs",
+    }
     assert "valid_ndcg@10" in report["baselines"]["ease"]["grid"][0]
     assert report["splits"]["leave_one_out"]["models"]["sft"]["hr@10"]["n"] == USERS
     for adapter in ("sft", "ppo"):

@@ -2,7 +2,7 @@
 
 from llmrec.config.catalogue import CatalogueConfig
 from llmrec.config.data import ColumnsConfig, DataConfig
-from llmrec.config.evaluation import EvaluationConfig, SASRecConfig
+from llmrec.config.evaluation import BASELINES, BaselineName, EvaluationConfig, SASRecConfig
 from llmrec.config.experiment import Config
 from llmrec.config.hub import INCLUDABLE, HubConfig
 from llmrec.config.loader import (
@@ -20,6 +20,8 @@ from llmrec.config.reward import PartConfig, PenaltyConfig, RewardConfig, TermCo
 from llmrec.config.sft import SFTConfig
 
 __all__ = [
+    "BASELINES",
+    "BaselineName",
     "CatalogueConfig",
     "ColumnsConfig",
     "Config",

@@ -1,10 +1,55 @@
-"""Config section `evaluation`: cut-offs, bootstraps and the SASRec baseline."""
+"""Config section `evaluation`: cut-offs, bootstraps and the baselines."""
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llmrec.config.section import Section
+
+BaselineName = Literal[
+    "popularity",
+    "markov",
+    "transitions",
+    "transitions_refit",
+    "itemknn",
+    "ease",
+    "linear",
+    "pool",
+    "ials",
+    "bpr",
+    "sasrec",
+    "sasrec_x3",
+    "gru4rec",
+    "gsasrec",
+]
+BASELINES: dict[BaselineName, str] = {  # how each is fitted: llmrec/recommenders/registry.py
+    "popularity": "Items by the number of training clicks.",
+    "markov": "First-order transitions from the last few items, filled up by popularity.",
+    "transitions": "Transition counts from the last five items, in sparse matrices.",
+    "transitions_refit": "The same, counted again with the validation items.",
+    "itemknn": "Item-based nearest neighbors by cosine similarity.",
+    "ease": "EASE, a linear item-item autoencoder in closed form (Steck, WWW 2019).",
+    "linear": "Ridge regression of the next item on recent items and on the whole history, as in the reward model.",
+    "pool": "Product of powers of linear, Markov, EASE and popularity; the four powers are fitted on validation.",
+    "ials": "iALS, matrix factorization by alternating least squares (Hu, Koren & Volinsky, ICDM 2008).",
+    "bpr": "Matrix factorization for pairwise ranking (Rendle et al., UAI 2009).",
+    "sasrec": "SASRec, a transformer over item ids (Kang & McAuley, ICDM 2018).",
+    "sasrec_x3": "Mean log-softmax of three SASRecs with different seeds.",
+    "gru4rec": "GRU4Rec, a recurrent network over item ids (Hidasi & Karatzoglou, CIKM 2018).",
+    "gsasrec": "gSASRec, SASRec with drawn negatives and a calibrated loss (Petrov & Macdonald, RecSys 2023).",
+}
+DEFAULT_BASELINES: list[BaselineName] = [
+    "popularity",
+    "markov",
+    "transitions",
+    "transitions_refit",
+    "itemknn",
+    "ease",
+    "linear",
+    "pool",
+    "ials",
+    "sasrec",
+]
 
 
 class SASRecConfig(Section):
@@ -23,12 +68,16 @@ class SASRecConfig(Section):
         default=[3e-3], min_length=1, description="Peak learning rates that are tried."
     )
     epochs: int = Field(
-        default=30, ge=1, description="Number of training epochs. The best epoch on validation is kept."
+        default=30,
+        ge=1,
+        description="Number of training epochs, of which the best of 12 evaluations is kept. If the last evaluation of "
+        "the best setting was its best, that setting is also trained for twice as many epochs. The other sequential "
+        "baselines use the same number.",
     )
 
 
 class EvaluationConfig(Section):
-    """The cut-offs of the ranking metrics, the bootstrap, and the SASRec baseline."""
+    """The cut-offs of the ranking metrics, the bootstrap, and the baselines."""
 
     ks: list[Annotated[int, Field(ge=1)]] = Field(
         default=[1, 5, 10, 20], min_length=1, description="Cut-offs k of HR@k and NDCG@k."
@@ -38,6 +87,19 @@ class EvaluationConfig(Section):
         ge=100,
         description="Bootstrap resamples behind a confidence interval. A p-value takes ten times as many.",
     )
-    sasrec: SASRecConfig | None = Field(
-        default=SASRecConfig(), description="Grid of the SASRec baseline. null: no SASRec."
+    baselines: list[BaselineName] = Field(
+        default=DEFAULT_BASELINES,
+        description="Baselines that are fitted and compared. The default takes minutes on MovieLens-100K. `sasrec_x3`, "
+        "`bpr`, `gru4rec` and `gsasrec` are further ones.",
     )
+    sasrec: SASRecConfig = Field(default=SASRecConfig(), description="Grid of the SASRec baseline.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_sasrec(cls, values: Any) -> Any:
+        """Earlier versions left SASRec out by `sasrec: null`."""
+        if isinstance(values, dict) and "sasrec" in values and values["sasrec"] is None:
+            named = values.get("baselines", DEFAULT_BASELINES)
+            kept = [name for name in named if name not in ("sasrec", "sasrec_x3")]
+            return {key: value for key, value in values.items() if key != "sasrec"} | {"baselines": kept}
+        return values

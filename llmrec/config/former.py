@@ -25,6 +25,7 @@ FORMER_DEFAULTS: dict[str, Any] = {
     "ppo.ema_decay": 0.0,
     "ppo.eval_steps": 10,
     "ppo.save_steps": 10,
+    "evaluation.baselines": ["popularity", "markov", "itemknn", "ease", "sasrec"],
 }
 
 # Former dotted key -> today's.

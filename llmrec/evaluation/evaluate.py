@@ -52,7 +52,8 @@ from llmrec.evaluation.reward_change import list_rewards, reward_report, sampled
 from llmrec.evaluation.split_report import split_report
 from llmrec.policy.model import RecPolicy
 from llmrec.progress.bars import ProgressBar, bar
-from llmrec.recommenders.tuning import fit_baselines
+from llmrec.recommenders.registry import fit_baselines
+from llmrec.recommenders.tuning import FittedBaseline
 from llmrec.reward.composite import CompositeReward
 from llmrec.run import STAGES, VERBS, Run, library_versions
 from reward_models import EaseJudge, RewardModel, load_reward_model
@@ -155,7 +156,7 @@ def evaluate(run: Run) -> Report:
     objective: dict[str, np.ndarray] = {}
     if has_optimum(run.config.ppo):
         ranked["optimum"], objective = rank_optimum(inputs, policies)
-    chosen = {name: BaselineReport(chosen=one.chosen, grid=one.grid) for name, one in baselines.items()}
+    chosen = {name: baseline_report(one) for name, one in baselines.items()}
     rival = best_rival(chosen)
     purchases = measure_purchases(inputs, ranked)
     weighted = rank_purchases(inputs, policies) if purchases is not None and objective else {}
@@ -185,6 +186,17 @@ def evaluate(run: Run) -> Report:
     report.write(run.report_path)
     run.finish("evaluate", {"report": run.report_path.name})
     return report
+
+
+def baseline_report(one: FittedBaseline) -> BaselineReport:
+    """How the setting of a baseline was chosen, and what that cost."""
+    return BaselineReport(
+        chosen=one.chosen,
+        grid=one.grid,
+        refitted=one.refitted,
+        seconds=one.seconds,
+        cpu_seconds=one.cpu_seconds,
+    )
 
 
 def measure_policy(name: str, inputs: Inputs, progress: ProgressBar) -> PolicyResults:

@@ -178,6 +178,15 @@ class BaselineReport(Section):
 
     chosen: dict[str, Any] = Field(default={}, description="Settings with the highest NDCG@10 on validation.")
     grid: list[dict[str, Any]] = Field(default=[], description="Every setting tried, with its `valid_ndcg@10`.")
+    refitted: bool = Field(
+        default=False,
+        description="Whether it was fitted again with the validation items. No other model of the report was.",
+    )
+    seconds: Number = Field(
+        default=None,
+        description="Wall-clock time of fitting and tuning, in seconds, with that of the baselines it consists of.",
+    )
+    cpu_seconds: Number = Field(default=None, description="Process time of the same, over all threads, in seconds.")
 
     @property
     def valid_ndcg(self) -> float | None:

@@ -9,17 +9,8 @@ Histories = Sequence[np.ndarray]  # item indices of each user, oldest first
 Score = Callable[[Histories], np.ndarray]  # B histories -> scores of all items, float [B, N], higher is better
 
 
-class Baseline(Protocol):
-    """A recommender that is fitted on training histories and scores all items after a history."""
-
-    def fit(self, train_histories: Histories, num_items: int) -> Self:
-        """Fits the recommender.
-
-        Args:
-            train_histories: item indices of each user, oldest first; training events only.
-            num_items: number N of items in the catalogue.
-        """
-        ...
+class Fitted(Protocol):
+    """A fitted recommender that scores all items after a history."""
 
     def scores(self, histories: Histories) -> np.ndarray:
         """Scores all items after each history.
@@ -29,5 +20,18 @@ class Baseline(Protocol):
 
         Returns:
             float32 [B, N], higher is better. Seen items are scored as well; the caller excludes them.
+        """
+        ...
+
+
+class Baseline(Fitted, Protocol):
+    """A recommender that is fitted on training histories."""
+
+    def fit(self, train_histories: Histories, num_items: int) -> Self:
+        """Fits the recommender.
+
+        Args:
+            train_histories: item indices of each user, oldest first; training events only.
+            num_items: number N of items in the catalogue.
         """
         ...

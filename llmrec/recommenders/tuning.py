@@ -1,4 +1,4 @@
-"""Fits all baselines on the training events of a run and chooses their settings on its validation set.
+"""Chooses the setting of a baseline on the validation set of a run.
 
 A weak baseline makes any model look good. Every baseline with settings is therefore fitted with all settings of a
 stated grid, and the one with the highest NDCG@10 on `InteractionData.selection_targets` is kept. The reward model and
@@ -8,7 +8,6 @@ the adapters of the policy are chosen on the same targets.
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,23 +16,13 @@ from llmrec.config import Config
 from llmrec.data.dataset import InteractionData
 from llmrec.data.decision import Decisions
 from llmrec.evaluation.metrics import ndcg, ranks
-from llmrec.recommenders.ease import EASE
-from llmrec.recommenders.itemknn import ItemKNN
-from llmrec.recommenders.markov import Markov
-from llmrec.recommenders.popularity import Popularity
-from llmrec.recommenders.protocol import Baseline, Score
-from llmrec.recommenders.sasrec import SASRec
+from llmrec.recommenders.protocol import Fitted, Histories, Score
 
 BATCH_SIZE = 64  # histories scored at a time
+VALID = "valid_ndcg@10"  # key of the validation metric in a grid
 
 Setting = dict[str, Any]  # parameter of a baseline -> value
 Grid = dict[str, list[Any]]  # parameter of a baseline -> values to try
-GRIDS: dict[str, tuple[Callable[..., Baseline], Grid]] = {
-    "popularity": (Popularity, {}),
-    "markov": (Markov, {"decay": [0.5, 0.7, 0.8, 0.9], "smoothing": [3.0, 10.0, 30.0, 100.0]}),
-    "itemknn": (ItemKNN, {"neighbors": [50, 200], "shrinkage": [0.0, 10.0, 50.0]}),
-    "ease": (EASE, {"l2": [30.0, 100.0, 300.0, 1000.0, 3000.0]}),
-}
 
 
 class Advance(Protocol):
@@ -49,40 +38,84 @@ class FittedBaseline:
     """A baseline with the best setting of its grid.
 
     Attributes:
-        scores: scores all items after B histories, float [B, N].
+        model: the fitted baseline.
         chosen: the best setting.
         grid: every setting that was tried, with its `valid_ndcg@10`.
+        refitted: whether the model was fitted again with the validation items after the choice.
+        seconds: wall-clock time of fitting and tuning, with that of the baselines it consists of.
+        cpu_seconds: the same as process time of all threads.
     """
 
-    scores: Score
+    model: Fitted
     chosen: Setting
     grid: list[Setting]
+    refitted: bool = False
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+    @property
+    def scores(self) -> Score:
+        """Scores all items after B histories, float [B, N]."""
+        return self.model.scores
+
+    @property
+    def valid_ndcg(self) -> float:
+        """NDCG@10 on validation of the chosen setting."""
+        return max(setting[VALID] for setting in self.grid)
 
 
-def fit_baselines(data: InteractionData, config: Config, advance: Advance) -> dict[str, FittedBaseline]:
-    """Fits every baseline on `data.train_histories` and chooses its setting on validation.
+class Tuning:
+    """The data that baselines are fitted on, and the validation targets on which their settings are chosen.
 
     Args:
         data: the prepared log.
-        config: `evaluation.sasrec` holds SASRec's grid; null leaves SASRec out.
+        config: the experiment.
         advance: called before each baseline and after each fit.
-
-    Returns:
-        The fitted baselines by name.
     """
-    decisions = Decisions.from_targets(data, data.selection_targets())
-    validate = partial(mean_ndcg, decisions=decisions)
-    grids = dict(GRIDS)
-    if config.evaluation.sasrec is not None:
-        grid = config.evaluation.sasrec.model_dump()
-        epochs = grid.pop("epochs")
-        sasrec = partial(SASRec, validate, epochs=epochs, window=config.catalogue.max_history, seed=config.seed)
-        grids["sasrec"] = (sasrec, grid)
-    fitted = {}
-    for name, (make, grid) in grids.items():
-        advance(f"baselines: {name}", len(settings(grid)))
-        fitted[name] = fit_best(make, grid, data, validate, advance)
-    return fitted
+
+    def __init__(self, data: InteractionData, config: Config, advance: Advance = lambda *_: None) -> None:
+        self.data = data
+        self.config = config
+        self.advance = advance
+        self.valid = Decisions.from_targets(data, data.selection_targets())
+
+    @property
+    def histories(self) -> Histories:
+        """The training histories of all users."""
+        return self.data.train_histories
+
+    @property
+    def histories_with_validation(self) -> Histories:
+        """The training histories, with what each user clicked up to the validation target."""
+        lengths = self.data.train_lengths.copy()
+        targets = self.data.selection_targets()
+        lengths[targets.users] = np.maximum(lengths[targets.users], targets.positions + 1)
+        return [history[:length] for history, length in zip(self.data.histories, lengths, strict=True)]
+
+    def validate(self, scores: Score) -> float:
+        """NDCG@10 of a scoring function on the validation targets."""
+        return mean_ndcg(scores, self.valid)
+
+    def best(self, name: str, fit: Callable[..., Fitted], grid: Grid) -> FittedBaseline:
+        """Fits a baseline with every setting of a grid and keeps the best.
+
+        Args:
+            name: name of the baseline, for the progress bar.
+            fit: makes the fitted baseline of a setting.
+            grid: the values to try; the first of equal settings is kept.
+        """
+        self.advance(f"baselines: {name}", len(settings(grid)))
+        best: FittedBaseline | None = None
+        tried: list[Setting] = []
+        for setting in settings(grid):
+            model = fit(**setting)
+            value = self.validate(model.scores)
+            if best is None or value > max(one[VALID] for one in tried):
+                best = FittedBaseline(model, setting, tried)
+            tried.append(setting | {VALID: value})
+            self.advance()
+        assert best is not None  # a grid has at least one setting
+        return best
 
 
 def mean_ndcg(scores: Score, decisions: Decisions, k: int = 10) -> float:
@@ -93,39 +126,13 @@ def mean_ndcg(scores: Score, decisions: Decisions, k: int = 10) -> float:
         decisions: M decisions with known targets.
         k: cut-off.
     """
+    return float(ndcg(target_ranks(scores, decisions), k).mean())
+
+
+def target_ranks(scores: Score, decisions: Decisions) -> np.ndarray:
+    """Rank of each target among the items that its user has not seen, float64 [M]; only one batch is in memory."""
     found = [ranks(scores(batch.histories), batch.targets, batch.histories) for batch in decisions.batches(BATCH_SIZE)]
-    return float(ndcg(np.concatenate(found), k).mean())
-
-
-def fit_best(
-    make: Callable[..., Baseline],
-    grid: Grid,
-    data: InteractionData,
-    validate: Callable[[Score], float],
-    advance: Advance = lambda *_: None,
-) -> FittedBaseline:
-    """Fits a baseline with every setting of a grid and keeps the best.
-
-    Args:
-        make: creates the baseline from a setting.
-        grid: the values to try.
-        data: the prepared log.
-        validate: validation metric of a scoring function, higher is better. The first of equal settings is kept.
-        advance: called after each fit.
-    """
-    best: FittedBaseline | None = None
-    highest = -np.inf
-    tried: list[Setting] = []
-    for setting in settings(grid):
-        baseline = make(**setting).fit(data.train_histories, data.num_items)
-        value = validate(baseline.scores)
-        tried.append(setting | {"valid_ndcg@10": value})
-        if best is None or value > highest:
-            highest = value
-            best = FittedBaseline(scores=baseline.scores, chosen=setting, grid=tried)
-        advance()
-    assert best is not None  # a grid has at least one setting
-    return best
+    return np.concatenate(found)
 
 
 def settings(grid: Grid) -> list[Setting]:

@@ -8,6 +8,8 @@ first.
 from dataclasses import dataclass
 from typing import Literal
 
+from llmrec.config import BASELINES
+
 Direction = Literal["higher", "lower", "neither"]  # which values are better
 
 
@@ -189,12 +191,8 @@ GROUPS = {
     "Objective of PPO": OBJECTIVE,
     "Reward model": REWARD_QUALITY,
 }
-MODELS = {
-    "popularity": "Items by the number of training clicks.",
-    "markov": "First-order transitions from the last few items, filled up by popularity.",
-    "itemknn": "Item-based nearest neighbors by cosine similarity.",
-    "ease": "EASE, a linear item-item autoencoder in closed form (Steck, WWW 2019).",
-    "sasrec": "SASRec, a transformer over item ids (Kang & McAuley, ICDM 2018).",
+MODELS: dict[str, str] = {
+    **BASELINES,
     "reward_model": "The click/purchase model that PPO is rewarded by, used as a ranker.",
     "sft": "The language model after supervised fine-tuning.",
     "ppo": "The language model after PPO.",
@@ -231,6 +229,12 @@ _LABELS = {
     "sasrec": "SASRec",
     "markov": "Markov",
     "itemknn": "ItemKNN",
+    "transitions_refit": "transitions, refitted",
+    "ials": "iALS",
+    "bpr": "BPR",
+    "sasrec_x3": "SASRec x 3",
+    "gru4rec": "GRU4Rec",
+    "gsasrec": "gSASRec",
     "leave_one_out": "leave-one-out",
     "had": "already seen",  # penalty of the reward
 }

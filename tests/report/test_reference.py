@@ -13,7 +13,7 @@ from llmrec.evaluation.purchases import purchase_columns
 from llmrec.evaluation.report import COMPARED_METRICS, Report
 from llmrec.evaluation.slices import day_slices, slices
 from llmrec.evaluation.split_report import accuracy_columns, list_columns
-from llmrec.recommenders.tuning import GRIDS
+from llmrec.recommenders.registry import REGISTRY
 from llmrec.report.glossary import METRICS, MODELS, SLICES, better, is_ranking, label
 from llmrec.report.reference import metrics_reference, reference_markdown
 from tests.report.test_page import make_report
@@ -77,7 +77,7 @@ def test_every_slice_and_model_is_defined(data, decisions):
     of_days = day_slices(replace(data, card={"time": {"first": "1970-01-01T00:00:00+00:00"}}), decisions)
     assert list(of_days) and set(SLICES) == {*of_days, *slices(decisions, np.ones(10), np.ones(1))}
     policies = {"sft", "ppo", "sft_new_user", "ppo_new_user", "sft_reranked", "optimum"}
-    assert {*GRIDS, "sasrec", "reward_model", *policies} == set(MODELS)
+    assert {*REGISTRY, "reward_model", *policies} == set(MODELS)
     assert all(f"| `{key}` | {meaning} |" in metrics_reference() for key, meaning in (SLICES | MODELS).items())
 
 
