@@ -72,8 +72,11 @@ def _replacing(target: Path, directory: bool) -> Iterator[Path]:
             raise  # not `raise error from error`: a loop over the causes of such an error never ends
         raise UserError(f"Cannot write {target}: {explanation}") from error
     finally:
-        _put_back(old, target)
-        _remove(temporary)
+        try:
+            _clean_up(target, temporary, old)
+        except BaseException:  # a signal arrived meanwhile
+            _clean_up(target, temporary, old)
+            raise
 
 
 def _concerns(error: OSError, target: Path, temporary: Path) -> bool:
@@ -81,6 +84,11 @@ def _concerns(error: OSError, target: Path, temporary: Path) -> bool:
     named = [Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     written = {target, *target.parents}
     return not named or any(name in written or temporary in (name, *name.parents) for name in named)
+
+
+def _clean_up(target: Path, temporary: Path, old: Path) -> None:
+    _put_back(old, target)
+    _remove(temporary)
 
 
 def _put_back(old: Path, target: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from llmrec import files
 from llmrec.errors import CatalogueError, ModelError, UserError
 from llmrec.files import (
     atomic_directory,
@@ -141,6 +142,25 @@ def test_an_interrupt_between_the_renames_keeps_the_old_directory(tmp_path: Path
     with pytest.raises(KeyboardInterrupt), atomic_directory(tmp_path / "d"):
         pass
     assert _names(tmp_path) == {"d"} and _names(tmp_path / "d") == {"old"}
+
+
+@pytest.mark.parametrize("function", ["_put_back", "_remove"])
+def test_an_interrupt_during_the_clean_up_leaves_nothing(tmp_path: Path, monkeypatch, function: str) -> None:
+    """A second Ctrl-C, or one that arrives just after the renames."""
+    calls = []
+
+    def interrupted(*paths: Path) -> None:
+        calls.append(paths)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        clean(*paths)
+
+    (tmp_path / "d").mkdir()
+    clean = getattr(files, function)
+    monkeypatch.setattr(files, function, interrupted)
+    with pytest.raises(KeyboardInterrupt), atomic_directory(tmp_path / "d") as temporary:
+        (temporary / "new").touch()
+    assert _names(tmp_path) == {"d"} and _names(tmp_path / "d") == {"new"}
 
 
 def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
