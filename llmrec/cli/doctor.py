@@ -9,7 +9,7 @@ from rich.table import Table
 from llmrec.cli.output import print_line
 from llmrec.evaluation.report import DatasetCard
 from llmrec.files import read_json, write_json
-from llmrec.report.format import percent
+from llmrec.report.format import number, percent
 from llmrec.report.glossary import label
 from llmrec.run import Run
 
@@ -49,7 +49,7 @@ def print_data_report(console: Console, card: DatasetCard) -> None:
             table.add_column(column, justify="left" if column == "counts" else "right")
         for name, fits in models.items():
             cells = (fits[key] for key in ("train", "refitted"))
-            table.add_row(label(name), *(f"{one.hr or 0:.4f} / {one.ndcg or 0:.4f}" for one in cells))
+            table.add_row(label(name), *(f"{number(one.hr, 4)} / {number(one.ndcg, 4)}" for one in cells))
         console.print(table)
     if card.checks is None:
         print_line(console, CHECKS_ARE_MISSING)

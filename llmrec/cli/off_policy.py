@@ -12,6 +12,7 @@ from llmrec.cli.output import print_json, print_line, print_table
 from llmrec.cli.process import reserve_stdout
 from llmrec.errors import UserError
 from llmrec.progress.console import console_for
+from llmrec.report.format import number
 from llmrec.run import Run
 
 if TYPE_CHECKING:
@@ -109,5 +110,6 @@ def _estimates_table(report: "OffPolicyReport") -> Table:
     for name, estimate in {**report.estimates, **observed}.items():
         if estimate is not None:
             low, high = estimate.ci95
-            table.add_row(name, f"{estimate.value:.5f}", f"[{low:.5f}, {high:.5f}]", end_section=name == "switch_dr")
+            bounds = f"[{number(low, 5)}, {number(high, 5)}]"
+            table.add_row(name, number(estimate.value, 5), bounds, end_section=name == "switch_dr")
     return table

@@ -157,7 +157,9 @@ def print_reward(console: Console, report: RewardModelReport, directory: Path) -
 
 
 def _exposure_weights(exposures: ExposureQuality) -> str:
-    biases = ", ".join(f"{position}: {bias:+.3f}" for position, bias in exposures.position_bias.items())
+    biases = ", ".join(
+        f"{position}: {number(bias, 3, sign=True)}" for position, bias in exposures.position_bias.items()
+    )
     return (
         f"effective sample size {number(exposures.effective_sample_size, 0)} of {exposures.n} exposures, "
         f"{percent(exposures.propensities_clipped)} of the propensities clipped; position bias {biases}"

@@ -25,7 +25,6 @@ EARLIEST_YEAR = 1995
 # What mends a large count of a reason.
 _MENDED_BY = {
     NOT_A_CLICK: "Check `data.click` and `data.purchase`.",
-    REPEATED_CLICK: "Histories hold the first click of a user on an item; no key changes that.",
     SHORT_USER: "Lower `data.min_user_events`, or loosen `data.click`.",
     UNKNOWN_ITEM: "Check `data.items` and `data.columns.item_id`.",
     WITHOUT_METADATA: "Check that `data.items` is the metadata of this log.",
@@ -136,12 +135,12 @@ def _warnings(log: RawLog, data: InteractionData, losses: Losses, config: DataCo
 
 
 def _share_left_out(losses: Losses, has_exposures: bool) -> str:
-    """The warning about events that are in no history; "" if they are few. Exposures are not meant to be clicks."""
-    counts = {
-        reason: count
-        for reason, count in losses.left_out["events"].items()
-        if not (has_exposures and reason == NOT_A_CLICK)
-    }
+    """The warning about events that are in no history; "" if they are few.
+
+    Repeated clicks are left out by design, and exposures are not meant to be clicks.
+    """
+    meant = {REPEATED_CLICK, NOT_A_CLICK} if has_exposures else {REPEATED_CLICK}
+    counts = {reason: count for reason, count in losses.left_out["events"].items() if reason not in meant}
     total = sum(counts.values())
     if total <= LEFT_OUT * losses.events_read:
         return ""

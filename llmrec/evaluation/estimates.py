@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from llmrec.files import plain
+
 ALPHA = 0.05  # significance level of every test; intervals cover 1 - ALPHA
 HEADLINE_METRIC = "ndcg@10"  # the primary metric, named in advance: the only one that is tested
 COMPARED_METRICS = ("hr@10", "ndcg@10", "mrr")  # metrics whose differences are reported with intervals
@@ -37,8 +39,8 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="allow", validate_by_name=True, validate_by_alias=True)
 
     def as_json(self) -> dict[str, Any]:
-        """The section as it stands in the file: only keys that were set, under their names in the file."""
-        return self.model_dump(by_alias=True, exclude_unset=True)
+        """The section as it stands in the file: only keys that were set, by their names there; NaN becomes None."""
+        return plain(self.model_dump(by_alias=True, exclude_unset=True))
 
     @property
     def unknown(self) -> dict[str, Any]:

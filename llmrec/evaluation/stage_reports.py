@@ -91,7 +91,7 @@ class DatasetCard(Section):
     time: dict[str, str] = Field(
         default={}, description="Time of the `first` and `last` event; empty for a log without times."
     )
-    history_length: dict[str, float] = Field(default={}, description="Quantiles of the number of clicks per user.")
+    history_length: dict[str, Number] = Field(default={}, description="Quantiles of the number of clicks per user.")
     train_clicks: int | None = Field(default=None, description="Number of clicks that every split leaves for training.")
     splits: dict[str, DatasetSplit] = Field(default={}, description="Sizes of each split, by name.")
     dropped_users: int | None = Field(default=None, description="Number of users dropped by `data.min_user_events`.")
@@ -176,7 +176,7 @@ class ExposureQuality(EventQuality):
         default=None, description="Effective sample size of the inverse propensity weights."
     )
     propensities_clipped: Number = Field(default=None, description="Share of exposures whose propensity was clipped.")
-    position_bias: dict[str, float] = Field(
+    position_bias: dict[str, Number] = Field(
         default={}, description="Log-odds of a click at each position relative to the first position."
     )
 
