@@ -125,7 +125,8 @@ def _prefix_hashes(data: InteractionData) -> tuple[np.ndarray, np.ndarray]:
     powers = np.cumprod(np.full(lengths.max(), 0x9E3779B97F4A7C15, dtype=np.uint64))
     terms = keys[np.concatenate(data.histories)] * powers[positions]
     sums = np.cumsum(terms)  # modulo 2^64, so differences of sums are exact
-    return starts, sums - np.repeat(sums[starts] - terms[starts], lengths)
+    before = np.concatenate([np.zeros(1, dtype=np.uint64), sums])[starts]  # a user without clicks may be the last
+    return starts, sums - np.repeat(before, lengths)
 
 
 # --- warnings -----------------------------------------------------------------------------------------
