@@ -45,7 +45,7 @@ def train_sft(run: Run) -> dict[str, Any]:
     _train(run, trainer, validation)
     validation.best.restore_best(policy)
     trainer.save_model(str(run.path("sft")))  # in all processes: under FSDP each one holds a shard
-    metrics = _metrics(trainer, validation) | {"summary": [_coverage(policy, data)]}
+    metrics = _metrics(trainer, validation) | {"summary": [coverage(policy, data)]}
     run.finish("sft", metrics)
     if is_main_process():
         shutil.rmtree(validation.best.directory, ignore_errors=True)
@@ -80,8 +80,13 @@ def _metrics(trainer: RecSFTTrainer, validation: ValidationCallback) -> dict[str
     }
 
 
-def _coverage(policy: RecPolicy, data: InteractionData) -> str:
-    """How many items have a fact that a justification can state, and how many users a profile, in one line."""
+def coverage(policy: RecPolicy, data: InteractionData) -> str:
+    """How many items have a fact that a justification can state, and how many users have attributes, in one line.
+
+    Args:
+        policy: the policy, whose facts and attributes the prompts and justifications use.
+        data: the prepared data.
+    """
     stated = sum(bool(policy.facts.facts_of(item)) for item in range(data.num_items))
     profiles = profile_texts(data.users, policy.catalogue.user_attributes)
     known = sum(profile != NEW_USER for profile in profiles)

@@ -149,3 +149,10 @@ def test_examples_are_spread_over_the_users(monkeypatch, run_directory: Path) ->
     examples = stages.example_recommendations(Run.open(run_directory), count=3, shown_history=1)
     assert [example.user_id for example in examples] == ["u0", "u2", "u4"]
     assert examples[0].history == ["Aladdin (1992)"] and len(examples[0].ranked) == 1
+
+
+def test_lines_that_a_stage_reports_are_printed(llmrec, capsys, config: Path, stub_stage) -> None:
+    stub_stage("data", lambda run: run.finish("data", {"users": 2, "summary": ["6 events read [x]", "warning: y"]}))
+    assert llmrec("prepare", str(config)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == ["data: 6 events read [x]", "data: warning: y"]

@@ -160,7 +160,11 @@ def _write_tables(directory: Path, last_user: str = "v") -> dict[str, str]:
 def test_stage_writes_and_reports(tmp_path):
     run = _run(tmp_path / "run", **_write_tables(tmp_path))
     prepare_stage(run)
-    assert run.finished["data"]["users"] == 2
+    reported = run.finished["data"]
+    assert reported["users"] == 2 and reported["examples"] == {}
+    assert reported["summary"][0].startswith("6 events read, 0 left out; 6 clicks, 6 purchases; 2 users")
+    assert reported["summary"][1].startswith("warning: The first event is from 1970-01-01 (log.csv, line 2)")
+    assert reported["losses"]["events_read"] == 6
     assert load_data(tmp_path / "run" / "data").num_items == 3
 
 
