@@ -116,7 +116,11 @@ class DataConfig(Section):
         description="Share of events, by time, in the validation part of the temporal split.",
     )
     temporal_test: float = Field(
-        default=0.05, gt=0, lt=0.5, description="Share of events, by time, in the test part of the temporal split."
+        default=0.2,
+        gt=0,
+        lt=0.5,
+        description="Share of events, by time, in the test part of the temporal split. A larger share tests more "
+        "users, which shows smaller differences, and leaves fewer events for training.",
     )
     targets_per_user: int = Field(
         default=10,

@@ -152,6 +152,9 @@ class SplitReport(Section):
     )
     targets: int | None = Field(default=None, description="Number of test targets.")
     users: int | None = Field(default=None, description="Number of users of the test targets.")
+    users_with_training: int | None = Field(
+        default=None, description="How many of these users have training clicks. The others joined later."
+    )
 
     def metric(self, model: str, metric: str) -> Estimate | None:
         """One metric of one model; None if it was not measured."""

@@ -77,6 +77,7 @@ def split_report(
         },
         targets=len(decisions),
         users=len(np.unique(users)),
+        users_with_training=int((data.train_lengths[np.unique(users)] > 0).sum()),
     )
 
 

@@ -128,6 +128,7 @@ def _split(split: str, results: SplitReport, rival: str | None) -> dict[str, Any
         "name": split,
         "targets": results.targets,
         "users": results.users,
+        "users_with_training": results.users_with_training,
         "headline": headline,
         "more": more,
         "intervals": charts.interval_chart(title, results.models, HEADLINE_METRIC),
