@@ -37,9 +37,11 @@ Matrices = Mapping[str, np.ndarray]  # metric -> value of each user, [U], or of 
 def best_rival(baselines: Mapping[str, BaselineReport]) -> str | None:
     """The baseline with the highest NDCG@10 on validation; None without baselines.
 
-    Test results have no part in the choice, so the comparison with it is a fair test.
+    Test results have no part in the choice, so the comparison with it is a fair test. Baselines that were refitted with
+    the validation items are left out, because the policies were not.
     """
-    known = {name: one.valid_ndcg for name, one in baselines.items() if one.valid_ndcg is not None}
+    candidates = {name: one.valid_ndcg for name, one in baselines.items() if not one.refitted}
+    known = {name: value for name, value in candidates.items() if value is not None}
     return max(known, key=lambda name: known[name]) if known else None
 
 

@@ -189,7 +189,8 @@ def _mean_baselines(reports: Sequence[Report]) -> dict[str, BaselineReport]:
         values = [report.baselines[name].valid_ndcg for report in reports if name in report.baselines]
         known = [value for value in values if value is not None]
         if len(known) == len(reports):
-            found[name] = BaselineReport(grid=[{"valid_ndcg@10": float(np.mean(known))}])
+            mean = {"valid_ndcg@10": float(np.mean(known))}
+            found[name] = BaselineReport(grid=[mean], refitted=reports[0].baselines[name].refitted)
     return found
 
 

@@ -61,8 +61,8 @@ def test_the_verdict_stands_beside_the_strongest_rival(capsys) -> None:
     report = {"best_rival": "ials", "splits": {"temporal": split}, "generation": generation}
     print_report(console_for(), Report.model_validate(report))
     printed = capsys.readouterr().out
-    assert "PPO vs ials (best on validation)" in printed
-    assert "from ials, the best baseline on validation (+0.0010 [-0.0100, +0.0100])." in printed
+    assert "PPO vs iALS (best on validation)" in printed
+    assert "from iALS, the best baseline on validation (+0.0010 [-0.0100, +0.0100])." in printed
     assert "can see with 80 % power: 0.0200." in printed
     assert "guarantees of the mask, PPO: validity 100.0 %\n" in printed and "of PPO: repeats 25.0 %\n" in printed
 

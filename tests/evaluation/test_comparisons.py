@@ -21,6 +21,8 @@ def baselines(**valid: float | None) -> dict[str, BaselineReport]:
 def test_the_rival_is_chosen_on_validation():
     assert best_rival(baselines(ease=0.1, bpr=0.3, ials=0.2)) == "bpr"
     assert best_rival(baselines(ease=None)) is None is best_rival({})
+    refitted = {"transitions_refit": BaselineReport(grid=[{"valid_ndcg@10": 0.9}], refitted=True)}
+    assert best_rival(baselines(ease=0.1) | refitted) == "ease"
 
 
 def test_both_policies_meet_the_named_rivals_and_the_best_one():

@@ -44,14 +44,14 @@ def test_the_verdict_names_every_rival_that_matters():
     assert verdict(report) == (
         "NDCG@10 on the given split: PPO is better than SFT (+0.0200 [+0.0150, +0.0250]); does not differ "
         "significantly from its reward model (+0.0010 [-0.0040, +0.0060]); is worse than the pool (-0.0100 [-0.0150, "
-        "-0.0050]); does not differ significantly from ials, the best baseline on validation (+0.0040 [-0.0010, "
+        "-0.0050]); does not differ significantly from iALS, the best baseline on validation (+0.0040 [-0.0010, "
         "+0.0090])."
     )
     assert remarks(report) == [
         "Smallest difference of PPO and SFT in NDCG@10 that the given split can see with 80 % power: 0.0091."
     ]
     pool = Report.model_validate({"best_rival": "pool", "splits": {"given": {"comparisons": comparisons}}})
-    assert "is worse than the pool, the best baseline on validation" in verdict(pool) and "ials" not in verdict(pool)
+    assert "is worse than the pool, the best baseline on validation" in verdict(pool) and "iALS" not in verdict(pool)
 
 
 def test_a_report_of_seeds_tells_their_limit():
