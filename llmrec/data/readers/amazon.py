@@ -93,7 +93,8 @@ def read_amazon(config: DataConfig) -> RawLog:
     frame = events.frame.reindex(columns=_REVIEW_FIELDS).assign(event_type="review")
     frame["verified_purchase"] = pd.to_numeric(frame["verified_purchase"], errors="coerce").astype("float64")
     events = Table(frame, events.source)
-    items = _items(metadata := read_jsonl(metadata_path, _META_FIELDS, text))
+    metadata = read_jsonl(metadata_path, _META_FIELDS, text)
+    items = _items(metadata)
     typed = to_events(events, {**columns, "event_type": "event_type"}, config.rating_range or RATING_RANGE)
     events.source.drop(typed["item_id"], ~typed["item_id"].isin(items["item_id"]), WITHOUT_METADATA)
     return RawLog(

@@ -159,11 +159,14 @@ def to_ids(table: Table, column: str) -> pd.Series:
     """Ids as text.
 
     Raises:
-        DataError: an id is empty or NaN, and bad rows are errors.
+        DataError: an id is empty, NaN or longer than a line, and bad rows are errors.
     """
     text = as_text(table.frame[column])
     bad = text.isna() | text.isin(["", "nan", "NaN"])
     table.source.refuse(table.frame[column], bad, "an id", "Fill it in, or delete the row.")
+    # A stray quotation mark makes several lines one field, up to the next quotation mark.
+    long = text.str.contains("\n", regex=False, na=False)
+    table.source.refuse(table.frame[column], long, "an id on one line", "Check the quotation marks from there on.")
     return text
 
 

@@ -53,6 +53,7 @@ def assert_refused(parts, function, *arguments, **values):
             f"{HEADER}\nu,a,09/13/2020 12:26,5\n",
             ["line 2", "'09/13/2020 12:26'", "`data.timestamp_format`", "'%m/%d/%Y %H:%M'"],
         ),
+        (f'{HEADER}\n{GOOD}\n"u,a,1,5\nu",a,1,5\n{GOOD}\n', ["log.csv, line 3", "an id on one line", "quotation"]),
         (f'{HEADER}\n{GOOD}\n"u,a,1,5\n{GOOD}\n', ["log.csv, line 3", "quotation mark", "none closes it"]),
         (f"{HEADER}\nu,,1,5\n{GOOD}\nu,,1,5\n", ["line 2", "`item_id` is empty (1 more like it)", "an id"]),
         (f"{HEADER}\n\n{GOOD}\nNaN,a,1,5\n", ["line 4", "`user_id` is 'NaN'"]),
