@@ -25,7 +25,7 @@ from llmrec.errors import DataError
 from llmrec.language.groundedness import check
 from llmrec.language.prompt import Recommendation
 from llmrec.reward.functions import call, finite, load_callable, standardized
-from llmrec.reward.item_rewards import item_log_odds, log_odds, sampled_prefixes
+from llmrec.reward.item_rewards import CLIP, clipped_lift, item_log_odds, log_odds, lowest_lift, sampled_prefixes
 from llmrec.reward.penalties import OF_TEXT, VIOLATIONS, violations
 from llmrec.reward.protocol import RewardBatch
 from reward_models import UNKNOWN, EaseJudge, RewardModel, load_reward_model
@@ -51,8 +51,6 @@ class CompositeReward:
     Raises:
         ConfigError: a column of the item table or a function cannot be used.
     """
-
-    CLIP = 12.0  # nats at which log-odds are clipped, so that no single value outweighs a batch
 
     def __init__(
         self,
@@ -119,16 +117,16 @@ class CompositeReward:
             self._profiles(decisions),
             self.config.conversion_weight,
         ).cpu()
+        lowest = lowest_lift(log_rewards.shape[-1], self.config.popularity_weight)
         parts = {
-            "log_odds": torch.where(has_item, log_odds(_pick(log_rewards, index)), -self.CLIP),
+            "log_odds": torch.where(has_item, log_odds(_pick(log_rewards, index)), lowest),
             "popularity": torch.where(has_item, self.popularity[index], 0.0),
             **{name: torch.where(has_item, values[index], 0.0) for name, values in self.terms.items()},
             **self._text_parts(recommendations, decisions),
         }
         for name, values in parts.items():
             finite(name, values)
-        lowest = -self.CLIP * self.config.item_weight
-        item = torch.where(has_item, _pick(self.item_rewards(log_rewards), index), lowest)
+        item = torch.where(has_item, _pick(self.item_rewards(log_rewards), index), lowest * self.config.item_weight)
         item = item - self.config.penalties.seen * parts["seen"]
         return RewardBatch(item=item, text=self._text_reward(parts), parts=parts)
 
@@ -142,7 +140,7 @@ class CompositeReward:
         parts = {name: torch.tensor([of_one[name] for of_one in found]) for name in VIOLATIONS}
         parts["groundedness"] = torch.tensor([check(self.facts, *pair).score for pair in pairs])
         if self.text is not None:
-            parts["text"] = self.text.scores(recommendations, decisions).clamp(-self.CLIP, self.CLIP)
+            parts["text"] = self.text.scores(recommendations, decisions).clamp(-CLIP, CLIP)
         for name, function in self.functions.items():
             parts[name] = call(name, function, recommendations, decisions)
         return parts
@@ -166,10 +164,9 @@ class CompositeReward:
         Returns:
             float [..., N].
         """
-        popularity = self.popularity if popularity is None else popularity
-        lift = log_odds(log_rewards) - self.config.popularity_weight * popularity.to(log_rewards.device)
-        terms = self.item_terms.to(log_rewards.device)
-        return self.config.item_weight * lift.clamp(-self.CLIP, self.CLIP) + terms
+        popularity = (self.popularity if popularity is None else popularity).to(log_rewards.device)
+        lift = clipped_lift(log_rewards, popularity, self.config.popularity_weight)
+        return self.config.item_weight * lift + self.item_terms.to(log_rewards.device)
 
     def judged(self, judge: EaseJudge) -> Callable[[Sequence[np.ndarray]], Tensor]:
         """The same item reward with the judge in place of the click/purchase model.

@@ -1,5 +1,6 @@
-"""Item rewards as log-odds, and the log-odds of each item averaged over users."""
+"""Item rewards as clipped log-odds, and the log-odds of each item averaged over users."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,12 +14,36 @@ from reward_models.features import profile_words
 
 SAMPLED_USERS = 1000  # users over whom an item's log-odds are averaged
 LARGEST_LOG_PROBABILITY = -1e-6  # log-odds are at most 13.8, where the probability is 1 - 1e-6
+CLIP = 12.0  # nats at which a lift is clipped, so that no single value outweighs a batch
 
 
 def log_odds(log_probability: Tensor) -> Tensor:
     """log(p / (1 - p)) from log p, any shape; at most 13.8."""
     log_probability = log_probability.clamp(max=LARGEST_LOG_PROBABILITY)
     return log_probability - torch.log(-torch.expm1(log_probability))
+
+
+def lowest_lift(num_items: int, popularity_weight: float) -> float:
+    """The value below which `clipped_lift` clips: `CLIP` nats below the lift of a uniform choice among N items."""
+    return -CLIP - (1 - popularity_weight) * math.log(num_items)
+
+
+def clipped_lift(log_probability: Tensor, popularity: Tensor, popularity_weight: float) -> Tensor:
+    """Log-odds of all items minus `popularity_weight` times their popularity, clipped.
+
+    The lower limit follows the size of the catalogue, because log-odds do: a uniform choice among N items has about
+    -log(N). A fixed limit would make most items of a large catalogue equal.
+
+    Args:
+        log_probability: log-probability of each item, float [..., N].
+        popularity: average log-odds of each item, float [N].
+        popularity_weight: weight of the popularity, in [0, 1].
+
+    Returns:
+        float [..., N], nats, from `lowest_lift` to `CLIP`.
+    """
+    lift = log_odds(log_probability) - popularity_weight * popularity
+    return lift.clamp(lowest_lift(lift.shape[-1], popularity_weight), CLIP)
 
 
 @dataclass(frozen=True)
