@@ -4,12 +4,14 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import typer
 from transformers import AutoConfig
 from typer.testing import CliRunner
 
+from benchmarks import guard
 from benchmarks.ablations import separate_reference, whole_vocabulary
 from benchmarks.contenders import Ours, Workload
 from benchmarks.floor import needed_flops
@@ -104,3 +106,23 @@ def test_the_loss_of_softmax_dpo(policy):
     taken = target_log_probs(policy, batch, policy(*batch.inputs()))
     with policy.reference():
         assert (taken > target_log_probs(policy, batch, policy(*batch.inputs()))).all()
+
+
+def test_the_simulated_guard_has_its_level_and_finds_large_gains():
+    assert guard.mean_ndcg(guard.shift_of_gain(0.02)) - guard.mean_ndcg(0.0) == pytest.approx(0.02)
+    nothing = guard.simulate(guard.Setting(users=100, evaluations=6, correlation=0.6, gain=0.0), runs=1000).rates
+    assert nothing["guard"] < 0.05 < nothing["test"] < 0.2 < nothing["former"]
+    large = guard.simulate(guard.Setting(users=100, evaluations=6, correlation=0.6, gain=0.1), runs=100).rates
+    assert large["guard"] > 0.8
+    # Wilson with z^2 = 3.8415: center (.05 + .0048) / 1.0096, margin 1.96 / 1.0096 sqrt(.0475 / 400 + 3.8415 / 640000)
+    assert guard.interval(0.05, 400) == pytest.approx((0.0326, 0.0760), abs=1e-4)
+
+
+def test_simulated_changes_have_the_stated_correlation():
+    setting = guard.Setting(users=20_000, evaluations=2, correlation=0.6, gain=0.0)
+    covariance = guard.constant_correlation(2, 0.6)
+    drawn = guard.correlated(np.random.default_rng(0), (20_000,), covariance)
+    assert np.allclose(np.cov(drawn.T), covariance, atol=0.05)
+    first, second = guard.changes(np.random.default_rng(0), setting, 1)[0].T
+    assert np.corrcoef(first, second)[0, 1] == pytest.approx(0.6, abs=0.1)
+    assert 0.2 < (first != 0).mean() < 0.3 and abs(first.mean()) < 0.005

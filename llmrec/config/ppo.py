@@ -140,7 +140,13 @@ class PPOConfig(Section):
     )
     max_grad_norm: float = Field(default=1.0, gt=0, description="Gradient norm above which gradients are scaled down.")
     eval_steps: int = Field(default=8, ge=1, description="Updates between two evaluations on validation.")
-    eval_users: int = Field(default=300, ge=1, description="Largest number of validation users in an evaluation.")
+    eval_users: int = Field(
+        default=1000,
+        ge=1,
+        description="Largest number of validation users of the guard. A third of them choose the best adapter at every "
+        "evaluation. The others decide once, after training, whether it replaces the SFT adapter. With fewer than 45 "
+        "the SFT adapter always stays.",
+    )
     gradient_checkpointing: bool = Field(
         default=False,
         description="Whether activations are computed again in the backward pass: less memory, more time.",

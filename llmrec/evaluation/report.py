@@ -37,6 +37,8 @@ from llmrec.evaluation.stage_reports import (
     DatasetSplit,
     EventQuality,
     ExposureQuality,
+    GuardDecision,
+    GuardDifference,
     GuardEvaluation,
     GuardReport,
     Reliability,
@@ -66,6 +68,8 @@ __all__ = [
     "ExposureQuality",
     "Faithfulness",
     "GenerationReport",
+    "GuardDecision",
+    "GuardDifference",
     "GuardEvaluation",
     "GuardReport",
     "Interval",
@@ -390,7 +394,7 @@ class Report(Section):
 
     @property
     def fell_back(self) -> bool:
-        """Whether the guard kept the SFT adapter because no PPO update beat it."""
+        """Whether the guard kept the SFT adapter because it accepted no PPO adapter."""
         return self.guard is not None and self.guard.fell_back_to_sft
 
 

@@ -230,13 +230,14 @@ class GuardEvaluation(Section):
     """One evaluation of the policy on validation users during PPO."""
 
     step: int = Field(description="PPO update after which the policy was evaluated; 0 is the SFT start.")
-    kept: bool = Field(default=False, description="Whether the adapter was kept as the best so far.")
+    kept: bool = Field(default=False, description="Whether the adapter was the best so far and was saved.")
     ndcg: Number = Field(default=None, alias="eval/ndcg@10", description="Mean NDCG@10; ties count half.")
     gain_lower_bound: Number = Field(
         default=None,
         validation_alias=AliasChoices("eval/sure_gain", "eval/gain_lower_bound"),
         serialization_alias="eval/sure_gain",
-        description="Lower end of the 95 % interval of the paired NDCG@10 gain over the SFT start.",
+        description="Lower end of the 95 % interval of the paired NDCG@10 gain over the SFT start. Only in runs whose "
+        "guard tested every evaluation.",
     )
     reward: Number = Field(
         default=None, alias="eval/reward", description="Mean learned reward of the ten best items, in nats."
@@ -246,16 +247,43 @@ class GuardEvaluation(Section):
     )
 
 
+class GuardDifference(Section):
+    """Mean difference between the chosen adapter and the SFT start, paired by deciding user."""
+
+    mean: Number = Field(default=None, description="Mean over the users.")
+    lower: Number = Field(default=None, description="Lower one-sided 95 % bound.")
+    upper: Number = Field(default=None, description="Upper one-sided 95 % bound.")
+
+
+class GuardDecision(Section):
+    """The one decision between the chosen adapter and the SFT start."""
+
+    step: int = Field(description="PPO update of the adapter that the choosing users chose.")
+    users: int = Field(description="Number of deciding users. None of them took part in the choice.")
+    gain: GuardDifference = Field(description="Difference in NDCG@10.")
+    judge: GuardDifference = Field(description="Difference in the judge's mean score of the ten best items, in nats.")
+    detectable_gain: Number = Field(default=None, description="NDCG@10 gain that the test finds with 80 % probability.")
+    accepted: bool = Field(
+        description="Whether the adapter replaces the SFT start: `gain.lower` is above 0 and `judge.upper` is not "
+        "below 0."
+    )
+
+
 class GuardReport(Section):
     """What PPO's guard measured on validation users and which adapter it kept."""
 
     best_step: int | None = Field(default=None, description="PPO update of the kept adapter; 0 is the SFT start.")
     fell_back_to_sft: bool = Field(
-        default=False, description="Whether no PPO update beat the SFT start, so that the SFT adapter was kept."
+        default=False, description="Whether no PPO adapter was accepted, so that the SFT adapter was kept."
     )
-    sft_ndcg: Number = Field(default=None, alias="sft_ndcg@10", description="NDCG@10 of the SFT start on validation.")
+    sft_ndcg: Number = Field(
+        default=None, alias="sft_ndcg@10", description="NDCG@10 of the SFT start for the choosing users."
+    )
     best_ndcg: Number = Field(
-        default=None, alias="best_ndcg@10", description="NDCG@10 of the kept adapter on validation."
+        default=None, alias="best_ndcg@10", description="NDCG@10 of the kept adapter for the choosing users."
     )
-    users: int | None = Field(default=None, description="Number of validation users.")
+    users: int | None = Field(default=None, description="Number of validation users who choose the best adapter.")
+    decision: GuardDecision | None = Field(
+        default=None, description="The decision; null if no adapter was better than the SFT start for these users."
+    )
     history: list[GuardEvaluation] = Field(default=[], description="Every evaluation, in order of updates.")

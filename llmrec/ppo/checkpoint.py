@@ -64,7 +64,7 @@ def load_checkpoint(trainer: "RecPPOTrainer", folder: str | Path) -> None:
     for name, value in progress["trainer"].items():
         setattr(trainer, name, value)
     if trainer.guard is not None:
-        trainer.guard.history = progress["guard"]
+        trainer.guard.resume(progress["guard"])
 
 
 def newest_checkpoint(root: Path) -> Path | None:

@@ -23,7 +23,7 @@ from llmrec.progress import watch
 from llmrec.reward.composite import CompositeReward
 from llmrec.run import Run
 from llmrec.selection.guard import Guard, ValidationSet
-from llmrec.selection.validation import validation_sample
+from llmrec.selection.validation import choosing_and_deciding, validation_sample
 from reward_models import EaseJudge
 
 GUARD_BATCH = 32  # validation users that the reward model scores at a time
@@ -150,19 +150,26 @@ def training_decisions(data: InteractionData, config: Config) -> Decisions:
 
 
 def validation_guard(run: Run, data: InteractionData, reward: CompositeReward) -> Guard:
-    """A guard on a seeded sample of `InteractionData.selection_targets`."""
+    """A guard on a seeded sample of `InteractionData.selection_targets`, split into users who choose and who decide."""
     sample = validation_sample(data, run.config.ppo.eval_users, run.config.seed)
-    decisions = Decisions.from_targets(data, sample, run.config.catalogue)
     judge = EaseJudge.from_pretrained(run.path("reward"), data.items["item_id"])
+    choosing, deciding = (
+        validation_set(Decisions.from_targets(data, part, run.config.catalogue), reward, judge)
+        for part in choosing_and_deciding(sample)
+    )
+    return Guard(choosing, deciding, run.path("ppo", "best"))
+
+
+def validation_set(decisions: Decisions, reward: CompositeReward, judge: EaseJudge) -> ValidationSet:
+    """Validation decisions with the reward and the judge's score of every item."""
     rewards: list[torch.Tensor] = []
     for part in decisions.batches(GUARD_BATCH):  # rewards at all items of all prompts would not fit into memory
         rewards += [of_prompt[-1].cpu().clone() for of_prompt in reward.item_rewards_per_prefix(part)]
-    validation = ValidationSet(
+    return ValidationSet(
         decisions=decisions,
         rewards=torch.stack(rewards),
         judge_rewards=reward.judged(judge)(decisions.histories),
     )
-    return Guard(validation, run.path("ppo", "best"))
 
 
 def training_arguments(run: Run) -> TRLPPOConfig:

@@ -51,7 +51,7 @@ class RecPPOTrainer(PPOTrainer):
         policy: trained in place, after `policy.add_rl_adapter()`.
         reward: the reward to maximize.
         train_dataset: the prompts; see `ppo.stage.training_decisions`.
-        guard: evaluates on validation and keeps the best adapter. None keeps the last adapter.
+        guard: evaluates on validation and decides which adapter stays. None keeps the last adapter.
 
     Attributes:
         items: how item decisions are learned.
@@ -343,10 +343,10 @@ class RecPPOTrainer(PPOTrainer):
             save_checkpoint(self)
 
     def _end(self) -> None:
-        """Gives the policy the best adapter, or without a guard the weight average."""
+        """Gives the policy the adapter that the guard decides on, or without a guard the weight average."""
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
         if self.guard is not None:
-            self.guard.restore_best(self.policy)
+            self._event(self.state.global_step, self.guard.decide(self.policy))
         elif self.average is not None:
             self.average.apply()
 

@@ -199,7 +199,7 @@ def guard_charts(history: Sequence[GuardEvaluation]) -> list[LineChart]:
                 x="PPO update",
                 y="NDCG@10",
                 lines=[Line("NDCG@10", ndcg, kept)],
-                note="A ring marks an adapter that the guard kept. Update 0 is the SFT start.",
+                note="A ring marks an adapter that was the best so far. Update 0 is the SFT start.",
             ),
             LineChart(
                 title="Reward and judge on validation",

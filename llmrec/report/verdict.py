@@ -47,7 +47,7 @@ def fallback_remark(report: Report) -> str:
     if not report.fell_back:
         return ""
     return (
-        "The guard fell back: no PPO update beat the SFT start on validation. The SFT adapter was kept, and PPO in "
+        "The guard fell back: no PPO adapter passed its tests on validation. The SFT adapter was kept, and PPO in "
         "these tables is that adapter."
     )
 

@@ -19,6 +19,18 @@ def validation_sample(data: InteractionData, count: int, seed: int) -> Targets:
     return Targets(targets.users[order], targets.positions[order])
 
 
+def choosing_and_deciding(sample: Targets) -> tuple[Targets, Targets]:
+    """Splits a sample of targets by user: the first third of its users choose an adapter, the others decide on it.
+
+    Most users decide, because the decision is a test and needs more users than a choice. `sample` is in random order.
+    """
+    users = sample.users[np.sort(np.unique(sample.users, return_index=True)[1])]
+    chooses = np.isin(sample.users, users[: -(-len(users) // 3)])
+    parts = (chooses, ~chooses)
+    choosing, deciding = (Targets(sample.users[part], sample.positions[part]) for part in parts)
+    return choosing, deciding
+
+
 def user_ndcg(scores: torch.Tensor, targets: torch.Tensor, k: int = 10) -> torch.Tensor:
     """NDCG@k of each user with one relevant item; ties count half.
 

@@ -92,7 +92,7 @@ def test_run_prints_the_report(llmrec, stub_stage, monkeypatch, capsys, config: 
         "SASRec",
         "0.200 [0.100, 0.300]",
         "validity 100.0 %",
-        "no PPO update beat",
+        "no PPO adapter passed",
         "user 7, after ... Toy Story (1995):",
         "llmrec push",
     ):

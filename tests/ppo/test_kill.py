@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from llmrec.progress import TrainingLog
 from llmrec.progress.records import RecordFiles
 from llmrec.reward.protocol import RewardBatch
 from llmrec.run import Run
-from llmrec.selection.guard import Guard, ValidationSet
+from llmrec.selection.guard import MIN_DECIDING_USERS, Guard, ValidationSet
 from tests.conftest import make_config, make_data
 from tests.ppo.test_failing_reward import ready_for_ppo
 from tests.ppo.test_trainer import PreferItem, make_trainer, weights
@@ -62,15 +63,19 @@ class Steps(TrainerCallback):
 
 
 def build(base: str, folder: Path, options: dict) -> RecPPOTrainer:
-    """A tiny trainer whose guard keeps several adapters during training."""
+    """A tiny trainer whose guard keeps several adapters during training and decides between two at the end."""
     asked = [
         Decision("20", [], [0, 1], target=2),
         Decision("31", [2], [3, 4, 5], target=1),
         Decision("", [], [8], target=6),
     ]
-    decisions = Decisions.from_decisions(asked, max_history=3)
-    liked = torch.eye(10)[9].expand(3, 10)
-    guard = Guard(ValidationSet(decisions, liked, liked), folder / "best")
+    rows = [replace(asked[user % 3], user=user) for user in range(3 + MIN_DECIDING_USERS)]
+    liked = torch.eye(10)[9].expand(len(rows), 10)
+    choosing, deciding = (
+        ValidationSet(Decisions.from_decisions(rows[part], max_history=3), liked[part], liked[part])
+        for part in (slice(3), slice(3, None))
+    )
+    guard = Guard(choosing, deciding, folder / "best")
     options = {"total_episodes": 8 * UPDATES, "response_length": 12} | options
     trainer = make_trainer(base, make_data(), folder / "checkpoints", guard=guard, **options)
     trainer.reward = Noisy()
@@ -88,7 +93,7 @@ def train(base: str, folder: Path, options: dict) -> None:
     trainer.train(resume_from_checkpoint=newest_checkpoint(folder / "checkpoints"))
     trainer.policy.save_pretrained(folder / "adapter")
     write_json(folder / "log.json", trainer.state.log_history)
-    write_json(folder / "rest.json", {"events": trainer.events, "guard": trainer.guard.history})
+    write_json(folder / "rest.json", {"events": trainer.events, "guard": trainer.guard.report()})
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +163,8 @@ def test_a_run_killed_many_times_ends_bit_identical(processes, tiny_base, tmp_pa
     assert kills >= 10 and while_writing
 
     assert timeless(read_json(killed / "log.json")) == log and len(log) == UPDATES
-    assert len([entry for entry in read_json(whole / "rest.json")["guard"] if entry["kept"]]) > 1
+    guard = read_json(whole / "rest.json")["guard"]
+    assert len([entry for entry in guard["history"] if entry["kept"]]) > 1 and guard["decision"]["users"] == 30
     files = ["rest.json", "samples.jsonl", "events.jsonl", "adapter/adapter_model.safetensors"]
     last = f"checkpoints/{newest_checkpoint(whole / 'checkpoints').name}"
     for file in [*files, f"{last}/adapter/adapter_model.safetensors", f"{last}/critic.safetensors"]:

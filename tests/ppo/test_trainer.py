@@ -16,9 +16,10 @@ from llmrec.ppo.stage import training_decisions
 from llmrec.ppo.trainer import RecPPOTrainer
 from llmrec.progress import TrainingLog, Watcher
 from llmrec.reward.protocol import RewardBatch
-from llmrec.selection.guard import GAIN_LOWER_BOUND, JUDGE, NDCG, REWARD, Guard
+from llmrec.selection import guard as guard_module
+from llmrec.selection.guard import JUDGE, NDCG, REWARD
 from tests.conftest import disturb, make_config
-from tests.selection.validation_sets import one_decision
+from tests.selection.validation_sets import small_guard
 
 
 class PreferItem:
@@ -318,13 +319,13 @@ def test_a_resumed_run_is_bit_identical(tiny_base, data, tmp_path, ema_decay):
 
 
 def test_the_guard_evaluates_and_training_returns_the_average(tiny_base, data, tmp_path, monkeypatch):
-    guard = Guard(one_decision(), tmp_path / "best")
+    guard = small_guard(tmp_path / "best")
     trainer = make_trainer(tiny_base, data, tmp_path / "c", guard=guard, eval_steps=1, ema_decay=0.25)
     start, own, seen, better = trained(trainer), [], [], iter(range(9))
 
     def measure(_):
         seen.append(trained(trainer))
-        return {NDCG: next(better), GAIN_LOWER_BOUND: 0.0, REWARD: 0.0, JUDGE: 0.0}
+        return {NDCG: next(better), REWARD: 0.0, JUDGE: 0.0}
 
     def remember(update, metrics, seconds, end=trainer._end_update):
         own.append(trained(trainer))
@@ -332,6 +333,7 @@ def test_the_guard_evaluates_and_training_returns_the_average(tiny_base, data, t
         assert all(torch.equal(weight, own[-1][name]) for name, weight in trained(trainer).items())
 
     monkeypatch.setattr(guard, "measure", measure)
+    monkeypatch.setattr(guard_module, "_user_means", gains(1.0))
     monkeypatch.setattr(trainer, "_end_update", remember)
     trainer.train()
     assert len(own) == len(seen) - 1 == 3
@@ -341,6 +343,17 @@ def test_the_guard_evaluates_and_training_returns_the_average(tiny_base, data, t
         last = ((first + 3 * own[1][name]) / 4 + 3 * own[2][name]) / 4
         assert torch.allclose(weight, last, atol=1e-6) and torch.equal(weight, seen[-1][name])
     assert any(not torch.allclose(weight, own[-1][name], atol=1e-5) for name, weight in seen[-1].items())
+
+
+def gains(gain: float):
+    """A measurement of 30 deciding users in which each adapter is better than the one measured after it."""
+    level = iter([gain, 0.0])
+
+    def user_means(policy, validation):
+        value = np.full(30, next(level))
+        return {NDCG: value, REWARD: value, JUDGE: value}
+
+    return user_means
 
 
 def trained(trainer):
@@ -369,34 +382,32 @@ def test_every_prompt_occurs_once_an_epoch(tiny_base, data, tmp_path):
 
 
 def test_the_sft_start_is_restored_if_no_update_improves_on_it(tiny_base, data, tmp_path, monkeypatch):
-    guard = Guard(one_decision(), tmp_path / "best")
+    guard = small_guard(tmp_path / "best")
     trainer = make_trainer(tiny_base, data, tmp_path / "c", guard=guard, eval_steps=1)
     start = weights(trainer)
     values = iter([0.5, 0.4, 0.3, 0.2])
-    monkeypatch.setattr(
-        guard, "measure", lambda _: {NDCG: next(values), GAIN_LOWER_BOUND: 0.0, REWARD: 0.0, JUDGE: 0.0}
-    )
+    monkeypatch.setattr(guard, "measure", lambda _: {NDCG: next(values), REWARD: 0.0, JUDGE: 0.0})
     trainer.train()
     assert guard.report()["fell_back_to_sft"] and guard.best_step == 0
     adapter = {name: value for name, value in weights(trainer).items() if "policy" in name}
     assert all(torch.equal(value, start[name]) for name, value in adapter.items())
 
 
-def test_decisions_of_the_guard_are_logged(tiny_base, data, tmp_path, monkeypatch):
-    guard = Guard(one_decision(), tmp_path / "best")
+def test_the_decision_of_the_guard_is_logged_and_a_refused_adapter_is_not_returned(
+    tiny_base, data, tmp_path, monkeypatch
+):
+    guard = small_guard(tmp_path / "best")
     trainer = make_trainer(tiny_base, data, tmp_path / "c", guard=guard, eval_steps=1)
-    measured = iter([(0.1, 0.0), (0.3, -0.1), (0.2, 0.1), (0.1, 0.2)])
-
-    def measure(_):
-        ndcg, judge = next(measured)
-        return {NDCG: ndcg, GAIN_LOWER_BOUND: -0.01, REWARD: 1.0, JUDGE: judge}
-
-    monkeypatch.setattr(guard, "measure", measure)
+    start = weights(trainer)
+    values = iter([0.1, 0.3, 0.2, 0.1])
+    monkeypatch.setattr(guard, "measure", lambda _: {NDCG: next(values), REWARD: 1.0, JUDGE: 0.0})
+    monkeypatch.setattr(guard_module, "_user_means", gains(-1.0))
     trainer.train()
-    assert guard.best_step == 2
-    refused = [entry["event"] for entry in trainer.events if "not kept" in entry["event"]]
-    assert len(refused) == 1
-    assert [entry.get("guard/judge_refused") for entry in trainer.state.log_history] == [1.0, 0.0, 0.0]
+    assert guard.best_step == 1 and guard.report()["fell_back_to_sft"]
+    assert [entry["step"] for entry in trainer.events] == [0, 1, 2, 3, 3]
+    assert "the SFT adapter stays" in trainer.events[-1]["event"]
+    adapter = {name: value for name, value in weights(trainer).items() if "policy" in name}
+    assert all(torch.equal(value, start[name]) for name, value in adapter.items())
 
 
 @pytest.mark.parametrize(
