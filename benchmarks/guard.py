@@ -30,7 +30,7 @@ USERS = (45, 100, 300, 943, 2000)
 EVALUATIONS = (6, 12)
 CORRELATIONS = (0.3, 0.6, 0.9)
 GAINS = (0.005, 0.01, 0.02)
-RULES = ("test", "former", "guard")
+RULES: tuple[str, ...] = ("test", "former", "guard")
 # Log-rank of a target: mean and standard deviation. They give HR@10 .25 and NDCG@10 .13.
 MEAN_LOG_RANK = 3.7
 SPREAD = 2.0
