@@ -71,7 +71,7 @@ def fit_reward(
     metrics: dict[str, Any] = {"users": len(judge_users), "mix": judge.mix.tolist()}
     valid = held_out(data, "valid", HELD_OUT_LIMIT, seed)
     if len(valid):
-        metrics |= judge_quality(judge, model, valid)
+        metrics |= judge_quality(judge, model, valid, config.conversion_weight)
     return model, judge, Quality(metrics=quality.metrics | {"judge": metrics}, curves=quality.curves)
 
 
@@ -260,15 +260,22 @@ def _training_counts(model: Fitted, sources: Sources) -> dict[str, Any]:
     }
 
 
-def judge_quality(judge: EaseJudge, model: Fitted, valid: HeldOut) -> dict[str, float]:
-    """Ranking metrics of the judge on validation clicks, and its mean Pearson correlation with the reward model."""
+def judge_quality(judge: EaseJudge, model: Fitted, valid: HeldOut, conversion_weight: float) -> dict[str, float]:
+    """Ranking metrics of the judge on validation clicks, and its mean Pearson correlation with the reward model.
+
+    Args:
+        judge: the judge.
+        model: the reward model.
+        valid: validation clicks.
+        conversion_weight: weight of log P(purchase | click) in both rewards.
+    """
     ranks = []
     correlations = []
     for rows in chunks(len(valid)):
         part = valid.select(rows)
         histories = part.decisions.histories
-        by_judge = judge.log_rewards(histories)
-        by_model = model.log_rewards(histories, part.decisions.purchased, part.profiles)
+        by_judge = judge.log_rewards(histories, conversion_weight)
+        by_model = model.log_rewards(histories, part.decisions.purchased, part.profiles, conversion_weight)
         seen = judge.features(histories)[1]
         targets = torch.from_numpy(part.decisions.targets)
         ranks.append(ranks_of_targets(by_judge.masked_fill(seen, float("-inf")), targets))

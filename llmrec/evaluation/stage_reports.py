@@ -264,8 +264,7 @@ class GuardDecision(Section):
     judge: GuardDifference = Field(description="Difference in the judge's mean score of the ten best items, in nats.")
     detectable_gain: Number = Field(default=None, description="NDCG@10 gain that the test finds with 80 % probability.")
     accepted: bool = Field(
-        description="Whether the adapter replaces the SFT start: `gain.lower` is above 0 and `judge.upper` is not "
-        "below 0."
+        description="Whether the adapter replaces the SFT start, which is the case if `gain.lower` is above 0."
     )
 
 

@@ -90,19 +90,17 @@ def difference_bounds(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
     return mean, mean - margin, mean + margin
 
 
-def accepted(gain: np.ndarray, judge: np.ndarray) -> np.ndarray:
-    """The rule of the guard: a significant gain, and no significant loss of the judge's score.
+def accepted(gain: np.ndarray) -> np.ndarray:
+    """The rule of the guard: the gain is significantly positive.
 
     Args:
         gain: NDCG@10 of the chosen adapter minus that of the SFT start, for each of U deciding users, float [..., U].
-        judge: the same for the judge's score.
 
     Returns:
         bool [...].
     """
-    _, lower_gain, _ = difference_bounds(gain)
-    _, _, upper_judge = difference_bounds(judge)
-    return (lower_gain > 0) & (upper_judge >= 0)
+    _, lower, _ = difference_bounds(gain)
+    return lower > 0
 
 
 class Guard(BestAdapter):
@@ -112,15 +110,15 @@ class Guard(BestAdapter):
 
     1. The choosing users are measured at every evaluation. The adapter with their highest NDCG@10 is chosen.
     2. The deciding users are measured once, after training. The chosen adapter replaces the SFT start if its NDCG@10 is
-       significantly higher for them and the judge's score of its lists is not significantly lower.
+       significantly higher for them: a one-sided test, paired by user, at 5 %.
 
-    Both tests are one-sided, paired by user, at 5 %. The choice among many evaluations does not affect them, because it
-    never uses the deciding users. An adapter without a gain is accepted in at most 5 % of runs. With fewer than
-    `MIN_DECIDING_USERS` deciding users the SFT start stays.
+    The choice among many evaluations does not affect the test, because it never uses the deciding users. An adapter
+    without a gain is accepted in at most 5 % of runs. With fewer than `MIN_DECIDING_USERS` deciding users the SFT start
+    stays.
 
-    A rising reward with a falling judge score is the sign of reward hacking. Reward and judge score are means over the
-    ten best items. Expectations under the policy would also rise when the policy merely becomes more confident of the
-    same list.
+    The judge's score is reported and has no veto. A rising reward with a falling judge score can be a sign of reward
+    hacking. Reward and judge score are means over the ten best items. Expectations under the policy would also rise
+    when the policy merely becomes more confident of the same list.
 
     Args:
         choosing: decisions of the choosing users.
@@ -236,7 +234,7 @@ def decision_of(step: int, differences: dict[str, np.ndarray]) -> GuardDecision:
         gain=gain,
         judge=judge,
         detectable_gain=standard_error * (quantile(1 - LEVEL) + quantile(POWER)),
-        accepted=bool(accepted(differences[NDCG], differences[JUDGE])),
+        accepted=bool(accepted(differences[NDCG])),
     )
 
 
@@ -264,7 +262,5 @@ def _event(decision: GuardDecision) -> str:
     )
     if decision.accepted:
         return f"{found}; it replaces the SFT adapter"
-    if judge.upper < 0:
-        return f"{found}; the SFT adapter stays, because the judge's score is significantly lower"
     detectable = f"a gain of {decision.detectable_gain:.4f} would be found with {POWER:.0%} probability"
     return f"{found}; the SFT adapter stays, because the gain is not significant ({detectable})"

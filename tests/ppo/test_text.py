@@ -8,10 +8,9 @@ from llmrec.errors import ConfigError
 from llmrec.ppo.checkpoint import newest_checkpoint
 from llmrec.ppo.text import text_decision
 from llmrec.reward.protocol import RewardBatch
-from llmrec.selection.guard import Guard
 from tests.conftest import make_config
 from tests.ppo.test_trainer import PreferItem, first_step, make_trainer, weights
-from tests.selection.validation_sets import one_decision
+from tests.selection.validation_sets import small_guard
 
 
 class EqualTexts(PreferItem):
@@ -72,7 +71,7 @@ def test_the_decision_about_the_text_by_hand():
 
 
 def test_evaluations_show_the_drift_of_a_text_that_is_not_trained(tiny_base, data, tmp_path):
-    guard = Guard(one_decision(), tmp_path / "best")
+    guard = small_guard(tmp_path / "best")
     trainer = make_trainer(
         tiny_base, data, tmp_path / "c", guard=guard, text="off", eval_steps=2, learning_rate=1e-2, ema_decay=0.0
     )

@@ -5,7 +5,10 @@ import pytest
 import torch
 
 from llmrec.errors import DataError, ModelError
-from reward_models import EaseJudge, catalogue_hash, fit_judge
+from llmrec.evaluation.metrics import ndcg
+from reward_models import ClickPurchaseConfig, ClickPurchaseModel, EaseJudge, catalogue_hash, fit_judge
+from reward_models.fit import judge_quality
+from reward_models.held_out import held_out, ranks_of_targets
 
 
 def judge_of(data) -> EaseJudge:
@@ -33,6 +36,19 @@ def test_items_that_others_clicked_and_purchased_score_higher(data):
     rewards = judge_of(data).log_rewards([np.array([4, 5, 6, 7])])[0]
     assert rewards[8] > rewards[18]  # near on the circle against far; both are purchased
     assert rewards[8] > rewards[9]  # purchased against not purchased
+
+
+def test_the_quality_of_the_judge_is_that_of_the_reward_it_judges_by(data):
+    """Purchases of even items change the order of items, so the ranking metrics depend on the weight."""
+    judge = judge_of(data)
+    model = ClickPurchaseModel(ClickPurchaseConfig(data.num_items, hidden_size=8, dropout=0.0)).eval()
+    valid = held_out(data, "valid", 100, seed=0)
+    for weight in (0.0, 3.0):
+        scores = judge.log_rewards(valid.decisions.histories, weight)
+        scores = scores.masked_fill(judge.features(valid.decisions.histories)[1], float("-inf"))
+        expected = ndcg(ranks_of_targets(scores, torch.from_numpy(valid.decisions.targets)), 10).mean()
+        assert judge_quality(judge, model, valid, weight)["reward_ndcg@10"] == pytest.approx(expected)
+    assert judge_quality(judge, model, valid, 0.0) != judge_quality(judge, model, valid, 3.0)
 
 
 def test_items_outside_ease_still_get_rewards(data, monkeypatch):

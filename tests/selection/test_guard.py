@@ -95,9 +95,8 @@ def test_the_metrics_hold_the_gap_between_reward_and_judge(guard, monkeypatch):
 @pytest.mark.parametrize(
     ("gain", "judge", "accepted", "reason"),
     [
-        (0.4 + NOISE, -0.2 + NOISE, True, "it replaces the SFT adapter"),
+        (0.4 + NOISE, -0.4 + NOISE, True, "the judge's score by -0.400 nats (95 % upper bound -0.095)"),
         (0.2 + NOISE, 0.4 + NOISE, False, "the gain is not significant"),
-        (0.4 + NOISE, -0.4 + NOISE, False, "the judge's score is significantly lower"),
     ],
 )
 def test_the_deciding_users_decide_once(guard, monkeypatch, gain, judge, accepted, reason):
