@@ -36,7 +36,7 @@ def measure_checks(data: InteractionData, events: pd.DataFrame, timed: bool) -> 
         timed: whether timestamps are times.
 
     Returns:
-        `sorted_histories`: share of users whose history is in order of item id, shorter ids first.
+        `sorted_histories`: share of users whose history of two or more items is in order of item id, shorter ids first.
         `sorted_by_chance`: the same share for histories in random order, the mean of 1 / n!.
         `repeated_clicks`: share of the rows that click an item which the user has clicked before.
         `test_rows_seen_in_training`: share of the log's own test rows whose pair of user and item is also a training
@@ -49,9 +49,10 @@ def measure_checks(data: InteractionData, events: pd.DataFrame, timed: bool) -> 
     tests = {split: parts["test"] for split, parts in data.targets.items()}
     clicks = events[events["click"]]
     gaps = {split: gap_to_item_before(data, targets) for split, targets in tests.items()} if timed else {}
+    in_order, by_chance = _shares_in_order(data)
     return {
-        "sorted_histories": _share_sorted(data),
-        "sorted_by_chance": float(np.mean([1 / math.factorial(min(len(one), 20)) for one in data.histories])),
+        "sorted_histories": in_order,
+        "sorted_by_chance": by_chance,
         "repeated_clicks": float(clicks.duplicated(["user", "item"]).mean()),
         "test_rows_seen_in_training": _test_rows_seen_in_training(clicks),
         "same_day_targets": {split: float(is_same_day(data, tests[split]).mean()) for split in gaps},
@@ -80,13 +81,17 @@ def _times(data: InteractionData, targets: Targets, back: int) -> np.ndarray:
     return np.array([data.timestamps[user][position - back] for user, position in pairs], dtype=np.int64)
 
 
-def _share_sorted(data: InteractionData) -> float:
-    """Share of users with two or more items whose ids ascend."""
+def _shares_in_order(data: InteractionData) -> tuple[float, float]:
+    """Share of users with two or more items whose ids ascend, and the same share for random orders."""
     ids = data.items["item_id"].astype("str")
     place = np.empty(data.num_items, dtype=np.int64)
     place[np.lexsort((ids, ids.str.len()))] = np.arange(data.num_items)
-    ascending = [bool((np.diff(place[history]) > 0).all()) for history in data.histories if len(history) > 1]
-    return float(np.mean(ascending)) if ascending else 0.0
+    histories = [history for history in data.histories if len(history) > 1]
+    if not histories:
+        return 0.0, 0.0
+    ascending = [bool((np.diff(place[history]) > 0).all()) for history in histories]
+    by_chance = [1 / math.factorial(min(len(history), 20)) for history in histories]  # 1 / 20! is 0 in practice
+    return float(np.mean(ascending)), float(np.mean(by_chance))
 
 
 def _test_rows_seen_in_training(clicks: pd.DataFrame) -> float | None:

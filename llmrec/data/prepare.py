@@ -77,7 +77,10 @@ def prepare_stage(run: StageRun) -> None:
     counts = {key: data.card[key] for key in (*REPORTED, "losses")}
     warnings = [f"warning: {warning}" for warning in data.card["losses"]["warnings"]]
     if data.card["warnings"]:
-        warnings.append(f"the data can mislead in {len(data.card['warnings'])} ways: see `llmrec prepare --report`")
+        warnings.append(
+            f"warnings about the order and overlap of the data: {len(data.card['warnings'])}. "
+            "`llmrec prepare --report` prints them."
+        )
     run.finish("data", {**counts, "examples": examples(log), "summary": [summary(data.card), *warnings]})
 
 
