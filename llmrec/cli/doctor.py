@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from llmrec.cli.output import print_line
+from llmrec.cli.output import print_line, print_table
 from llmrec.evaluation.report import DatasetCard
 from llmrec.files import read_json, write_json
 from llmrec.report.format import number, percent
@@ -42,7 +42,7 @@ def data_report(run: Run) -> DatasetCard:
 
 def print_data_report(console: Console, card: DatasetCard) -> None:
     """Prints the checks, the accuracy of counts and the warnings of a dataset card."""
-    console.print(_checks_table(card))
+    print_table(console, _checks_table(card))
     for split, models in card.counts.items():
         table = Table(title=f"{label(split)} split: what counts reach, HR@10 / NDCG@10", title_justify="left")
         for column in ("counts", "fitted on training events", "refitted on all events before the test"):
@@ -50,7 +50,7 @@ def print_data_report(console: Console, card: DatasetCard) -> None:
         for name, fits in models.items():
             cells = (fits[key] for key in ("train", "refitted"))
             table.add_row(label(name), *(f"{number(one.hr, 4)} / {number(one.ndcg, 4)}" for one in cells))
-        console.print(table)
+        print_table(console, table)
     if card.checks is None:
         print_line(console, CHECKS_ARE_MISSING)
     for warning in card.warnings:
