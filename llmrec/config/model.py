@@ -20,8 +20,8 @@ class ModelConfig(Section):
     layers: int | None = Field(
         default=None,
         ge=1,
-        description="Number of the base model's first layers that are kept. The final norm is then refitted to the last "
-        "of them and trained with the adapter. null: all layers, and the norm as it is.",
+        description="Number of the base model's first layers that are kept. The final norm is then refitted to the "
+        "last of them and trained with the adapter. null: all layers, and the norm as it is.",
     )
     quantization: Literal["nf4", "int8"] | None = Field(
         default=None,
