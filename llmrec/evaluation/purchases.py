@@ -107,17 +107,16 @@ def purchase_rankings(
     Returns:
         By weight: the exact optimum of PPO's objective, SFT re-ranked, and the reward model.
     """
-    at_temperature = (sft / section.temperature).log_softmax(-1)
-    convert = torch.cat([F.logsigmoid(one.purchase).cpu() for one in _predictions(reward, decisions)])
     found: dict[float, dict[str, Ranked]] = {}
     for weight in WEIGHTS:
         config = reward.config.model_copy(update={"conversion_weight": weight})
         weighted = CompositeReward(reward.model, reward.facts, config, data, reward.text)
-        rewards = item_rewards(weighted, decisions)
-        best = optimum_log_probs(at_temperature, rewards, section.item_kl_coef, section.item_entropy_coef)
-        scores = {OPTIMUM: best, RERANKED: sft + weight * convert}
-        found[weight] = {name: _ranked(values, decisions, seed) for name, values in scores.items()}
-        found[weight][REWARD] = rank_batches(_log_rewards(reward, decisions, weight), decisions, seed)
+        batches = {
+            OPTIMUM: _optimum(weighted, decisions, sft, section),
+            RERANKED: _reranked(reward, decisions, sft, weight),
+            REWARD: (one.rewards(weight).cpu().numpy() for one in _predictions(reward, decisions)),
+        }
+        found[weight] = {name: rank_batches(scores, decisions, seed) for name, scores in batches.items()}
     return found
 
 
@@ -158,10 +157,6 @@ def purchase_report(
     return found
 
 
-def _ranked(scores: Tensor, decisions: Decisions, seed: int) -> Ranked:
-    return rank_batches((part.numpy() for part in scores.split(BATCH)), decisions, seed)
-
-
 @torch.no_grad()
 def _predictions(reward: CompositeReward, decisions: Decisions) -> Iterator[Prediction]:
     """Predictions of the click/purchase model for each batch of decisions, in order."""
@@ -169,7 +164,15 @@ def _predictions(reward: CompositeReward, decisions: Decisions) -> Iterator[Pred
         yield reward.model.predict(part.histories, part.purchased, reward.profiles[part.users])
 
 
-def _log_rewards(reward: CompositeReward, decisions: Decisions, weight: float) -> Iterator[np.ndarray]:
-    """Rewards of the click/purchase model at one weight of purchases, [b, N] for each batch of decisions."""
-    for prediction in _predictions(reward, decisions):
-        yield prediction.rewards(weight).cpu().numpy()
+def _optimum(reward: CompositeReward, decisions: Decisions, sft: Tensor, section: PPOConfig) -> Iterator[np.ndarray]:
+    """Log-probabilities of the exact optimum under a reward, [b, N] for each batch of decisions."""
+    for part, log_probs in zip(decisions.batches(BATCH), sft.split(BATCH), strict=True):
+        start = (log_probs / section.temperature).log_softmax(-1)
+        rewards = item_rewards(reward, part)
+        yield optimum_log_probs(start, rewards, section.item_kl_coef, section.item_entropy_coef).numpy()
+
+
+def _reranked(reward: CompositeReward, decisions: Decisions, sft: Tensor, weight: float) -> Iterator[np.ndarray]:
+    """Scores of SFT times P(purchase | click)^weight, [b, N] for each batch of decisions."""
+    for prediction, log_probs in zip(_predictions(reward, decisions), sft.split(BATCH), strict=True):
+        yield (log_probs + weight * F.logsigmoid(prediction.purchase).cpu()).numpy()
