@@ -11,6 +11,7 @@ import torch
 from transformers import AddedToken, PreTrainedTokenizerBase
 
 from llmrec.catalogue.names import distinct_names
+from llmrec.catalogue.plain_text import PlainText
 from llmrec.catalogue.trie import ItemTrie
 from llmrec.data.dataset import InteractionData
 from llmrec.errors import ModelError
@@ -46,17 +47,17 @@ class ItemVocabulary:
             data: the catalogue.
             tokenizer: the tokenizer of the base; `atomic` adds one token per item to it.
             scheme: see `ItemVocabulary`.
+
+        Raises:
+            ModelError: the tokenizer has item tokens already, or numbers new tokens with gaps.
         """
         titles = distinct_names(data.items)
         if scheme == "atomic":
-            first = len(tokenizer)
-            tokenizer.add_tokens(
-                [AddedToken(f"<|item_{index}|>", normalized=False, special=False) for index in range(len(titles))]
-            )
-            sequences = [(first + index,) for index in range(len(titles))]
+            sequences = [(token,) for token in _add_item_tokens(tokenizer, len(titles))]
         else:
-            encoded = tokenizer([title + "\n" for title in titles], add_special_tokens=False)["input_ids"]
-            sequences = [tuple(tokens) for tokens in encoded]
+            sequences = [
+                tuple(tokens) for tokens in PlainText(tokenizer).encode_all([f"{title}\n" for title in titles])
+            ]
         return cls(scheme, tuple(data.items["item_id"]), tuple(titles), tuple(sequences))
 
     @cached_property
@@ -130,3 +131,23 @@ class ItemVocabulary:
                 f"{path} was changed after it was written: its items do not match the recorded hash. Copy it again."
             )
         return vocabulary
+
+
+def _add_item_tokens(tokenizer: PreTrainedTokenizerBase, count: int) -> range:
+    """Adds one token an item, and returns the ids of the new tokens."""
+    first = len(tokenizer)
+    names = [f"<|item_{index}|>" for index in range(count)]
+    added = tokenizer.add_tokens([AddedToken(name, normalized=False, special=False) for name in names])
+    if added != count:
+        raise ModelError(
+            f"The tokenizer {tokenizer.name_or_path} holds {count - added} item tokens such as <|item_0|> already, as "
+            "a model does that `llmrec export` wrote. They name items of the catalogue that it was trained on. Set "
+            "`model.base` to the base of that model, or `catalogue.scheme: title`."
+        )
+    if tokenizer.convert_tokens_to_ids([names[0], names[-1]]) != [first, first + count - 1]:
+        raise ModelError(
+            f"The tokenizer {tokenizer.name_or_path} numbers its tokens with gaps: it has {first}, but gives a new one "
+            f"the id {tokenizer.convert_tokens_to_ids(names[0])}. Choose another `model.base`, or set "
+            "`catalogue.scheme: title`."
+        )
+    return range(first, first + count)

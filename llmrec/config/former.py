@@ -10,6 +10,7 @@ FORMER_DEFAULTS: dict[str, Any] = {
     "sft.learning_rate": 5e-4,
     "sft.per_device_train_batch_size": 16,
     "sft.dropout": 0.0,
+    "sft.profile_dropout": 0.0,
     "reward.linear": False,
     "reward.conversion_weight": 1.0,
     "reward.popularity_weight": 1.0,

@@ -32,6 +32,13 @@ class SFTConfig(Section):
         lt=1,
         description="Dropout probability on the input embeddings and on the last hidden states.",
     )
+    profile_dropout: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Share of training prompts of SFT and PPO that show `new user` instead of the user's attributes, "
+        "as prompts of people outside of the log do.",
+    )
     text_weight: float = Field(
         default=0.3, ge=0, description="Weight of the justification's loss relative to the loss of the items."
     )

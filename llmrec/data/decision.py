@@ -5,7 +5,7 @@ Every stage asks the same question of a policy, a baseline or a reward model: "g
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import numpy as np
@@ -169,6 +169,10 @@ class Decisions(Sequence[Decision]):
             targets=self.targets[index],
             max_history=self.max_history,
         )
+
+    def without_profiles(self) -> "Decisions":
+        """The same decisions for people of whom nothing is known but their history."""
+        return replace(self, profiles=[NEW_USER] * len(self))
 
     def batches(self, size: int) -> Iterator["Decisions"]:
         """At most `size` decisions at a time, in order."""

@@ -1,5 +1,7 @@
 """User profiles: what a prompt says of a user before the history."""
 
+import random
+
 import pandas as pd
 
 from llmrec.errors import ConfigError
@@ -26,3 +28,15 @@ def profile_texts(users: pd.DataFrame, attributes: list[str]) -> list[str]:
             raise ConfigError(f"catalogue.user_attributes: the user table has no `{name}`; its attributes: {known}.")
     rows = users[attributes].fillna("").astype(str).itertuples(index=False) if attributes else [()] * len(users)
     return [" ".join(value for value in row if value) or NEW_USER for row in rows]
+
+
+def drop_profiles(profiles: list[str], share: float, seed: int) -> list[str]:
+    """Replaces a random share of profiles by `new user`, so that a policy learns to serve people without a profile.
+
+    Args:
+        profiles: the profile of each training prompt.
+        share: probability of a replacement.
+        seed: seed of the draws. Nothing else is drawn from the same generator.
+    """
+    generator = random.Random(seed)
+    return [NEW_USER if generator.random() < share else profile for profile in profiles]

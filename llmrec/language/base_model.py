@@ -98,7 +98,7 @@ def base_fingerprint(model: PreTrainedModel, words: int) -> str:
     norms = {
         name: weight
         for name, weight in model.base_model.named_parameters()
-        if "norm" in name and not re.search(r"layers\.[1-9]", name)
+        if ("norm" in name or ".ln_" in name) and not re.search(r"(layers|h)\.[1-9]", name)
     }
     embeddings = cast(torch.Tensor, model.get_input_embeddings().weight)
     weights = [embeddings[:words:100], *(norms[name] for name in sorted(norms))]
@@ -196,6 +196,14 @@ def from_hub(base: str, load: Callable[[], T]) -> T:
         return retried(load)
 
 
+def decoder_layers(model: PreTrainedModel) -> str:
+    """Name of the list of decoder layers below `model.base_model`; empty if there is none.
+
+    Most models call it `layers`, and GPT-2 calls it `h`.
+    """
+    return next((name for name in ("layers", "h") if hasattr(model.base_model, name)), "")
+
+
 def cut_layers(model: PreTrainedModel, layers: int) -> PreTrainedModel:
     """Keeps the first `layers` decoder layers, in place.
 
@@ -206,7 +214,8 @@ def cut_layers(model: PreTrainedModel, layers: int) -> PreTrainedModel:
     if layers > has:
         raise ModelError(f"model.layers is {layers}, but {model.config._name_or_path or 'the base'} has {has} layers.")
     decoder = model.base_model
-    decoder.layers = cast(torch.nn.ModuleList, decoder.layers)[:layers]
+    name = decoder_layers(model)
+    setattr(decoder, name, cast(torch.nn.ModuleList, getattr(decoder, name))[:layers])
     model.config.num_hidden_layers = layers
     if getattr(model.config, "layer_types", None):
         model.config.layer_types = model.config.layer_types[:layers]
@@ -230,14 +239,16 @@ def _from_pretrained(name: str, base: str, **quantization) -> tuple[PreTrainedMo
             f"{', '.join(BUNDLED)}. Correct `model.base`."
         ) from None
     required = {
-        "a chat template": tokenizer.chat_template,
         "an end-of-sequence token": tokenizer.eos_token_id is not None,
-        "decoder layers at `model.layers`": hasattr(model.base_model, "layers"),
+        "decoder layers at `model.layers`": bool(decoder_layers(model)),
     }
     lacking = [what for what, present in required.items() if not present]
     if lacking:
         raise ModelError(
-            f"The base model `{base}` has no {' and no '.join(lacking)}. llmrec needs a chat model of a Llama-like "
-            "architecture (Llama, Qwen, SmolLM, Mistral, ...): choose another `model.base`."
+            f"The base model `{base}` has no {' and no '.join(lacking)}. llmrec needs a decoder such as "
+            "Llama, Qwen, SmolLM, Mistral, Gemma 3, Phi or GPT-2: choose another `model.base`."
         )
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0  # PPO compares probabilities of sampling and training, so only llmrec's own dropout is on
     return model, tokenizer

@@ -178,7 +178,7 @@ class TokenClasses:
     def from_prompts(cls, prompts: PromptBuilder, facts: FactBook) -> "TokenClasses":
         """The classes under the tokenizer of a prompt builder."""
         words = frozenset(token for text in all_texts() for token in prompts.words(text))
-        decoded = {token: prompts.tokenizer.decode([token]) for token in words}
+        decoded = {token: prompts.text.decode([token]) for token in words}
         return cls(
             words=words,
             names=frozenset(t for t, text in decoded.items() if any(c.isupper() or c.isdigit() for c in text)),

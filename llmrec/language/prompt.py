@@ -8,20 +8,22 @@ So a prompt and a packed history predict the next item from the same hidden stat
 holds the policy's decision after every item.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import cast
 
-from transformers import BatchEncoding, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from llmrec.catalogue.facts import Fact
+from llmrec.catalogue.plain_text import PlainText
 from llmrec.catalogue.vocabulary import ItemVocabulary
 from llmrec.config import CatalogueConfig
 from llmrec.errors import ModelError
+from llmrec.language.headers import ChatHeaders, HeaderFrame
 from llmrec.language.templates import Segment
 
-NEW_USER = "new user"  # the profile of someone of whom nothing is known
 OPENERS = (' "', '"', " «", "<")  # texts that may open a citation; the first that is one token is used
 
 
@@ -50,33 +52,6 @@ class Recommendation:
         return "".join(parts).strip()
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of a text, without special tokens."""
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-class ChatHeaders:
-    """Renders the chat template up to the start of the assistant's turn, once for each profile.
-
-    Args:
-        tokenizer: its chat template is used.
-        system_prompt: the system turn.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, system_prompt: str):
-        self.tokenizer = tokenizer
-        self.system_prompt = system_prompt
-        self._rendered: dict[str, list[int]] = {}
-
-    def __call__(self, profile: str) -> list[int]:
-        """Token ids before the assistant's turn, for a user with this profile."""
-        if profile not in self._rendered:
-            messages = [{"role": "system", "content": self.system_prompt}, {"role": "user", "content": profile}]
-            encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
-            self._rendered[profile] = list(cast(BatchEncoding, encoded)["input_ids"])
-        return self._rendered[profile]
-
-
 class PromptBuilder:
     """Renders prompts and completions to tokens, and parses completions.
 
@@ -84,34 +59,44 @@ class PromptBuilder:
         tokenizer: the tokenizer with the item tokens.
         vocabulary: the token sequence of every item.
         config: `max_history` and `system_prompt` are used.
+        frame: the header of an adapter that was trained with it; None renders the chat template.
 
     Attributes:
+        text: encodes and decodes stretches of text.
         header: maps a profile to the token ids before the history.
         opener: token id that opens a citation, and has no other meaning in a justification.
         end: token id that ends a completion.
         stop: token id of the full stop that ends a sentence.
 
     Raises:
-        ModelError: no single token can open a citation.
+        ModelError: no single token can open a citation or end a sentence, or the chat template cannot be used.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: ItemVocabulary, config: CatalogueConfig):
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        vocabulary: ItemVocabulary,
+        config: CatalogueConfig,
+        frame: HeaderFrame | None = None,
+    ):
         self.tokenizer = tokenizer
+        self.text = PlainText(tokenizer)
         self.vocabulary = vocabulary
         self.config = config
-        self.opener = self._find_opener()
+        self.opener = self._single_token(OPENERS, "open a citation")
         self.end = cast(int, tokenizer.eos_token_id)
-        self.stop = self.words(".")[-1]
-        self.header = ChatHeaders(tokenizer, config.system_prompt)
+        self.stop = self._single_token((".",), "end a sentence")
+        self.header = ChatHeaders(self.text, config.system_prompt, frame)
 
-    def _find_opener(self) -> int:
-        for text in OPENERS:
-            tokens = self.words(text)
+    def _single_token(self, texts: tuple[str, ...], purpose: str) -> int:
+        """The first of some texts that is one token."""
+        for text in texts:
+            tokens = self.text.encode(text)
             if len(tokens) == 1:
                 return tokens[0]
         raise ModelError(
-            f"The tokenizer of the base has no single token for any of {OPENERS}, but a citation must open with one. "
-            "Choose another `model.base`."
+            f"The tokenizer {self.text.name} has no single token for any of {', '.join(texts)}, but one token must "
+            f"{purpose}. Choose another `model.base`."
         )
 
     def prompt(self, profile: str, history: Iterable[int]) -> list[int]:
@@ -136,8 +121,13 @@ class PromptBuilder:
         return tokens
 
     def words(self, text: str) -> list[int]:
-        """Token ids of a stretch of text. Each stretch is encoded alone, so that spans begin at token boundaries."""
-        return encode(self.tokenizer, text)
+        """Token ids of a stretch of text. Each stretch is encoded alone, so that spans begin at token boundaries.
+
+        Full stops are tokens of their own, and no token opens a citation if the text can be encoded without it.
+        """
+        pieces = re.split(r"(\.)", text)
+        encoded = [[self.stop] if piece == "." else self.text.encode(piece, (self.opener,)) for piece in pieces]
+        return [token for tokens in encoded for token in tokens]
 
     def parse(self, tokens: list[int]) -> Recommendation:
         """Parses a completion: the inverse of item tokens + `justification` + end token."""
@@ -163,7 +153,7 @@ class PromptBuilder:
 
     def _flush(self, segments: list[Segment], text: list[int]) -> None:
         if text:
-            segments.append(cast(str, self.tokenizer.decode(text, clean_up_tokenization_spaces=False)))
+            segments.append(self.text.decode(text))
             text.clear()
 
     def _read_item(self, tokens: list[int], position: int) -> tuple[int, int]:

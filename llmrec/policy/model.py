@@ -32,16 +32,20 @@ from llmrec.errors import ModelError
 from llmrec.files import atomic_directory, write_json
 from llmrec.hub.client import check_branch, check_name, files_below, find_adapter, full_name, upload
 from llmrec.language.adapter_files import ADAPTER_WEIGHTS, adapter_shapes
+from llmrec.language.base_check import check_base
 from llmrec.language.base_model import base_fingerprint, hub_id, load_base
 from llmrec.language.grammar import TokenClasses
-from llmrec.language.prompt import PromptBuilder, encode
-from llmrec.language.templates import all_texts
+from llmrec.language.headers import HeaderFrame
+from llmrec.language.prompt import PromptBuilder
+from llmrec.language.writable import writable_facts
 from llmrec.policy.adapters import (
     RL_ADAPTER,
     SFT_ADAPTER,
     add_copied_adapter,
     add_item_tokens,
     embedding_weight,
+    head_bias,
+    keep_head_bias,
     lora_config,
     merge_adapter,
 )
@@ -88,6 +92,7 @@ class RecPolicy(nn.Module):
         model_config: ModelConfig,
         facts: FactBook,
         base_fingerprint: str,
+        header: HeaderFrame | None = None,
     ):
         super().__init__()
         self.model = model
@@ -97,7 +102,7 @@ class RecPolicy(nn.Module):
         self.model_config = model_config
         self.facts = facts
         self.base_fingerprint = base_fingerprint
-        self.prompts = PromptBuilder(tokenizer, vocabulary, catalogue)
+        self.prompts = PromptBuilder(tokenizer, vocabulary, catalogue, header)
         classes = TokenClasses.from_prompts(self.prompts, facts)
         self.decoder = Decoder(vocabulary.trie, facts, classes).to(self.device)
         self.distribution = MaskedDistribution(self.decoder, self.logits)
@@ -116,10 +121,10 @@ class RecPolicy(nn.Module):
             ModelError: the base cannot be loaded or used.
         """
         base, tokenizer = load_base(config.model)
+        check_base(base, config.model.base)
         fingerprint = base_fingerprint(base, len(tokenizer))
-        reserved = {token for text in all_texts() for token in encode(tokenizer, text)}
-        facts = FactBook.from_data(data, lambda fact: encode(tokenizer, fact.words)[0] not in reserved)
         vocabulary = ItemVocabulary.build(data, tokenizer, config.catalogue.scheme)
+        facts = writable_facts(data, PromptBuilder(tokenizer, vocabulary, config.catalogue))
         if vocabulary.new_tokens:
             texts = [f"{title} {facts.description(item)}" for item, title in enumerate(vocabulary.titles)]
             vectors = cooccurrence_vectors(data.train_histories, data.num_items, base.config.hidden_size, config.seed)
@@ -173,7 +178,9 @@ class RecPolicy(nn.Module):
         first, rows = _item_rows(module)
         base = F.embedding(tokens, _base_weight(module))
         items = F.embedding((tokens - first).clamp(0, len(rows) - 1), rows)
-        return torch.where((tokens >= first)[..., None], items, base)
+        embeddings = torch.where((tokens >= first)[..., None], items, base)
+        scale = getattr(module.token_adapter.get_base_layer(), "embed_scale", 1.0)  # Gemma's embedding layer scales
+        return embeddings * scale
 
     @property
     def _language_model(self) -> PreTrainedModel:
@@ -222,6 +229,12 @@ class RecPolicy(nn.Module):
 
     def _logits(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         module = self._language_model.get_output_embeddings()
+        products = self._products(module, hidden, tokens)
+        bias = head_bias(module)
+        return products if bias is None else products + bias[tokens].float()
+
+    def _products(self, module: nn.Module | None, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Products of hidden states [r, d] with the output embeddings of token ids, [r, K]."""
         if not isinstance(module, TrainableTokensWrapper):
             return hidden @ embedding_weight(module)[tokens].float().T
         first, items = _item_rows(module)
@@ -360,6 +373,7 @@ class RecPolicy(nn.Module):
             "catalogue": self.catalogue.model_dump(),
             "item_vocabulary": self.vocabulary.vocabulary_hash,
             "base_fingerprint": self.base_fingerprint,
+            "header": self.prompts.header.frame.as_json(),
         }
 
     def _generation_defaults(self) -> dict[str, Any]:
@@ -401,7 +415,7 @@ class RecPolicy(nn.Module):
         trains_norm = any(norm is not None and name.endswith(f"{norm}.weight") for name in shapes)
         adapted = _with_adapter(base, vocabulary, about.model, norm if trains_norm else None)
         refuse_other_settings(directory, cast(LoraConfig, adapted.peft_config[SFT_ADAPTER]))
-        policy = cls(adapted, tokenizer, vocabulary, about.catalogue, about.model, facts, fingerprint)
+        policy = cls(adapted, tokenizer, vocabulary, about.catalogue, about.model, facts, fingerprint, about.header)
         policy.load_adapter_weights(directory)
         return policy
 
@@ -411,7 +425,9 @@ def _with_adapter(
 ) -> PeftModel:
     """The base with a fresh SFT adapter; arguments as in `adapters.lora_config`."""
     adapter = lora_config(base, vocabulary, config, final_norm)
-    return cast(PeftModel, get_peft_model(base, adapter, adapter_name=SFT_ADAPTER))
+    model = cast(PeftModel, get_peft_model(base, adapter, adapter_name=SFT_ADAPTER))
+    keep_head_bias(model, vocabulary.new_tokens)
+    return model
 
 
 def _base_weight(module: TrainableTokensWrapper) -> torch.Tensor:

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from llmrec.config import CatalogueConfig, ModelConfig
 from llmrec.errors import ModelError
 from llmrec.files import read_json, read_versioned
+from llmrec.language.headers import HeaderFrame
 from llmrec.policy.file_names import ADAPTER_CONFIG, FILE_NAME, FORMAT, GENERATION_FILE
 
 
@@ -25,12 +26,14 @@ class Description:
         catalogue: how items and users are rendered.
         item_vocabulary: hash of the item vocabulary.
         base_fingerprint: hash of the base's weights; None in adapters of early versions.
+        header: tokens around the profile in a prompt; None in adapters of early versions.
     """
 
     model: ModelConfig
     catalogue: CatalogueConfig
     item_vocabulary: str
     base_fingerprint: str | None
+    header: HeaderFrame | None
 
 
 def read_description(directory: Path, quantized: bool = True) -> Description:
@@ -52,6 +55,7 @@ def read_description(directory: Path, quantized: bool = True) -> Description:
             catalogue=CatalogueConfig.model_validate(values["catalogue"]),
             item_vocabulary=values["item_vocabulary"],
             base_fingerprint=values.get("base_fingerprint"),
+            header=HeaderFrame.from_json(values["header"]) if "header" in values else None,
         )
 
     return read_versioned(directory / FILE_NAME, FORMAT, build, kind="a policy")
@@ -157,7 +161,7 @@ def refuse_other_base(
     Raises:
         ModelError: depth, width, vocabulary or weights differ.
     """
-    layers = [int(number) for name in shapes for number in re.findall(r"\.layers\.(\d+)\.", name)]
+    layers = [int(number) for name in shapes for number in re.findall(r"\.(?:layers|h)\.(\d+)\.", name)]
     hidden = [shape[-1] for name, shape in shapes.items() if name.endswith("q_proj.lora_A.weight")]
     pairs = {
         "layers": (max(layers, default=-1) + 1, base.config.num_hidden_layers),

@@ -13,7 +13,7 @@ from trl.experimental.ppo import PPOConfig as TRLPPOConfig
 from llmrec.config import Config, PPOConfig
 from llmrec.data.dataset import InteractionData, load_data
 from llmrec.data.decision import Decisions
-from llmrec.data.profiles import profile_texts
+from llmrec.data.profiles import drop_profiles, profile_texts
 from llmrec.distributed import is_main_process, settle_mixed_precision
 from llmrec.errors import ConfigError, RewardError
 from llmrec.policy.model import RecPolicy
@@ -131,6 +131,7 @@ def training_decisions(data: InteractionData, config: Config) -> Decisions:
     """The prompts that PPO learns from: consecutive windows of `catalogue.max_history` items of training histories.
 
     The newest window ends with the newest training item of its history. Each earlier window ends where the next begins.
+    The share `sft.profile_dropout` of the prompts shows no profile.
     """
     width = config.catalogue.max_history
     texts = profile_texts(data.users, config.catalogue.user_attributes)
@@ -140,7 +141,7 @@ def training_decisions(data: InteractionData, config: Config) -> Decisions:
     lengths = data.train_lengths
     targets = [data.histories[user][stop] if stop < lengths[user] else -1 for user, stop in windows]
     return Decisions(
-        profiles=[texts[user] for user, _ in windows],
+        profiles=drop_profiles([texts[user] for user, _ in windows], config.sft.profile_dropout, config.seed),
         histories=[data.histories[user][:stop] for user, stop in windows],
         purchased=[data.purchases[user][:stop] for user, stop in windows],
         users=np.array([user for user, _ in windows], dtype=np.int64),

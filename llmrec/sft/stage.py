@@ -20,6 +20,7 @@ from llmrec.policy.model import RecPolicy
 from llmrec.progress import watch
 from llmrec.run import Run
 from llmrec.selection.validation import validation_sample
+from llmrec.sft.check import check_completions
 from llmrec.sft.trainer import NDCG, RecSFTTrainer, ValidationCallback
 from llmrec.sft.windows import training_windows
 
@@ -34,6 +35,7 @@ def train_sft(run: Run) -> dict[str, Any]:
 
     Raises:
         RunError: the data has not been prepared.
+        ConfigError: the mask forbids what the tokenizer makes of a supervised text.
     """
     run.require("data")
     run.begin("sft")
@@ -55,6 +57,7 @@ def train_sft(run: Run) -> dict[str, Any]:
 def _make_trainer(run: Run, policy: RecPolicy, data: InteractionData) -> RecSFTTrainer:
     section = run.config.sft
     windows = training_windows(policy, data, run.config.catalogue.user_attributes, section, run.config.seed)
+    check_completions(policy, windows)
     return RecSFTTrainer(policy, windows, training_arguments(section, run), section)
 
 

@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from llmrec.config import SFTConfig
 from llmrec.data.dataset import InteractionData
-from llmrec.data.profiles import profile_texts
+from llmrec.data.profiles import drop_profiles, profile_texts
 from llmrec.language.templates import sample_justification
 from llmrec.policy.model import RecPolicy
 
@@ -24,7 +24,7 @@ def training_windows(
         policy: renders completions as tokens.
         data: the prepared log; windows come from the training part of its histories.
         attributes: user attributes that the prompt names.
-        section: number of epochs and batch size.
+        section: number of epochs, batch size and share of hidden profiles.
         seed: seed of windows, justifications and order.
 
     Returns:
@@ -43,6 +43,8 @@ def training_windows(
                 prior = history[:start].tolist()
                 epoch.append({"profile": profiles[user], "prior": prior, "items": shown, "completions": [completion]})
         rows += _batches_of_like_length(epoch, section.per_device_train_batch_size, generator)
+    shown_profiles = drop_profiles([row["profile"] for row in rows], section.profile_dropout, seed)
+    rows = [row | {"profile": profile} for row, profile in zip(rows, shown_profiles, strict=True)]
     share = section.num_train_epochs / np.ceil(section.num_train_epochs)
     return Dataset.from_list(rows[: int(len(rows) * share)])
 

@@ -20,13 +20,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from llmrec.catalogue.plain_text import PlainText
 from llmrec.config import ModelConfig
 from llmrec.data.decision import Decision
 from llmrec.errors import ModelError
 from llmrec.files import atomic_directory, write_json
 from llmrec.language.adapter_files import adapter_shapes
 from llmrec.language.base_model import from_hub, resolve_base
-from llmrec.language.prompt import ChatHeaders, Recommendation
+from llmrec.language.headers import ChatHeaders
+from llmrec.language.prompt import Recommendation
 from reward_models.storage import FIX_HINT, check_catalogue, load_config
 
 FAMILY = "text_reward"
@@ -74,7 +76,8 @@ class TextRewardModel:
         self.tokenizer = tokenizer
         self.titles = tuple(" ".join(str(title).split()) for title in titles)
         self.config = config
-        self.header = ChatHeaders(tokenizer, config.system_prompt)
+        self.plain_text = PlainText(tokenizer)
+        self.header = ChatHeaders(self.plain_text, config.system_prompt)
 
     def tokens(
         self, profile: str, history: Iterable[int], purchased: Iterable[bool], recommendation: Recommendation
@@ -91,7 +94,7 @@ class TextRewardModel:
         lines = [f"{'+' if is_purchased else '-'} {self.titles[item]}" for item, is_purchased in newest]
         title = self.titles[recommendation.item] if recommendation.item >= 0 else ""
         text = "\n".join([*lines, f"> {title}", recommendation.text(self.titles)])
-        return self.header(profile) + self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self.header(profile) + self.plain_text.encode(text)
 
     @torch.no_grad()
     def raw_scores(self, sequences: Sequence[list[int]]) -> Tensor:
