@@ -81,7 +81,7 @@ def test_every_action_at_every_prefix_is_reverse_distillation(start, monkeypatch
 
 def test_all_decisions_of_a_batch_are_scored(start):
     policy, windows = start.policy(), next(start.batches())
-    at = scored(start, policy, Reward(), windows)
+    at = scored(start, policy, start.reward(), windows)
     rows = [len(window.items) for window in windows]
     assert at.policy.shape == at.reference.shape == at.rewards.shape == (sum(rows), 10)
     assert at.last.tolist() == (np.cumsum(rows) - 1).tolist()

@@ -4,7 +4,7 @@
 
 RUN is a run in which `sft` and `reward` have finished. Both trainers start from its SFT adapter and take the same
 updates of the size that the config gives, in turn, on one thread. It also prints what `ppo.text: auto` decides there,
-and the metrics of the text before and after updates that do not train it.
+and the metrics of the text before and after the updates.
 """
 
 import json
@@ -44,7 +44,8 @@ def main(
             seconds["off"].append(cpu_seconds(alone, update))
         ratio = sum(seconds["on"]) / sum(seconds["off"])
         report = {"cpu_seconds": seconds, "ratio": ratio, "auto": decision}
-        print(json.dumps(report | {"text_before": before, "text_after": alone.measure_text()}, indent=2))
+        after = {"on": trained.measure_text(), "off": alone.measure_text()}
+        print(json.dumps(report | {"text_before": before, "text_after": after}, indent=2))
 
 
 def trainer(start: Start, text: Literal["on", "off"], folder: Path) -> RecPPOTrainer:

@@ -6,7 +6,9 @@ import numpy as np
 import torch
 
 from llmrec.data.decision import Decision
+from llmrec.language.grammar import ITEM
 from llmrec.language.prompt import Recommendation
+from llmrec.policy.distribution import TokenLogProbs
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Counts:
         item_tokens: tokens of recommended items.
         decisions: exact item decisions.
         observed: exact item decisions whose next item the prompt shows.
+        anchor_tokens: text tokens that are kept near the reference policy.
     """
 
     policy_tokens: torch.Tensor
@@ -60,10 +63,11 @@ class Counts:
     item_tokens: torch.Tensor
     decisions: torch.Tensor
     observed: torch.Tensor
+    anchor_tokens: torch.Tensor
 
     @classmethod
     def from_tensor(cls, counts: torch.Tensor) -> "Counts":
-        """Counts from a tensor [5] in the order of the attributes."""
+        """Counts from a tensor [6] in the order of the attributes."""
         return cls(**{field.name: count for field, count in zip(fields(cls), counts, strict=True)})
 
 
@@ -71,7 +75,8 @@ class Counts:
 class Experience:
     """B prompts with G scored episodes each. Tensors are [B*G, T]; the episodes of a prompt are consecutive.
 
-    G is 0 if the text is not trained.
+    If the text is not trained, there are no episodes. Some prompts then have a supervised completion instead, whose
+    tokens are the rows of the tensors.
 
     Attributes:
         decisions: the prompts, [B].
@@ -79,6 +84,7 @@ class Experience:
         policy_mask: tokens of the policy loss, bool.
         value_mask: tokens of the value loss, bool.
         item_mask: tokens of the recommended item, bool.
+        anchor_mask: text tokens of supervised completions, which are kept near the reference policy, bool.
         log_probs: log-probabilities under the policy that sampled.
         ref_log_probs: log-probabilities under the reference policy.
         values: values of the critic at sampling time.
@@ -92,6 +98,7 @@ class Experience:
     policy_mask: torch.Tensor
     value_mask: torch.Tensor
     item_mask: torch.Tensor
+    anchor_mask: torch.Tensor
     log_probs: torch.Tensor
     ref_log_probs: torch.Tensor
     values: torch.Tensor
@@ -100,21 +107,35 @@ class Experience:
     items: list[ItemExperience]
 
     @classmethod
-    def of_items(cls, decisions: list[Decision], items: list[ItemExperience], device: torch.device) -> "Experience":
-        """Experience of item decisions alone: no prompt has an episode."""
-        no_tokens = torch.zeros(0, 0, device=device)
-        no_mask = no_tokens.bool()
+    def of_items(
+        cls,
+        decisions: list[Decision],
+        completions: list[list[list[int]]],
+        reference: TokenLogProbs,
+        items: list[ItemExperience],
+    ) -> "Experience":
+        """Experience of item decisions alone.
+
+        Args:
+            decisions: the prompts, [B].
+            completions: at most one supervised completion of each prompt.
+            reference: scores of the completions under the reference policy.
+            items: exact item experience of each prompt.
+        """
+        zeros = torch.zeros_like(reference.log_probs)
+        nowhere = torch.zeros_like(reference.is_choice)
         return cls(
             decisions=decisions,
-            completions=[[] for _ in decisions],
-            policy_mask=no_mask,
-            value_mask=no_mask,
-            item_mask=no_mask,
-            log_probs=no_tokens,
-            ref_log_probs=no_tokens,
-            values=no_tokens,
-            advantages=no_tokens,
-            returns=no_tokens,
+            completions=completions,
+            policy_mask=nowhere,
+            value_mask=nowhere,
+            item_mask=nowhere,
+            anchor_mask=reference.is_choice & (reference.region != ITEM),
+            log_probs=zeros,
+            ref_log_probs=reference.log_probs,
+            values=zeros,
+            advantages=zeros,
+            returns=zeros,
             items=items,
         )
 
@@ -126,8 +147,9 @@ class Experience:
         """
         completions = [self.completions[p] for p in prompts]
         width = max((len(completion) for of_prompt in completions for completion in of_prompt), default=0)
-        group = len(self.policy_mask) // len(self.decisions)
-        episodes = (prompts[:, None] * group + np.arange(group)).reshape(-1)
+        counts = np.array([len(of_prompt) for of_prompt in self.completions])
+        owner = np.repeat(np.arange(len(counts)), counts)
+        episodes = np.concatenate([np.flatnonzero(owner == p) for p in prompts])
         rows = torch.from_numpy(episodes).to(self.policy_mask.device)
         columns = {field.name: getattr(self, field.name) for field in fields(self)}
         tensors = {name: c[rows, :width] for name, c in columns.items() if isinstance(c, torch.Tensor)}
@@ -139,13 +161,14 @@ class Experience:
         )
 
     def counts(self) -> torch.Tensor:
-        """The values of `Counts`, int64 [5]."""
+        """The values of `Counts`, int64 [6]."""
         counts = [
             int(self.policy_mask.sum()),
             int(self.value_mask.sum()),
             int(self.item_mask.sum()),
             sum(len(item.log_probs) for item in self.items),
             sum(item.observed for item in self.items),
+            int(self.anchor_mask.sum()),
         ]
         return torch.tensor(counts)
 

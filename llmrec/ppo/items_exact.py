@@ -14,7 +14,7 @@ from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import PackedBatch, decision_log_probs, taken_log_probs
 from llmrec.ppo.advantages import Sum, Trajectories, add_span_rewards, exact_item_advantages, text_advantages
 from llmrec.ppo.experience import Counts, EpisodeRewards, Experience, ItemExperience
-from llmrec.ppo.kl import categorical_kl, kl_loss
+from llmrec.ppo.kl import anchor_loss, categorical_kl, kl_loss
 from llmrec.ppo.losses import distillation_loss, exact_item_loss
 from llmrec.ppo.network import NetworkOutput
 from llmrec.reward.protocol import RewardFunction
@@ -110,13 +110,14 @@ class ExactItems:
             taken_log_probs(self.policy, decisions, shown).sum()
             for decisions, shown in zip(new.items, batch.items, strict=True)
         ]
-        text_kl = kl_loss(new.scores.log_probs, part.ref_log_probs, part.policy_mask)
+        text_kl = kl_loss(new.scores.log_probs, part.ref_log_probs, part.policy_mask) / counts.policy_tokens
+        anchor = anchor_loss(new.scores.log_probs, part.ref_log_probs, part.anchor_mask) / counts.anchor_tokens
         metrics = {
             "loss/item_avg": item_loss / counts.decisions,
             "loss/ptx_avg": -sum(likelihoods) / counts.observed,
             "policy/item_clipfrac_avg": clipped / counts.decisions,
             "policy/item_kl_avg": categorical_kl(old_log_probs, log_probs).sum() / counts.decisions,
-            "loss/text_kl_avg": text_kl / counts.policy_tokens,
+            "loss/text_kl_avg": text_kl + anchor,
         }
         weighted_items = metrics["loss/item_avg"] + self.section.ptx_coef * metrics["loss/ptx_avg"]
         weighted_text_kl = kl_scale * self.args.kl_coef * metrics["loss/text_kl_avg"]

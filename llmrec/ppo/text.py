@@ -1,16 +1,23 @@
 """Whether PPO trains the justifications, and how far they drift from those of SFT while it does not."""
 
+import random
+from collections.abc import Sequence
 from typing import NotRequired, TypedDict
 
 import torch
 
+from llmrec.data.decision import Decision
 from llmrec.language.grammar import ITEM
+from llmrec.language.templates import sample_justification
 from llmrec.policy.distribution import TokenLogProbs
+from llmrec.policy.model import RecPolicy
+from llmrec.policy.packing import PackedBatch
 from llmrec.ppo.experience import EpisodeRewards
 from llmrec.ppo.kl import kl_estimate
 from llmrec.ppo.rollout import Rollout
 
 LOWEST_STD = 0.05  # nats; below it, `ppo.text: auto` does not train the text
+ANCHOR_EVERY = 4  # one prompt in so many has a supervised completion while the text is not trained
 
 
 class TextDecision(TypedDict):
@@ -73,3 +80,35 @@ def text_metrics(rollout: Rollout, reference: TokenLogProbs, rewards: EpisodeRew
         "text/kl": kl.sum(1).mean(),
         "text/distinct_wordings": torch.tensor(len(wordings) / len(text)),
     }
+
+
+def supervised_completions(
+    policy: RecPolicy, prompts: PackedBatch, decisions: Sequence[Decision], hidden: torch.Tensor, seed: int
+) -> list[list[list[int]]]:
+    """Completions on which the text is kept near that of SFT while it is not trained.
+
+    One prompt in `ANCHOR_EVERY` gets an item that the policy samples, with a true justification as SFT has learned
+    them. The policy writes no text for it.
+
+    Args:
+        policy: the policy; each item is one token.
+        prompts: the prompts as tokens.
+        decisions: the prompts, [B].
+        hidden: last hidden states of the prompts, [B, L, d].
+        seed: seed of items and justifications.
+
+    Returns:
+        token ids of the completions of each prompt, one or none.
+    """
+    rows = torch.arange(0, len(decisions), ANCHOR_EVERY, device=hidden.device)
+    state = prompts.start(policy).select(rows)
+    last = hidden[rows, prompts.prompt_length[rows] - 1]
+    probabilities = policy.distribution.items(last, state.node, state.available).exp().cpu()
+    columns = torch.multinomial(probabilities, 1, generator=torch.Generator().manual_seed(seed))[:, 0]
+    generator = random.Random(seed)
+    completions: list[list[list[int]]] = [[] for _ in decisions]
+    for row, item in zip(rows.tolist(), policy.vocabulary.trie.order.cpu()[columns].tolist(), strict=True):
+        shown = [int(of_prompt) for of_prompt in decisions[row].items]
+        justification = policy.prompts.justification(sample_justification(policy.facts, item, shown, generator))
+        completions[row].append([*policy.vocabulary.sequences[item], *justification, policy.prompts.end])
+    return completions

@@ -35,7 +35,7 @@ from llmrec.ppo.losses import policy_loss, value_loss
 from llmrec.ppo.metrics import rollout_metrics, samples_of, step_means
 from llmrec.ppo.network import Critic, NetworkOutput, PolicyWithCritic
 from llmrec.ppo.rollout import Rollout, RolloutSampler
-from llmrec.ppo.text import TextDecision, text_decision, text_metrics
+from llmrec.ppo.text import TextDecision, supervised_completions, text_decision, text_metrics
 from llmrec.progress import TrainingLog
 from llmrec.reward.protocol import RewardFunction
 from llmrec.selection.best_adapter import evaluation_due
@@ -126,22 +126,23 @@ class RecPPOTrainer(PPOTrainer):
 
     def collect(self, update: int) -> tuple[Experience, dict[str, float]]:
         """A batch of experience of the current policy, and metrics of it."""
-        learns_text = self.text is None or self.text["trained"]
-        experience, metrics = self.collect_episodes(update) if learns_text else self.collect_items(update)
+        experience, metrics = self.collect_episodes(update) if self.trains_text else self.collect_items(update)
         if update == 1:
             check_start(metrics, self._tolerance)
         return experience, metrics
 
     @torch.no_grad()
     def collect_items(self, update: int) -> tuple[Experience, dict[str, float]]:
-        """Item decisions alone: the prompts are logged histories, so nothing is sampled."""
+        """Item decisions without a rollout: the prompts are logged histories. Some have a supervised completion."""
         decisions = self.rollouts.decisions_of(update)
         with self.accelerator.autocast():
             prompts = pack(self.policy, decisions).to(self.accelerator.device)
             hidden = self.policy(*prompts.inputs())
-            reference = self.reference(decisions, [[] for _ in decisions])
+            completions = supervised_completions(self.policy, prompts, decisions, hidden, self._seed(update))
+            reference = self.reference(decisions, completions)
         items, metrics = self.items.experience(decisions, prompts, hidden, reference, self.reward, self.kl_scale)
-        return Experience.of_items(decisions, items, self.accelerator.device), self._reduce(metrics, "mean")
+        experience = Experience.of_items(decisions, completions, reference.scores, items)
+        return experience, self._reduce(metrics, "mean")
 
     @torch.no_grad()
     def collect_episodes(self, update: int) -> tuple[Experience, dict[str, float]]:
@@ -178,6 +179,7 @@ class RecPPOTrainer(PPOTrainer):
             policy_mask=policy_mask,
             value_mask=value_mask if returns is not None else torch.zeros_like(value_mask),
             item_mask=item_mask,
+            anchor_mask=torch.zeros_like(mask),
             log_probs=log_probs,
             ref_log_probs=ref_log_probs,
             values=values,
@@ -292,7 +294,7 @@ class RecPPOTrainer(PPOTrainer):
         }
         # Without episodes these sums are 0. They stay in the loss, so that DDP sees every parameter used.
         loss = losses["loss/policy_avg"] + args.vf_coef * losses["loss/value_avg"] + item_loss
-        if not part.completions[0]:
+        if not self.trains_text:
             return loss, item_metrics
         metrics = {
             "policy/clipfrac_avg": pg_clipped / counts.policy_tokens,
@@ -358,6 +360,11 @@ class RecPPOTrainer(PPOTrainer):
             horizon = self.section.adaptive_kl_horizon
             self.kl_scale = next_kl_coef(self.kl_scale, kl, target, self.rollouts.episodes, horizon)
 
+    @property
+    def trains_text(self) -> bool:
+        """Whether updates train the text, with rollouts and the critic."""
+        return self.text is None or self.text["trained"]
+
     def _measured_decision(self) -> TextDecision:
         """Whether to train the text, by its reward over the first rollout."""
         started = time.monotonic()
@@ -368,7 +375,7 @@ class RecPPOTrainer(PPOTrainer):
 
     def _text_drift(self) -> dict[str, float]:
         """How far the text is from that of SFT, measured if the text is not trained; empty otherwise."""
-        return {} if self.text is None or self.text["trained"] else self.measure_text()
+        return {} if self.trains_text else self.measure_text()
 
     @torch.no_grad()
     def measure_text(self) -> dict[str, float]:

@@ -15,7 +15,7 @@ from llmrec.ppo.advantages import (
     rloo_advantages,
     whiten,
 )
-from llmrec.ppo.kl import categorical_kl, kl_estimate, kl_loss, kl_penalty, next_kl_coef
+from llmrec.ppo.kl import anchor_loss, categorical_kl, kl_estimate, kl_loss, kl_penalty, next_kl_coef
 from llmrec.ppo.losses import distillation_loss, exact_item_loss, policy_loss, value_loss
 
 
@@ -94,6 +94,23 @@ def test_the_expected_gradient_of_the_kl_loss_is_that_of_the_reverse_kl():
     assert torch.allclose(found, expected, atol=1e-6)
     assert kl_loss(ref, ref, torch.ones(7, dtype=torch.bool)) == 0
     assert kl_loss(log_probs, ref, torch.zeros(7, dtype=torch.bool)) == 0
+
+
+def test_the_anchor_loss_is_the_kl_from_samples_of_the_reference():
+    """On samples of the reference, its expectation and expected gradient are those of KL(reference || policy)."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(7, generator=generator).requires_grad_()
+    reference = torch.randn(7, generator=generator).log_softmax(0)
+    log_probs = logits.log_softmax(0)
+    each = torch.stack([anchor_loss(log_probs[t], reference[t], torch.tensor(True)) for t in range(7)])
+    expected = (reference.exp() * (reference - log_probs)).sum()
+    found = (reference.exp() * each).sum()
+    assert found.item() == pytest.approx(expected.item(), abs=1e-6)
+    gradients = [torch.autograd.grad(value, logits, retain_graph=True)[0] for value in (found, expected)]
+    assert torch.allclose(*gradients, atol=1e-6)
+    lost = torch.tensor([-20.0], requires_grad=True)  # exp(-19) - 1: the token does not dominate
+    anchor_loss(lost, torch.tensor([-1.0]), torch.tensor(True)).backward()
+    assert lost.grad is not None and lost.grad.item() == pytest.approx(-1)
 
 
 def test_the_adaptive_kl_coefficient_by_hand():

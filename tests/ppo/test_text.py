@@ -1,10 +1,12 @@
 """`ppo.text`: training of item decisions alone, how `auto` decides, and distillation by `ppo.item_loss`."""
 
+import numpy as np
 import pytest
 import torch
 
 import llmrec.ppo.rollout as rollout_module
 from llmrec.errors import ConfigError
+from llmrec.language.groundedness import check
 from llmrec.ppo.checkpoint import newest_checkpoint
 from llmrec.ppo.text import text_decision
 from llmrec.reward.protocol import RewardBatch
@@ -81,6 +83,38 @@ def test_evaluations_show_the_drift_of_a_text_that_is_not_trained(tiny_base, dat
     assert log[-1]["text/kl"] > 1e-4 and 0 < log[-1]["text/distinct_wordings"] <= 1
     with trainer.policy.reference():
         assert trainer.measure_text()["text/kl"] < 1e-6
+
+
+def test_the_text_stays_near_that_of_sft(tiny_base, data, tmp_path):
+    drift: list[float] = []
+    for kl_coef in (0.0, 10.0):
+        trainer = make_trainer(tiny_base, data, tmp_path / f"{kl_coef}", text="off", total_episodes=64, ema_decay=0.0)
+        trainer.args.kl_coef = kl_coef
+        trainer.train()
+        drift.append(sum(entry["loss/text_kl_avg"] for entry in trainer.state.log_history))
+    assert 0 < drift[1] < drift[0] / 2
+
+
+def test_supervised_completions_are_true_and_allowed(tiny_base, data, tmp_path):
+    trainer = make_trainer(tiny_base, data, tmp_path, text="off")
+    policy = trainer.policy
+    experience, _ = trainer.collect(1)
+    assert [len(of_prompt) for of_prompt in experience.completions] == [1, 0, 0, 0] * 2
+    written = {p: of_prompt[0] for p, of_prompt in enumerate(experience.completions) if of_prompt}
+    for row, tokens in enumerate(written.values()):
+        assert experience.anchor_mask[row].sum() > 0
+        assert not experience.anchor_mask[row, 0]  # the item is learned exactly
+        assert experience.ref_log_probs[row].isfinite().all() and len(tokens) <= experience.anchor_mask.shape[1]
+    for p, tokens in written.items():
+        recommendation = policy.prompts.parse(tokens)
+        history = set(experience.decisions[p].history.tolist())
+        assert recommendation.finished and recommendation.item not in history
+        assert check(policy.facts, recommendation, history).grounded
+    assert not experience.policy_mask.any() and not experience.value_mask.any()
+    part = experience.select(np.array([4, 1]))
+    assert part.completions == [experience.completions[4], []]
+    width = len(experience.completions[4][0])
+    assert torch.equal(part.ref_log_probs, experience.ref_log_probs[1:, :width])
 
 
 def test_a_resumed_run_without_text_is_bit_identical(tiny_base, data, tmp_path):
