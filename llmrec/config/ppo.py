@@ -41,9 +41,9 @@ class PPOConfig(Section):
     text: Literal["auto", "on", "off"] = Field(
         default="auto",
         description="Whether justifications are trained. `on`: with rollouts and a critic. `off`: without; an update "
-        "learns item decisions and keeps the text near SFT by `kl_coef`, which needs `advantage: exact`. `auto`: `off` if the reward of the text has a "
-        "standard deviation below 0.05 nats over the first rollout, else `on`; always `on` under the other "
-        "estimators.",
+        "learns item decisions and keeps the text near SFT by `kl_coef`, which needs `advantage: exact`. `auto`: "
+        "`off` if the reward of the text has a standard deviation below 0.05 nats over the first rollout, else `on`; "
+        "always `on` under the other estimators.",
     )
     learning_rate: float = Field(
         default_factory=_by_advantage(exact=1e-3, sampled=1e-4),
