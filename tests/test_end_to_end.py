@@ -45,7 +45,7 @@ def config(slice_of_movielens, tmp_path_factory) -> Path:
         "name": "tiny",
         "output_dir": str(folder / "runs"),
         "data": {"format": "recbole", "path": str(slice_of_movielens), "click": ["rating>=1"],
-                 "targets_per_user": 2},
+                 "targets_per_user": 2, "temporal_test": 0.05},
         "catalogue": {"max_history": 12, "user_attributes": ["age", "occupation"]},
         "model": {"base": make_base(folder / "base"), "lora_r": 4},
         "sft": {"num_train_epochs": 0.5, "save_steps": 10, "learning_rate": 2.0e-3, "dropout": 0.0,
