@@ -34,12 +34,14 @@ def check_base(model: PreTrainedModel, base: str) -> None:
     first = torch.arange(1, LENGTH + 1, device=model.device)
     tokens = torch.stack([first, first])
     tokens[1, -1] = 0  # the two sequences differ in their last token
-    model.eval()
+    # Outside of training, bitsandbytes packs 4-bit weights for inference on CPUs, with other roundings from then on.
+    model.train(hasattr(model, "hf_quantizer"))
     try:
         hidden = model.base_model(inputs_embeds=embedding(tokens), use_cache=False).last_hidden_state
         expected = model(input_ids=tokens[:1]).logits[0]
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise ModelError(f"The base model `{base}` does not run on input embeddings: {error}. {advice}") from None
+    model.eval()
     if _differ(hidden[0, :-1], hidden[1, :-1]):
         raise ModelError(
             f"The base model `{base}` is not causal: its tokens see those that follow, as in an encoder. {advice}"
