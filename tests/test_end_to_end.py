@@ -52,7 +52,7 @@ def config(slice_of_movielens, tmp_path_factory) -> Path:
                 "per_device_train_batch_size": 16},
         "reward": {"num_train_epochs": 2, "ensemble": 2, "linear": True, "conversion_weight": 1.0,
                    "popularity_weight": 1.0},
-        "ppo": {"total_episodes": 64, "eval_users": 20, "eval_steps": 1, "response_length": 24,
+        "ppo": {"total_episodes": 64, "eval_users": 60, "eval_steps": 1, "response_length": 24,
                 "item_entropy_coef": 1.0, "item_kl_coef": 0.6, "kl_coef": 0.1, "ptx_coef": 0.5, "ema_decay": 0.9,
                 "learning_rate": 1.0e-4, "cliprange": 0.2, "num_mini_batches": 1, "num_ppo_epochs": 2},
         "evaluation": {"bootstrap": 200, "baselines": BASELINES, "sasrec": {"dropout": [0.2], "epochs": 3}},
