@@ -125,7 +125,7 @@ def test_the_report_has_all_documented_keys(run):
         faithful = rates["faithfulness"]
         assert 0 < faithful["share"]["n"] == faithful["fall"]["n"] <= USERS
     assert {"before", "after", "difference", "list_reward_difference", "list_judge_after"} <= set(report["reward"])
-    assert report["guard"]["users"] == 20
+    assert report["guard"]["users"] == 18
     assert len(report["examples"]) == 6
     assert {"user", "history", "took", "sft", "ppo"} == set(report["examples"][0])
     page = (run / "report.html").read_text()
