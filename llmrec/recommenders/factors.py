@@ -11,6 +11,7 @@ import torch
 from implicit.cpu.als import AlternatingLeastSquares  # codespell:ignore als
 from implicit.cpu.bpr import BayesianPersonalizedRanking
 from scipy import sparse
+from threadpoolctl import threadpool_limits
 from torch.nn import functional as F
 
 from llmrec.recommenders.bags import distinct_bags
@@ -34,18 +35,20 @@ class IALS:
     def __init__(
         self, factors: int = 64, regularization: float = 0.1, alpha: float = 10.0, iterations: int = 15, seed: int = 0
     ) -> None:
-        self.model = AlternatingLeastSquares(
-            factors=factors,
-            regularization=regularization,
-            alpha=alpha,
-            iterations=iterations,
-            random_state=seed,
-            num_threads=torch.get_num_threads(),
-        )
+        with _one_blas_thread():
+            self.model = AlternatingLeastSquares(
+                factors=factors,
+                regularization=regularization,
+                alpha=alpha,
+                iterations=iterations,
+                random_state=seed,
+                num_threads=torch.get_num_threads(),
+            )
 
     def fit(self, train_histories: Histories, num_items: int) -> Self:
         """Computes the item vectors from training histories."""
-        self.model.fit(_matrix(train_histories, num_items), show_progress=False)
+        with _one_blas_thread():
+            self.model.fit(_matrix(train_histories, num_items), show_progress=False)
         return self
 
     def scores(self, histories: Histories) -> np.ndarray:
@@ -112,6 +115,11 @@ class BPR:
             (losses.sum() + self.regularization * users.square().sum()).backward()
             optimizer.step()
         return (users.detach() @ self.items.T + self.bias).numpy()
+
+
+def _one_blas_thread() -> threadpool_limits:
+    """Inside the `with` block BLAS has one thread. `implicit` has its own and warns if BLAS adds others."""
+    return threadpool_limits(1, "blas")
 
 
 def _matrix(histories: Histories, num_items: int) -> sparse.csr_matrix:
