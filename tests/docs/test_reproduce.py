@@ -71,4 +71,4 @@ def test_exit_codes(arguments: list[str], code: int, monkeypatch, tmp_path: Path
     monkeypatch.setattr("sys.argv", ["reproduce.py", *arguments, "--runs", str(tmp_path)])
     assert REPRODUCE.main() == code
     printed = capsys.readouterr()
-    assert ("README.md" in printed.err) if code == 2 else ("README.md: 0.123" in printed.out)
+    assert ("README.md" in printed.err) if code == 2 else ("README.md: 0.103" in printed.out)

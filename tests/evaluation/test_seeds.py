@@ -82,7 +82,7 @@ def test_means_and_spread(runs):
     assert model["ci95"] == pytest.approx([seeds[2], seeds[0]])
     assert split["models"]["sft"]["coverage"] == {"value": pytest.approx(0.6), "seeds": [0.5, 0.6, 0.7]}
     closed = split["optimum"]["gap_closed"]
-    assert closed["objective"]["value"] == 0.5 and closed["objective"]["ci95"] == (0.5, 0.5)
+    assert closed["objective"]["value"] == 0.5 and closed["objective"]["ci95"] == [0.5, 0.5]
     assert closed["ndcg@10"]["value"] == pytest.approx((np.mean(seeds) - 0.5) / 0.5)
     assert split["models"]["ppo"]["purchase_ndcg@10"]["seeds"] == pytest.approx(seeds)
     assert split["purchases"]["0.5"]["models"]["optimum"]["purchases@10"]["value"] == pytest.approx(0.1)

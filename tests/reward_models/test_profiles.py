@@ -74,8 +74,10 @@ def test_the_guard_uses_profiles(reward, data, tmp_path):
     judge = fit_judge(data.train_histories, data.purchases, data.num_items, catalogue_hash(data.items["item_id"]))
     judge.save_pretrained(tmp_path)
     run = SimpleNamespace(config=make_config("none", catalogue={"max_history": 50}), path=lambda *names: tmp_path)
-    validation = validation_guard(run, data, reward).validation
-    for decision, rewards in zip(validation.decisions, validation.rewards, strict=True):
+    guard = validation_guard(run, data, reward)
+    parts = [guard.choosing, guard.deciding]
+    assert sum(len(part.decisions) for part in parts) == 6
+    for decision, rewards in (pair for part in parts for pair in zip(part.decisions, part.rewards, strict=True)):
         count = len(decision.items)
         user = next(u for u in range(6) if decision.items.tolist() == data.histories[u][:count].tolist())
         alone = Decision("", [], data.histories[user][:count], data.purchases[user][:count], user)
