@@ -117,12 +117,12 @@ def fingerprint(config: Config, name: str, rate: float, minutes: float) -> str:
 
 
 def measure(start: Start, name: str, arm: Arm, rate: float, minutes: float) -> Row:
-    """Trains an arm and tests it once on the split with the most test targets."""
+    """Trains an arm and tests it once on `test_targets`."""
     config, data = start.run.config, start.data
     valid = validation_sample(data, config.ppo.eval_users, config.seed)
     if arm.purchases:
         valid = purchased(data, valid)
-    test = max((parts["test"] for parts in data.targets.values()), key=len)
+    test = test_targets(data)
     decisions = Decisions.from_targets(data, valid, config.catalogue)
     budget = Budget(60 * minutes, rate, lambda scores: float(user_ndcg(scores, decisions).mean()))
     trained = arm.train(start, budget)
@@ -139,6 +139,11 @@ def measure(start: Start, name: str, arm: Arm, rate: float, minutes: float) -> R
         ),
         "notes": trained.notes,
     }
+
+
+def test_targets(data: InteractionData) -> Targets:
+    """The test targets of the split with the most test users."""
+    return max((parts["test"] for parts in data.targets.values()), key=lambda targets: len(np.unique(targets.users)))
 
 
 def purchased(data: InteractionData, targets: Targets) -> Targets:

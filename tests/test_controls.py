@@ -1,6 +1,7 @@
 """The control experiments: every arm on a tiny model, budgets, rows and intervals."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from benchmarks.arms.grpo import group_rewards
 from benchmarks.arms.rewarded import policy_gradient
 from benchmarks.arms.start import Start, scored
 from benchmarks.budget import Budget, fit, gradient_step
-from llmrec.data.dataset import save_data
+from llmrec.data.dataset import Targets, save_data
 from llmrec.data.decision import Decisions
 from llmrec.errors import ConfigError
 from llmrec.ppo.losses import distillation_loss
@@ -174,6 +175,14 @@ def test_an_unknown_arm_is_rejected():
     with pytest.raises(ConfigError, match="there is no arm `sft_em`. Did you mean `sft_ema`"):
         controls.chosen_arms("sft,sft_em")
     assert controls.chosen_arms("") == list(ARMS)
+
+
+def test_the_split_with_the_most_users_is_tested(data):
+    """A temporal split can have more targets of fewer users."""
+    many_targets = Targets(np.zeros(9, dtype=np.int64), np.arange(9))
+    many_users = Targets(np.arange(4), np.zeros(4, dtype=np.int64))
+    splits = {"temporal": {"test": many_targets}, "leave_one_out": {"test": many_users}}
+    assert controls.test_targets(replace(data, targets=splits)) is many_users
 
 
 def test_purchased_targets_are_those_of_the_log(data):
