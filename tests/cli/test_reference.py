@@ -40,7 +40,7 @@ def test_lines_of_the_page() -> None:
         "| `--private` |  | Make a new repository private. |",
     ):
         assert line in PAGE.splitlines()
-    assert "--history" not in PAGE and "--help |" not in PAGE
+    assert "`--history`" not in PAGE and "`--history " not in PAGE and "--help |" not in PAGE
 
 
 def test_table_cells_escape_the_separator() -> None:

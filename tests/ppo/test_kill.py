@@ -160,7 +160,7 @@ def test_a_run_killed_many_times_ends_bit_identical(processes, tiny_base, tmp_pa
         kills += kill(process)
         while_writing += bool(half_written(killed / "checkpoints"))
     finish(start(processes, killed, train, tiny_base, killed, RUNS[name]))
-    assert kills >= 10 and while_writing
+    assert kills >= KILLS // 2 and while_writing  # a busy machine ends some processes before the kill
 
     assert timeless(read_json(killed / "log.json")) == log and len(log) == UPDATES
     guard = read_json(whole / "rest.json")["guard"]
@@ -199,6 +199,8 @@ def test_the_stage_killed_twice_ends_bit_identical(processes, tiny_base, data, t
     finish(start(processes, tmp_path, command, killed.directory))
     one, other = whole.metrics("ppo"), killed.metrics("ppo")
     assert timeless(one.pop("log")) == timeless(other.pop("log"))
+    for metrics in (one, other):
+        assert metrics["text"].pop("rollout_seconds") > 0  # differs from run to run
     assert one == other and one["updates"] == 6
     for file in ("samples.jsonl", "events.jsonl", "adapter/adapter_model.safetensors"):
         assert whole.path("ppo", file).read_bytes() == killed.path("ppo", file).read_bytes(), file
