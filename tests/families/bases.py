@@ -117,7 +117,7 @@ FAMILIES = {
         GEMMA_TEMPLATE,
         ("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"),
         bos=True,
-        options={"head_dim": 16, "sliding_window": 64, "query_pre_attn_scalar": 16},
+        options={"head_dim": 16, "sliding_window": 512, "query_pre_attn_scalar": 16},
     ),
     "mistral": Family(MistralConfig, "first", MISTRAL_TEMPLATE, ("<s>", "</s>", "<unk>"), bos=True, tied=False),
     "phi": Family(PhiConfig, "gpt2", CHAT_TEMPLATE, CHATML, tied=False, options={"num_key_value_heads": 4}),

@@ -63,7 +63,7 @@ def test_the_commands(name, tmp_path):
     for command in ("prepare", "sft", "reward", "ppo"):
         llmrec(command, config)
     run = tmp_path / "runs" / "tiny"
-    history = ["--history", "Film 1", "--history", "Film 2"]
+    history = ["Film 1", "Film 2"]
     of_run = json.loads(llmrec("recommend", "--run", run, "--top-k", "3", "--json", *history))
     of_adapter = json.loads(llmrec("recommend", "--model", run / "ppo" / "adapter", "--top-k", "3", "--json", *history))
     assert of_run["recommendations"] == of_adapter["recommendations"] and len(of_run["recommendations"]) == 3
