@@ -16,7 +16,7 @@ from tests.ppo.test_trainer import make_trainer
 RUNS = {
     "exact": {"ptx_coef": 0.5},
     "gae": {"advantage": "gae"},
-    "rloo": {"advantage": "rloo", "num_generations": 4},
+    "rloo": {"advantage": "rloo", "num_generations": 2},
     "micro": {"ptx_coef": 0.5, "num_generations": 2, "per_device_train_batch_size": 2, "total_episodes": 8},
 }
 EPISODES = 8

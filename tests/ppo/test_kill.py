@@ -160,7 +160,7 @@ def test_a_run_killed_many_times_ends_bit_identical(processes, tiny_base, tmp_pa
         kills += kill(process)
         while_writing += bool(half_written(killed / "checkpoints"))
     finish(start(processes, killed, train, tiny_base, killed, RUNS[name]))
-    assert kills >= KILLS // 2 and while_writing  # a busy machine ends some processes before the kill
+    assert kills >= 10 and while_writing
 
     assert timeless(read_json(killed / "log.json")) == log and len(log) == UPDATES
     guard = read_json(whole / "rest.json")["guard"]

@@ -41,14 +41,13 @@ COMMON = {"objective/scores", "objective/kl", "objective/entropy", "loss/policy_
 EXACT = {"objective/item_reward", "objective/item_kl", "loss/item_avg", "loss/ptx_avg"}
 
 
-# Some gradients of `rloo` are rounding noise, which Adam's first steps turn into moves of up to the learning rate. Its
-# weights are therefore compared loosely, and its second update, whose samples hang on them, is not.
-ROUNDING = {"rloo": 2e-4}
+# Known defect (docs/status.md): the weights differ by up to 1e-4 after the first update, and the second diverges.
+BROKEN = pytest.mark.xfail(reason="rloo differs between one and two processes; the cause is not known", strict=False)
+WITH_BROKEN = [pytest.param(run, marks=BROKEN) if run == "rloo" else run for run in RUNS]
 
 
-@pytest.mark.parametrize(
-    ("run", "update"), [(run, update) for run in RUNS for update in ("1", "2") if run not in ROUNDING or update == "1"]
-)
+@pytest.mark.parametrize("update", ["1", "2"])
+@pytest.mark.parametrize("run", WITH_BROKEN)
 def test_two_processes_have_the_metrics_of_one(outputs, run, update):
     one, first, second = (read_json(path)[update] for path in paths(outputs, run, "json"))
     assert first == second
@@ -58,15 +57,13 @@ def test_two_processes_have_the_metrics_of_one(outputs, run, update):
     assert update == "1" or abs(one["objective/kl"]) > 1e-3
 
 
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("run", WITH_BROKEN)
 def test_two_processes_have_the_weights_of_one(outputs, run):
     one, first, second = (load_file(path) for path in paths(outputs, run, "safetensors"))
     assert set(first) == set(second) == set(one) and one
     for name, value in one.items():
         assert torch.equal(first[name], second[name]), name
-        torch.testing.assert_close(
-            first[name], value, atol=ROUNDING.get(run, 1e-5), rtol=0, msg=lambda m, n=name: f"{n}: {m}"
-        )
+        torch.testing.assert_close(first[name], value, atol=1e-5, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def paths(outputs: tuple[Path, Path], run: str, suffix: str) -> list[Path]:

@@ -43,13 +43,14 @@ def config_of(folder: Path, **values: object) -> Config:
 
 
 def test_the_second_process_learns_who_holds_the_lock_and_what_to_do(tmp_path: Path) -> None:
-    with held_by(HERE, tmp_path):
+    owner = replace(HERE, started=Owner.this_process().started)
+    with held_by(owner, tmp_path):
         with pytest.raises(RunError, match="is in use by `llmrec run other.yaml`, process") as caught, locked(tmp_path):
             pass
         message = str(caught.value)
-        assert caught.value.exit_code == 2 and HERE.host in message and "ago)" in message
+        assert caught.value.exit_code == 2 and HERE.host in message and "(0 minutes ago)" in message
         assert f"`kill {HERE.pid}`" in message and "another `name`" in message
-        assert read_json(tmp_path / OWNER_FILE) == asdict(HERE)
+        assert read_json(tmp_path / OWNER_FILE) == asdict(owner)
     with locked(tmp_path):
         assert read_json(tmp_path / OWNER_FILE)["pid"] == os.getpid()
     assert not (tmp_path / OWNER_FILE).exists()
