@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from transformers import Cache
+from transformers import Cache, DynamicCache
 
 from llmrec.language.grammar import DONE
 from llmrec.language.prompt import Recommendation
+from llmrec.policy.attention import layer_masks
 from llmrec.policy.distribution import Group
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import PackedBatch
@@ -109,10 +110,11 @@ def _generate(
             live, token, mask, length, state = live[keep], token[keep], mask[keep], length[keep], state.select(keep)
             cache.batch_select_indices(keep)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        positions = (length + step)[:, None]
         output = policy.backbone(
             policy.embed(token[:, None]),
-            attention_mask=mask,
-            position_ids=(length + step)[:, None],
+            attention_mask=layer_masks(policy.config, mask, positions),
+            position_ids=positions,
             past_key_values=cache,
             use_cache=True,
         )
@@ -131,7 +133,10 @@ def _generate(
 def _read_prompts(policy: RecPolicy, prompts: PackedBatch) -> tuple[torch.Tensor, Cache, torch.Tensor]:
     """Hidden states [B, L, d] of the prompts, the key-value cache, and the attention mask [B, L]."""
     tokens, positions, mask = prompts.inputs()
-    output = policy.backbone(policy.embed(tokens), attention_mask=mask, position_ids=positions, use_cache=True)
+    cache = DynamicCache()  # keeps all keys: a window of the last ones would count padding
+    output = policy.backbone(
+        policy.embed(tokens), attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+    )
     return cast(torch.Tensor, output.last_hidden_state), cast(Cache, output.past_key_values), mask
 
 

@@ -49,6 +49,7 @@ from llmrec.policy.adapters import (
     lora_config,
     merge_adapter,
 )
+from llmrec.policy.attention import layer_masks
 from llmrec.policy.decoding import Decoder
 from llmrec.policy.distribution import MaskedDistribution
 from llmrec.policy.file_names import FILE_NAME, FORMAT, GENERATION_FILE
@@ -199,14 +200,16 @@ class RecPolicy(nn.Module):
         Args:
             tokens: token ids, int64 [B, L].
             positions: position of each token, int64 [B, L].
-            attention_mask: 1 at real tokens, int64 [B, L], or what each token attends to, bool [B, 1, L, L].
+            attention_mask: 1 at real tokens, int64 [B, L], or what each token attends to, bool [B, 1, L, L]. The
+                windows of sliding layers are added.
             dropout: dropout rate of the input embeddings and of the result, applied in training mode only.
 
         Returns:
             [B, L, d].
         """
         embeddings = F.dropout(self.embed(tokens), dropout, self.training)
-        output = self.backbone(embeddings, attention_mask=attention_mask, position_ids=positions, use_cache=False)
+        masks = layer_masks(self.config, attention_mask, positions)
+        output = self.backbone(embeddings, attention_mask=masks, position_ids=positions, use_cache=False)
         return F.dropout(cast(torch.Tensor, output.last_hidden_state), dropout, self.training)
 
     @property

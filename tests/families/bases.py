@@ -198,8 +198,8 @@ def _sentencepiece(kind: str, special: tuple[str, ...]) -> Tokenizer:
     return tokenizer
 
 
-def make_base(name: str, directory: Path | str) -> str:
-    """Writes the tiny base of a family; returns its directory."""
+def make_base(name: str, directory: Path | str, **options: Any) -> str:
+    """Writes the tiny base of a family, with further options of its config; returns its directory."""
     family = FAMILIES[name]
     tokenizer = make_tokenizer(family)
     sizes = {
@@ -213,7 +213,7 @@ def make_base(name: str, directory: Path | str) -> str:
         sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
     tokens = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
     config = family.config(
-        **(sizes | family.options), **tokens, vocab_size=len(tokenizer), tie_word_embeddings=family.tied
+        **(sizes | family.options | options), **tokens, vocab_size=len(tokenizer), tie_word_embeddings=family.tied
     )
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config)
