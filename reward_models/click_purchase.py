@@ -133,6 +133,11 @@ class ClickPurchaseModel(RewardModel, SavedModel):
         """Size N of the catalogue."""
         return self.config.num_items
 
+    @property
+    def window(self) -> int:
+        """Number of newest items of a history that the encoder reads."""
+        return self.config.window
+
     # --- items and states ---
 
     def _id_is_used(self, items: Tensor) -> Tensor:
@@ -244,11 +249,15 @@ class ClickPurchaseModel(RewardModel, SavedModel):
         return Prediction(log_click=log_click, purchase=calibrated, seen=seen)
 
     def predict(
-        self, histories: Histories, purchases: Purchases = None, profiles: np.ndarray | None = None
+        self,
+        histories: Histories,
+        purchases: Purchases = None,
+        profiles: np.ndarray | None = None,
+        seen: Tensor | None = None,
     ) -> Prediction:
-        """Scores [B, N] after the last item of each history; arguments as in `log_rewards`."""
-        states, seen = self.last_states(histories, purchases, profiles)
-        return self.predict_states(states, seen)
+        """Scores [B, N] after the last item of each history; arguments as in `RewardModel.predict`."""
+        states, in_history = self.last_states(histories, purchases, profiles)
+        return self.predict_states(states, in_history if seen is None else in_history | seen.to(self.device))
 
     def predict_packed(
         self,

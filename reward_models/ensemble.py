@@ -54,15 +54,24 @@ class RewardEnsemble(RewardModel, SavedModel):
         return self.config.num_items
 
     @property
+    def window(self) -> int:
+        """Number of newest items of a history that the encoder reads."""
+        return self.config.window
+
+    @property
     def _first(self) -> ClickPurchaseModel:
         return cast(ClickPurchaseModel, self.members[0])
 
     def predict(
-        self, histories: Histories, purchases: Purchases = None, profiles: np.ndarray | None = None
+        self,
+        histories: Histories,
+        purchases: Purchases = None,
+        profiles: np.ndarray | None = None,
+        seen: Tensor | None = None,
     ) -> Prediction:
-        """Scores [B, N] after the last item of each history; arguments as in `log_rewards`."""
-        parts = [member.predict(histories, purchases, profiles) for member in click_purchase_models(self)]
-        return self._combine(parts, None if self.linear is None else self.linear_scores(histories))
+        """Scores [B, N] after the last item of each history; arguments as in `RewardModel.predict`."""
+        parts = [member.predict(histories, purchases, profiles, seen) for member in click_purchase_models(self)]
+        return self._combine(parts, None if self.linear is None else self.linear_scores(histories, seen))
 
     def predict_packed(
         self,
@@ -83,13 +92,14 @@ class RewardEnsemble(RewardModel, SavedModel):
         scores = self.linear.log_scores(history.masked_fill(~mask, 0), mask, seen_before)
         return self._combine(parts, scores[:, 1:])
 
-    def linear_scores(self, histories: Histories) -> Tensor:
-        """Log-scores of the linear model after the last item of each history, [B, N]."""
+    def linear_scores(self, histories: Histories, seen: Tensor | None = None) -> Tensor:
+        """Log-scores of the linear model after the last item of each history, [B, N]; `seen` as in `predict`."""
         assert self.linear is not None
-        recent, _, lengths, seen = self._first.pack(histories, None)
+        recent, _, lengths, in_history = self._first.pack(histories, None)
         mask = torch.arange(recent.shape[1], device=self.device) < lengths[:, None]
-        in_window = torch.zeros(seen.shape, device=self.device).scatter_add(1, recent, mask.float()) > 0
-        return self.linear.log_scores_at_end(recent, mask, seen & ~in_window)
+        in_window = torch.zeros(in_history.shape, device=self.device).scatter_add(1, recent, mask.float()) > 0
+        before = in_history & ~in_window
+        return self.linear.log_scores_at_end(recent, mask, before if seen is None else before | seen.to(self.device))
 
     def _combine(self, parts: list[Prediction], linear_scores: Tensor | None = None) -> Prediction:
         seen = parts[0].seen

@@ -65,8 +65,8 @@ class Prediction:
 class RewardModel(nn.Module):
     """Base class of models that score all items of a catalogue as the next click, with rewards in nats.
 
-    A subclass implements `predict`, `predict_packed`, `num_items` and `device`. Its calibration (click temperature,
-    purchase scale and offset) is set once after training, without gradients.
+    A subclass implements `predict`, `predict_packed`, `num_items`, `window` and `device`. Its calibration (click
+    temperature, purchase scale and offset) is set once after training, without gradients.
     """
 
     click_temperature: Tensor
@@ -84,13 +84,30 @@ class RewardModel(nn.Module):
         raise NotImplementedError
 
     @property
+    def window(self) -> int:
+        """Number of newest items of a history that the encoder reads."""
+        raise NotImplementedError
+
+    @property
     def device(self) -> torch.device:
         """Device of the weights."""
         raise NotImplementedError
 
-    def predict(self, histories: Histories, purchases: Purchases = None, profiles: np.ndarray | None = None
-                ) -> Prediction:  # fmt: skip
-        """Scores [B, N] after the last item of each history; see `log_rewards` for the arguments."""
+    def predict(
+        self,
+        histories: Histories,
+        purchases: Purchases = None,
+        profiles: np.ndarray | None = None,
+        seen: Tensor | None = None,
+    ) -> Prediction:
+        """Scores [B, N] after the last item of each history.
+
+        Args:
+            histories: as in `log_rewards`.
+            purchases: as in `log_rewards`.
+            profiles: as in `log_rewards`.
+            seen: items that the user had seen before the history starts, bool [B, N]. The encoder does not read them.
+        """
         raise NotImplementedError
 
     def predict_packed(

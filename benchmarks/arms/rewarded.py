@@ -15,7 +15,7 @@ from benchmarks.arms.supervised import sft_seconds
 from benchmarks.budget import WARMUP, Budget, Trained, fit, gradient_step
 from llmrec.data.decision import Decisions
 from llmrec.data.seen_mask import seen_mask
-from llmrec.evaluation.optimum import item_rewards, optimum_log_probs
+from llmrec.evaluation.optimum import optimum_log_probs
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import decision_log_probs, pack
 from llmrec.ppo.kl import categorical_kl
@@ -39,7 +39,7 @@ def pool(start: Start, budget: Budget) -> Trained:
 
     def scores(decisions: Decisions) -> torch.Tensor:
         log_probs = (all_item_scores(policy, decisions) / section.temperature).log_softmax(-1)
-        rewards = item_rewards(reward, decisions)
+        rewards = reward.newest_item_rewards(decisions)
         return optimum_log_probs(log_probs, rewards, section.item_kl_coef, section.item_entropy_coef)
 
     return Trained(scores, [budget.validate(scores)])

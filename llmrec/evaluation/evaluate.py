@@ -5,7 +5,7 @@ Generated text is the most probable completion. Only the comparison of rewards b
 """
 
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,8 +21,8 @@ from llmrec.evaluation.comparisons import best_rival, correct
 from llmrec.evaluation.examples import answers, examples
 from llmrec.evaluation.generation import generation_report
 from llmrec.evaluation.metrics import ndcg, per_user
-from llmrec.evaluation.optimum import has_optimum, item_rewards, optimum, optimum_report
-from llmrec.evaluation.purchases import Purchases, expected_purchases, purchase_rankings, purchase_report
+from llmrec.evaluation.optimum import has_optimum, optimum_report
+from llmrec.evaluation.purchases import REWARD, Purchases, purchase_report
 from llmrec.evaluation.ranking import (
     BATCH,
     OBJECTIVES,
@@ -30,7 +30,6 @@ from llmrec.evaluation.ranking import (
     Ranked,
     distinct_targets,
     rank,
-    rank_batches,
     rank_policy,
     save_values,
     target_table,
@@ -49,15 +48,16 @@ from llmrec.evaluation.report import (
     SplitReport,
 )
 from llmrec.evaluation.reward_change import list_rewards, reward_report, sampled_rewards
+from llmrec.evaluation.reward_rankings import RewardPass, RewardRankings
 from llmrec.evaluation.split_report import split_report
+from llmrec.language.adapter_files import same_weights
 from llmrec.policy.model import RecPolicy
 from llmrec.progress.bars import ProgressBar, bar
 from llmrec.recommenders.registry import fit_baselines
 from llmrec.recommenders.tuning import FittedBaseline
 from llmrec.reward.composite import CompositeReward
 from llmrec.run import STAGES, VERBS, Run, library_versions
-from reward_models import EaseJudge, RewardModel, load_reward_model
-from reward_models.features import profile_words
+from reward_models import EaseJudge
 
 
 @dataclass(frozen=True)
@@ -145,25 +145,25 @@ def evaluate(run: Run) -> Report:
     inputs = Inputs.from_run(run)
     with bar("evaluate") as progress:
         baselines = fit_baselines(inputs.data, run.config, _callback(progress))
-        policies: dict[str, PolicyResults] = {}
+        policies = measure_policies(inputs, progress)
         ranked = {name: rank(one.scores, inputs.test, run.config.seed) for name, one in baselines.items()}
-        ranked["reward_model"] = rank_reward_model(inputs)
-        for name in POLICIES:
-            policies[name] = measure_policy(name, inputs, progress)
-            ranked[name] = policies[name].ranked
-        ranked |= {f"{name}_new_user": one.as_new_user for name, one in policies.items() if one.as_new_user is not None}
+        of_policies = {name: one.ranked for name, one in policies.items()}
+        of_policies |= {
+            f"{name}_new_user": one.as_new_user for name, one in policies.items() if one.as_new_user is not None
+        }
+        table = target_table(inputs.data, inputs.targets)
+        purchased = table["purchased"].to_numpy()
+        by_reward = measure_reward(inputs, policies, ranked | of_policies, purchased, progress)
     reward = compare_rewards(inputs, policies)
-    objective: dict[str, np.ndarray] = {}
-    if has_optimum(run.config.ppo):
-        ranked["optimum"], objective = rank_optimum(inputs, policies)
     chosen = {name: baseline_report(one) for name, one in baselines.items()}
     rival = best_rival(chosen)
-    purchases = measure_purchases(inputs, ranked)
-    weighted = rank_purchases(inputs, policies) if purchases is not None and objective else {}
-    splits = {
-        split: report_split(inputs, split, Rankings(ranked, objective, purchases, weighted), rival)
-        for split in inputs.rows
-    }
+    measured = Rankings(
+        ranked=ranked | {REWARD: by_reward.ranked[REWARD]} | of_policies | by_reward.ranked,
+        objective=by_reward.objective,
+        purchases=Purchases(purchased, by_reward.expected) if purchased.any() else None,
+        weighted=by_reward.weighted,
+    )
+    splits = {split: report_split(inputs, split, measured, rival) for split in inputs.rows}
     correct(splits)
     report = Report(
         splits=splits,
@@ -179,10 +179,10 @@ def evaluate(run: Run) -> Report:
         commands=[f"llmrec {VERBS[stage]} {run.directory}" for stage in STAGES],
         seconds={stage: run.record(stage)["seconds"] for stage in STAGES if stage != "evaluate"},
     )
-    table = target_table(inputs.data, inputs.targets)
-    save_values(run.path("evaluate", RANKS), table, inputs.rows, {name: one.ranks for name, one in ranked.items()})
-    if objective:
-        save_values(run.path("evaluate", OBJECTIVES), table, inputs.rows, objective)
+    target_ranks = {name: one.ranks for name, one in measured.ranked.items()}
+    save_values(run.path("evaluate", RANKS), table, inputs.rows, target_ranks)
+    if measured.objective:
+        save_values(run.path("evaluate", OBJECTIVES), table, inputs.rows, measured.objective)
     report.write(run.report_path)
     run.finish("evaluate", {"report": run.report_path.name})
     return report
@@ -197,6 +197,13 @@ def baseline_report(one: FittedBaseline) -> BaselineReport:
         seconds=one.seconds,
         cpu_seconds=one.cpu_seconds,
     )
+
+
+def measure_policies(inputs: Inputs, progress: ProgressBar) -> dict[str, PolicyResults]:
+    """Measures both policies; once if the guard kept the SFT adapter, because its weights are those of PPO then."""
+    sft, ppo = (inputs.run.path(name, "adapter") for name in POLICIES)
+    first = measure_policy("sft", inputs, progress)
+    return {"sft": first, "ppo": first if same_weights(sft, ppo) else measure_policy("ppo", inputs, progress)}
 
 
 def measure_policy(name: str, inputs: Inputs, progress: ProgressBar) -> PolicyResults:
@@ -229,33 +236,6 @@ def measure_policy(name: str, inputs: Inputs, progress: ProgressBar) -> PolicyRe
     )
 
 
-def rank_reward_model(inputs: Inputs) -> Ranked:
-    """Ranks the test targets by the reward model."""
-    model = load_reward_model(inputs.run.path("reward"), inputs.data.items["item_id"])
-    profiles = profile_words(inputs.data.users)
-    scores = reward_scores(model, profiles, inputs.test, inputs.config.reward.conversion_weight)
-    return rank_batches(scores, inputs.test, inputs.config.seed)
-
-
-def reward_scores(
-    model: RewardModel, profiles: np.ndarray, decisions: Decisions, conversion_weight: float
-) -> Iterator[np.ndarray]:
-    """The reward of every item at M decisions, given the same purchases and profiles as in training.
-
-    Args:
-        model: the reward model.
-        profiles: profile words of every user of the log, int64 [U, P].
-        decisions: the M decisions.
-        conversion_weight: weight of log P(purchase | click).
-
-    Yields:
-        float [b, N] for each batch of decisions, in order.
-    """
-    for part in decisions.batches(BATCH):
-        words = profiles[part.users]
-        yield model.log_rewards(part.histories, part.purchased, words, conversion_weight).cpu().numpy()
-
-
 def compare_rewards(inputs: Inputs, policies: dict[str, PolicyResults]) -> RewardReport:
     """Rewards on validation before (SFT) and after (PPO): of the ten best items and of sampled completions."""
     judge = EaseJudge.from_pretrained(inputs.run.path("reward"), inputs.data.items["item_id"])
@@ -265,34 +245,31 @@ def compare_rewards(inputs: Inputs, policies: dict[str, PolicyResults]) -> Rewar
     return reward_report(rewards["sft"], rewards["ppo"], inputs.valid.users, inputs.config)
 
 
-def rank_optimum(inputs: Inputs, policies: dict[str, PolicyResults]) -> tuple[Ranked, dict[str, np.ndarray]]:
-    """Ranks the test targets by the exact optimum of PPO's objective.
+def measure_reward(
+    inputs: Inputs,
+    policies: Mapping[str, PolicyResults],
+    ranked: Mapping[str, Ranked],
+    purchased: np.ndarray,
+    progress: ProgressBar,
+) -> RewardRankings:
+    """What the reward model gives at the test targets: its ranking, PPO's optimum and rankings for purchases.
 
-    Returns:
-        The ranking, and the objective of SFT, PPO and the optimum at each target, nats, each [M].
+    Args:
+        inputs: the inputs of the evaluation.
+        policies: the policies, with their log-probabilities of all items.
+        ranked: rankings of all other models.
+        purchased: whether each of the M test targets was purchased, bool [M].
+        progress: shows the progress.
     """
-    log_probs = {name: policy.log_probs for name, policy in policies.items() if policy.log_probs is not None}
-    rewards = item_rewards(inputs.reward, inputs.test)
-    scores, objective = optimum(log_probs, rewards, inputs.config.ppo)
-    return rank_batches(scores, inputs.test, inputs.config.seed), objective
-
-
-def measure_purchases(inputs: Inputs, ranked: Mapping[str, Ranked]) -> Purchases | None:
-    """Purchases at the test targets and in the lists of all models; None if no target was purchased."""
-    purchased = target_table(inputs.data, inputs.targets)["purchased"].to_numpy()
-    if not purchased.any():
-        return None
-    lists = {name: one.lists for name, one in ranked.items()}
-    return Purchases(purchased, expected_purchases(inputs.reward, inputs.test, lists))
-
-
-def rank_purchases(inputs: Inputs, policies: Mapping[str, PolicyResults]) -> dict[float, dict[str, Ranked]]:
-    """Rankings of the test targets for purchases, by weight and model; empty without log-probabilities of SFT."""
-    sft = policies["sft"].log_probs
-    config = inputs.config
-    if sft is None:
-        return {}
-    return purchase_rankings(inputs.reward, inputs.data, inputs.test, sft, config.ppo, config.seed)
+    rankings = RewardPass(
+        reward=inputs.reward,
+        section=inputs.config.ppo,
+        lists={name: one.lists for name, one in ranked.items()} if purchased.any() else {},
+        log_probs={name: one.log_probs for name, one in policies.items() if one.log_probs is not None},
+        seed=inputs.config.seed,
+    )
+    progress.start("rewards of all items", _batches(len(inputs.test)))
+    return rankings.measure(inputs.test, progress.advance)
 
 
 @dataclass(frozen=True)
@@ -303,13 +280,13 @@ class Rankings:
         ranked: rankings by model.
         objective: PPO's objective by policy, [M]; empty if it has no computable optimum.
         purchases: purchases; None if there are none.
-        weighted: rankings for purchases, by weight and model.
+        weighted: rank of each target in rankings for purchases, by weight and ranking, [M].
     """
 
     ranked: dict[str, Ranked]
     objective: dict[str, np.ndarray]
     purchases: Purchases | None
-    weighted: dict[float, dict[str, Ranked]]
+    weighted: dict[float, dict[str, np.ndarray]]
 
 
 def report_split(inputs: Inputs, split: str, measured: Rankings, rival: str | None) -> SplitReport:
@@ -338,7 +315,7 @@ def report_split(inputs: Inputs, split: str, measured: Rankings, rival: str | No
         )
     if purchases is not None and measured.weighted:
         weighted = {
-            weight: {name: one.select(rows) for name, one in found.items()}
+            weight: {name: of_targets[rows] for name, of_targets in found.items()}
             for weight, found in measured.weighted.items()
         }
         report.purchases = purchase_report(weighted, purchases.purchased, decisions.users, samples, config.seed)

@@ -6,22 +6,16 @@ J(pi*) = (alpha + beta) log Z. For alpha = 0 see Korbak et al., Findings of EMNL
 2023, eq. 4. The optimum is computed from the SFT policy and the reward; no model is trained for it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from llmrec.config import PPOConfig
-from llmrec.data.decision import Decisions
 from llmrec.evaluation.comparisons import mean_estimate
 from llmrec.evaluation.metrics import bootstrap_ratio
-from llmrec.evaluation.ranking import chunks
 from llmrec.evaluation.report import HEADLINE_METRIC, OPTIMUM, POLICIES, Estimate, OptimumReport
-from llmrec.reward.composite import CompositeReward
-
-NAMES = (*POLICIES, OPTIMUM)
-DECISION_ROWS = 16  # prompts per batch; rewards are computed after each of their J items, [16, J, N]
 
 
 def has_optimum(section: PPOConfig) -> bool:
@@ -67,30 +61,25 @@ def objective(policy: Tensor, sft: Tensor, rewards: Tensor, beta: float, alpha: 
 
 
 def optimum(
-    log_probs: dict[str, Tensor], rewards: Tensor, section: PPOConfig
-) -> tuple[Iterator[np.ndarray], dict[str, np.ndarray]]:
+    log_probs: Mapping[str, Tensor], rewards: Tensor, section: PPOConfig
+) -> tuple[Tensor, dict[str, np.ndarray]]:
     """The optimal log-probabilities, and the objective of SFT, PPO and the optimum.
 
     Args:
-        log_probs: log-probabilities of all items after each of M prompts, for `sft` and `ppo`, [M, N].
-        rewards: rewards of all items after the same prompts, see `item_rewards`, [M, N].
+        log_probs: log-probabilities of all items after each of b prompts, for `sft` and `ppo`, [b, N].
+        rewards: rewards of all items after the same prompts, see `CompositeReward.newest_item_rewards`, [b, N].
         section: `item_kl_coef` is beta, `item_entropy_coef` is alpha. Distributions are taken at `temperature`, as
             in training.
 
     Returns:
-        log pi* in batches [b, N], and J of each prompt in nats, by policy, float [M].
+        log pi*, [b, N], and J of each prompt in nats, by policy, float64 [b].
     """
     weights = (section.item_kl_coef, section.item_entropy_coef)
-    parts: list[np.ndarray] = []
-    values: dict[str, list[np.ndarray]] = {name: [] for name in NAMES}
-    for rows in chunks(len(rewards)):
-        part = slice(rows.start, rows.stop)
-        at = {name: (log_probs[name][part] / section.temperature).log_softmax(-1) for name in ("sft", "ppo")}
-        at["optimum"] = optimum_log_probs(at["sft"], rewards[part], *weights)
-        parts.append(at["optimum"].numpy())
-        for name in NAMES:
-            values[name].append(objective(at[name], at["sft"], rewards[part], *weights).numpy())
-    return iter(parts), {name: np.concatenate(value).astype(np.float64) for name, value in values.items()}
+    at = {name: (log_probs[name] / section.temperature).log_softmax(-1) for name in POLICIES}
+    best = optimum_log_probs(at["sft"], rewards, *weights)
+    at[OPTIMUM] = best
+    values = {name: objective(of_one, at["sft"], rewards, *weights) for name, of_one in at.items()}
+    return best, {name: value.double().numpy() for name, value in values.items()}
 
 
 def optimum_report(
@@ -135,18 +124,3 @@ def gap_closed(values: Mapping[str, np.ndarray], samples: int, seed: int) -> Est
         return Estimate(value=None, ci95=None, n=users)
     ratio, low, high = found
     return Estimate(value=ratio, ci95=(low, high), n=users)
-
-
-def item_rewards(reward: CompositeReward, decisions: Decisions) -> Tensor:
-    """The reward of every item at M decisions, exactly as PPO's item decisions use it.
-
-    Args:
-        reward: the reward that PPO maximized.
-        decisions: M decisions.
-
-    Returns:
-        float [M, N], in nats.
-    """
-    parts = (reward.item_rewards_per_prefix(part) for part in decisions.batches(DECISION_ROWS))
-    # `clone`: a view of the last decision would keep the rewards of all earlier ones in memory.
-    return torch.stack([rewards[-1].clone() for part in parts for rewards in part]).cpu()

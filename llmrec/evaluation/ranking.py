@@ -72,14 +72,25 @@ def rank_batches(batches: Iterable[np.ndarray], decisions: Decisions, seed: int)
         decisions: M decisions with known targets.
         seed: seed of the order among equal scores in lists, see `metrics.tie_keys`.
     """
-    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    parts: list[Ranked] = []
     start = 0
     for scores in batches:
-        histories = decisions.histories[start : start + len(scores)]
-        items = decisions.targets[start : start + len(scores)]
-        parts.append((ranks(scores, items, histories), top_k(scores, LIST_LENGTH, histories, seed)))
+        parts.append(rank_batch(scores, decisions[start : start + len(scores)], seed))
         start += len(scores)
-    return Ranked(ranks=np.concatenate([one for one, _ in parts]), lists=np.concatenate([lists for _, lists in parts]))
+    return join(parts)
+
+
+def rank_batch(scores: np.ndarray, decisions: Decisions, seed: int) -> Ranked:
+    """Ranks by the scores of all items at b decisions, float [b, N]; see `rank_batches`."""
+    return Ranked(
+        ranks=ranks(scores, decisions.targets, decisions.histories),
+        lists=top_k(scores, LIST_LENGTH, decisions.histories, seed),
+    )
+
+
+def join(parts: Sequence[Ranked]) -> Ranked:
+    """The rankings of consecutive batches of decisions as one."""
+    return Ranked(np.concatenate([one.ranks for one in parts]), np.concatenate([one.lists for one in parts]))
 
 
 def rank_policy(

@@ -8,7 +8,6 @@ import torch
 from llmrec.config import Config
 from llmrec.data.decision import Decisions
 from llmrec.evaluation.metrics import bootstrap_ci, paired_bootstrap, per_user
-from llmrec.evaluation.optimum import item_rewards
 from llmrec.evaluation.ranking import by_length, chunks
 from llmrec.evaluation.report import Estimate, RewardReport
 from llmrec.policy.generate import generate, parse
@@ -77,7 +76,7 @@ def list_rewards(
     columns: dict[str, dict[str, list[torch.Tensor]]] = {name: {"list_reward": [], "list_judge": []} for name in lists}
     for rows in chunks(len(decisions)):
         part = decisions.select(rows)
-        by_reward = item_rewards(reward, part)
+        by_reward = reward.newest_item_rewards(part)
         by_judge = judged(part.histories)
         for name, found in columns.items():
             listed = torch.from_numpy(lists[name][rows])

@@ -1,5 +1,6 @@
 """The weight file of a LoRA adapter, as peft writes it: its name and the shapes that it holds."""
 
+import filecmp
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -31,3 +32,8 @@ def adapter_shapes(directory: Path) -> dict[str, list[int]]:
             return {name: weights.get_slice(name).get_shape() for name in weights.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path} cannot be read: {error}. Copy or train it again.") from None
+
+
+def same_weights(one: Path, two: Path) -> bool:
+    """Whether the weights of two adapters are equal, by the bytes of their files."""
+    return filecmp.cmp(one / ADAPTER_WEIGHTS, two / ADAPTER_WEIGHTS, shallow=False)

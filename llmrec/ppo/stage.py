@@ -26,7 +26,6 @@ from llmrec.selection.guard import Guard, ValidationSet
 from llmrec.selection.validation import choosing_and_deciding, validation_sample
 from reward_models import EaseJudge
 
-GUARD_BATCH = 32  # validation users that the reward model scores at a time
 COLUMNS = {
     "objective/scores": "reward",
     "objective/item_reward": "item reward",
@@ -163,12 +162,9 @@ def validation_guard(run: Run, data: InteractionData, reward: CompositeReward) -
 
 def validation_set(decisions: Decisions, reward: CompositeReward, judge: EaseJudge) -> ValidationSet:
     """Validation decisions with the reward and the judge's score of every item."""
-    rewards: list[torch.Tensor] = []
-    for part in decisions.batches(GUARD_BATCH):  # rewards at all items of all prompts would not fit into memory
-        rewards += [of_prompt[-1].cpu().clone() for of_prompt in reward.item_rewards_per_prefix(part)]
     return ValidationSet(
         decisions=decisions,
-        rewards=torch.stack(rewards),
+        rewards=reward.newest_item_rewards(decisions),
         judge_rewards=reward.judged(judge)(decisions.histories),
     )
 

@@ -48,7 +48,7 @@ def fallback_remark(report: Report) -> str:
         return ""
     return (
         "The guard fell back: no PPO adapter passed its tests on validation. The SFT adapter was kept, and PPO in "
-        "these tables is that adapter."
+        "these tables is that adapter, so its numbers are those of SFT."
     )
 
 

@@ -30,9 +30,12 @@ from llmrec.reward.penalties import OF_TEXT, VIOLATIONS, violations
 from llmrec.reward.protocol import RewardBatch
 from reward_models import UNKNOWN, EaseJudge, RewardModel, load_reward_model
 from reward_models.features import profile_words
+from reward_models.reward_model import Prediction
 
 if TYPE_CHECKING:  # importing it takes seconds
     from reward_models.text.model import TextRewardModel
+
+BATCH = 64  # decisions that the model scores in one forward pass
 
 
 class CompositeReward:
@@ -66,7 +69,7 @@ class CompositeReward:
         self.text = text
         self.profiles = profile_words(data.users)
         self.prefixes = sampled_prefixes(data)
-        self.popularity = item_log_odds(self._log_rewards_of_prefixes, self.prefixes.histories, data.num_items)
+        (self.popularity,) = self.popularity_at([config.conversion_weight])
         self.terms = {f"item_{term.column}": standardized(data.items, term.column) for term in config.terms}
         self.functions = {part.callable: load_callable(part.callable) for part in config.parts}
         weighted = [term.weight * self.terms[f"item_{term.column}"] for term in config.terms]
@@ -168,6 +171,15 @@ class CompositeReward:
         lift = clipped_lift(log_rewards, popularity, self.config.popularity_weight)
         return self.config.item_weight * lift + self.item_terms.to(log_rewards.device)
 
+    def popularity_at(self, conversion_weights: Sequence[float]) -> Tensor:
+        """Average log-odds of all items at W values of `conversion_weight`, by one pass of the model, float [W, N]."""
+
+        def log_rewards(rows: slice) -> Tensor:
+            prediction = self._prediction_of_prefixes(rows)
+            return torch.stack([prediction.rewards(weight) for weight in conversion_weights])
+
+        return item_log_odds(log_rewards, self.prefixes.histories, self.model.num_items)
+
     def judged(self, judge: EaseJudge) -> Callable[[Sequence[np.ndarray]], Tensor]:
         """The same item reward with the judge in place of the click/purchase model.
 
@@ -182,6 +194,39 @@ class CompositeReward:
             lambda rows: judge.log_rewards(histories_of_users[rows], weight), histories_of_users, len(self.popularity)
         )
         return lambda histories: self.item_rewards(judge.log_rewards(histories, weight).cpu(), popularity)
+
+    @torch.no_grad()
+    def predict(self, decisions: Sequence[Decision]) -> Prediction:
+        """What the model predicts after the last shown item of each of B decisions, [B, N].
+
+        The model reads the items that the prompt shows. The items of `prior` are only marked as seen.
+
+        Raises:
+            DataError: a user is outside the log.
+        """
+        shown = [np.asarray(decision.items, dtype=np.int64) for decision in decisions]
+        purchased = [
+            None if decision.purchased is None else np.asarray(decision.purchased, dtype=bool)[len(decision.prior) :]
+            for decision in decisions
+        ]
+        seen = torch.from_numpy(seen_mask([decision.prior for decision in decisions], self.model.num_items))
+        return self.model.predict(shown, purchased, self._profiles(decisions), seen)
+
+    def newest_item_rewards(self, decisions: Sequence[Decision]) -> Tensor:
+        """Weighted rewards of all items after the last shown item of each of M decisions, on the CPU, float [M, N].
+
+        They equal the last rows of `item_rewards_per_prefix`, without the cost of the rows before.
+
+        Raises:
+            DataError: a user is outside the log.
+            RewardError: the click/purchase model gives a number that is not finite.
+        """
+        rewards: list[Tensor] = []
+        for start in range(0, len(decisions), BATCH):
+            prediction = self.predict(decisions[start : start + BATCH])
+            of_items = self.item_rewards(prediction.rewards(self.config.conversion_weight))
+            rewards.append(finite("log_odds", of_items).cpu())
+        return torch.cat(rewards)
 
     def item_rewards_per_prefix(self, decisions: Sequence[Decision]) -> list[Tensor]:
         """Weighted rewards of all N items after each of the J shown items of each decision, [J, N] a decision.
@@ -213,14 +258,10 @@ class CompositeReward:
         shown = [rewards[:length] for rewards, length in zip(log_rewards, lengths.tolist(), strict=True)]
         return [finite("log_odds", self.item_rewards(rewards)) for rewards in shown]
 
-    def _log_rewards_of_prefixes(self, rows: slice) -> Tensor:
-        """Log-rewards of the model after some of the sampled prefixes, [b, N]."""
-        return self.model.log_rewards(
-            self.prefixes.histories[rows],
-            self.prefixes.purchases[rows],
-            self.prefixes.profiles[rows],
-            self.config.conversion_weight,
-        )
+    def _prediction_of_prefixes(self, rows: slice) -> Prediction:
+        """What the model predicts after some of the sampled prefixes, [b, N]."""
+        prefixes = self.prefixes
+        return self.model.predict(prefixes.histories[rows], prefixes.purchases[rows], prefixes.profiles[rows])
 
     def _profiles(self, decisions: Sequence[Decision]) -> np.ndarray:
         """Profile words of each decision's user, int64 [B, P]; 0 (unknown) for a decision without `user`."""

@@ -83,13 +83,14 @@ def item_log_odds(
     that the model overrates is then overrated here as well, so a policy gains nothing from it.
 
     Args:
-        log_rewards: gives the model's log-rewards after some of the U histories, [b, N]; see `RewardModel.log_rewards`.
+        log_rewards: gives the model's log-rewards after b of the U histories, [..., b, N]; see
+            `RewardModel.log_rewards`. Leading dimensions, such as several weights of purchases, stay apart.
         histories: histories of U users.
         num_items: size N of the catalogue.
         batch: number of histories in one forward pass.
 
     Returns:
-        float32 [N].
+        float32 [..., N].
     """
     total = torch.zeros(num_items, dtype=torch.float64)
     users = torch.zeros(num_items)
@@ -97,8 +98,8 @@ def item_log_odds(
         rows = slice(start, start + batch)
         probabilities = log_rewards(rows).cpu().exp()
         seen = torch.from_numpy(seen_mask(histories[rows], num_items))
-        total += probabilities.masked_fill(seen, 0.0).sum(0)
+        total = total + probabilities.masked_fill(seen, 0.0).sum(-2)
         users += (~seen).sum(0)
     # One more user, with equal probabilities of all items, is for items that all of these users have seen.
-    mean = (total + total.sum() / users.sum()) / (users + 1.0)
+    mean = (total + total.sum(-1, keepdim=True) / users.sum()) / (users + 1.0)
     return log_odds(mean.log()).float()

@@ -38,6 +38,9 @@ class PreferItem:
         values[self.item] = 1.0
         return [values.expand(len(decision.items), 10) for decision in decisions]
 
+    def newest_item_rewards(self, decisions):
+        return torch.stack([rewards[-1] for rewards in self.item_rewards_per_prefix(decisions)])
+
 
 def trl_arguments(directory, **options) -> TRLPPOConfig:
     """TRL's options for tiny models on the CPU."""

@@ -16,6 +16,7 @@ from llmrec.config import PenaltyConfig, RewardConfig
 from llmrec.data.decision import Decision
 from llmrec.errors import ConfigError, DataError, RewardError
 from llmrec.language.prompt import Recommendation
+from llmrec.recommenders.linear import LinearFit
 from llmrec.reward.composite import CompositeReward
 from llmrec.reward.functions import call, load_callable, standardized
 from llmrec.reward.item_rewards import clipped_lift, item_log_odds, log_odds, sampled_prefixes
@@ -23,6 +24,7 @@ from llmrec.reward.penalties import violations
 from reward_models.click_purchase import ClickPurchaseConfig, ClickPurchaseModel
 from reward_models.ensemble import RewardEnsemble
 from reward_models.judge import fit_judge
+from reward_models.linear import LinearNextItem
 from tests.conftest import make_data
 
 ROW = Decision("new user", [9], [0, 2], [True, False, True])
@@ -104,6 +106,40 @@ def test_item_rewards_per_prefix_equal_those_of_recommendations(model, catalogue
     difference = decisions[-1] - plain.item_rewards_per_prefix([row])[0][-1]
     terms = 0.1 * standardized(catalogue.items, "price") - 2.0 * standardized(catalogue.items, "year")
     torch.testing.assert_close(difference, terms, atol=1e-5, rtol=1e-5)
+
+
+def random_model(data, seed: int, window: int) -> ClickPurchaseModel:
+    """A model with large weights, so that every input has an effect."""
+    torch.manual_seed(seed)
+    model = ClickPurchaseModel(ClickPurchaseConfig(data.num_items, hidden_size=8, dropout=0.0, window=window))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    return model.eval()
+
+
+@pytest.mark.parametrize(("window", "pooled"), [(2, False), (50, False), (50, True)])
+def test_the_newest_item_rewards_are_the_last_rows_of_all_prefixes(catalogue, pooled, window):
+    model = random_model(catalogue, 1, window)
+    if pooled:
+        linear = LinearNextItem.from_weights(LinearFit(catalogue.train_histories, catalogue.num_items).solve(5.0))
+        linear.pool_weights.copy_(torch.tensor([0.8, 0.6, -0.1]))
+        model = RewardEnsemble([model, random_model(catalogue, 2, window)], 0.5, linear).eval()
+    reward = composite(model, catalogue, terms=[{"column": "price", "weight": 0.1}])
+    decisions = [
+        replace(ROW, user=3),
+        Decision("new user", [], [4, 1, 7], None),
+        Decision("new user", [5], [8], [True, True], 2),
+    ] * 30  # more than a batch
+    expected = torch.stack([rewards[-1] for rewards in reward.item_rewards_per_prefix(decisions)])
+    torch.testing.assert_close(reward.newest_item_rewards(decisions), expected, atol=1e-6, rtol=1e-6)
+
+
+def test_the_popularity_of_several_weights_is_that_of_each(model, catalogue):
+    found = composite(model, catalogue).popularity_at([0.0, 0.5])
+    expected = [composite(model, catalogue, conversion_weight=weight).popularity for weight in (0.0, 0.5)]
+    torch.testing.assert_close(found, torch.stack(expected))
+    torch.testing.assert_close(found[1], average_log_odds(model, catalogue, 0.5))
 
 
 @pytest.mark.parametrize("ensemble", [False, True])

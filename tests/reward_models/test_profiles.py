@@ -3,16 +3,14 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
 from llmrec.catalogue.facts import FactBook
 from llmrec.config import RewardConfig
-from llmrec.data.dataset import InteractionData, Targets
-from llmrec.data.decision import Decision, Decisions
+from llmrec.data.dataset import InteractionData
+from llmrec.data.decision import Decision
 from llmrec.errors import DataError
-from llmrec.evaluation.evaluate import reward_scores
 from llmrec.language.prompt import Recommendation
 from llmrec.ppo.stage import training_decisions, validation_guard
 from llmrec.reward.composite import CompositeReward
@@ -82,12 +80,3 @@ def test_the_guard_uses_profiles(reward, data, tmp_path):
         user = next(u for u in range(6) if decision.items.tolist() == data.histories[u][:count].tolist())
         alone = Decision("", [], data.histories[user][:count], data.purchases[user][:count], user)
         torch.testing.assert_close(rewards, reward.item_rewards_per_prefix([alone])[0][-1])
-
-
-def test_the_reward_model_as_a_ranker_uses_profiles_and_purchases(reward, data):
-    users = np.array([4, 1])
-    histories, purchases = [data.histories[u][:3] for u in users], [data.purchases[u][:3] for u in users]
-    decisions = Decisions.from_targets(data, Targets(users, np.array([3, 3])))
-    (found,) = reward_scores(reward.model, profile_words(data.users), decisions, 0.5)
-    expected = reward.model.log_rewards(histories, purchases, profile_words(data.users)[users], 0.5)
-    np.testing.assert_array_equal(found, expected.numpy())

@@ -1,0 +1,163 @@
+"""Everything that the evaluation takes from the reward model at the test targets, in one pass of the model.
+
+The reward model is slow, and one prediction serves many rankings: its own, the optimum of PPO's objective, and the
+rankings for purchases at each weight.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llmrec.config import PPOConfig
+from llmrec.data.decision import Decisions
+from llmrec.evaluation.metrics import ranks
+from llmrec.evaluation.optimum import optimum, optimum_log_probs
+from llmrec.evaluation.purchases import RERANKED, REWARD, WEIGHTS
+from llmrec.evaluation.ranking import Ranked, chunks, join, rank_batch
+from llmrec.evaluation.report import OPTIMUM
+from llmrec.reward.composite import CompositeReward
+from reward_models.reward_model import Prediction
+
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True)
+class RewardRankings:
+    """What the reward model gives at M test targets.
+
+    Attributes:
+        ranked: rankings by `reward_model` and, if PPO's objective has a computable optimum, by `optimum`.
+        objective: PPO's objective by policy, in nats, float64 [M] each; empty without a computable optimum.
+        expected: probability that the next click is in the list of a model and becomes a purchase, by model, float [M]
+            each; empty if no target was purchased.
+        weighted: rank of each target by weight of purchases and ranking, float64 [M] each; empty if no target was
+            purchased or there is no computable optimum.
+    """
+
+    ranked: dict[str, Ranked]
+    objective: dict[str, np.ndarray]
+    expected: dict[str, np.ndarray]
+    weighted: dict[float, dict[str, np.ndarray]]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """The rankings of consecutive batches of targets as one."""
+        return cls(
+            ranked={name: join([part.ranked[name] for part in parts]) for name in parts[0].ranked},
+            objective=_concatenated([part.objective for part in parts]),
+            expected=_concatenated([part.expected for part in parts]),
+            weighted={weight: _concatenated([part.weighted[weight] for part in parts]) for weight in parts[0].weighted},
+        )
+
+
+def _concatenated(parts: Sequence[Mapping[Key, np.ndarray]]) -> dict[Key, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+@dataclass(frozen=True)
+class RewardPass:
+    """One pass of the reward model over test targets.
+
+    Attributes:
+        reward: the reward that PPO maximized.
+        section: weights of PPO's objective.
+        lists: the ten best items of every other model at the M targets, by model, [M, 10]; empty if no target was
+            purchased.
+        log_probs: log-probability of every item under `sft` and `ppo`, [M, N]; empty without a computable optimum.
+        seed: seed of the order among equal scores in lists.
+    """
+
+    reward: CompositeReward
+    section: PPOConfig
+    lists: Mapping[str, np.ndarray]
+    log_probs: Mapping[str, Tensor]
+    seed: int
+
+    @torch.no_grad()
+    def measure(self, decisions: Decisions, advance: Callable[[], None]) -> RewardRankings:
+        """Measures all M targets.
+
+        Args:
+            decisions: the decisions at the M targets.
+            advance: called after each batch.
+        """
+        popularity = self.reward.popularity_at(WEIGHTS) if self.lists and self.log_probs else torch.empty(0)
+        parts: list[RewardRankings] = []
+        for rows in chunks(len(decisions)):
+            parts.append(self._measure(decisions.select(rows), slice(rows.start, rows.stop), popularity))
+            advance()
+        return RewardRankings.joined(parts)
+
+    def _measure(self, part: Decisions, rows: slice, popularity: Tensor) -> RewardRankings:
+        """Measures one batch of targets; `rows` are its rows in `lists` and `log_probs`."""
+        shown = self.reward.predict(part)
+        whole = shown if part.max_history >= self.reward.model.window else self._predict_whole(part)
+        own = whole.rewards(self.reward.config.conversion_weight).cpu()
+        ranked = {REWARD: rank_batch(own.numpy(), part, self.seed)}
+        objective: dict[str, np.ndarray] = {}
+        log_probs = {name: values[rows] for name, values in self.log_probs.items()}
+        if log_probs:
+            rewards = self.reward.item_rewards(shown.rewards(self.reward.config.conversion_weight)).cpu()
+            best, objective = optimum(log_probs, rewards, self.section)
+            ranked[OPTIMUM] = rank_batch(best.numpy(), part, self.seed)
+        expected: dict[str, np.ndarray] = {}
+        if self.lists:
+            lists = {name: values[rows] for name, values in self.lists.items()}
+            expected = expected_purchases(whole, lists | {name: one.lists for name, one in ranked.items()})
+        weighted: dict[float, dict[str, np.ndarray]] = {}
+        for weight, average in zip(WEIGHTS, popularity, strict=False):
+            rewards = self.reward.item_rewards(shown.rewards(weight), average).cpu()
+            scores = purchase_scores(weight, whole, log_probs["sft"], rewards, self.section)
+            weighted[weight] = {
+                name: ranks(values.numpy(), part.targets, part.histories) for name, values in scores.items()
+            }
+        return RewardRankings(ranked=ranked, objective=objective, expected=expected, weighted=weighted)
+
+    def _predict_whole(self, part: Decisions) -> Prediction:
+        """What the model predicts from all that it can read, which is more than the prompts show."""
+        return self.reward.model.predict(part.histories, part.purchased, self.reward.profiles[part.users])
+
+
+def expected_purchases(prediction: Prediction, lists: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The probability, by the reward model, that the next click is in a list and becomes a purchase.
+
+    Args:
+        prediction: what the click/purchase model predicts at b decisions.
+        lists: lists of items at these decisions, by model, int [b, K], filled up with -1.
+
+    Returns:
+        float [b], by model.
+    """
+    probability = (prediction.log_click + F.logsigmoid(prediction.purchase)).exp().cpu().numpy()  # [b, N]
+    return {
+        name: (np.take_along_axis(probability, np.maximum(items, 0), axis=1) * (items >= 0)).sum(1)
+        for name, items in lists.items()
+    }
+
+
+def purchase_scores(
+    weight: float, prediction: Prediction, sft: Tensor, rewards: Tensor, section: PPOConfig
+) -> dict[str, Tensor]:
+    """Scores of all items for purchases at one weight of log P(purchase | click).
+
+    Args:
+        weight: the weight.
+        prediction: what the click/purchase model predicts at b decisions.
+        sft: log-probabilities of the SFT policy, [b, N].
+        rewards: weighted rewards of all items at this weight, [b, N].
+        section: weights of PPO's objective.
+
+    Returns:
+        float [b, N] each: the exact optimum of PPO's objective, SFT re-ranked, and the reward model.
+    """
+    start = (sft / section.temperature).log_softmax(-1)
+    return {
+        OPTIMUM: optimum_log_probs(start, rewards, section.item_kl_coef, section.item_entropy_coef),
+        RERANKED: sft + weight * F.logsigmoid(prediction.purchase).cpu(),
+        REWARD: prediction.rewards(weight).cpu(),
+    }
