@@ -157,6 +157,11 @@ class PPOConfig(Section):
     save_steps: int = Field(default=16, ge=1, description="Updates between two checkpoints.")
     save_total_limit: int = Field(default=2, ge=1, description="Number of newest checkpoints that are kept.")
 
+    @property
+    def compares_generations(self) -> bool:
+        """Whether advantages are differences between the returns of one prompt's generations, KL penalty included."""
+        return self.advantage in ("rloo", "group")
+
     @model_validator(mode="after")
     def _options_fit(self) -> Self:
         if self.item_entropy_coef and self.advantage != "exact":
@@ -182,7 +187,7 @@ class PPOConfig(Section):
                 f"ppo.per_device_train_batch_size ({self.per_device_train_batch_size}). All generations of a prompt "
                 "share one forward pass: change one of the two."
             )
-        if self.advantage in ("rloo", "group") and self.num_generations < 2:
+        if self.compares_generations and self.num_generations < 2:
             raise ValueError(
                 f"ppo.advantage `{self.advantage}` compares the generations of one prompt, but ppo.num_generations is "
                 f"{self.num_generations}: set it to 2 or more."

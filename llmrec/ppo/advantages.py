@@ -72,16 +72,23 @@ def rloo_advantages(trajectories: Trajectories, num_generations: int) -> tuple[t
 
     The advantage is the return minus the mean return of the prompt's other G-1 episodes.
     """
-    returns = span_returns(trajectories).unflatten(0, (-1, num_generations))
-    others = (returns.sum(1, keepdim=True) - returns) / (num_generations - 1)
-    return _to_tokens((returns - others).flatten(0, 1), trajectories), None
+    deviations = _deviations(trajectories, num_generations)
+    advantages = deviations * num_generations / (num_generations - 1)
+    return _to_tokens(advantages.flatten(0, 1), trajectories), None
 
 
 def group_advantages(trajectories: Trajectories, num_generations: int) -> tuple[torch.Tensor, None]:
     """GRPO (Shao et al., 2024, arXiv:2402.03300): returns standardized within the prompt's G episodes."""
+    deviations = _deviations(trajectories, num_generations)
+    advantages = deviations / (deviations.std(1, keepdim=True) + 1e-4)
+    return _to_tokens(advantages.flatten(0, 1), trajectories), None
+
+
+def _deviations(trajectories: Trajectories, num_generations: int) -> torch.Tensor:
+    """Span returns less their mean over the prompt's generations, [B/G, G, 2]; exactly 0 if all are equal."""
     returns = span_returns(trajectories).unflatten(0, (-1, num_generations))
-    scaled = (returns - returns.mean(1, keepdim=True)) / (returns.std(1, keepdim=True) + 1e-4)
-    return _to_tokens(scaled.flatten(0, 1), trajectories), None
+    differences = returns - returns[:, :1]  # the mean of equal numbers may be rounded, that of zeros is 0
+    return differences - differences.mean(1, keepdim=True)
 
 
 def span_returns(trajectories: Trajectories) -> torch.Tensor:

@@ -41,6 +41,11 @@ from llmrec.reward.protocol import RewardFunction
 from llmrec.selection.best_adapter import evaluation_due
 from llmrec.selection.guard import Guard
 
+# Adam's epsilon where generations are compared: the resolution of float32 at a gradient of norm 1. The generations of a
+# prompt cancel in the gradients of all items that none of them recommends. What is left are rounding errors, which a
+# smaller epsilon would scale up to steps of the policy.
+ADAM_EPSILON = float(torch.finfo(torch.float32).eps)
+
 
 class RecPPOTrainer(PPOTrainer):
     """PPO for a `RecPolicy` with an RL adapter. The reference policy is the same model with the SFT adapter.
@@ -83,6 +88,8 @@ class RecPPOTrainer(PPOTrainer):
         auto = section.text == "auto" and section.advantage == "exact"
         self.text: TextDecision | None = None if auto else {"trained": section.text != "off"}
         self._first_step_checked = False
+        if section.compares_generations:
+            args.adam_epsilon = ADAM_EPSILON
         super().__init__(
             args=args,
             processing_class=policy.tokenizer,
@@ -153,6 +160,7 @@ class RecPPOTrainer(PPOTrainer):
             # 2. Reference: the reference policy scores the same tokens, and the critic predicts their values.
             reference = self.reference(rollout.decisions, rollout.completions)
             values = self.critic(rollout.sampled.hidden) * rollout.sampled.mask
+            kl = self.token_kl(rollout, reference)
         # 3. Reward: of the recommended item and of its justification.
         rewards = self.score(rollout, values.device)
         # 4. KL penalty: of tokens that are learned from samples.
@@ -162,7 +170,7 @@ class RecPPOTrainer(PPOTrainer):
         item_mask = (reference.scores.region == ITEM) & mask
         value_mask = self.items.value_mask(mask, item_mask)
         policy_mask = value_mask & reference.scores.is_choice
-        kl = kl_estimate(log_probs, ref_log_probs, self.args.kl_estimator) * value_mask
+        kl = kl * value_mask
         penalty = kl_penalty(kl, self.kl_scale * self.args.kl_coef)
         # 5. Token advantages: rewards and penalties, credited to the tokens before them.
         token_rewards = self.items.token_rewards(rewards, penalty, mask, item_mask)
@@ -217,7 +225,24 @@ class RecPPOTrainer(PPOTrainer):
     # -- steps of `collect` --
 
     def reference(self, decisions: list[Decision], completions: list[list[list[int]]]) -> NetworkOutput:
-        """Output of the reference policy (the RL adapter is off), computed in parts.
+        """Output of the reference policy: the RL adapter is off. See `network_output`."""
+        with self.policy.reference():
+            return self.network_output(decisions, completions)
+
+    def token_kl(self, rollout: Rollout, reference: NetworkOutput) -> torch.Tensor:
+        """KL estimate of each sampled token, [B*G, T].
+
+        Sampling and scoring round differently. Where the generations of a prompt are compared and earn the same reward,
+        that difference would be the whole advantage, and Adam would make full steps of it. The policy then scores its
+        completions as the reference does, so that equal policies have a KL of exactly 0.
+        """
+        log_probs = rollout.sampled.log_probs
+        if self.section.compares_generations:
+            log_probs = self.network_output(rollout.decisions, rollout.completions).scores.log_probs
+        return kl_estimate(log_probs, reference.scores.log_probs, self.args.kl_estimator)
+
+    def network_output(self, decisions: list[Decision], completions: list[list[list[int]]]) -> NetworkOutput:
+        """Output of the network for prompts with their completions, computed in parts.
 
         Args:
             decisions: the prompts, [B].
@@ -227,12 +252,10 @@ class RecPPOTrainer(PPOTrainer):
         size = max(1, self.args.local_rollout_forward_batch_size // self.section.num_generations)
         network = self.accelerator.unwrap_model(self.model)
         outputs: list[NetworkOutput] = []
-        with self.policy.reference():
-            for start in range(0, len(completions), size):
-                part = slice(start, start + size)
-                batch = pack(self.policy, decisions[part], completions[part], width)
-                batch = batch.to(self.accelerator.device)
-                outputs.append(network(batch, self.args.temperature, self.items.needs_item_distributions))
+        for start in range(0, len(completions), size):
+            part = slice(start, start + size)
+            batch = pack(self.policy, decisions[part], completions[part], width).to(self.accelerator.device)
+            outputs.append(network(batch, self.args.temperature, self.items.needs_item_distributions))
         return NetworkOutput.concatenate(outputs)
 
     def score(self, rollout: Rollout, device: torch.device) -> EpisodeRewards:

@@ -17,6 +17,7 @@ RUNS = {
     "exact": {"ptx_coef": 0.5},
     "gae": {"advantage": "gae"},
     "rloo": {"advantage": "rloo", "num_generations": 2},
+    "group": {"advantage": "group", "num_generations": 2},
     "micro": {"ptx_coef": 0.5, "num_generations": 2, "per_device_train_batch_size": 2, "total_episodes": 8},
 }
 EPISODES = 8

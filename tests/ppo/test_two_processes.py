@@ -41,13 +41,8 @@ COMMON = {"objective/scores", "objective/kl", "objective/entropy", "loss/policy_
 EXACT = {"objective/item_reward", "objective/item_kl", "loss/item_avg", "loss/ptx_avg"}
 
 
-# Known defect (docs/status.md): the weights differ by up to 1e-4 after the first update, and the second diverges.
-BROKEN = pytest.mark.xfail(reason="rloo differs between one and two processes; the cause is not known", strict=False)
-WITH_BROKEN = [pytest.param(run, marks=BROKEN) if run == "rloo" else run for run in RUNS]
-
-
 @pytest.mark.parametrize("update", ["1", "2"])
-@pytest.mark.parametrize("run", WITH_BROKEN)
+@pytest.mark.parametrize("run", RUNS)
 def test_two_processes_have_the_metrics_of_one(outputs, run, update):
     one, first, second = (read_json(path)[update] for path in paths(outputs, run, "json"))
     assert first == second
@@ -57,7 +52,7 @@ def test_two_processes_have_the_metrics_of_one(outputs, run, update):
     assert update == "1" or abs(one["objective/kl"]) > 1e-3
 
 
-@pytest.mark.parametrize("run", WITH_BROKEN)
+@pytest.mark.parametrize("run", RUNS)
 def test_two_processes_have_the_weights_of_one(outputs, run):
     one, first, second = (load_file(path) for path in paths(outputs, run, "safetensors"))
     assert set(first) == set(second) == set(one) and one
