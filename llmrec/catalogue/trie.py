@@ -27,6 +27,9 @@ class ItemTrie(nn.Module):
         order: item indices in the lexicographic order of their sequences, int64 [N].
         rank: position of each item in `order`, int64 [N].
         node_item: item index of a leaf, -1 of an inner node, int64 [nodes]. Node 0 is the root.
+        item_columns: column of each token of each item, padded with -1, int64 [N, longest].
+        item_nodes: node at which each token of each item is chosen, padded with -1, int64 [N, longest].
+        longest: number of tokens of the longest item.
         flat: whether every item is one token. The column of an item is then its rank.
 
     Raises:
@@ -37,6 +40,9 @@ class ItemTrie(nn.Module):
     order: torch.Tensor
     rank: torch.Tensor
     node_item: torch.Tensor
+    item_columns: torch.Tensor
+    item_nodes: torch.Tensor
+    _depth: torch.Tensor
     _low: torch.Tensor
     _high: torch.Tensor
     _edge_column: torch.Tensor
@@ -51,7 +57,8 @@ class ItemTrie(nn.Module):
         sorted_items = sorted(range(len(sequences)), key=lambda item: sequences[item])
         _check_prefix_free(sequences, sorted_items)
         self.num_items = len(sequences)
-        self.flat = all(len(sequence) == 1 for sequence in sequences)
+        self.longest = max(map(len, sequences))
+        self.flat = self.longest == 1
         tokens = torch.tensor(sorted({token for sequence in sequences for token in sequence}))
         order = torch.tensor(sorted_items)
         columns = {token: column for column, token in enumerate(tokens.tolist())}
@@ -61,12 +68,13 @@ class ItemTrie(nn.Module):
         # The edges of node n are edge_start[n] to edge_start[n + 1].
         parent, edge_column, edge_node = torch.tensor(edges).T.contiguous()
         edge_start = torch.searchsorted(parent, torch.arange(len(nodes) + 1))
-        is_leaf = edge_start[1:] == edge_start[:-1]
+        degrees = edge_start[1:] - edge_start[:-1]
+        self._largest_degree = int(degrees.max())
         buffers = {
             "tokens": tokens,
             "order": order,
             "rank": torch.argsort(order),
-            "node_item": torch.where(is_leaf, order[low.clamp(max=self.num_items - 1)], -1),
+            "node_item": torch.where(degrees == 0, order[low.clamp(max=self.num_items - 1)], -1),
             "_low": low,
             "_high": high,
             "_edge_column": edge_column,
@@ -76,6 +84,21 @@ class ItemTrie(nn.Module):
         }
         for name, value in buffers.items():
             self.register_buffer(name, value, persistent=False)
+        paths = self._paths([[columns[token] for token in sequence] for sequence in sequences])
+        for name, value in paths.items():
+            self.register_buffer(name, value, persistent=False)
+
+    def _paths(self, columns: list[list[int]]) -> dict[str, torch.Tensor]:
+        """The buffers `item_columns` and `item_nodes`, and the number of tokens before each node, int64 [nodes]."""
+        padded = torch.tensor([row + [-1] * (self.longest - len(row)) for row in columns])
+        nodes = [torch.zeros(self.num_items, dtype=torch.int64)]
+        for column in padded.T[:-1]:
+            nodes.append(self.step(nodes[-1].clamp(min=0), column))
+        item_nodes = torch.stack(nodes, 1).masked_fill(padded < 0, -1)
+        depth = torch.zeros_like(self.node_item)
+        for step in range(self.longest):
+            depth[item_nodes[:, step][item_nodes[:, step] >= 0]] = step
+        return {"item_columns": padded, "item_nodes": item_nodes, "_depth": depth}
 
     def columns_of(self, tokens: torch.Tensor) -> torch.Tensor:
         """Column of each token id.
@@ -103,15 +126,28 @@ class ItemTrie(nn.Module):
             return available[:, self.order]
         counts = available.new_zeros(len(nodes), self.num_items + 1, dtype=torch.int32)
         torch.cumsum(available[:, self.order], dim=1, dtype=torch.int32, out=counts[:, 1:])
-        starts = self._edge_start[nodes]
-        degrees = self._edge_start[nodes + 1] - starts
-        rows = torch.repeat_interleave(torch.arange(len(nodes), device=nodes.device), degrees)
-        first = torch.cumsum(degrees, 0) - degrees
-        edges = starts[rows] + torch.arange(len(rows), device=nodes.device) - first[rows]
+        starts = self._edge_start[nodes][:, None]
+        place = torch.arange(self._largest_degree, device=nodes.device)  # [E], E edges at most
+        edges = (starts + place).clamp(max=len(self._edge_node) - 1)
         child = self._edge_node[edges]
-        mask = available.new_zeros(len(nodes), len(self.tokens))
-        mask[rows, self._edge_column[edges]] = counts[rows, self._high[child]] > counts[rows, self._low[child]]
-        return mask
+        below = counts.gather(1, self._high[child]) > counts.gather(1, self._low[child])
+        is_edge = starts + place < self._edge_start[nodes + 1][:, None]
+        column = torch.where(is_edge & below, self._edge_column[edges], len(self.tokens))
+        mask = available.new_zeros(len(nodes), len(self.tokens) + 1)
+        return mask.scatter_(1, column, True)[:, :-1]
+
+    def next_columns(self, nodes: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """The column by which each node leads to each of its row's items.
+
+        Args:
+            nodes: current node of each row, int64 [R].
+            items: item indices, int64 [R, H].
+
+        Returns:
+            int64 [R, H]; -1 where the item is not below the node.
+        """
+        depth = self._depth[nodes][:, None]
+        return torch.where(self.item_nodes[items, depth] == nodes[:, None], self.item_columns[items, depth], -1)
 
     def step(self, nodes: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """The child that each node has along a column.

@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from transformers import AddedToken, PreTrainedTokenizerBase
 
 from llmrec.catalogue.names import distinct_names
@@ -73,19 +72,13 @@ class ItemVocabulary:
     @property
     def longest(self) -> int:
         """Number of tokens of the longest item."""
-        return max(len(sequence) for sequence in self.sequences)
+        return self.trie.longest
 
     @cached_property
     def paths(self) -> list[tuple[int, ...]]:
         """For each item, the trie node at which each of its tokens is chosen, [N]; the first node is the root."""
-        nodes = [[0] for _ in self.sequences]
-        if not self.trie.flat:
-            device = self.trie.tokens.device
-            for item, sequence in enumerate(self.sequences):
-                for token in sequence[:-1]:
-                    column = self.trie.columns_of(torch.tensor([token], device=device))
-                    nodes[item].append(int(self.trie.step(torch.tensor([nodes[item][-1]], device=device), column)))
-        return [tuple(path) for path in nodes]
+        rows: list[list[int]] = self.trie.item_nodes.tolist()
+        return [tuple(row[: len(sequence)]) for row, sequence in zip(rows, self.sequences, strict=True)]
 
     @cached_property
     def vocabulary_hash(self) -> str:

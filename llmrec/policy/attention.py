@@ -37,12 +37,14 @@ def layer_masks(config: Any, mask: torch.Tensor, positions: torch.Tensor) -> tor
 
     Returns:
         a mask for all layers, or one for each type of layer. Masks [B, K] stay as they are if transformers reads them
-        correctly: if all layers attend to the whole past, or if nothing is cached.
+        correctly: if nothing is cached, or if all layers attend to the whole past. With SDPA and a cache they never
+        stay, because transformers reads every such mask on the host, which would wait for a GPU at every token.
     """
     windows = attention_windows(config)
     key_positions = positions
     if mask.ndim == 2:
-        if not any(windows.values()) or mask.shape[1] == positions.shape[1]:
+        is_sdpa = config._attn_implementation == "sdpa"
+        if mask.shape[1] == positions.shape[1] or not (is_sdpa or any(windows.values())):
             return mask
         key_positions = mask.cumsum(1) - 1
         mask = mask[:, None, None].bool() & (key_positions[:, None] <= positions[:, :, None])[:, None]

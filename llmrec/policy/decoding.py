@@ -3,9 +3,11 @@
 The decoder applies the grammar of `language.grammar` to a catalogue, its facts and the histories of a batch. Item
 spans allow only items that may be recommended. Citations allow only items of the history. Facts must hold for the
 recommended item and for every item that the sentence cites.
+
+A state is a set of tensors with one row for each completion, and every step computes all rows alike. No step reads a
+tensor on the host, so an accelerator is never waited for.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -14,38 +16,48 @@ from torch import nn
 from llmrec.catalogue.facts import FactBook
 from llmrec.catalogue.trie import ItemTrie
 from llmrec.errors import CatalogueError
-from llmrec.language.grammar import CITE, FACT, ITEM, TEXT, TEXT_RULES, TRANSITIONS, Event, Region, TokenClasses
+from llmrec.language.grammar import CITE, DONE, FACT, ITEM, TEXT, TEXT_RULES, TRANSITIONS, Event, Region, TokenClasses
 
 
 @dataclass(frozen=True)
 class DecodingState:
-    """Where each of B completions stands.
+    """Where each of R completions of P prompts stands.
 
     Attributes:
-        region: `grammar.Region` of the next token, int64 [B].
-        node: trie node inside an item span, a citation or a fact, int64 [B].
-        available: items that may be recommended, bool [B, N].
-        history: items that may be cited at all, -1 at padding, int64 [B, H].
-        own_facts: facts of the recommended item, bool [B, F].
-        common_facts: facts that it shares with each item of the history, bool [B, F, H].
-        statable: facts that may be stated now, bool [B, F].
-        citable: positions of the history that may be cited now, bool [B, H].
-        no_common_fact: the item has facts, but shares no category with the history, bool [B].
-        sentence: number of sentences that have ended, int64 [B].
-        opening: the sentence has no token yet, bool [B].
-        cited_here: the sentence has cited an item, bool [B].
-        cited: the justification has cited an item, bool [B].
-        stated: the justification has stated a fact, bool [B].
+        step: number of tokens that each completion has.
+        shown: first token of each item of a prompt's history, int64 [P, H]; any item's at padding.
+        prompt: prompt of each completion, int64 [R].
+        region: `grammar.Region` of the next token, int64 [R].
+        node: trie node inside an item span, a citation or a fact, int64 [R].
+        available: items that may be recommended, bool [R, N].
+        history: distinct items that may be cited at all, -1 at padding, int64 [R, H].
+        common_facts: facts that the recommended item shares with each item of the history, bool [R, F, H].
+        first_statable: facts that a sentence may state before it has stated or cited anything, bool [R, F].
+        first_citable: positions of the history that it may cite then, bool [R, H].
+        statable: facts that may be stated now, bool [R, F].
+        citable: positions of the history that may be cited now, bool [R, H].
+        has_facts: facts of the recommended item are known, bool [R].
+        no_common_fact: the item has facts, but shares no category with the history, bool [R].
+        sentence: number of sentences that have ended, int64 [R].
+        opening: the sentence has no token yet, bool [R].
+        cited_here: the sentence has cited an item, bool [R].
+        cited: the justification has cited an item, bool [R].
+        stated: the justification has stated a fact, bool [R].
     """
 
+    step: int
+    shown: torch.Tensor
+    prompt: torch.Tensor
     region: torch.Tensor
     node: torch.Tensor
     available: torch.Tensor
     history: torch.Tensor
-    own_facts: torch.Tensor
     common_facts: torch.Tensor
+    first_statable: torch.Tensor
+    first_citable: torch.Tensor
     statable: torch.Tensor
     citable: torch.Tensor
+    has_facts: torch.Tensor
     no_common_fact: torch.Tensor
     sentence: torch.Tensor
     opening: torch.Tensor
@@ -55,38 +67,45 @@ class DecodingState:
 
     @property
     def can_cite(self) -> torch.Tensor:
-        """An item of the history may be cited now, bool [B]."""
+        """An item of the history may be cited now, bool [R]."""
         return self.citable.any(1)
 
     @property
+    def has_history(self) -> torch.Tensor:
+        """There is an item to cite, bool [R]."""
+        return (self.history >= 0).any(1)
+
+    @property
     def needs_citation(self) -> torch.Tensor:
-        """There is a history, and nothing of it has been cited, bool [B]."""
-        return ~self.cited & (self.history >= 0).any(1)
+        """There is a history, and nothing of it has been cited, bool [R]."""
+        return ~self.cited & self.has_history
 
     @property
     def needs_fact(self) -> torch.Tensor:
-        """Facts of the item are known, and none has been stated, bool [B]."""
-        return ~self.stated & self.own_facts.any(1)
+        """Facts of the item are known, and none has been stated, bool [R]."""
+        return ~self.stated & self.has_facts
 
     def select(self, rows: torch.Tensor) -> "DecodingState":
         """The states of some rows; repeated rows give copies."""
-        return DecodingState(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        shared = {name: values.pop(name) for name in ("step", "shown")}
+        return DecodingState(**shared, **{name: value[rows] for name, value in values.items()})
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What rows of one kind may continue with, out of the tokens that this kind can have at all.
+    """What R completions may continue with. The last columns are the items of each completion's own prompt.
 
     Attributes:
-        kind: ITEM, CITE or TEXT. Facts belong to TEXT.
-        rows: row numbers, int64 [r].
-        tokens: token id of each column, ascending, int64 [K].
-        allowed: bool [r, K].
+        tokens: token ids of the columns that all completions have, ascending, int64 [K].
+        shown: token ids of each prompt's own columns, int64 [P, H]; H is 0 where there are none.
+        prompt: prompt of each completion, int64 [R].
+        allowed: bool [R, K + H], or [R, T, K + H] for T tokens of each completion.
     """
 
-    kind: Region
-    rows: torch.Tensor
     tokens: torch.Tensor
+    shown: torch.Tensor
+    prompt: torch.Tensor
     allowed: torch.Tensor
 
 
@@ -104,6 +123,8 @@ class Decoder(nn.Module):
 
     tokens: torch.Tensor
     _class_columns: torch.Tensor
+    _fact_columns: torch.Tensor
+    _all_tokens: torch.Tensor
     _transitions: torch.Tensor
     _is_category: torch.Tensor
     _is_own: torch.Tensor
@@ -118,9 +139,12 @@ class Decoder(nn.Module):
         tokens = torch.tensor(classes.vocabulary())
         members = classes.members()
         columns = [torch.isin(tokens, torch.tensor(sorted(members[kind]))) for kind in TEXT_RULES]
+        fact_tokens = tokens[:0] if self.fact_trie is None else self.fact_trie.tokens
         buffers = {
             "tokens": tokens,
             "_class_columns": torch.stack(columns).float(),  # [classes, K]; matrix products of bool do not exist
+            "_fact_columns": torch.searchsorted(tokens, fact_tokens),
+            "_all_tokens": torch.cat([tokens, trie.tokens.cpu()]).unique(),  # of text and items
             "_transitions": torch.tensor([TRANSITIONS[region] for region in Region]),
             "_is_category": facts.of_kind("category"),
             "_is_own": facts.of_kind("category", "period"),
@@ -132,8 +156,8 @@ class Decoder(nn.Module):
         """States before the first token.
 
         Args:
-            available: items that may be recommended, bool [B, N].
-            history: items that may be cited, -1 at padding, int64 [B, H].
+            available: items that may be recommended, bool [P, N].
+            history: items that may be cited, -1 at padding, int64 [P, H].
 
         Raises:
             CatalogueError: a row has nothing left to recommend.
@@ -144,18 +168,27 @@ class Decoder(nn.Module):
                 f"Nothing is left to recommend in row {int(empty.nonzero()[0])}: the user has seen, or the request "
                 "excludes, every item of the catalogue."
             )
-        zeros = torch.zeros(len(available), dtype=torch.int64, device=available.device)
+        prompt = torch.arange(len(available), device=available.device)
+        zeros = torch.zeros_like(prompt)
         no = zeros.bool()
         no_facts = torch.zeros(len(available), self.num_facts, dtype=torch.bool, device=available.device)
+        is_same = history[:, :, None] == history[:, None]
+        history = history.masked_fill(is_same.tril(-1).any(2), -1)  # each item once
+        citable = history >= 0
         return DecodingState(
+            step=0,
+            shown=self.trie.tokens[self.trie.item_columns[history.clamp(min=0), 0]],
+            prompt=prompt,
             region=torch.full_like(zeros, ITEM),
             node=zeros,
             available=available,
             history=history,
-            own_facts=no_facts,
             common_facts=no_facts[:, :, None].expand(-1, -1, history.shape[1]),
+            first_statable=no_facts,
+            first_citable=citable,
             statable=no_facts,
-            citable=history >= 0,
+            citable=citable,
+            has_facts=no,
             no_common_fact=no,
             sentence=zeros,
             opening=~no,
@@ -167,7 +200,7 @@ class Decoder(nn.Module):
     # -- the next state --
 
     def advance(self, state: DecodingState, tokens: torch.Tensor) -> DecodingState:
-        """States after one more token a row, int64 [B]. Rows that are DONE stay so."""
+        """States after one more token a row, int64 [R]. Rows that are DONE stay so."""
         in_item, in_text = state.region == ITEM, state.region == TEXT
         item_node, item = _follow(self.trie, in_item | (state.region == CITE), state.node, tokens)
         node, fact = item_node, torch.full_like(item, -1)
@@ -180,18 +213,22 @@ class Decoder(nn.Module):
         stops = in_text & (event == Event.STOP)
         new = replace(
             state,
+            step=state.step + 1,
             region=self._transitions[state.region, event],
             node=torch.where(node >= 0, torch.where(completed, 0, node), state.node),
+            sentence=state.sentence + stops,
+            opening=stops | in_item,
         )
-        new = self._after_recommendation(new, torch.where(in_item, item, -1))
+        if state.step < self.trie.longest:  # later no recommended item is incomplete
+            new = self._after_recommendation(new, torch.where(in_item, item, -1))
         new = self._after_citation(new, torch.where(in_item, -1, item))
-        new = self._after_fact(new, fact)
-        new = replace(new, sentence=state.sentence + stops, opening=stops | in_item)
+        if self.fact_trie is not None:
+            new = self._after_fact(new, fact)
         new = self._begin_sentence(new, stops)
         return self._keep_both_possible(new)
 
     def _events(self, tokens: torch.Tensor, in_span: torch.Tensor, completed: torch.Tensor) -> torch.Tensor:
-        """The `grammar.Event` of each row's token, int64 [B]. Tokens of a span mean nothing else."""
+        """The `grammar.Event` of each row's token, int64 [R]. Tokens of a span mean nothing else."""
         event = torch.full_like(tokens, Event.WORD)
         for kind, rows in (
             (Event.OPENER, tokens == self.classes.opener),
@@ -204,26 +241,41 @@ class Decoder(nn.Module):
         return event
 
     def _after_recommendation(self, state: DecodingState, item: torch.Tensor) -> DecodingState:
-        """Looks up the facts of recommended items, int64 [B], -1 in rows that have not just completed one."""
-        rows = (item >= 0).nonzero()[:, 0]
-        if not len(rows):
-            return state
-        own_facts, common_facts = state.own_facts.clone(), state.common_facts.clone()
-        own_facts[rows] = self.facts.own(item[rows])
-        common_facts[rows] = self.facts.common(item[rows], state.history[rows])
-        shares_category = (common_facts & self._is_category[:, None]).flatten(1).any(1)
-        no_common_fact = ~shares_category & own_facts.any(1) & (state.history >= 0).any(1)
-        new = replace(state, own_facts=own_facts, common_facts=common_facts, no_common_fact=no_common_fact)
-        return self._begin_sentence(new, item >= 0)
+        """Looks up the facts of recommended items, int64 [R], -1 in rows that have not just completed one.
+
+        Facts in common with the history come first. Items of the history that share a category come before those that
+        share a period, and those before items that share any other fact.
+        """
+        rows = item >= 0
+        index = item.clamp(min=0)
+        own = self.facts.own(index)
+        common = self.facts.common(index, state.history)
+        citable = state.history >= 0
+        for kind in (torch.ones_like(self._is_own), self._is_own, self._is_category):  # the last kind that is shared
+            sharing = (common & kind[:, None]).any(1)
+            citable = torch.where(sharing.any(1, keepdim=True), sharing, citable)
+        in_common = common.any(2) & self._is_own
+        shares_category = (in_common & self._is_category).any(1)
+        no_common_fact = ~shares_category & own.any(1) & state.has_history
+        statable = torch.where(in_common.any(1, keepdim=True), in_common, own)
+        at_first = torch.where(no_common_fact[:, None], own, statable)
+        later = statable & ~no_common_fact[:, None]
+        return replace(
+            state,
+            common_facts=torch.where(rows[:, None, None], common, state.common_facts),
+            first_statable=torch.where(rows[:, None], later, state.first_statable),
+            first_citable=torch.where(rows[:, None], citable, state.first_citable),
+            statable=torch.where(rows[:, None], at_first, state.statable),
+            citable=torch.where(rows[:, None], citable, state.citable),
+            has_facts=torch.where(rows, own.any(1), state.has_facts),
+            no_common_fact=torch.where(rows, no_common_fact, state.no_common_fact),
+        )
 
     def _after_citation(self, state: DecodingState, item: torch.Tensor) -> DecodingState:
-        """Restricts facts to those of cited items, int64 [B], -1 in rows that have not just completed a citation."""
+        """Restricts facts to those of cited items, int64 [R], -1 in rows that have not just completed a citation."""
         cited = item >= 0
-        if not cited.any():
-            return state
         is_cited = state.history == item[:, None]
-        position = is_cited.long().argmax(1)
-        index = position[:, None, None].expand(-1, state.common_facts.shape[1], 1)
+        index = is_cited.long().argmax(1)[:, None, None].expand(-1, state.common_facts.shape[1], 1)
         with_cited = state.common_facts.gather(2, index)[..., 0]
         # A shared entity can only be stated once the sentence cites somebody who shares it; of several, all must.
         may_state = with_cited & (state.statable | (~self._is_own & ~state.cited_here[:, None]))
@@ -236,10 +288,8 @@ class Decoder(nn.Module):
         )
 
     def _after_fact(self, state: DecodingState, fact: torch.Tensor) -> DecodingState:
-        """Restricts citations to items that share stated facts, int64 [B], -1 in rows that have not just stated one."""
+        """Restricts citations to items that share stated facts, int64 [R], -1 in rows that have not just stated one."""
         stated = fact >= 0
-        if not stated.any():
-            return state
         index = fact.clamp(min=0)
         repeated = torch.zeros_like(state.statable).scatter_(1, index[:, None], stated[:, None])
         # With nothing in common, one category is enough; the period may still follow.
@@ -253,25 +303,11 @@ class Decoder(nn.Module):
         )
 
     def _begin_sentence(self, state: DecodingState, rows: torch.Tensor) -> DecodingState:
-        """Resets what the next sentence of some rows, bool [B], may state and cite.
-
-        Facts in common with the history come first. Items of the history that share a category come before those that
-        share a period, and those before items that share any other fact.
-        """
-        if not rows.any():
-            return state
-        citable = state.history >= 0
-        for kinds in (slice(None), self._is_own, self._is_category):  # the last kind that any item shares decides
-            sharing = state.common_facts[:, kinds].any(1)
-            citable = torch.where(sharing.any(1, keepdim=True), sharing, citable)
-        in_common = state.common_facts.any(2) & self._is_own
-        statable = torch.where(in_common.any(1, keepdim=True), in_common, state.own_facts)
-        alone = state.own_facts & (state.sentence == 0)[:, None]
-        statable = torch.where(state.no_common_fact[:, None], alone, statable)
+        """Resets what the next sentence of some rows, bool [R], may state and cite."""
         return replace(
             state,
-            statable=torch.where(rows[:, None], statable, state.statable),
-            citable=torch.where(rows[:, None], citable, state.citable),
+            statable=torch.where(rows[:, None], state.first_statable, state.statable),
+            citable=torch.where(rows[:, None], state.first_citable, state.citable),
             cited_here=state.cited_here & ~rows,
         )
 
@@ -280,53 +316,53 @@ class Decoder(nn.Module):
         completion can always finish.
         """
         incomplete = state.needs_citation | state.needs_fact
-        both_exist = state.own_facts.any(1) & (state.history >= 0).any(1)
-        rows = (incomplete & both_exist & ~state.no_common_fact & (state.region == TEXT)).nonzero()[:, 0]
-        if not len(rows):
-            return state
-        statable, citable = state.statable.clone(), state.citable.clone()
-        pairs = state.common_facts[rows] & statable[rows, :, None] & citable[rows, None]
-        statable[rows] &= pairs.any(2) | state.cited[rows, None]
-        citable[rows] &= pairs.any(1) | state.stated[rows, None]
-        return replace(state, statable=statable, citable=citable)
+        both_exist = state.has_facts & state.has_history
+        free = ~(incomplete & both_exist & ~state.no_common_fact & (state.region == TEXT))
+        pairs = state.common_facts & state.statable[:, :, None] & state.citable[:, None]
+        return replace(
+            state,
+            statable=state.statable & (pairs.any(2) | (free | state.cited)[:, None]),
+            citable=state.citable & (pairs.any(1) | (free | state.stated)[:, None]),
+        )
 
     # -- what may come next --
 
-    def choices(self, state: DecodingState) -> Iterator[Choice]:
-        """What all rows that are not DONE may continue with, by kind: item spans, citations, text with its facts."""
-        rows = (state.region == ITEM).nonzero()[:, 0]
-        if len(rows):
-            allowed = self.trie.allowed(state.node[rows], state.available[rows])
-            yield Choice(ITEM, rows, self.trie.tokens, allowed)
-        rows = (state.region == CITE).nonzero()[:, 0]
-        if len(rows):
-            yield self._citation(state, rows)
-        rows = ((state.region == TEXT) | (state.region == FACT)).nonzero()[:, 0]
-        if len(rows):
-            yield Choice(TEXT, rows, self.tokens, self._text(state, rows))
+    def choice(self, state: DecodingState) -> Choice:
+        """What all rows may continue with; rows that are DONE with the end token alone."""
+        if not self.trie.flat:
+            return self._choice_of_all(state)
+        if state.step == 0:
+            allowed = self.trie.allowed(state.node, state.available)
+            return Choice(self.trie.tokens, state.shown[:, :0], state.prompt, allowed)
+        # Of a flat catalogue, only the items that the prompts show can be cited, so its size costs nothing.
+        cited = state.citable & (state.region == CITE)[:, None]
+        return Choice(self.tokens, state.shown, state.prompt, torch.cat([self._text(state), cited], 1))
 
-    def _citation(self, state: DecodingState, rows: torch.Tensor) -> Choice:
-        """Citations. Of a flat catalogue, only the columns of the histories, so that its size costs nothing."""
-        if self.trie.flat:
-            ranks = torch.where(state.history >= 0, self.trie.rank[state.history.clamp(min=0)], -1)
-            columns = ranks[ranks >= 0].unique()
-            column = torch.searchsorted(columns, ranks[rows])
-            allowed = torch.zeros(len(rows), len(columns) + 1, dtype=torch.bool, device=rows.device)
-            allowed.scatter_(1, torch.where(state.citable[rows], column, len(columns)), True)
-            return Choice(CITE, rows, self.trie.tokens[columns], allowed[:, :-1])
-        items = torch.zeros(len(rows), self.trie.num_items + 1, dtype=torch.bool, device=rows.device)
-        items.scatter_(1, torch.where(state.citable[rows], state.history[rows], self.trie.num_items), True)
-        return Choice(CITE, rows, self.trie.tokens, self.trie.allowed(state.node[rows], items[:, :-1]))
+    def _choice_of_all(self, state: DecodingState) -> Choice:
+        """The choice among the tokens of the text and of all items, for items of several tokens."""
+        count = len(self._all_tokens)
+        allowed = state.citable.new_zeros(len(state.region), count + 1)
+        allowed[:, torch.searchsorted(self._all_tokens, self.tokens)] = self._text(state)
+        of_items = torch.searchsorted(self._all_tokens, self.trie.tokens)
+        in_item, in_citation = state.region == ITEM, state.region == CITE
+        node = torch.where(in_item | in_citation, state.node, 0)
+        cited = self.trie.next_columns(node, state.history.clamp(min=0))
+        is_cited = (cited >= 0) & state.citable & in_citation[:, None]
+        allowed.scatter_(1, torch.where(is_cited, of_items[cited.clamp(min=0)], count), True)
+        if state.step < self.trie.longest:
+            recommended = self.trie.allowed(node, state.available) & in_item[:, None]
+            allowed[:, of_items] |= recommended
+        return Choice(self._all_tokens, state.shown[:, :0], state.prompt, allowed[:, :-1])
 
-    def _text(self, state: DecodingState, rows: torch.Tensor) -> torch.Tensor:
-        """Columns of `tokens` that rows in TEXT or FACT may continue with, bool [r, K]."""
-        in_text = state.region[rows] == TEXT
-        classes = torch.stack([rule(state)[rows] for rule in TEXT_RULES.values()], 1)  # [r, classes]
+    def _text(self, state: DecodingState) -> torch.Tensor:
+        """Columns of `tokens` that rows in TEXT, FACT or DONE may continue with, bool [R, K]."""
+        in_text, in_fact = state.region == TEXT, state.region == FACT
+        classes = torch.stack([rule(state) for rule in TEXT_RULES.values()], 1)  # [R, classes]
         allowed = (classes.float() @ self._class_columns > 0) & in_text[:, None]
+        allowed |= (state.region == DONE)[:, None] & (self.tokens == self.classes.end)
         if self.fact_trie is not None:
-            node = torch.where(in_text, 0, state.node[rows])
-            columns = torch.searchsorted(self.tokens, self.fact_trie.tokens)
-            allowed[:, columns] |= self.fact_trie.allowed(node, state.statable[rows])
+            facts = self.fact_trie.allowed(torch.where(in_fact, state.node, 0), state.statable)
+            allowed[:, self._fact_columns] |= facts & (in_text | in_fact)[:, None]
         return allowed
 
 

@@ -4,14 +4,16 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from transformers import Cache, DynamicCache
 
 from llmrec.language.grammar import DONE
 from llmrec.language.prompt import Recommendation
 from llmrec.policy.attention import layer_masks
-from llmrec.policy.distribution import Group
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import PackedBatch
+
+CHECK_EVERY = 4  # steps between looks at which rows have ended; a look waits for the accelerator
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,9 @@ class Completions:
 
     def lists(self) -> list[list[int]]:
         """Token ids of each completion without padding."""
-        return [row[real].tolist() for row, real in zip(self.tokens, self.mask, strict=True)]
+        rows: list[list[int]] = self.tokens.tolist()
+        lengths: list[int] = self.mask.sum(1).tolist()
+        return [row[:length] for row, length in zip(rows, lengths, strict=True)]
 
 
 def generate(
@@ -78,11 +82,12 @@ def _generate(
     first_items: torch.Tensor | None,
 ) -> Completions:
     device, pad = policy.device, policy.prompts.end
-    prompt_hidden, cache, mask = _read_prompts(policy, prompts)
-    rows = torch.arange(len(mask), device=device).repeat_interleave(num_generations)
+    prompt_hidden, cache, mask = _read_prompts(policy, prompts, max_new_tokens)
+    rows = torch.arange(len(prompt_hidden), device=device).repeat_interleave(num_generations)
     if num_generations > 1:
         cache.batch_repeat_interleave(num_generations)
-    state, mask, length = prompts.start(policy).select(rows), mask[rows], prompts.prompt_length[rows]
+    state, length = prompts.start(policy).select(rows), prompts.prompt_length[rows]
+    mask = None if mask is None else mask[rows]
     hidden = prompt_hidden[rows, length - 1]
     forced = None if first_items is None else _padded_sequences(policy, first_items)
 
@@ -93,27 +98,28 @@ def _generate(
     states = hidden.new_zeros(*shape, hidden.shape[1])
     live = torch.arange(len(rows), device=device)  # rows that the cache still holds
     for step in range(max_new_tokens):
-        token = torch.full_like(live, pad)
-        for group in policy.distribution.groups(hidden, state, temperature):
-            picked = _pick(group, None if uniforms is None else uniforms[live[group.rows], step])
-            token[group.rows] = picked
-            log_probs[live[group.rows], step] = group.gather(picked)
+        following = policy.distribution.next_token(hidden, state, temperature)
+        token = following.pick(None if uniforms is None else uniforms[live, step])
+        log_probs[live, step] = following.gather(token)
         if forced is not None and step < forced.shape[1]:
             token = torch.where(forced[live, step] >= 0, forced[live, step], token)
         written[live, step], states[live, step], real[live, step] = token, hidden, state.region != DONE
-        state = policy.decoder.advance(state, token)
-        going = state.region != DONE
-        if step == max_new_tokens - 1 or not going.any():
+        if step == max_new_tokens - 1:
             break
-        if going.sum() <= len(live) / 2:  # drop rows that have ended, so that they cost nothing more
-            keep = going.nonzero()[:, 0]
-            live, token, mask, length, state = live[keep], token[keep], mask[keep], length[keep], state.select(keep)
-            cache.batch_select_indices(keep)
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        state = policy.decoder.advance(state, token)
+        if step % CHECK_EVERY == CHECK_EVERY - 1:
+            going = (state.region != DONE).nonzero()[:, 0]
+            if not len(going):
+                break
+            if len(going) <= len(live) / 2:  # drop rows that have ended, so that they cost nothing more
+                live, token, length, state = live[going], token[going], length[going], state.select(going)
+                mask = None if mask is None else mask[going]
+                cache.batch_select_indices(going)
         positions = (length + step)[:, None]
+        read = None if mask is None else mask[:, : prompt_hidden.shape[1] + step + 1]
         output = policy.backbone(
             policy.embed(token[:, None]),
-            attention_mask=layer_masks(policy.config, mask, positions),
+            attention_mask=None if read is None else layer_masks(policy.config, read, positions),
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
@@ -130,24 +136,27 @@ def _generate(
     )
 
 
-def _read_prompts(policy: RecPolicy, prompts: PackedBatch) -> tuple[torch.Tensor, Cache, torch.Tensor]:
-    """Hidden states [B, L, d] of the prompts, the key-value cache, and the attention mask [B, L]."""
+def _read_prompts(
+    policy: RecPolicy, prompts: PackedBatch, max_new_tokens: int
+) -> tuple[torch.Tensor, Cache, torch.Tensor | None]:
+    """Reads the prompts.
+
+    Returns:
+        hidden states [B, L, d], the key-value cache, and the attention mask [B, L + `max_new_tokens`], which is None if
+        the prompts have one length.
+    """
     tokens, positions, mask = prompts.inputs()
+    is_padded = bool((prompts.prompt_length < tokens.shape[1]).any())
     cache = DynamicCache()  # keeps all keys: a window of the last ones would count padding
     output = policy.backbone(
-        policy.embed(tokens), attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        policy.embed(tokens),
+        attention_mask=mask if is_padded else None,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
     )
-    return cast(torch.Tensor, output.last_hidden_state), cast(Cache, output.past_key_values), mask
-
-
-def _pick(group: Group, uniforms: torch.Tensor | None) -> torch.Tensor:
-    """A token a row, int64 [r]: the inverse of the cumulative distribution at `uniforms`, or the most probable one."""
-    if uniforms is None:
-        return group.tokens[group.log_probs.argmax(1)]
-    cumulative = group.log_probs.double().exp().cumsum(1)
-    # Scaled by the total, so that rounding never selects a column beyond the last allowed one.
-    column = torch.searchsorted(cumulative, uniforms.double()[:, None] * cumulative[:, -1:], right=True)
-    return group.tokens[column.clamp(max=len(group.tokens) - 1)[:, 0]]
+    hidden, cache = cast(torch.Tensor, output.last_hidden_state), cast(Cache, output.past_key_values)
+    return hidden, cache, F.pad(mask, (0, max_new_tokens), value=1) if is_padded else None
 
 
 def _padded_sequences(policy: RecPolicy, items: torch.Tensor) -> torch.Tensor:

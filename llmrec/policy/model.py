@@ -222,31 +222,36 @@ class RecPolicy(nn.Module):
         self._language_model.add_model_tags(tags)
 
     def logits(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Logits [r, K] of hidden states [r, d] for ascending token ids [K], through the output embeddings.
+        """Logits of token ids through the output embeddings.
 
         They are float32 under mixed precision too, so that sampling inside autocast and scoring outside of it use one
         distribution.
+
+        Args:
+            hidden: hidden states [..., d]; with tokens of each row [R, T, d].
+            tokens: token ids [K], or those of each row [R, H].
+
+        Returns:
+            [..., K], or [R, T, H].
         """
         with torch.autocast(self.device.type, enabled=False):
-            return self._logits(hidden.float(), tokens)
+            products = hidden.float() @ self._output_rows(tokens).float().mT
+            bias = head_bias(self._language_model.get_output_embeddings())
+            if bias is None:
+                return products
+            return products + (bias[tokens] if tokens.ndim == 1 else bias[tokens][:, None]).float()
 
-    def _logits(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    def _output_rows(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Output embeddings [..., d] of token ids [...]."""
         module = self._language_model.get_output_embeddings()
-        products = self._products(module, hidden, tokens)
-        bias = head_bias(module)
-        return products if bias is None else products + bias[tokens].float()
-
-    def _products(self, module: nn.Module | None, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Products of hidden states [r, d] with the output embeddings of token ids, [r, K]."""
         if not isinstance(module, TrainableTokensWrapper):
-            return hidden @ embedding_weight(module)[tokens].float().T
+            return embedding_weight(module)[tokens]
         first, items = _item_rows(module)
-        weight = _base_weight(module)
-        split = int((tokens < first).sum())
-        if split == 0 and len(tokens) == len(items):
-            return hidden @ items.float().T
-        rows = torch.cat([weight[tokens[:split]], items[tokens[split:] - first]])
-        return hidden @ rows.float().T
+        if tokens is self.vocabulary.trie.tokens:  # all items; copies of the rows would take memory and time
+            return items
+        of_base = _base_weight(module)[tokens.clamp(max=first - 1)]
+        of_items = items[(tokens - first).clamp(min=0)]
+        return torch.where((tokens >= first)[..., None], of_items, of_base)
 
     # -- adapters --
 

@@ -51,11 +51,12 @@ def _beam(policy: RecPolicy, decision: Decision, width: int = BEAM_WIDTH) -> tor
     state = batch.start(policy)
     total = torch.zeros(1, device=policy.device)
     while len(total):
-        (group,) = policy.distribution.groups(hidden, state)
-        best, index = (total[:, None] + group.log_probs).flatten().topk(min(width, group.log_probs.numel()))
+        following = policy.distribution.next_token(hidden, state)
+        best, index = (total[:, None] + following.log_probs).flatten().topk(min(width, following.log_probs.numel()))
         possible = best > -torch.inf
         index, best = index[possible], best[possible]
-        parents, tokens = index // len(group.tokens), group.tokens[index % len(group.tokens)]
+        columns = following.choice.tokens
+        parents, tokens = index // len(columns), columns[index % len(columns)]
         nodes = trie.step(state.node[parents], trie.columns_of(tokens))
         done = trie.node_item[nodes] >= 0
         scores[0, trie.node_item[nodes[done]]] = best[done]

@@ -9,7 +9,9 @@ from datasets import Dataset
 
 from llmrec.data.decision import Decision
 from llmrec.errors import ConfigError
+from llmrec.language.grammar import DONE
 from llmrec.policy.decoding import Decoder, DecodingState
+from llmrec.policy.distribution import NextToken
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import pack
 
@@ -42,13 +44,9 @@ def check_completions(policy: RecPolicy, windows: Dataset) -> None:
 
 def allowed_tokens(decoder: Decoder, state: DecodingState, tokens: torch.Tensor) -> torch.Tensor:
     """Whether the mask allows a token in each row, int64 [B] to bool [B]; false in rows that are DONE."""
-    allowed = torch.zeros_like(tokens, dtype=torch.bool)
-    for choice in decoder.choices(state):
-        wanted = tokens[choice.rows]
-        column = torch.searchsorted(choice.tokens, wanted).clamp(max=len(choice.tokens) - 1)
-        is_column = choice.tokens[column] == wanted
-        allowed[choice.rows] = is_column & choice.allowed.gather(1, column[:, None])[:, 0]
-    return allowed
+    choice = decoder.choice(state)
+    even = NextToken(choice, torch.where(choice.allowed, 0.0, -torch.inf))
+    return even.gather(tokens).isfinite() & (state.region != DONE)
 
 
 def _refuse(policy: RecPolicy, tokens: list[int], step: int) -> None:

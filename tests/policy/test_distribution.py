@@ -27,11 +27,10 @@ def start(policy, windows=PROMPTS):
 def allowed(policy, state, row=0) -> set[int]:
     """Token ids that a row may continue with."""
     hidden = torch.zeros(len(state.region), policy.hidden_size)
-    for group in policy.distribution.groups(hidden, state):
-        for place, number in enumerate(group.rows.tolist()):
-            if number == row:
-                return set(group.tokens[group.log_probs[place] > -torch.inf].tolist())
-    return set()
+    following = policy.distribution.next_token(hidden, state)
+    choice = following.choice
+    tokens = torch.cat([choice.tokens, choice.shown[choice.prompt[row]]])
+    return set(tokens[following.log_probs[row] > -torch.inf].tolist())
 
 
 def feed(policy, state, row_tokens: list[int]):
@@ -184,14 +183,12 @@ def test_probabilities_sum_to_one_and_entropy_has_its_bound(policy):
     state = start(policy)
     for _ in range(12):
         hidden = torch.randn(3, policy.hidden_size, generator=generator)
-        token = torch.full((3,), policy.prompts.end)
-        for group in policy.distribution.groups(hidden, state):
-            total = group.log_probs.exp().sum(1)
-            assert torch.allclose(total, torch.ones_like(total), atol=1e-5)
-            count = (group.log_probs > -torch.inf).sum(1)
-            assert (group.entropy() <= count.log() + 1e-5).all()
-            token[group.rows] = group.tokens[group.log_probs.argmax(1)]
-        state = policy.decoder.advance(state, token)
+        following = policy.distribution.next_token(hidden, state)
+        total = following.log_probs.exp().sum(1)
+        assert torch.allclose(total, torch.ones_like(total), atol=1e-5)
+        count = (following.log_probs > -torch.inf).sum(1)
+        assert (following.entropy() <= count.log() + 1e-5).all()
+        state = policy.decoder.advance(state, following.pick(None))
 
 
 def test_nothing_left_is_an_error(policy):
@@ -251,4 +248,4 @@ def test_fact_regions_span_their_tokens(policy):
     state = feed(policy, start(policy, PROMPTS[:1]), [*policy.vocabulary.sequences[5], nineties[0]])
     assert state.region.tolist() == [FACT]
     assert allowed(policy, state) == {nineties[1]}
-    assert math.isclose(float(next(policy.distribution.groups(torch.zeros(1, policy.hidden_size), state)).entropy()), 0)
+    assert math.isclose(float(policy.distribution.next_token(torch.zeros(1, policy.hidden_size), state).entropy()), 0)

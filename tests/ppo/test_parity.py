@@ -97,12 +97,12 @@ class WholeVocabulary(Decoder):
         state = super().start(available, history)
         return replace(state, region=torch.full_like(state.region, TEXT))
 
-    def choices(self, state: DecodingState):
-        rows = (state.region == TEXT).nonzero()[:, 0]
-        yield Choice(TEXT, rows, self.tokens, torch.ones(len(rows), len(self.tokens), dtype=torch.bool))
+    def choice(self, state: DecodingState) -> Choice:
+        allowed = (state.region == TEXT)[:, None] | (self.tokens == self.end)
+        return Choice(self.tokens, state.shown[:, :0], state.prompt, allowed)
 
     def advance(self, state: DecodingState, tokens: torch.Tensor) -> DecodingState:
-        return replace(state, region=torch.where(tokens == self.end, DONE, state.region))
+        return replace(state, step=state.step + 1, region=torch.where(tokens == self.end, DONE, state.region))
 
 
 class StockCritic(nn.Module):
