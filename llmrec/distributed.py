@@ -1,8 +1,15 @@
-"""Tells a process whether it is the main process, and which precision training uses."""
+"""Tells a process its device, whether it is the main process, which part of the work is its own, and the precision."""
 
 import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
 
 PRECISION_VARIABLE = "ACCELERATE_MIXED_PRECISION"  # set by `accelerate launch --mixed_precision`
+T = TypeVar("T")
 
 
 def is_main_process() -> bool:
@@ -11,6 +18,47 @@ def is_main_process() -> bool:
     True for the first process of `accelerate launch` or `torchrun`, and for a process that was started alone.
     """
     return os.environ.get("RANK", "0") == "0"
+
+
+def own_device() -> "torch.device":
+    """The device on which this process trains, evaluates and recommends.
+
+    It is the GPU that `accelerate` gives the process, or the CPU if there is none. In launched processes the first call
+    connects them.
+    """
+    import torch  # takes seconds, and `is_main_process` does not need it
+    from accelerate import PartialState
+
+    return PartialState(cpu=not torch.cuda.is_available()).device
+
+
+def own_rows(count: int) -> "np.ndarray":
+    """The rows that this process computes, out of `count` rows that all processes share.
+
+    All processes have equally many, so that they make equally many forward passes. Behind the last row it is repeated.
+
+    Returns:
+        consecutive row numbers, int64.
+    """
+    import numpy as np
+
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    size = -(-count // processes)
+    first = size * int(os.environ.get("RANK", "0"))
+    return np.minimum(np.arange(first, first + size), count - 1)
+
+
+def gathered(own: Sequence[T], count: int) -> list[T]:
+    """What all processes computed for their `own_rows`, in the order of the rows. Every process must call it.
+
+    Args:
+        own: one object for each row of this process.
+        count: number of rows.
+    """
+    from accelerate.utils import gather_object
+
+    own_device()  # connects the processes
+    return list(gather_object(list(own)))[:count]
 
 
 def mixed_precision() -> str:

@@ -12,6 +12,7 @@ from llmrec.catalogue.names import NameIndex, folded
 from llmrec.data.dataset import InteractionData, load_data
 from llmrec.data.decision import stranger
 from llmrec.data.profiles import NEW_USER, profile_texts
+from llmrec.distributed import own_device
 from llmrec.errors import CatalogueError, nearest
 from llmrec.hub.client import find_adapter
 from llmrec.language.groundedness import check
@@ -49,13 +50,13 @@ class Recommender:
     """Recommends with a policy, to users of the event log or to people with a history of their own.
 
     Args:
-        policy: the policy, on any device.
+        policy: the policy. It moves to the device of this process.
         max_new_tokens: tokens of an item and its justification at most.
         data: the prepared event log. None if it is not at hand; then only people with a history can be served.
     """
 
     def __init__(self, policy: RecPolicy, max_new_tokens: int, data: InteractionData | None = None):
-        self.policy = policy.eval()
+        self.policy = policy.eval().to(own_device())
         self.max_new_tokens = max_new_tokens
         self.data = data
         self.profiles = profile_texts(data.users, policy.catalogue.user_attributes) if data else []
@@ -163,8 +164,8 @@ class Recommender:
         left_out = {other for item in [*items, *(exclude or [])] for other in self.names.alike(item)}
         excluded = sorted(left_out - set(items))
         decision = stranger(items, self.policy.catalogue.max_history, excluded, profile)
-        scores = next(item_scores(self.policy, [decision]))[0].exp()
-        chosen = torch.tensor(self._best(scores, top_k), dtype=torch.long, device=scores.device)
+        scores = next(item_scores(self.policy, [decision]))[0].exp().cpu()
+        chosen = torch.tensor(self._best(scores, top_k), dtype=torch.long)
 
         prompts = pack(self.policy, [decision] * len(chosen)).to(self.policy.device)
         completions = generate(self.policy, prompts, self.max_new_tokens, first_items=chosen)

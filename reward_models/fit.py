@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from llmrec.config import RewardConfig
 from llmrec.data.dataset import InteractionData
+from llmrec.distributed import own_device
 from llmrec.errors import DataError
 from llmrec.evaluation.metrics import hit_rate, ndcg
 from llmrec.recommenders.linear import LinearFit
@@ -146,7 +147,7 @@ def fit_member(
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = new_model(sources, config).to("cuda" if torch.cuda.is_available() else "cpu")
+        model = new_model(sources, config).to(own_device())
         curve = train_epochs(model, sources, config, seed, progress)
     model.eval()
     calibrate(model, sources.valid)

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from llmrec.distributed import own_device
 from llmrec.errors import ModelError
 from llmrec.files import read_json, write_json, write_with
 
@@ -51,7 +52,7 @@ class SavedModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, item_ids: Iterable[str] | None = None) -> Self:
-        """Loads what `save_pretrained` wrote, in eval mode.
+        """Loads what `save_pretrained` wrote, in eval mode and on the device of this process.
 
         Args:
             directory: directory of the files, usually the run's `reward/`.
@@ -70,7 +71,7 @@ class SavedModel(nn.Module):
             raise ModelError(f"{path} does not describe a model of type {cls.FAMILY!r} ({error}). {FIX_HINT}") from None
         check_catalogue(directory, model.config.num_items, model.config.items_sha256, item_ids)
         model.load_state_dict(read_state(directory / cls.WEIGHTS_FILE, model._own_state()), strict=False)
-        return model.eval()
+        return model.eval().to(own_device())
 
     @classmethod
     def _build(cls, values: dict[str, Any], directory: Path, item_ids: list[str] | None) -> Self:

@@ -17,6 +17,7 @@ from llmrec.config import Config
 from llmrec.data.dataset import InteractionData, Targets, load_data
 from llmrec.data.decision import Decisions
 from llmrec.data.profiles import NEW_USER
+from llmrec.distributed import is_main_process, own_device
 from llmrec.evaluation.comparisons import best_rival, correct
 from llmrec.evaluation.examples import answers, examples
 from llmrec.evaluation.generation import generation_report
@@ -128,14 +129,16 @@ class PolicyResults:
     rewards: dict[str, np.ndarray]
 
 
-def evaluate(run: Run) -> Report:
+def evaluate(run: Run) -> Report | None:
     """Measures all models of a run; writes `report.json` and the rank of every target.
+
+    Processes of `accelerate launch` share what the policies compute. The main process measures the rest and writes.
 
     Args:
         run: a run whose earlier stages have finished.
 
     Returns:
-        The report.
+        The report; None in a process that is not the main process.
 
     Raises:
         RunError: an earlier stage has not finished.
@@ -144,8 +147,10 @@ def evaluate(run: Run) -> Report:
     run.begin("evaluate")
     inputs = Inputs.from_run(run)
     with bar("evaluate") as progress:
-        baselines = fit_baselines(inputs.data, run.config, _callback(progress))
         policies = measure_policies(inputs, progress)
+        if not is_main_process():
+            return None
+        baselines = fit_baselines(inputs.data, run.config, _callback(progress))
         ranked = {name: rank(one.scores, inputs.test, run.config.seed) for name, one in baselines.items()}
         of_policies = {name: one.ranked for name, one in policies.items()}
         of_policies |= {
@@ -211,7 +216,7 @@ def measure_policy(name: str, inputs: Inputs, progress: ProgressBar) -> PolicyRe
     data = inputs.data
     config = inputs.config
     valid = inputs.valid
-    policy = RecPolicy.from_pretrained(inputs.run.path(name, "adapter")).eval()
+    policy = RecPolicy.from_pretrained(inputs.run.path(name, "adapter")).eval().to(own_device())
     policy.merge()
     progress.start(f"{name}: ranking", _batches(len(inputs.test)))
     ranked, log_probs = rank_policy(policy, inputs.test, config.seed, progress.advance)
@@ -327,7 +332,7 @@ def environment(config: Config) -> Environment:
     return Environment(
         versions=library_versions(),
         machine=f"{platform.system()} {platform.machine()}",
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        device=own_device().type,
         threads=torch.get_num_threads(),
         seed=config.seed,
     )

@@ -10,6 +10,7 @@ from llmrec.catalogue.facts import Fact, FactBook
 from llmrec.config import Config
 from llmrec.data.dataset import InteractionData, Targets
 from llmrec.data.decision import Decisions
+from llmrec.distributed import gathered, own_rows
 from llmrec.evaluation.faithfulness import faithfulness
 from llmrec.evaluation.ranking import BATCH, by_length, chunks
 from llmrec.evaluation.report import Count, Estimate, GenerationReport, Measurement, Rate
@@ -28,8 +29,8 @@ def generation_report(
 ) -> GenerationReport:
     """Writes the most probable recommendation for every user after the whole history, and measures its quality.
 
-    Users who have seen the whole catalogue are left out. Faithfulness is measured on a seeded sample of at most
-    `FAITHFULNESS_USERS` users (see `llmrec.evaluation.faithfulness`).
+    The processes share the users. Users who have seen the whole catalogue are left out. Faithfulness is measured on a
+    seeded sample of at most `FAITHFULNESS_USERS` users (see `llmrec.evaluation.faithfulness`).
 
     Args:
         policy: the policy.
@@ -40,15 +41,8 @@ def generation_report(
     lengths = np.array([len(history) for history in data.histories])
     users = np.flatnonzero(lengths < data.num_items)
     decisions = Decisions.from_targets(data, Targets(users, lengths[users]), config.catalogue)
-    found: dict[int, Recommendation] = {}
-    order = by_length(decisions)
-    for rows in chunks(len(decisions)):
-        batch = order[rows].tolist()
-        prompts = pack(policy, decisions.select(batch)).to(policy.device)
-        completions = generate(policy, prompts, config.ppo.response_length)
-        found |= zip(batch, parse(policy, completions), strict=True)
-        advance()
-    written = [found[m] for m in range(len(decisions))]
+    own = decisions.select(own_rows(len(decisions)))
+    written = gathered(write(policy, own, config.ppo.response_length, advance), len(decisions))
     histories = [set(data.histories[user].tolist()) for user in users]
     sample = np.random.default_rng((config.seed, 17)).permutation(len(decisions))[:FAITHFULNESS_USERS]
     chosen = decisions.select(sample), [written[m] for m in sample]
@@ -58,6 +52,27 @@ def generation_report(
         "faithfulness": faithfulness(policy, *chosen, seed=config.seed, batch=BATCH),
     }
     return GenerationReport(**measured)
+
+
+def write(
+    policy: RecPolicy, decisions: Decisions, max_new_tokens: int, advance: Callable[[], None]
+) -> list[Recommendation]:
+    """The most probable recommendation at each of M decisions.
+
+    Args:
+        policy: the policy.
+        decisions: the M decisions.
+        max_new_tokens: greatest length of a completion.
+        advance: called after each batch.
+    """
+    found: dict[int, Recommendation] = {}
+    order = by_length(decisions)
+    for rows in chunks(len(decisions)):
+        batch = order[rows].tolist()
+        prompts = pack(policy, decisions.select(batch)).to(policy.device)
+        found |= zip(batch, parse(policy, generate(policy, prompts, max_new_tokens)), strict=True)
+        advance()
+    return [found[m] for m in range(len(decisions))]
 
 
 def rates(

@@ -10,6 +10,7 @@ import torch
 
 from llmrec.data.dataset import InteractionData, Targets
 from llmrec.data.decision import Decision, Decisions
+from llmrec.distributed import gathered, own_rows
 from llmrec.evaluation.metrics import ranks, top_k
 from llmrec.files import write_with
 from llmrec.policy.model import RecPolicy
@@ -96,7 +97,7 @@ def join(parts: Sequence[Ranked]) -> Ranked:
 def rank_policy(
     policy: RecPolicy, decisions: Decisions, seed: int, advance: Callable[[], None]
 ) -> tuple[Ranked, torch.Tensor]:
-    """Ranks by the policy's exact distribution over items.
+    """Ranks by the policy's exact distribution over items. The processes share the decisions, and all get the result.
 
     Args:
         policy: the policy.
@@ -107,12 +108,14 @@ def rank_policy(
     Returns:
         The ranking, and the log-probability of every item, float32 [M, N] (see `policy.ranking.item_scores`).
     """
-    order = by_length(decisions)
+    own = decisions.select(own_rows(len(decisions)))
+    order = by_length(own)
     parts: list[torch.Tensor] = []
-    for batch in item_scores(policy, decisions.select(order), BATCH):
+    for batch in item_scores(policy, own.select(order), BATCH):
         parts.append(batch.float().cpu())
         advance()
-    log_probs = torch.cat(parts)[np.argsort(order)]
+    rows = list(torch.cat(parts)[np.argsort(order)].numpy())
+    log_probs = torch.from_numpy(np.stack(gathered(rows, len(decisions))))
     return rank_batches((part.numpy() for part in log_probs.split(BATCH)), decisions, seed), log_probs
 
 

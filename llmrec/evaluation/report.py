@@ -337,7 +337,7 @@ class Environment(Section):
     )
     python: str | None = Field(default=None, description="Version of Python, in early reports only; see `versions`.")
     machine: str | None = Field(default=None, description="Operating system and processor architecture.")
-    device: str | None = Field(default=None, description="`cuda` or `cpu`.")
+    device: str | None = Field(default=None, description="Device that all models ran on: `cuda` or `cpu`.")
     threads: int | None = Field(default=None, description="Number of CPU threads of torch.")
     seed: int | None = Field(default=None, description="`seed` of the config.")
 

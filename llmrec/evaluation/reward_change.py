@@ -7,6 +7,7 @@ import torch
 
 from llmrec.config import Config
 from llmrec.data.decision import Decisions
+from llmrec.distributed import gathered, own_rows
 from llmrec.evaluation.metrics import bootstrap_ci, paired_bootstrap, per_user
 from llmrec.evaluation.ranking import by_length, chunks
 from llmrec.evaluation.report import Estimate, RewardReport
@@ -27,6 +28,8 @@ def sampled_rewards(
 ) -> dict[str, np.ndarray]:
     """Rewards of completions that are sampled as in training, with the same random numbers for every policy.
 
+    The processes share the decisions, and all get the result.
+
     Args:
         policy: the policy to sample from.
         decisions: M decisions to prompt with.
@@ -39,8 +42,9 @@ def sampled_rewards(
     """
     uniforms = np.random.default_rng((config.seed, 13)).random((len(decisions), config.ppo.response_length))
     columns: dict[str, list[np.ndarray]] = {}
-    order = by_length(decisions)
-    for rows in chunks(len(decisions)):
+    own = own_rows(len(decisions))
+    order = own[by_length(decisions.select(own))]
+    for rows in chunks(len(order)):
         places = order[rows]
         part = decisions.select(places)
         prompts = pack(policy, part).to(policy.device)
@@ -51,8 +55,9 @@ def sampled_rewards(
         for name, value in values.items():
             columns.setdefault(name, []).append(value.numpy())
         advance()
-    back = np.argsort(order)
-    return {name: np.concatenate(parts)[back] for name, parts in columns.items()}
+    back = np.argsort(order, kind="stable")
+    values = np.stack([np.concatenate(parts)[back] for parts in columns.values()], 1)
+    return dict(zip(columns, np.stack(gathered(list(values), len(decisions)), 1), strict=True))
 
 
 def list_rewards(

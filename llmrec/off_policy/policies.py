@@ -10,6 +10,7 @@ import torch
 from llmrec.data.dataset import InteractionData, Targets, load_data
 from llmrec.data.decision import Decisions
 from llmrec.data.seen_mask import seen_mask
+from llmrec.distributed import own_device
 from llmrec.errors import DataError, ModelError
 from llmrec.off_policy.bootstrap import Estimate
 from llmrec.off_policy.logs import ExposureLog, Support
@@ -149,7 +150,7 @@ def _policy_probabilities(run: Run, model: str, data: InteractionData, targets: 
     from llmrec.policy.model import RecPolicy
     from llmrec.policy.ranking import item_scores
 
-    policy = RecPolicy.from_pretrained(run.path(model, "adapter"))
+    policy = RecPolicy.from_pretrained(run.path(model, "adapter")).to(own_device())
     if not policy.vocabulary.trie.flat:
         raise ModelError(
             f"The policy of {run.directory} spells items by several tokens, so it gives no exact probability of each. "

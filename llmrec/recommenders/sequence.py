@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from llmrec.data.windows import cut_windows
+from llmrec.distributed import own_device
 from llmrec.recommenders.protocol import Histories, Score
 from llmrec.recommenders.schedule import warmup_cosine
 
@@ -152,7 +153,7 @@ class SequenceModel:
 
     def _fit(self, histories: list[np.ndarray], num_items: int) -> None:
         rng = np.random.default_rng(self.seed)
-        encoder = self.make_encoder(num_items).to("cuda" if torch.cuda.is_available() else "cpu")
+        encoder = self.make_encoder(num_items).to(own_device())
         average = AveragedModel(encoder, avg_fn=_average)
         optimizer = torch.optim.AdamW(encoder.parameters(), self.learning_rate, betas=(0.9, 0.98), fused=True)
         total_steps = self.epochs * math.ceil(len(cut_windows(histories, self.window, rng)) / BATCH_SIZE)

@@ -10,6 +10,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 
 from llmrec.data.decision import Decisions
+from llmrec.distributed import gathered, own_rows
 from llmrec.errors import RunError
 from llmrec.evaluation.metrics import per_user
 from llmrec.policy.model import RecPolicy
@@ -239,16 +240,22 @@ def decision_of(step: int, differences: dict[str, np.ndarray]) -> GuardDecision:
 
 
 def _user_means(policy: RecPolicy, validation: ValidationSet) -> dict[str, np.ndarray]:
-    """NDCG@10 (ties count half), reward and judge score of the ten best items, by name, float64 [U] each."""
+    """NDCG@10 (ties count half), reward and judge score of the ten best items, by name, float64 [U] each.
+
+    The processes share the decisions. Every process must call it.
+    """
     decisions = validation.decisions
-    scores = all_item_scores(policy, decisions)
+    rows = own_rows(len(decisions))
+    own = decisions.select(rows)
+    scores = all_item_scores(policy, own)
     lists = best_items(scores)
-    values = {
-        NDCG: user_ndcg(scores, torch.from_numpy(decisions.targets)),
-        REWARD: mean_list_reward(lists, validation.rewards),
-        JUDGE: mean_list_reward(lists, validation.judge_rewards),
+    columns = {
+        NDCG: user_ndcg(scores, torch.from_numpy(own.targets)),
+        REWARD: mean_list_reward(lists, validation.rewards[rows]),
+        JUDGE: mean_list_reward(lists, validation.judge_rewards[rows]),
     }
-    return {name: per_user(value.double().numpy(), decisions.users)[1] for name, value in values.items()}
+    values = np.array(gathered(torch.stack(list(columns.values()), 1).tolist(), len(decisions)))
+    return {name: per_user(column, decisions.users)[1] for name, column in zip(columns, values.T, strict=True)}
 
 
 def _event(decision: GuardDecision) -> str:

@@ -7,6 +7,7 @@ import torch
 
 from llmrec.data.dataset import InteractionData, Targets
 from llmrec.data.decision import Decision, Decisions
+from llmrec.distributed import gathered, own_rows
 from llmrec.evaluation.metrics import rank_of_target
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.ranking import item_scores
@@ -46,11 +47,6 @@ def user_ndcg(scores: torch.Tensor, targets: torch.Tensor, k: int = 10) -> torch
     return torch.where(rank <= k, 1 / torch.log2(rank + 1), 0.0)
 
 
-def mean_ndcg(scores: torch.Tensor, targets: torch.Tensor, k: int = 10) -> float:
-    """The mean of `user_ndcg`."""
-    return float(user_ndcg(scores, targets, k).mean())
-
-
 def best_items(scores: torch.Tensor, k: int = 10) -> torch.Tensor:
     """Each user's k best items, best first.
 
@@ -85,5 +81,10 @@ def all_item_scores(policy: RecPolicy, decisions: Sequence[Decision]) -> torch.T
 
 
 def mean_policy_ndcg(policy: RecPolicy, decisions: Decisions) -> float:
-    """Mean NDCG@10 of a policy's ranking at decisions with known targets; ties count half."""
-    return mean_ndcg(all_item_scores(policy, decisions), torch.from_numpy(decisions.targets))
+    """Mean NDCG@10 of a policy's ranking at decisions with known targets; ties count half.
+
+    The processes share the decisions. Every process must call it.
+    """
+    own = decisions.select(own_rows(len(decisions)))
+    values = user_ndcg(all_item_scores(policy, own), torch.from_numpy(own.targets))
+    return float(np.mean(gathered(values.tolist(), len(decisions))))

@@ -23,6 +23,7 @@ from transformers import (
 from llmrec.catalogue.plain_text import PlainText
 from llmrec.config import ModelConfig
 from llmrec.data.decision import Decision
+from llmrec.distributed import own_device
 from llmrec.errors import ModelError
 from llmrec.files import atomic_directory, write_json
 from llmrec.language.adapter_files import adapter_shapes
@@ -163,9 +164,7 @@ class TextRewardModel:
             model = PeftModel.from_pretrained(classifier, str(directory))
         except Exception as error:  # safetensors and peft raise errors of many classes
             raise ModelError(f"{directory}: the adapter cannot be read: {error}. {FIX_HINT}") from error
-        if torch.cuda.is_available():
-            model = model.cuda()
-        return cls(model, tokenizer, items["title"], config)
+        return cls(model.to(own_device()), tokenizer, items["title"], config)
 
 
 def load_classifier(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

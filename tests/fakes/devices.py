@@ -1,5 +1,6 @@
 """Stand-ins for a GPU: tensors that claim to lie on one, and a count of the operations that would wait for one."""
 
+import types
 from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
@@ -48,7 +49,7 @@ def fake_gpu() -> Generator[None]:
     An operation on tensors of two devices raises an error. So does one that needs a value on the host. The stand-in has
     no automatic mixed precision.
     """
-    with FakeTensorMode(), patch("torch.autocast", lambda *_, **__: nullcontext()):
+    with FakeTensorMode(allow_non_fake_inputs=True), patch("torch.autocast", lambda *_, **__: nullcontext()):
         yield
 
 
@@ -67,3 +68,26 @@ def on_gpu(value: T) -> T:
     if is_dataclass(value) and not isinstance(value, type):
         return type(value)(**{field.name: on_gpu(getattr(value, field.name)) for field in fields(value)})
     return value
+
+
+def tensors_of(root: object, skip: tuple[object, ...] = ()) -> dict[str, torch.Tensor]:
+    """Every tensor that can be reached from an object through attributes, containers and closures, by its path."""
+    found: dict[str, torch.Tensor] = {}
+    seen = {id(one) for one in skip}
+    todo: list[tuple[str, object]] = [("", root)]
+    while todo:
+        path, value = todo.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, torch.Tensor):
+            found[path] = value
+        elif isinstance(value, dict):
+            todo += [(f"{path}[{key!r}]", one) for key, one in value.items()]
+        elif isinstance(value, (list, tuple, set, frozenset)):
+            todo += [(f"{path}[{number}]", one) for number, one in enumerate(value)]
+        elif isinstance(value, types.MethodType):
+            todo.append((f"{path}.__self__", value.__self__))
+        elif type(value).__module__.split(".")[0] in ("llmrec", "reward_models", "peft", "torch", "transformers"):
+            todo += [(f"{path}.{name}", one) for name, one in getattr(value, "__dict__", {}).items()]
+    return found

@@ -1,35 +1,13 @@
-"""A policy and a reward leave no tensor behind when they move: the meta device stands for any accelerator."""
-
-import types
+"""A policy leaves no tensor behind when it moves: the meta device stands for any accelerator."""
 
 import pytest
 import torch
 
+from llmrec.evaluation.evaluate import environment
 from llmrec.policy.model import RecPolicy
+from llmrec.recommend import Recommender
 from tests.conftest import make_config
-
-
-def tensors_of(root: object, skip: tuple[object, ...] = ()) -> dict[str, torch.Tensor]:
-    """Every tensor that can be reached from an object through attributes, containers and closures, by its path."""
-    found: dict[str, torch.Tensor] = {}
-    seen = {id(one) for one in skip}
-    todo: list[tuple[str, object]] = [("", root)]
-    while todo:
-        path, value = todo.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, torch.Tensor):
-            found[path] = value
-        elif isinstance(value, dict):
-            todo += [(f"{path}[{key!r}]", one) for key, one in value.items()]
-        elif isinstance(value, (list, tuple, set, frozenset)):
-            todo += [(f"{path}[{number}]", one) for number, one in enumerate(value)]
-        elif isinstance(value, types.MethodType):
-            todo.append((f"{path}.__self__", value.__self__))
-        elif type(value).__module__.split(".")[0] in ("llmrec", "reward_models", "peft", "torch", "transformers"):
-            todo += [(f"{path}.{name}", one) for name, one in getattr(value, "__dict__", {}).items()]
-    return found
+from tests.fakes.devices import tensors_of
 
 
 @pytest.mark.parametrize("scheme", ["atomic", "title"])
@@ -46,3 +24,13 @@ def test_no_tensor_of_a_policy_stays_behind(tiny_base, data, scheme):
 def test_the_tensors_of_the_mask_are_not_part_of_the_saved_weights(tiny_base, data):
     policy = RecPolicy.create(make_config(tiny_base, "atomic"), data)
     assert {name.split(".")[0] for name in policy.state_dict()} == {"model"}
+
+
+def test_a_recommender_and_the_report_use_the_device_of_the_process(tiny_base, data, monkeypatch):
+    config = make_config(tiny_base, "atomic")
+    policy = RecPolicy.create(config, data)
+    assert policy.device.type == environment(config).device == "cpu"
+    for module in ("recommend", "evaluation.evaluate"):
+        monkeypatch.setattr(f"llmrec.{module}.own_device", lambda: torch.device("meta"))
+    assert Recommender(policy, max_new_tokens=8).policy.device.type == "meta"
+    assert environment(config).device == "meta"

@@ -191,7 +191,7 @@ def a_cache_one_step_off(trainer, monkeypatch):
     backbone = trainer.policy.backbone
 
     def shifted(embeddings, position_ids=None, past_key_values=None, **named):
-        late = 0 if past_key_values is None else 1
+        late = int(past_key_values is not None and past_key_values.get_seq_length() > 0)
         return backbone(embeddings, position_ids=position_ids + late, past_key_values=past_key_values, **named)
 
     monkeypatch.setattr(trainer.policy, "backbone", shifted)

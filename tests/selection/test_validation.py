@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llmrec.evaluation.metrics import rank_of_target
-from llmrec.selection.validation import best_items, mean_list_reward, mean_ndcg
+from llmrec.selection.validation import best_items, mean_list_reward, user_ndcg
 
 SCORES = torch.tensor([[3.0, 2.0, 1.0], [1.0, 1.0, 0.0], [0.0, 1.0, -torch.inf]])
 TARGETS = torch.tensor([1, 0, 2])
@@ -15,8 +15,8 @@ TARGETS = torch.tensor([1, 0, 2])
 def test_ndcg_by_hand():
     # Rank 2; tied for rank 1 with one other item, so rank 1.5; not ranked.
     expected = (1 / math.log2(3) + 1 / math.log2(2.5) + 0) / 3
-    assert mean_ndcg(SCORES, TARGETS) == pytest.approx(expected)
-    assert mean_ndcg(SCORES, TARGETS, k=1) == 0
+    assert user_ndcg(SCORES, TARGETS).mean() == pytest.approx(expected)
+    assert user_ndcg(SCORES, TARGETS, k=1).mean() == 0
 
 
 def test_the_rank_of_a_target_is_the_same_for_arrays_and_tensors():
