@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +29,7 @@ def own_device() -> "torch.device":
     import torch  # takes seconds, and `is_main_process` does not need it
     from accelerate import PartialState
 
-    return PartialState(cpu=not torch.cuda.is_available()).device
+    return cast("torch.device", PartialState(cpu=not torch.cuda.is_available()).device)
 
 
 def own_rows(count: int) -> "np.ndarray":
