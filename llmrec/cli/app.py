@@ -17,6 +17,13 @@ from llmrec.cli.process import exit_with, fail
 class CommandGroup(TyperGroup):
     """The group of all commands. It handles two errors for which typer would exit with code 1 and without a message."""
 
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """Reads the arguments, and prints the help or the version if they ask for it."""
+        try:
+            return super().make_context(*arguments, **options)
+        except BrokenPipeError as error:
+            fail(error)
+
     def invoke(self, ctx: Any) -> Any:
         """Runs a command."""
         try:

@@ -17,12 +17,16 @@ def stage_main(stage: str) -> None:
     Args:
         stage: One of `llmrec.run.STAGES`.
     """
+    exit_with(lambda: _stage_from_arguments(stage))
+
+
+def _stage_from_arguments(stage: str) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--config", type=Path, required=True, help="YAML config or run directory.")
     parser.add_argument("--json", action="store_true", help="Print the metrics as JSON on stdout.")
     arguments = parser.parse_args()
     join_cpu_processes()
-    exit_with(lambda: _train_and_push(arguments.config, stage, arguments.json))
+    _train_and_push(arguments.config, stage, arguments.json)
 
 
 def join_cpu_processes() -> None:

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from rich.text import Text
 
 from llmrec.errors import LlmrecError, explain_os_error
-from llmrec.progress.console import console_for
+from llmrec.progress.console import console_for, pass_on_broken_pipes
 
 CLOSED_PIPE_CODE = 141  # 128 + SIGPIPE, as shells report a program whose reader has ended
 # 128 + the signal, as shells report it. typer turns Ctrl-C into the first.
@@ -36,10 +36,11 @@ def exit_with(action: Callable[[], Any]) -> NoReturn:
     """Runs `action` and ends the process. Exceptions become an error message and an exit code.
 
     The exit codes are 2 for a user's mistake and for the limits of the machine (disk, memory, network), 1 for a bug in
-    llmrec, 130 for Ctrl-C, 143 for SIGTERM, 129 for a closed terminal, and 141 if the reader of stdout has ended. Set
-    `LLMREC_TRACEBACK=1` to see the traceback of a user's mistake as well.
+    llmrec, 130 for Ctrl-C, 143 for SIGTERM, 129 for a closed terminal, and 141 if the reader of the output has ended.
+    Set `LLMREC_TRACEBACK=1` to see the traceback of a user's mistake as well.
     """
     prepare_streams()
+    pass_on_broken_pipes()
     silence_libraries()
     use_huge_pages()
     try:
@@ -52,7 +53,7 @@ def exit_with(action: Callable[[], Any]) -> NoReturn:
         fail(error)
     if code in STOPPED:
         _print_error(f"{STOPPED[code]} Run the same command again to continue.")
-    sys.exit(code)
+    _end(code)
 
 
 def _code_of(action: Callable[[], Any]) -> Any:
@@ -78,6 +79,15 @@ def fail(error: Exception) -> NoReturn:
     elif os.environ.get("LLMREC_TRACEBACK") == "1":
         traceback.print_exc()
     _print_error(message)
+    _end(code)
+
+
+def _end(code: Any) -> NoReturn:
+    """Ends the process. Python would change the code to 120 if the reader of stderr has ended."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _discard_output()
     sys.exit(code)
 
 

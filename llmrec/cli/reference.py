@@ -29,7 +29,7 @@ INTRODUCTION = """\
 network. Set `LLMREC_TRACEBACK=1` to see the traceback. |
 | 129 | The terminal was closed (SIGHUP). |
 | 130 | Interrupted with Ctrl-C. |
-| 141 | The reader of stdout has ended, as in `llmrec list \\| head -1`. |
+| 141 | The reader of the output has ended, as in `llmrec --help \\| head -1`. |
 | 143 | Terminated (SIGTERM). |
 """
 

@@ -20,13 +20,19 @@ def console_for(stderr: bool = False) -> Console:
     """
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else LOG_FILE_COLUMNS
-    return _Console(stderr=stderr, width=width, highlight=False)
+    return Console(stderr=stderr, width=width, highlight=False)
 
 
-class _Console(Console):
-    def on_broken_pipe(self) -> NoReturn:
-        """Raises BrokenPipeError. Rich would exit with code 1, which stands for a bug."""
+def pass_on_broken_pipes() -> None:
+    """Makes every rich console of this process raise BrokenPipeError if its reader has ended.
+
+    Rich would exit with code 1, which stands for a bug. typer prints help and usage errors on consoles of its own.
+    """
+
+    def raise_again(self: Console) -> NoReturn:
         raise  # noqa: PLE0704  # rich calls this while it handles the error
+
+    Console.on_broken_pipe = raise_again
 
 
 def fits(console: Console, table: Table) -> bool:

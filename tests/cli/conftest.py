@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from llmrec.cli.app import main
 from llmrec.config import parse_config
@@ -88,8 +89,9 @@ def stub_stage(monkeypatch: pytest.MonkeyPatch) -> StubStage:
 @pytest.fixture
 def llmrec(monkeypatch: pytest.MonkeyPatch) -> RunCommand:
     """Runs the command in this process and returns its exit code: `llmrec("sft", "x.yaml")`."""
-    # The command sets variables and warning filters, which must not outlive a test.
+    # The command sets variables, warning filters and a method of rich, which must not outlive a test.
     monkeypatch.setattr("llmrec.cli.process.silence_libraries", lambda: None)
+    monkeypatch.setattr(Console, "on_broken_pipe", Console.on_broken_pipe)
 
     def run_command(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["llmrec", *arguments])

@@ -8,6 +8,8 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -215,21 +217,69 @@ def test_a_narrow_encoding_prints_escapes(llmrec, stub_stage, monkeypatch, confi
     assert json.loads(sys.stdout.buffer.getvalue().decode(encoding)[len(written) :].partition("]")[0] + "]") == titles
 
 
-def llmrec_process(*arguments: str, stdout: int, **variables: str) -> "subprocess.CompletedProcess[str]":
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+def llmrec_process(
+    *arguments: str, cwd: Path, stdout: int, stderr: int = subprocess.PIPE, variables: dict[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **(variables or {})}
     command = [sys.executable, "-m", "llmrec", *arguments]
-    return subprocess.run(command, env=environment, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60)
+    return subprocess.run(command, env=environment, stdout=stdout, stderr=stderr, cwd=cwd, text=True, timeout=60)
 
 
-@pytest.mark.parametrize("arguments", [("list",), ("list", "--json"), ("config",)])
-def test_a_closed_pipe_ends_quietly(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    (tmp_path / "runs" / "a").mkdir(parents=True)
-    (tmp_path / "runs" / "a" / "config.yaml").write_text("name: a\ndata: {format: movielens, path: x}\n")
+@pytest.fixture
+def closed_pipe() -> Iterator[int]:
+    """The descriptor of a pipe whose reader has ended."""
     reader, writer = os.pipe()
     os.close(reader)
-    done = llmrec_process(*arguments, *([str(tmp_path / "runs")] if "list" in arguments else []), stdout=writer)
+    yield writer
     os.close(writer)
-    assert (done.returncode, done.stderr) == (141, "")
+
+
+CLOSED_PIPES = [
+    # arguments of the command, exit code if stdout is closed, exit code if stdout and stderr are
+    (["--help"], 141, 141),
+    (["--version"], 141, 141),
+    (["recommend", "--help"], 141, 141),
+    (["list", "."], 141, 141),
+    (["list", ".", "--json"], 141, 141),
+    (["config"], 141, 141),
+    (["stf"], 2, 141),
+    (["sft", "none.yaml"], 2, 2),
+]
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize(("arguments", "of_stdout", "of_both"), CLOSED_PIPES, ids=str)
+def test_a_closed_pipe_in_every_kind_of_output(
+    llmrec, monkeypatch, run_directory: Path, closed_pipe: int, arguments: list[str], of_stdout, of_both, buffered: bool
+) -> None:
+    monkeypatch.chdir(run_directory.parent)
+    monkeypatch.setattr("llmrec.cli.process._discard_output", lambda: None)  # pytest needs its own descriptors
+
+    def closed() -> io.TextIOWrapper:
+        raw = io.FileIO(closed_pipe, "w", closefd=False)
+        return io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", write_through=not buffered)
+
+    error_output = ""
+    for stderr, code in ((io.StringIO(), of_stdout), (closed(), of_both)):
+        monkeypatch.setattr(sys, "stdout", closed())
+        monkeypatch.setattr(sys, "stderr", stderr)
+        assert llmrec(*arguments) == code
+        error_output += stderr.getvalue() if isinstance(stderr, io.StringIO) else ""
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(BrokenPipeError):
+                stream.close()
+    monkeypatch.undo()
+    assert "Traceback" not in error_output and (error_output == "") == (of_stdout == 141)
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["--help"], 141), (["config"], 141), (["sft", "none.yaml"], 2)])
+def test_processes_with_a_closed_pipe_keep_their_exit_code(
+    tmp_path: Path, closed_pipe: int, arguments: list[str], code: int
+) -> None:
+    """Python would end with 120 if it could not flush a stream."""
+    buffered = {"PYTHONUNBUFFERED": ""}
+    done = llmrec_process(*arguments, cwd=tmp_path, stdout=closed_pipe, stderr=closed_pipe, variables=buffered)
+    assert done.returncode == code
 
 
 def test_a_closed_stdout_is_no_error(tmp_path: Path) -> None:
@@ -241,7 +291,7 @@ def test_a_closed_stdout_is_no_error(tmp_path: Path) -> None:
 
 def test_a_full_device_as_stdout(tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
-        done = llmrec_process("config", stdout=full.fileno())
+        done = llmrec_process("config", cwd=tmp_path, stdout=full.fileno())
     assert done.returncode == 2 and "No space is left" in done.stderr
 
 
@@ -250,6 +300,6 @@ def test_a_dumb_ascii_terminal(tmp_path: Path) -> None:
     (tmp_path / "runs" / "Ж").mkdir(parents=True)
     (tmp_path / "runs" / "Ж" / "config.yaml").write_text("name: a\ndata: {format: movielens, path: x}\n")
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "TERM": "dumb", "COLUMNS": "40"}
-    done = llmrec_process("list", str(tmp_path / "runs"), stdout=subprocess.PIPE, **plain)
+    done = llmrec_process("list", "runs", cwd=tmp_path, stdout=subprocess.PIPE, variables=plain)
     assert done.returncode == 0, done.stderr
     assert done.stdout.isascii() and "\x1b" not in done.stdout and "NDCG@10" in done.stdout
