@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llmrec.catalogue.facts import FactBook
 from llmrec.config import RewardConfig
@@ -38,8 +38,8 @@ if TYPE_CHECKING:  # importing it takes seconds
 BATCH = 64  # decisions that the model scores in one forward pass
 
 
-class CompositeReward:
-    """A `RewardFunction` of weighted parts.
+class CompositeReward(nn.Module):
+    """A `RewardFunction` of weighted parts. Item rewards are computed on the device of the click/purchase model.
 
     Parts of the item: log-odds of the click/purchase model, popularity, columns of the item table, and the penalty for
     seen items. Parts of the justification: groundedness, penalties, the text reward model, and functions of the user.
@@ -55,6 +55,10 @@ class CompositeReward:
         ConfigError: a column of the item table or a function cannot be used.
     """
 
+    popularity: Tensor
+    term_values: Tensor
+    item_terms: Tensor
+
     def __init__(
         self,
         model: RewardModel,
@@ -63,17 +67,21 @@ class CompositeReward:
         data: InteractionData,
         text: "TextRewardModel | None" = None,
     ):
+        super().__init__()
         self.model = model
         self.facts = facts
         self.config = config
         self.text = text
         self.profiles = profile_words(data.users)
         self.prefixes = sampled_prefixes(data)
-        (self.popularity,) = self.popularity_at([config.conversion_weight])
-        self.terms = {f"item_{term.column}": standardized(data.items, term.column) for term in config.terms}
+        popularity = self.popularity_at([config.conversion_weight])[0]
+        columns = [standardized(data.items, term.column) for term in config.terms]
+        values = torch.stack([*columns, torch.zeros(data.num_items)]).to(popularity.device)[:-1]  # [terms, N]
+        weights = torch.tensor([term.weight for term in config.terms], device=values.device)
         self.functions = {part.callable: load_callable(part.callable) for part in config.parts}
-        weighted = [term.weight * self.terms[f"item_{term.column}"] for term in config.terms]
-        self.item_terms = torch.stack(weighted).sum(0) if weighted else torch.zeros(data.num_items)
+        self.register_buffer("popularity", popularity)
+        self.register_buffer("term_values", values)
+        self.register_buffer("item_terms", (weights[:, None] * values).sum(0))
 
     @classmethod
     def from_pretrained(
@@ -99,7 +107,7 @@ class CompositeReward:
             text = TextRewardModel.from_pretrained(directory / "text", data.items)
         return cls(model, facts, config, data, text)
 
-    def __call__(self, recommendations: Sequence[Recommendation], decisions: Sequence[Decision]) -> RewardBatch:
+    def forward(self, recommendations: Sequence[Recommendation], decisions: Sequence[Decision]) -> RewardBatch:
         """Scores recommendations.
 
         Args:
@@ -111,26 +119,28 @@ class CompositeReward:
             RewardError: a part fails, or does not give one finite number for every recommendation.
         """
         self._check_items(recommendations)
-        items = torch.tensor([recommendation.item for recommendation in recommendations])
-        has_item = items >= 0
-        index = items.clamp(min=0)
         log_rewards = self.model.log_rewards(
             [decision.history for decision in decisions],
             [None if d.purchased is None else np.asarray(d.purchased, dtype=bool) for d in decisions],
             self._profiles(decisions),
             self.config.conversion_weight,
-        ).cpu()
+        )
+        items = torch.tensor([recommendation.item for recommendation in recommendations], device=log_rewards.device)
+        has_item = items >= 0
+        index = items.clamp(min=0)
         lowest = lowest_lift(log_rewards.shape[-1], self.config.popularity_weight)
-        parts = {
+        of_items = {
             "log_odds": torch.where(has_item, log_odds(_pick(log_rewards, index)), lowest),
             "popularity": torch.where(has_item, self.popularity[index], 0.0),
-            **{name: torch.where(has_item, values[index], 0.0) for name, values in self.terms.items()},
-            **self._text_parts(recommendations, decisions),
         }
+        for term, values in zip(self.config.terms, self.term_values, strict=True):
+            of_items[f"item_{term.column}"] = torch.where(has_item, values[index], 0.0)
+        parts = {name: values.cpu() for name, values in of_items.items()}
+        parts |= self._text_parts(recommendations, decisions)
         for name, values in parts.items():
             finite(name, values)
         item = torch.where(has_item, _pick(self.item_rewards(log_rewards), index), lowest * self.config.item_weight)
-        item = item - self.config.penalties.seen * parts["seen"]
+        item = item.cpu() - self.config.penalties.seen * parts["seen"]
         return RewardBatch(item=item, text=self._text_reward(parts), parts=parts)
 
     def _text_parts(
@@ -167,9 +177,9 @@ class CompositeReward:
         Returns:
             float [..., N].
         """
-        popularity = (self.popularity if popularity is None else popularity).to(log_rewards.device)
+        popularity = self.popularity if popularity is None else popularity
         lift = clipped_lift(log_rewards, popularity, self.config.popularity_weight)
-        return self.config.item_weight * lift + self.item_terms.to(log_rewards.device)
+        return self.config.item_weight * lift + self.item_terms
 
     def popularity_at(self, conversion_weights: Sequence[float]) -> Tensor:
         """Average log-odds of all items at W values of `conversion_weight`, by one pass of the model, float [W, N]."""
@@ -193,7 +203,7 @@ class CompositeReward:
         popularity = item_log_odds(
             lambda rows: judge.log_rewards(histories_of_users[rows], weight), histories_of_users, len(self.popularity)
         )
-        return lambda histories: self.item_rewards(judge.log_rewards(histories, weight).cpu(), popularity)
+        return lambda histories: self.item_rewards(judge.log_rewards(histories, weight), popularity).cpu()
 
     @torch.no_grad()
     def predict(self, decisions: Sequence[Decision]) -> Prediction:

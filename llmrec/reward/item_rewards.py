@@ -92,14 +92,16 @@ def item_log_odds(
     Returns:
         float32 [..., N].
     """
-    total = torch.zeros(num_items, dtype=torch.float64)
-    users = torch.zeros(num_items)
+    totals: list[Tensor] = []
+    counts: list[Tensor] = []
     for start in range(0, len(histories), batch):
         rows = slice(start, start + batch)
-        probabilities = log_rewards(rows).cpu().exp()
-        seen = torch.from_numpy(seen_mask(histories[rows], num_items))
-        total = total + probabilities.masked_fill(seen, 0.0).sum(-2)
-        users += (~seen).sum(0)
+        probabilities = log_rewards(rows).exp()
+        seen = torch.from_numpy(seen_mask(histories[rows], num_items)).to(probabilities.device)
+        totals.append(probabilities.masked_fill(seen, 0.0).sum(-2).double())
+        counts.append((~seen).sum(0))
+    total = torch.stack(totals).sum(0)
+    users = torch.stack(counts).sum(0).float()
     # One more user, with equal probabilities of all items, is for items that all of these users have seen.
     mean = (total + total.sum(-1, keepdim=True) / users.sum()) / (users + 1.0)
     return log_odds(mean.log()).float()

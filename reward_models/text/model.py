@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import torch
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -60,7 +60,7 @@ class TextModelConfig:
     offset: float = 0.0
 
 
-class TextRewardModel:
+class TextRewardModel(nn.Module):
     """Log-odds of recommendations as text; fit it with `reward_models.text.train.fit_text_reward`.
 
     Args:
@@ -73,6 +73,7 @@ class TextRewardModel:
     def __init__(
         self, model: PeftModel, tokenizer: PreTrainedTokenizerBase, titles: Iterable[str], config: TextModelConfig
     ):
+        super().__init__()
         self.model = model
         self.tokenizer = tokenizer
         self.titles = tuple(" ".join(str(title).split()) for title in titles)
