@@ -12,7 +12,7 @@ from typing import Self, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import PARAM_LIST, AveragedModel
 
 from llmrec.data.windows import cut_windows
 from llmrec.distributed import own_device
@@ -70,22 +70,27 @@ class Batch:
     @classmethod
     def of(cls, histories: Histories, windows: Sequence[tuple[int, int, int]], device: torch.device) -> Self:
         """The batch of windows (user, start, end) of histories; a window of one item has no decision."""
-        width = max(2, *(end - start for _, start, end in windows))
-        items = np.zeros((len(windows), width), dtype=np.int64)
-        is_decision = np.zeros((len(windows), width - 1), dtype=bool)
-        for row, (user, start, end) in enumerate(windows):
-            items[row, : end - start] = histories[user][start:end]
-            is_decision[row, : end - start - 1] = True
-        targets = items[:, 1:][is_decision]
-        lengths = np.concatenate([np.arange(start + 1, end) for _, start, end in windows])
-        seen_rows = np.repeat(np.arange(len(lengths)), lengths)
-        seen_items = np.concatenate(
-            [histories[user][:length] for user, start, end in windows for length in range(start + 1, end)]
-            + [np.zeros(0, np.int64)]
-        )
+        _, starts, ends = np.array(windows, dtype=np.int64).T
+        seen = np.concatenate([histories[user][:end] for user, _, end in windows]).astype(np.int64)
+        first = np.cumsum(ends) - ends  # index in `seen` of the first item of each window's history
+        row, column = _ragged(ends - starts - 1)  # window of each decision, and its position there
+        lengths = starts[row] + column + 1  # items that were seen before each decision
+        inputs = np.zeros((len(windows), max(1, int((ends - starts).max()) - 1)), dtype=np.int64)
+        is_decision = np.zeros(inputs.shape, dtype=bool)
+        inputs[row, column] = seen[first[row] + lengths - 1]
+        is_decision[row, column] = True
+        targets = seen[first[row] + lengths]
+        seen_rows, position = _ragged(lengths)
+        seen_items = seen[first[row[seen_rows]] + position]
         is_other = seen_items != targets[seen_rows]  # a log with repeats can have a target that was seen
-        arrays = (items[:, :-1], is_decision, targets, seen_rows[is_other], seen_items[is_other])
+        arrays = (inputs, is_decision, targets, seen_rows[is_other], seen_items[is_other])
         return cls(*(torch.from_numpy(array).to(device) for array in arrays))
+
+
+def _ragged(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of every cell of rows of these lengths, int64 [B] -> two of int64 [sum of lengths]."""
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    return row, np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
 class SequenceModel:
@@ -154,7 +159,7 @@ class SequenceModel:
     def _fit(self, histories: list[np.ndarray], num_items: int) -> None:
         rng = np.random.default_rng(self.seed)
         encoder = self.make_encoder(num_items).to(own_device())
-        average = AveragedModel(encoder, avg_fn=_average)
+        average = AveragedModel(encoder, multi_avg_fn=_average)
         optimizer = torch.optim.AdamW(encoder.parameters(), self.learning_rate, betas=(0.9, 0.98), fused=True)
         total_steps = self.epochs * math.ceil(len(cut_windows(histories, self.window, rng)) / BATCH_SIZE)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_share_of_peak, total_steps=total_steps))
@@ -201,13 +206,13 @@ class SequenceModel:
         return self.encoder.logits(last).float().cpu().numpy()
 
 
-def _average(average: Tensor, weight: Tensor, updates: Tensor | int) -> Tensor:
-    """Moves an average towards a weight by the rule of PPO's average of weights.
+def _average(averages: PARAM_LIST, weights: PARAM_LIST, updates: Tensor | int) -> None:
+    """Moves averages towards weights, in place, by the rule of PPO's average of weights.
 
-    After n updates at most (1 + n) / (10 + n) of the average is kept, so the initial weights lose influence quickly.
+    After n updates at most (1 + n) / (10 + n) of an average is kept, so the initial weights lose influence quickly.
     """
     keep = min(EMA_DECAY, (1 + int(updates)) / (10 + int(updates)))
-    return average.lerp(weight, 1 - keep)
+    torch._foreach_lerp_(averages, weights, 1 - keep)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _share_of_peak(step: int, total_steps: int) -> float:

@@ -25,7 +25,7 @@ def batch() -> Batch:
 
 def test_a_batch_holds_next_items_and_what_was_seen_before_them():
     one = batch()
-    assert one.inputs.tolist() == [[2], [1]]
+    assert one.inputs.tolist() == [[2], [0]]  # the window of one item is padding alone
     assert one.is_decision.tolist() == [[True], [False]]
     assert one.targets.tolist() == [0]
     # Item 3 lies before the window and counts as seen.
@@ -65,8 +65,10 @@ def test_gbce_by_hand():
 
 
 def test_the_average_keeps_little_of_early_weights():
-    assert _average(torch.tensor(0.0), torch.tensor(1.0), 1).item() == pytest.approx(1 - 2 / 11)
-    assert _average(torch.tensor(0.0), torch.tensor(1.0), 10_000).item() == pytest.approx(0.01)
+    for updates, moved in ((1, 1 - 2 / 11), (10_000, 0.01)):
+        averages = [torch.tensor(0.0), torch.zeros(2)]
+        _average(averages, [torch.tensor(1.0), torch.ones(2)], updates)
+        assert torch.cat([one.flatten() for one in averages]).tolist() == pytest.approx([moved] * 3)
 
 
 @pytest.mark.parametrize(
