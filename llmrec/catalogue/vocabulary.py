@@ -69,7 +69,7 @@ class ItemVocabulary:
         """Token ids that the scheme added to the tokenizer, in item order; they are trained with the adapter."""
         return [sequence[0] for sequence in self.sequences] if self.scheme == "atomic" else []
 
-    @property
+    @cached_property
     def longest(self) -> int:
         """Number of tokens of the longest item."""
         return self.trie.longest

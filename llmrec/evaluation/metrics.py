@@ -122,7 +122,12 @@ def top_k(scores: np.ndarray, k: int, excluded: Excluded = None, seed: int = 0) 
     best = np.full((len(scores), k), -1, dtype=np.int64)
     for row in range(len(scores)):
         items = np.flatnonzero(allowed[row])
-        items = items[np.lexsort((keys[items], -scores[row, items]))][:k]
+        values = scores[row, items]
+        if len(items) > k:  # sorting all items would take most of the time
+            is_candidate = values >= np.partition(values, -k)[-k]
+            items = items[is_candidate]
+            values = values[is_candidate]
+        items = items[np.lexsort((keys[items], -values))][:k]
         best[row, : len(items)] = items
     return best
 

@@ -55,6 +55,17 @@ def test_lists_order_ties_by_their_keys():
     assert top_k(np.zeros((1, 5)), 5, seed=4)[0].tolist() == np.argsort(tie_keys(5, 4)).tolist()
 
 
+def test_lists_are_the_front_of_the_whole_order():
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 4, (20, 30)).astype(np.float32)  # many ties, also at the end of the list
+    scores[rng.random(scores.shape) < 0.3] = -np.inf
+    excluded = [rng.permutation(30)[:count] for count in range(6, 26)]
+    found = top_k(scores, 7, excluded, seed=3)
+    for row, hidden in enumerate(excluded):
+        order = [item for item in np.lexsort((tie_keys(30, 3), -scores[row])).tolist() if item not in hidden][:7]
+        assert found[row].tolist() == order + [-1] * (7 - len(order))
+
+
 def test_tie_keys_depend_on_seed_only():
     assert tie_keys(5, 1).tolist() == tie_keys(9, 1)[:5].tolist()
     assert tie_keys(5, 1).tolist() != tie_keys(5, 2).tolist()
