@@ -14,6 +14,7 @@ from llmrec.distributed import own_device
 from llmrec.errors import DataError
 from llmrec.evaluation.metrics import hit_rate, ndcg
 from llmrec.recommenders.linear import LinearFit
+from llmrec.timing import timed
 from reward_models.click_purchase import ClickPurchaseModel
 from reward_models.encoder import ClickPurchaseConfig
 from reward_models.ensemble import RewardEnsemble, click_purchase_models
@@ -63,12 +64,13 @@ def fit_reward(
         raise DataError(f"A reward model and its judge need at least {MIN_USERS} users, found {data.num_users}.")
     users, judge_users = judge_split(data.num_users, config.judge_users, seed)
     model, quality = fit_click_purchase(data, config, seed, progress, users)
-    judge = fit_judge(
-        [data.train_histories[user] for user in judge_users],
-        [data.purchases[user][: data.train_lengths[user]] for user in judge_users],
-        data.num_items,
-        catalogue_hash(data.items["item_id"]),
-    )
+    with timed("judge"):
+        judge = fit_judge(
+            [data.train_histories[user] for user in judge_users],
+            [data.purchases[user][: data.train_lengths[user]] for user in judge_users],
+            data.num_items,
+            catalogue_hash(data.items["item_id"]),
+        )
     metrics: dict[str, Any] = {"users": len(judge_users), "mix": judge.mix.tolist()}
     valid = held_out(data, "valid", HELD_OUT_LIMIT, seed)
     if len(valid):
@@ -117,7 +119,8 @@ def fit_click_purchase(
         if config.linear:
             linear = {"linear": pool_linear(model, sources)}
         calibrate(model, sources.valid)
-    quality = measure(model, sources, seed)
+    with timed("quality"):
+        quality = measure(model, sources, seed)
     curve = curves[0] if len(curves) == 1 else curves
     seconds = round(time.monotonic() - started, 1)
     metrics = quality.metrics | linear | {"curve": curve, "seconds": seconds}
@@ -137,6 +140,7 @@ def _check_linear(sources: Sources) -> None:
         )
 
 
+@timed("click/purchase models")
 def fit_member(
     sources: Sources, config: RewardConfig, seed: int, progress: Advance | None = None
 ) -> tuple[ClickPurchaseModel, list[dict[str, float]]]:
@@ -181,6 +185,7 @@ def new_model(sources: Sources, config: RewardConfig) -> ClickPurchaseModel:
     return model
 
 
+@timed("linear model and pool")
 def pool_linear(model: RewardEnsemble, sources: Sources) -> dict[str, Any]:
     """Pools an ensemble with the best of several linear models of the same training events.
 

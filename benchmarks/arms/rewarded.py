@@ -18,6 +18,7 @@ from llmrec.data.seen_mask import seen_mask
 from llmrec.evaluation.optimum import optimum_log_probs
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import decision_log_probs, pack
+from llmrec.policy.ranking import all_item_scores
 from llmrec.ppo.kl import categorical_kl
 from llmrec.ppo.losses import distillation_loss, exact_item_loss
 from llmrec.ppo.stage import training_arguments, training_decisions
@@ -25,7 +26,6 @@ from llmrec.ppo.trainer import RecPPOTrainer
 from llmrec.recommenders.sasrec import Encoder
 from llmrec.reward.protocol import RewardFunction
 from llmrec.run import Run
-from llmrec.selection.validation import all_item_scores
 
 STUDENT_WIDTH = 64  # of the SASRec that the pool is distilled into
 STUDENT_BATCH = 32  # windows

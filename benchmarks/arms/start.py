@@ -12,12 +12,12 @@ from llmrec.data.dataset import InteractionData, Targets, load_data
 from llmrec.data.decision import Decisions
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import decision_log_probs, pack
+from llmrec.policy.ranking import all_item_scores
 from llmrec.ppo.advantages import exact_item_advantages
 from llmrec.ppo.stage import training_decisions
 from llmrec.reward.composite import CompositeReward
 from llmrec.reward.protocol import RewardFunction
 from llmrec.run import Run
-from llmrec.selection.validation import all_item_scores
 
 BATCH_SIZE = 8  # windows of an optimizer step, as in the mini-batches of PPO
 DECAY = 0.9934  # of the weight average: 0.9 for the 16 steps of an update of PPO

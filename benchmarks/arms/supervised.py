@@ -16,8 +16,8 @@ from benchmarks.research.sdpo import sdpo_loss
 from llmrec.data.decision import Decision
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import decision_log_probs, pack, taken_log_probs, target_log_probs
+from llmrec.policy.ranking import all_item_scores
 from llmrec.ppo.kl import categorical_kl
-from llmrec.selection.validation import all_item_scores
 from llmrec.sft.trainer import sft_losses
 from llmrec.sft.windows import training_windows
 

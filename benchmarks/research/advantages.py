@@ -122,7 +122,7 @@ def ndcg_of(adapter: Path, data: InteractionData, config: Config) -> np.ndarray:
     """NDCG@10 of each user on the test targets of the first split, float [U]."""
     targets = next(iter(data.targets.values()))["test"]
     decisions = Decisions.from_targets(data, targets, config.catalogue)
-    ranked, _ = rank_policy(RecPolicy.from_pretrained(adapter), decisions, config.seed, lambda: None)
+    ranked, _ = rank_policy(RecPolicy.from_pretrained(adapter), decisions, config.seed, lambda _: None)
     return per_user(ndcg(ranked.ranks, 10), targets.users)[1]
 
 

@@ -48,6 +48,8 @@ def print_report(console: Console, report: Report) -> None:
         print_line(console, f"reward: {_reward_changes(report.reward)}")
     if report.fell_back:
         print_line(console, fallback_remark(report))
+    if report.parts:
+        print_table(console, _as_rich(tables.times_table(report.parts)))
 
 
 def _print_split(console: Console, report: Report, name: str) -> None:

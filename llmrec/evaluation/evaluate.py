@@ -25,7 +25,6 @@ from llmrec.evaluation.metrics import ndcg, per_user
 from llmrec.evaluation.optimum import has_optimum, optimum_report
 from llmrec.evaluation.purchases import REWARD, Purchases, purchase_report
 from llmrec.evaluation.ranking import (
-    BATCH,
     OBJECTIVES,
     RANKS,
     Ranked,
@@ -43,6 +42,7 @@ from llmrec.evaluation.report import (
     ExampleAnswer,
     GenerationReport,
     GuardReport,
+    PartTime,
     Report,
     RewardModelReport,
     RewardReport,
@@ -58,6 +58,7 @@ from llmrec.recommenders.registry import fit_baselines
 from llmrec.recommenders.tuning import FittedBaseline
 from llmrec.reward.composite import CompositeReward
 from llmrec.run import STAGES, VERBS, Run, library_versions
+from llmrec.timing import spent, timed
 from reward_models import EaseJudge
 
 
@@ -183,6 +184,7 @@ def evaluate(run: Run) -> Report | None:
         environment=environment(run.config),
         commands=[f"llmrec {VERBS[stage]} {run.directory}" for stage in STAGES],
         seconds={stage: run.record(stage)["seconds"] for stage in STAGES if stage != "evaluate"},
+        parts=time_of_parts(run),
     )
     target_ranks = {name: one.ranks for name, one in measured.ranked.items()}
     save_values(run.path("evaluate", RANKS), table, inputs.rows, target_ranks)
@@ -216,20 +218,26 @@ def measure_policy(name: str, inputs: Inputs, progress: ProgressBar) -> PolicyRe
     data = inputs.data
     config = inputs.config
     valid = inputs.valid
-    policy = RecPolicy.from_pretrained(inputs.run.path(name, "adapter")).eval().to(own_device())
-    policy.merge()
-    progress.start(f"{name}: ranking", _batches(len(inputs.test)))
-    ranked, log_probs = rank_policy(policy, inputs.test, config.seed, progress.advance)
+    with timed("base model"):
+        policy = RecPolicy.from_pretrained(inputs.run.path(name, "adapter")).eval().to(own_device())
+        policy.merge()
+    progress.start(f"{name}: ranking", len(inputs.test))
+    with timed(f"{name}: ranking"):
+        ranked, log_probs = rank_policy(policy, inputs.test, config.seed, progress.advance)
     as_new_user = None
     if any(profile != NEW_USER for profile in inputs.test.profiles):
-        progress.start(f"{name}: ranking for new users", _batches(len(inputs.test)))
+        progress.start(f"{name}: ranking for new users", len(inputs.test))
         strangers = replace(inputs.test, profiles=[NEW_USER] * len(inputs.test))
-        as_new_user, _ = rank_policy(policy, strangers, config.seed, progress.advance)
-    progress.start(f"{name}: writing for every user", _batches(data.num_users))
-    generation = generation_report(policy, data, config, progress.advance)
-    written = answers(policy, data, config)
-    progress.start(f"{name}: reward on validation", 2 * _batches(len(valid)))
-    valid_ranked, _ = rank_policy(policy, valid, config.seed, progress.advance)
+        with timed(f"{name}: ranking for new users"):
+            as_new_user, _ = rank_policy(policy, strangers, config.seed, progress.advance)
+    progress.start(f"{name}: writing for every user", data.num_users)
+    with timed(f"{name}: writing for every user"):
+        generation = generation_report(policy, data, config, progress.advance)
+        written = answers(policy, data, config)
+    progress.start(f"{name}: reward on validation", 2 * len(valid))
+    with timed(f"{name}: reward on validation"):
+        valid_ranked, _ = rank_policy(policy, valid, config.seed, progress.advance)
+        rewards = sampled_rewards(policy, valid, inputs.reward, config, progress.advance)
     return PolicyResults(
         ranked=ranked,
         as_new_user=as_new_user,
@@ -237,10 +245,11 @@ def measure_policy(name: str, inputs: Inputs, progress: ProgressBar) -> PolicyRe
         generation=generation,
         answers=written,
         valid_lists=valid_ranked.lists,
-        rewards=sampled_rewards(policy, valid, inputs.reward, config, progress.advance),
+        rewards=rewards,
     )
 
 
+@timed("reward before and after")
 def compare_rewards(inputs: Inputs, policies: dict[str, PolicyResults]) -> RewardReport:
     """Rewards on validation before (SFT) and after (PPO): of the ten best items and of sampled completions."""
     judge = EaseJudge.from_pretrained(inputs.run.path("reward"), inputs.data.items["item_id"])
@@ -250,6 +259,7 @@ def compare_rewards(inputs: Inputs, policies: dict[str, PolicyResults]) -> Rewar
     return reward_report(rewards["sft"], rewards["ppo"], inputs.valid.users, inputs.config)
 
 
+@timed("rewards of all items")
 def measure_reward(
     inputs: Inputs,
     policies: Mapping[str, PolicyResults],
@@ -273,7 +283,7 @@ def measure_reward(
         log_probs={name: one.log_probs for name, one in policies.items() if one.log_probs is not None},
         seed=inputs.config.seed,
     )
-    progress.start("rewards of all items", _batches(len(inputs.test)))
+    progress.start("rewards of all items", len(inputs.test))
     return rankings.measure(inputs.test, progress.advance)
 
 
@@ -294,6 +304,7 @@ class Rankings:
     weighted: dict[float, dict[str, np.ndarray]]
 
 
+@timed("intervals and tests")
 def report_split(inputs: Inputs, split: str, measured: Rankings, rival: str | None) -> SplitReport:
     """The report of one split, before Holm's correction.
 
@@ -327,6 +338,15 @@ def report_split(inputs: Inputs, split: str, measured: Rankings, rival: str | No
     return report
 
 
+def time_of_parts(run: Run) -> dict[str, dict[str, PartTime]]:
+    """Time of the parts of each stage, of this one up to now. Stages of earlier versions have no parts."""
+    recorded = {stage: run.record(stage).get("parts") or {} for stage in STAGES if stage != "evaluate"}
+    recorded["evaluate"] = spent()
+    return {
+        stage: {name: PartTime.model_validate(one) for name, one in parts.items()} for stage, parts in recorded.items()
+    }
+
+
 def environment(config: Config) -> Environment:
     """Versions, seed and machine."""
     return Environment(
@@ -336,10 +356,6 @@ def environment(config: Config) -> Environment:
         threads=torch.get_num_threads(),
         seed=config.seed,
     )
-
-
-def _batches(count: int) -> int:
-    return -(-count // BATCH)
 
 
 def _callback(progress: ProgressBar) -> Callable[..., None]:

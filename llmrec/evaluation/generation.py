@@ -25,7 +25,7 @@ TITLE = "X"  # placeholder for a cited title, so that wordings can be compared a
 
 
 def generation_report(
-    policy: RecPolicy, data: InteractionData, config: Config, advance: Callable[[], None]
+    policy: RecPolicy, data: InteractionData, config: Config, advance: Callable[[int], None]
 ) -> GenerationReport:
     """Writes the most probable recommendation for every user after the whole history, and measures its quality.
 
@@ -36,7 +36,7 @@ def generation_report(
         policy: the policy.
         data: the prepared log.
         config: config of the run.
-        advance: called after each batch.
+        advance: called after each batch with the number of its users.
     """
     lengths = np.array([len(history) for history in data.histories])
     users = np.flatnonzero(lengths < data.num_items)
@@ -55,7 +55,7 @@ def generation_report(
 
 
 def write(
-    policy: RecPolicy, decisions: Decisions, max_new_tokens: int, advance: Callable[[], None]
+    policy: RecPolicy, decisions: Decisions, max_new_tokens: int, advance: Callable[[int], None]
 ) -> list[Recommendation]:
     """The most probable recommendation at each of M decisions.
 
@@ -63,7 +63,7 @@ def write(
         policy: the policy.
         decisions: the M decisions.
         max_new_tokens: greatest length of a completion.
-        advance: called after each batch.
+        advance: called after each batch with the number of its decisions.
     """
     found: dict[int, Recommendation] = {}
     order = by_length(decisions)
@@ -71,7 +71,7 @@ def write(
         batch = order[rows].tolist()
         prompts = pack(policy, decisions.select(batch)).to(policy.device)
         found |= zip(batch, parse(policy, generate(policy, prompts, max_new_tokens)), strict=True)
-        advance()
+        advance(len(rows))
     return [found[m] for m in range(len(decisions))]
 
 

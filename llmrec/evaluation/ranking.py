@@ -14,7 +14,7 @@ from llmrec.distributed import gathered, own_rows
 from llmrec.evaluation.metrics import ranks, top_k
 from llmrec.files import write_with
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.ranking import item_scores
+from llmrec.policy.ranking import all_item_scores
 from llmrec.recommenders.protocol import Score
 
 BATCH = 64  # decisions per batch
@@ -95,7 +95,7 @@ def join(parts: Sequence[Ranked]) -> Ranked:
 
 
 def rank_policy(
-    policy: RecPolicy, decisions: Decisions, seed: int, advance: Callable[[], None]
+    policy: RecPolicy, decisions: Decisions, seed: int, advance: Callable[[int], None]
 ) -> tuple[Ranked, torch.Tensor]:
     """Ranks by the policy's exact distribution over items. The processes share the decisions, and all get the result.
 
@@ -103,18 +103,13 @@ def rank_policy(
         policy: the policy.
         decisions: M decisions with known targets.
         seed: seed of the order among equal scores in lists.
-        advance: called after each batch.
+        advance: called after each batch with the number of its decisions.
 
     Returns:
-        The ranking, and the log-probability of every item, float32 [M, N] (see `policy.ranking.item_scores`).
+        The ranking, and the log-probability of every item, float32 [M, N] (see `policy.ranking.all_item_scores`).
     """
     own = decisions.select(own_rows(len(decisions)))
-    order = by_length(own)
-    parts: list[torch.Tensor] = []
-    for batch in item_scores(policy, own.select(order), BATCH):
-        parts.append(batch.float().cpu())
-        advance()
-    rows = list(torch.cat(parts)[np.argsort(order)].numpy())
+    rows = list(all_item_scores(policy, own, advance, share_prompts=True).numpy())
     log_probs = torch.from_numpy(np.stack(gathered(rows, len(decisions))))
     return rank_batches((part.numpy() for part in log_probs.split(BATCH)), decisions, seed), log_probs
 

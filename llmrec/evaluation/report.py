@@ -76,6 +76,7 @@ __all__ = [
     "Measurement",
     "Number",
     "OptimumReport",
+    "PartTime",
     "PurchaseReport",
     "Rate",
     "Reliability",
@@ -342,6 +343,13 @@ class Environment(Section):
     seed: int | None = Field(default=None, description="`seed` of the config.")
 
 
+class PartTime(Section):
+    """Time of one part of a stage, without the parts inside it."""
+
+    seconds: Number = Field(default=None, description="Wall-clock time in seconds.")
+    cpu_seconds: Number = Field(default=None, description="Process time of all threads, in seconds.")
+
+
 class Report(Section):
     """Everything that the evaluation of one run measured."""
 
@@ -369,6 +377,11 @@ class Report(Section):
     environment: Environment | None = Field(default=None, description="Versions, seed and machine.")
     commands: list[str] = Field(default=[], description="Commands that reproduce the run, in order.")
     seconds: dict[str, Number] = Field(default={}, description="Duration of each earlier stage, in seconds.")
+    parts: dict[str, dict[str, PartTime]] = Field(
+        default={},
+        description="Time of each part of each stage. `other` is the time outside of named parts. The evaluation ends "
+        "with this file.",
+    )
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Self:

@@ -24,7 +24,7 @@ def sampled_rewards(
     decisions: Decisions,
     reward: CompositeReward,
     config: Config,
-    advance: Callable[[], None],
+    advance: Callable[[int], None],
 ) -> dict[str, np.ndarray]:
     """Rewards of completions that are sampled as in training, with the same random numbers for every policy.
 
@@ -35,7 +35,7 @@ def sampled_rewards(
         decisions: M decisions to prompt with.
         reward: the reward that PPO maximized.
         config: config of the run.
-        advance: called after each batch.
+        advance: called after each batch with the number of its decisions.
 
     Returns:
         `reward` (what PPO maximizes) and its parts, each [M].
@@ -54,7 +54,7 @@ def sampled_rewards(
         values = {"reward": scored.item + scored.text, **scored.parts}
         for name, value in values.items():
             columns.setdefault(name, []).append(value.numpy())
-        advance()
+        advance(len(part))
     back = np.argsort(order, kind="stable")
     values = np.stack([np.concatenate(parts)[back] for parts in columns.values()], 1)
     return dict(zip(columns, np.stack(gathered(list(values), len(decisions)), 1), strict=True))

@@ -79,18 +79,18 @@ class RewardPass:
     seed: int
 
     @torch.no_grad()
-    def measure(self, decisions: Decisions, advance: Callable[[], None]) -> RewardRankings:
+    def measure(self, decisions: Decisions, advance: Callable[[int], None]) -> RewardRankings:
         """Measures all M targets.
 
         Args:
             decisions: the decisions at the M targets.
-            advance: called after each batch.
+            advance: called after each batch with the number of its targets.
         """
         popularity = self.reward.popularity_at(WEIGHTS) if self.lists and self.log_probs else torch.empty(0)
         parts: list[RewardRankings] = []
         for rows in chunks(len(decisions)):
             parts.append(self._measure(decisions.select(rows), slice(rows.start, rows.stop), popularity))
-            advance()
+            advance(len(rows))
         return RewardRankings.joined(parts)
 
     def _measure(self, part: Decisions, rows: slice, popularity: Tensor) -> RewardRankings:

@@ -1,16 +1,18 @@
 """Ranking the whole catalogue: exact probabilities for one token an item, a beam search otherwise."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
+import numpy as np
 import torch
 from transformers import Cache
 
 from llmrec.data.decision import Decision
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packing import pack
+from llmrec.policy.packing import PackedBatch, pack
 
 BEAM_WIDTH = 40
+BATCH = 64  # prompts in a forward pass of `all_item_scores`
 
 
 @torch.inference_mode()
@@ -34,10 +36,93 @@ def item_scores(policy: RecPolicy, decisions: Sequence[Decision], batch_size: in
             continue
         batch = pack(policy, part).to(policy.device)
         hidden = policy(*batch.inputs())
-        last = hidden[torch.arange(len(part), device=hidden.device), batch.prompt_length - 1]
-        state = batch.start(policy)
-        columns = policy.distribution.items(last, state.node, state.available)
-        yield torch.empty_like(columns).index_copy_(1, policy.vocabulary.trie.order, columns)
+        row = torch.arange(len(part), device=hidden.device)
+        yield _scores_after(policy, batch, hidden, row, slot=(batch.items >= 0).sum(1))
+
+
+@torch.no_grad()
+def all_item_scores(
+    policy: RecPolicy,
+    decisions: Sequence[Decision],
+    advance: Callable[[int], None] = lambda _: None,
+    share_prompts: bool = False,
+) -> torch.Tensor:
+    """Log-probabilities of all items at M decisions. Prompts of similar length share a batch.
+
+    Args:
+        policy: the policy.
+        decisions: the M decisions.
+        advance: called after each batch with the number of decisions that it answered.
+        share_prompts: decisions of one user share a prompt where they can, see `shared_prompts`. Processes with equally
+            many decisions may then make different numbers of forward passes, so each needs the whole weights.
+
+    Returns:
+        float32 [M, N], on the CPU; -inf as in `item_scores`.
+    """
+    policy.eval()
+    rows = list(decisions)
+    flat = policy.vocabulary.trie.flat
+    prompt_of = shared_prompts(rows) if flat and share_prompts else np.arange(len(rows))
+    lengths = np.array([len(row.items) for row in rows], dtype=np.int64)
+    prompts = np.unique(prompt_of)
+    prompts = prompts[np.argsort(lengths[prompts], kind="stable")]
+    scores = torch.empty(len(rows), policy.vocabulary.trie.num_items)
+    for start in range(0, len(prompts), BATCH):
+        chosen = prompts[start : start + BATCH]
+        answered = np.concatenate([np.flatnonzero(prompt_of == prompt) for prompt in chosen])
+        if flat:
+            batch = pack(policy, [rows[prompt] for prompt in chosen]).to(policy.device)
+            hidden = policy(*batch.inputs())
+            row = np.repeat(np.arange(len(chosen)), [(prompt_of == prompt).sum() for prompt in chosen])
+            for part in np.array_split(np.arange(len(answered)), -(-len(answered) // BATCH)):  # [b, N] in memory
+                where = torch.from_numpy(np.stack([row[part], lengths[answered[part]]])).to(hidden.device)
+                scores[answered[part]] = _scores_after(policy, batch, hidden, *where).float().cpu()
+        else:
+            scores[answered] = torch.cat([_beam(policy, rows[prompt]) for prompt in chosen]).float().cpu()
+        advance(len(answered))
+    return scores
+
+
+def shared_prompts(decisions: Sequence[Decision]) -> np.ndarray:
+    """For each of M decisions the one whose prompt also answers it, int64 [M].
+
+    A prompt holds a decision after each shown item. If prompts show several histories of one user whole, and one begins
+    with the others, its prompt answers all of them.
+    """
+    longest: dict[tuple[int, str], int] = {}
+    whole = [decision.user is not None and not len(decision.prior) for decision in decisions]
+    for m in np.flatnonzero(whole).tolist():
+        key = (cast(int, decisions[m].user), decisions[m].profile)
+        if key not in longest or len(decisions[m].items) > len(decisions[longest[key]].items):
+            longest[key] = m
+    found = np.arange(len(decisions))
+    for m in np.flatnonzero(whole).tolist():
+        prompt = longest[cast(int, decisions[m].user), decisions[m].profile]
+        if np.array_equal(decisions[m].items, decisions[prompt].items[: len(decisions[m].items)]):
+            found[m] = prompt
+    return found
+
+
+def _scores_after(
+    policy: RecPolicy, batch: PackedBatch, hidden: torch.Tensor, row: torch.Tensor, slot: torch.Tensor
+) -> torch.Tensor:
+    """Log-probability of every item after the first `slot` shown items of some prompts, for one token an item.
+
+    Args:
+        policy: the policy that made `hidden`.
+        batch: the prompts.
+        hidden: last hidden states of all tokens, [B, L, d].
+        row: prompt of each of R decisions, int64 [R].
+        slot: number of shown items before each of them, int64 [R].
+
+    Returns:
+        [R, N]; -inf for items that may not be recommended.
+    """
+    shown = (batch.items >= 0).sum(1)
+    position = batch.prompt_length[row] - 1 - shown[row] + slot  # an item is one token
+    unseen = batch.seen_since()[row] > slot[:, None]
+    columns = policy.distribution.items(hidden[row, position], torch.zeros_like(row), unseen)
+    return torch.empty_like(columns).index_copy_(1, policy.vocabulary.trie.order, columns)
 
 
 def _beam(policy: RecPolicy, decision: Decision, width: int = BEAM_WIDTH) -> torch.Tensor:

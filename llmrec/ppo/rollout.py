@@ -12,6 +12,7 @@ from llmrec.data.decision import Decision, Decisions
 from llmrec.policy.generate import Completions, generate
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import PackedBatch, pack
+from llmrec.timing import timed
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class RolloutSampler:
         self.episodes = cast(int, args.batch_size)  # of all processes; TRL's constructor computes both numbers
         self.local_episodes = cast(int, args.local_batch_size)
 
+    @timed("rollouts")
     def sample(self, update: int) -> Rollout:
         """Samples G completions of each prompt of an update."""
         decisions = self.decisions_of(update)

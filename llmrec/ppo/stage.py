@@ -24,6 +24,7 @@ from llmrec.reward.composite import CompositeReward
 from llmrec.run import Run
 from llmrec.selection.guard import Guard, ValidationSet
 from llmrec.selection.validation import choosing_and_deciding, validation_sample
+from llmrec.timing import timed
 from reward_models import EaseJudge
 
 COLUMNS = {
@@ -75,10 +76,12 @@ def train_ppo(run: Run) -> dict[str, Any]:
     run.begin("ppo")
     data = load_data(run.path("data"))
     torch.manual_seed(run.config.seed)
-    policy = RecPolicy.from_pretrained(run.path("sft", "adapter"))
-    policy.add_rl_adapter()
-    reward = CompositeReward.from_pretrained(run.path("reward"), data, policy.facts, run.config.reward)
-    guard = validation_guard(run, data, reward)
+    with timed("base model"):
+        policy = RecPolicy.from_pretrained(run.path("sft", "adapter"))
+        policy.add_rl_adapter()
+    with timed("rewards of validation users"):
+        reward = CompositeReward.from_pretrained(run.path("reward"), data, policy.facts, run.config.reward)
+        guard = validation_guard(run, data, reward)
     prompts = training_decisions(data, run.config)
     trainer = RecPPOTrainer(training_arguments(run), run.config.ppo, policy, reward, prompts, guard)
     _train(run, trainer)

@@ -40,6 +40,7 @@ from llmrec.progress import TrainingLog
 from llmrec.reward.protocol import RewardFunction
 from llmrec.selection.best_adapter import evaluation_due
 from llmrec.selection.guard import Guard
+from llmrec.timing import timed
 
 # Adam's epsilon where generations are compared: the resolution of float32 at a gradient of norm 1. The generations of a
 # prompt cancel in the gradients of all items that none of them recommends. What is left are rounding errors, which a
@@ -131,6 +132,7 @@ class RecPPOTrainer(PPOTrainer):
             self._end_update(update, metrics, time.monotonic() - started)
         self._end()
 
+    @timed("experience")
     def collect(self, update: int) -> tuple[Experience, dict[str, float]]:
         """A batch of experience of the current policy, and metrics of it."""
         experience, metrics = self.collect_episodes(update) if self.trains_text else self.collect_items(update)
@@ -202,6 +204,7 @@ class RecPPOTrainer(PPOTrainer):
             self.record.samples(samples_of(self.policy, update, rollout, rewards))
         return experience, metrics | {"objective/kl_coef": self.kl_scale * self.args.kl_coef}
 
+    @timed("gradient steps")
     def update(self, experience: Experience, update: int) -> dict[str, float]:
         """Several epochs of clipped gradient steps over one batch of experience; returns means over the steps."""
         order = np.random.default_rng((self.args.seed, update, self.accelerator.process_index))
@@ -224,6 +227,7 @@ class RecPPOTrainer(PPOTrainer):
 
     # -- steps of `collect` --
 
+    @timed("reference policy")
     def reference(self, decisions: list[Decision], completions: list[list[list[int]]]) -> NetworkOutput:
         """Output of the reference policy: the RL adapter is off. See `network_output`."""
         with self.policy.reference():
@@ -258,6 +262,7 @@ class RecPPOTrainer(PPOTrainer):
             outputs.append(network(batch, self.args.temperature, self.items.needs_item_distributions))
         return NetworkOutput.concatenate(outputs)
 
+    @timed("rewards")
     def score(self, rollout: Rollout, device: torch.device) -> EpisodeRewards:
         """Parses the completions and calls the reward function."""
         recommendations = parse(self.policy, rollout.sampled)

@@ -21,6 +21,7 @@ from llmrec.recommenders.sasrec import SASRec
 from llmrec.recommenders.sequence import SequenceModel
 from llmrec.recommenders.transitions import Transitions
 from llmrec.recommenders.tuning import Advance, FittedBaseline, Grid, Tuning
+from llmrec.timing import timed
 
 Parts = Mapping[str, FittedBaseline]  # the baselines that another one consists of, by name
 SEED_STEP = 1000  # distance of the seeds of one ensemble, so that ensembles of neighboring seeds share no member
@@ -72,7 +73,8 @@ def fit_one(name: BaselineName, tuning: Tuning, fitted: dict[str, FittedBaseline
         parts = {part: fit_one(part, tuning, fitted) for part in entry.parts}
         started = time.perf_counter()
         cpu_started = time.process_time()
-        one = entry.fit(tuning, parts)
+        with timed(f"baseline {name}"):
+            one = entry.fit(tuning, parts)
         fitted[name] = replace(
             one,
             seconds=time.perf_counter() - started + sum(part.seconds for part in parts.values()),

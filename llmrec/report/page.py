@@ -98,6 +98,7 @@ def render(
             commands=report.commands,
             environment=tables.pairs(report.environment.as_json()) if report.environment else [],
             seconds=_seconds(report, stages),
+            times=tables.times_table(report.parts) if report.parts else None,
             others=_others(report),
         )
     )

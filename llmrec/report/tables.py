@@ -13,13 +13,16 @@ from llmrec.evaluation.report import (
     GenerationReport,
     Measurement,
     OptimumReport,
+    PartTime,
     PurchaseReport,
     RewardReport,
 )
-from llmrec.report.format import ABSENT, UNDEFINED, digits_for, interval, measured_percent, number, seeds
+from llmrec.report.format import ABSENT, UNDEFINED, digits_for, interval, measured_percent, number, percent, seeds
 from llmrec.report.glossary import GUARANTEES, better, is_of_purchases, is_ranking, label
+from llmrec.timing import OTHER
 
 HEADLINE_K = 10
+SHOWN_SHARE = 0.01  # of all time; smaller parts of a stage are added up
 QUALITY = ("auc", "auc_popularity_matched", "log_loss", "brier", "ece", "ece_floor")  # columns for a reward model
 
 
@@ -178,6 +181,29 @@ def purchases_table(split: str, purchases: Mapping[str, PurchaseReport]) -> Tabl
     caption = f"{label(split)}: rankings for purchases, by weight of log P(purchase given click)"
     columns = [*map(label, first), f"optimum minus this, {label('purchase_ndcg@10')}"]
     return Table(caption, "weight: ranking", columns, rows)
+
+
+def times_table(parts: Mapping[str, Mapping[str, PartTime]]) -> Table:
+    """A row per stage and per part that took at least `SHOWN_SHARE` of all time: seconds, process time and share."""
+    whole = sum(one.seconds or 0.0 for of_stage in parts.values() for one in of_stage.values())
+    rows: list[Row] = []
+    for stage, of_stage in parts.items():
+        rows.append(_time_row(stage, list(of_stage.values()), whole))
+        by_time = sorted(of_stage.items(), key=lambda item: -(item[1].seconds or 0.0))
+        large = {name: one for name, one in by_time if (one.seconds or 0.0) >= SHOWN_SHARE * whole and name != OTHER}
+        rest = [one for name, one in by_time if name not in large]
+        rows += [_time_row(f"{stage}: {name}", [one], whole) for name, one in large.items()]
+        if large and rest:
+            rows.append(_time_row(f"{stage}: {OTHER}", rest, whole))
+    rows.append(_time_row("all", [one for of_stage in parts.values() for one in of_stage.values()], whole))
+    return Table("Time of each stage and part", "stage: part", ["seconds", "process seconds", "share"], rows)
+
+
+def _time_row(heading: str, times: Sequence[PartTime], whole: float) -> Row:
+    seconds = sum(one.seconds or 0.0 for one in times)
+    cpu_seconds = sum(one.cpu_seconds or 0.0 for one in times)
+    share = percent(seconds / whole) if whole else UNDEFINED
+    return Row(heading, [Cell(number(seconds, 1)), Cell(number(cpu_seconds, 1)), Cell(share)])
 
 
 def slices_tables(split: str, slices: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> list[Table]:

@@ -28,6 +28,7 @@ from llmrec.reward.functions import call, finite, load_callable, standardized
 from llmrec.reward.item_rewards import CLIP, clipped_lift, item_log_odds, log_odds, lowest_lift, sampled_prefixes
 from llmrec.reward.penalties import OF_TEXT, VIOLATIONS, violations
 from llmrec.reward.protocol import RewardBatch
+from llmrec.timing import timed
 from reward_models import UNKNOWN, EaseJudge, RewardModel, load_reward_model
 from reward_models.features import profile_words
 from reward_models.reward_model import Prediction
@@ -238,6 +239,7 @@ class CompositeReward(nn.Module):
             rewards.append(finite("log_odds", of_items).cpu())
         return torch.cat(rewards)
 
+    @timed("rewards")
     def item_rewards_per_prefix(self, decisions: Sequence[Decision]) -> list[Tensor]:
         """Weighted rewards of all N items after each of the J shown items of each decision, [J, N] a decision.
 

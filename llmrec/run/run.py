@@ -19,6 +19,7 @@ from llmrec.run.records import METRICS_FILE, STARTED_FILE, StageRecord, read_rec
 from llmrec.run.requirements import check_installed
 from llmrec.run.stages import ADAPTER_STAGES, STAGE_TABLE, STAGES, VERBS, check_stage
 from llmrec.run.versions import library_versions
+from llmrec.timing import spent, start_clock
 
 CONFIG_FILE = "config.yaml"
 SHOWN_RUNS = 10  # runs that an error message lists at most
@@ -114,7 +115,9 @@ class Run:
             RunError: the stage was begun or finished under other values.
         """
         self._refuse_conflicts(stage)
-        self._started.setdefault(stage, time.monotonic())
+        if stage not in self._started:
+            self._started[stage] = time.monotonic()
+            start_clock()
         if is_main_process():
             record = {"fingerprint": config_fingerprint(self.config, stage), "built_on": self._built_on(stage)}
             write_json(self.path(stage, STARTED_FILE), record)
@@ -134,6 +137,7 @@ class Run:
         record = {
             "stage": stage,
             "seconds": None if started is None else round(time.monotonic() - started, 3),
+            "parts": None if started is None else spent(),
             "metrics": plain(metrics),
             "fingerprint": config_fingerprint(self.config, stage),
             "built_on": self._built_on(stage),
@@ -167,7 +171,7 @@ class Run:
     # --- results ---
 
     def record(self, stage: str) -> dict[str, Any]:
-        """The content of `<stage>/metrics.json`: `stage, seconds, metrics, fingerprint, built_on, versions`."""
+        """The content of `<stage>/metrics.json`: `stage, seconds, parts, metrics, fingerprint, built_on, versions`."""
         self.require(stage)
         return read_json(self.path(stage, METRICS_FILE))
 

@@ -11,6 +11,7 @@ from llmrec.data.decision import Decisions
 from llmrec.distributed import is_main_process
 from llmrec.policy.model import RecPolicy
 from llmrec.selection.validation import mean_policy_ndcg
+from llmrec.timing import timed
 
 
 def evaluation_due(step: int, last_step: int, eval_steps: float) -> bool:
@@ -45,6 +46,7 @@ class BestAdapter:
         self.metric = metric
         self.history: list[dict[str, Any]] = []
 
+    @timed("validation")
     def evaluate(self, policy: RecPolicy, step: int) -> dict[str, float]:
         """Measures the policy, keeps its adapter if `accepts` returns true, and extends `history`.
 

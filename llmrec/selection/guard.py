@@ -14,8 +14,10 @@ from llmrec.distributed import gathered, own_rows
 from llmrec.errors import RunError
 from llmrec.evaluation.metrics import per_user
 from llmrec.policy.model import RecPolicy
+from llmrec.policy.ranking import all_item_scores
 from llmrec.selection.best_adapter import BestAdapter
-from llmrec.selection.validation import all_item_scores, best_items, mean_list_reward, user_ndcg
+from llmrec.selection.validation import best_items, mean_list_reward, user_ndcg
+from llmrec.timing import timed
 
 NDCG = "eval/ndcg@10"
 REWARD = "eval/reward"
@@ -173,6 +175,7 @@ class Guard(BestAdapter):
         """Means over the choosing users: NDCG@10 (ties count half), reward and judge score of the ten best items."""
         return {name: float(values.mean()) for name, values in _user_means(policy, self.choosing).items()}
 
+    @timed("validation")
     def decide(self, policy: RecPolicy) -> str:
         """Decides between the chosen adapter and the SFT start, and loads the adapter that stays.
 

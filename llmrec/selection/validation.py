@@ -1,16 +1,14 @@
 """Validation during training: a sample of users and how well a policy ranks their next items."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 
 from llmrec.data.dataset import InteractionData, Targets
-from llmrec.data.decision import Decision, Decisions
+from llmrec.data.decision import Decisions
 from llmrec.distributed import gathered, own_rows
 from llmrec.evaluation.metrics import rank_of_target
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.ranking import item_scores
+from llmrec.policy.ranking import all_item_scores
 
 
 def validation_sample(data: InteractionData, count: int, seed: int) -> Targets:
@@ -73,11 +71,6 @@ def mean_list_reward(lists: torch.Tensor, rewards: torch.Tensor) -> torch.Tensor
     """
     listed = lists >= 0
     return (rewards.gather(1, lists.clamp(min=0)) * listed).sum(1) / listed.sum(1).clamp(min=1)
-
-
-def all_item_scores(policy: RecPolicy, decisions: Sequence[Decision]) -> torch.Tensor:
-    """Log-probabilities of all items at M decisions, on the CPU, float32 [M, N]."""
-    return torch.cat([batch.float().cpu() for batch in item_scores(policy, decisions)])
 
 
 def mean_policy_ndcg(policy: RecPolicy, decisions: Decisions) -> float:

@@ -23,6 +23,7 @@ from llmrec.selection.validation import validation_sample
 from llmrec.sft.check import check_completions
 from llmrec.sft.trainer import NDCG, RecSFTTrainer, ValidationCallback
 from llmrec.sft.windows import training_windows
+from llmrec.timing import timed
 
 COLUMNS = {"item_loss": "item loss", "text_loss": "text loss", NDCG: "NDCG@10"}
 
@@ -41,7 +42,8 @@ def train_sft(run: Run) -> dict[str, Any]:
     run.begin("sft")
     data = load_data(run.path("data"))
     torch.manual_seed(run.config.seed)
-    policy = RecPolicy.create(run.config, data)
+    with timed("base model"):
+        policy = RecPolicy.create(run.config, data)
     trainer = _make_trainer(run, policy, data)
     validation = ValidationCallback(trainer, _validation_decisions(run, data))
     _train(run, trainer, validation)
@@ -54,6 +56,7 @@ def train_sft(run: Run) -> dict[str, Any]:
     return metrics
 
 
+@timed("training windows")
 def _make_trainer(run: Run, policy: RecPolicy, data: InteractionData) -> RecSFTTrainer:
     section = run.config.sft
     windows = training_windows(policy, data, run.config.catalogue.user_attributes, section, run.config.seed)
@@ -66,6 +69,7 @@ def _validation_decisions(run: Run, data: InteractionData) -> Decisions:
     return Decisions.from_targets(data, sample, run.config.catalogue)
 
 
+@timed("training")
 def _train(run: Run, trainer: RecSFTTrainer, validation: ValidationCallback) -> None:
     """Trains from the newest checkpoint, or from the start."""
     with watch(trainer, run, "sft", COLUMNS):

@@ -40,13 +40,13 @@ def main(base: str, output: Path) -> None:
     decisions = Decisions.from_targets(data, data.targets["leave_one_out"]["test"], config.catalogue).select(range(5))
     rewards = torch.arange(50.0).view(5, 10)
     done: list[None] = []
-    ranked, log_probs = rank_policy(policy, decisions, 0, lambda: done.append(None))
+    ranked, log_probs = rank_policy(policy, decisions, 0, lambda _: done.append(None))
     measured = {
         "ranks": ranked.ranks.tolist(),
         "lists": ranked.lists.tolist(),
         "probabilities": log_probs.exp().tolist(),
-        "generation": generation_report(policy, data, config, lambda: None).model_dump(),
-        "rewards": sampled_rewards(policy, decisions, lengths, config, lambda: None),
+        "generation": generation_report(policy, data, config, lambda _: None).model_dump(),
+        "rewards": sampled_rewards(policy, decisions, lengths, config, lambda _: None),
         "ndcg": mean_policy_ndcg(policy, decisions),
         "guard": _user_means(policy, ValidationSet(decisions, rewards, -rewards)),
         "batches": len(done),

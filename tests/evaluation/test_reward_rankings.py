@@ -55,9 +55,9 @@ def test_batches_give_the_rankings_of_whole_matrices(reward, data, monkeypatch, 
     decisions = decisions_of(data, max_history)
     log_probs = policies(decisions, data.num_items)
     lists = {"given": np.tile([0, 1, -1], (len(decisions), 1))}
-    batches: list[None] = []
-    found = RewardPass(reward, SECTION, lists, log_probs, seed=0).measure(decisions, lambda: batches.append(None))
-    assert len(batches) == -(-len(decisions) // 4)
+    batches: list[int] = []
+    found = RewardPass(reward, SECTION, lists, log_probs, seed=0).measure(decisions, batches.append)
+    assert sum(batches) == len(decisions) and max(batches) == 4
 
     own = reward.model.log_rewards(decisions.histories, decisions.purchased, reward.profiles[decisions.users], 0.5)
     assert found.ranked["reward_model"].ranks.tolist() == ranks_of(own, decisions)
@@ -88,7 +88,7 @@ def test_batches_give_the_rankings_of_whole_matrices(reward, data, monkeypatch, 
 
 def test_only_what_can_be_computed_is_measured(reward, data):
     decisions = decisions_of(data, 50)
-    found = RewardPass(reward, SECTION, lists={}, log_probs={}, seed=0).measure(decisions, lambda: None)
+    found = RewardPass(reward, SECTION, lists={}, log_probs={}, seed=0).measure(decisions, lambda _: None)
     assert list(found.ranked) == ["reward_model"]
     assert (found.objective, found.expected, found.weighted) == ({}, {}, {})
     assert len(found.ranked["reward_model"].ranks) == len(decisions)

@@ -8,10 +8,11 @@ from llmrec.config import ModelConfig
 from llmrec.data.decision import Decision
 from llmrec.errors import ModelError
 from llmrec.language.base_model import cut_layers, load_base
+from llmrec.policy import ranking
 from llmrec.policy.generate import generate
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import decision_log_probs, item_log_probs, pack
-from llmrec.policy.ranking import item_scores
+from llmrec.policy.ranking import all_item_scores, item_scores, shared_prompts
 from tests.conftest import make_config
 
 PROMPTS = [Decision("42", [], [0, 1, 2]), Decision("new user", [3, 4], [5, 6, 7, 8]), Decision("20", [], [9])]
@@ -167,6 +168,31 @@ def test_ranking_gives_every_item_its_probability(policy):
     assert scores.shape == (3, 10)
     assert torch.allclose(scores.exp().sum(1), torch.ones(3), atol=1e-4)  # the beam is wider than this catalogue
     assert scores[0, :3].isneginf().all() and scores[1, 3:9].isneginf().all()
+
+
+GROWING = [  # decisions of two users in mixed order
+    Decision("42", [], [0, 1], user=0),
+    Decision("42", [], [0, 1, 2, 3], user=0),
+    Decision("42", [0], [1, 2, 3, 4], user=0),  # begins amid the history
+    Decision("new user", [], [0, 1, 2], user=0),  # another profile
+    Decision("20", [], [0, 1], user=1),
+    Decision("20", [], [], user=1),
+    Decision("20", [], [0, 1]),  # nobody of the log
+    Decision("42", [], [5], user=0),  # another history of the user
+]
+
+
+def test_histories_that_begin_alike_share_the_longest_prompt():
+    assert shared_prompts(GROWING).tolist() == [1, 1, 2, 3, 4, 4, 6, 7]
+
+
+def test_shared_prompts_rank_like_prompts_of_their_own(policy, monkeypatch):
+    monkeypatch.setattr(ranking, "BATCH", 2)
+    answered: list[int] = []
+    found = all_item_scores(policy, GROWING, answered.append, share_prompts=True)
+    assert sum(answered) == len(GROWING)
+    for scores, decision in zip(found, GROWING, strict=True):
+        torch.testing.assert_close(scores[None], next(item_scores(policy, [decision])), atol=1e-5, rtol=1e-5)
 
 
 def test_last_decisions_rank_like_prompts(tiny_base, data):

@@ -6,6 +6,7 @@ from llmrec.evaluation.report import (
     EventQuality,
     GenerationReport,
     OptimumReport,
+    PartTime,
     PurchaseReport,
     Rate,
 )
@@ -18,6 +19,7 @@ from llmrec.report.tables import (
     purchases_table,
     quality_tables,
     slices_tables,
+    times_table,
 )
 
 
@@ -87,6 +89,25 @@ def test_the_optimum_names_its_weights():
     table = optimum_table("temporal", optimum)
     assert table.caption == "temporal: E[reward] − β KL(policy, SFT) + α H(policy), β = 0.60, α = 1.00, nats"
     assert [cell.text for cell in table.rows[0].cells] == ["1.000", "-", "-", "50 % [25 %, 75 %]"]
+
+
+def test_times_name_large_parts_and_add_up_small_ones():
+    sft = {"other": PartTime(seconds=0.1, cpu_seconds=0.1), "training": PartTime(seconds=30.0, cpu_seconds=50.0)}
+    reward = {
+        "judge": PartTime(seconds=0.4, cpu_seconds=0.2),
+        "models": PartTime(seconds=69.0, cpu_seconds=69.0),
+        "other": PartTime(seconds=0.5, cpu_seconds=0.3),
+    }
+    table = times_table({"sft": sft, "reward": reward})
+    assert {row.heading: [cell.text for cell in row.cells] for row in table.rows} == {
+        "sft": ["30.1", "50.1", "30.1 %"],
+        "sft: training": ["30.0", "50.0", "30.0 %"],
+        "sft: other": ["0.1", "0.1", "0.1 %"],
+        "reward": ["69.9", "69.5", "69.9 %"],
+        "reward: models": ["69.0", "69.0", "69.0 %"],
+        "reward: other": ["0.9", "0.5", "0.9 %"],
+        "all": ["100.0", "119.6", "100.0 %"],
+    }
 
 
 def test_slices_with_ndcg_first_and_their_size():

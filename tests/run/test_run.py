@@ -70,6 +70,7 @@ def test_finish_records_seconds_versions_and_metrics(tmp_path: Path) -> None:
     assert run.metrics("data") == {"auc": 0.5, "loss": None, "curve": [1, 2]}
     record = run.record("data")
     assert record["seconds"] >= 0 and record["versions"]["torch"] and record["fingerprint"]["data.path"] == "log"
+    assert record["parts"]["other"]["seconds"] >= 0
     assert [file.name for file in run.path("data").iterdir()] == ["metrics.json"]
 
 

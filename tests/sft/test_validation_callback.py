@@ -9,7 +9,7 @@ import torch
 from llmrec.config import SFTConfig
 from llmrec.data.decision import Decision, Decisions
 from llmrec.policy.model import RecPolicy
-from llmrec.selection.validation import all_item_scores
+from llmrec.policy.ranking import all_item_scores
 from llmrec.sft.trainer import NDCG, ValidationCallback
 from tests.conftest import make_config, make_data
 
