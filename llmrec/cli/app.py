@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 import llmrec
-from llmrec.cli import config, estimate, export, hub, off_policy, recommend, stages
+from llmrec.cli import config, estimate, export, hub, off_policy, recommend, simulate, stages
 from llmrec.cli.process import exit_with, fail
 
 
@@ -51,6 +51,7 @@ COMMANDS = {
     "recommend": recommend.recommend_command,
     "config": config.config_command,
     "estimate": estimate.estimate_command,
+    "simulate": simulate.simulate_command,
     "off-policy": off_policy.off_policy_command,
     "export": export.export_command,
     "push": hub.push_command,

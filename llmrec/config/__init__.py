@@ -18,6 +18,7 @@ from llmrec.config.ppo import PPOConfig
 from llmrec.config.reference import all_defaults, default_of, explain, json_schema, reference_markdown
 from llmrec.config.reward import PartConfig, PenaltyConfig, RewardConfig, TermConfig, TextRewardConfig
 from llmrec.config.sft import SFTConfig
+from llmrec.config.simulator import SimulatorConfig
 
 __all__ = [
     "BASELINES",
@@ -37,6 +38,7 @@ __all__ = [
     "RewardConfig",
     "SASRecConfig",
     "SFTConfig",
+    "SimulatorConfig",
     "TermConfig",
     "TextRewardConfig",
     "all_defaults",

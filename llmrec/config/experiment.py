@@ -13,6 +13,7 @@ from llmrec.config.ppo import PPOConfig
 from llmrec.config.reward import RewardConfig
 from llmrec.config.section import Section
 from llmrec.config.sft import SFTConfig
+from llmrec.config.simulator import SimulatorConfig
 
 
 class Config(Section):
@@ -38,6 +39,9 @@ class Config(Section):
     )
     ppo: PPOConfig = Field(default=PPOConfig(), description="Reinforcement learning with PPO.")
     evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="Evaluation and baselines.")
+    simulator: SimulatorConfig = Field(
+        default=SimulatorConfig(), description="Worlds that are fitted on held-out users, see `llmrec simulate`."
+    )
     hub: HubConfig | None = Field(
         default=None, description="Repository that the finished run is pushed to. null: no push."
     )
