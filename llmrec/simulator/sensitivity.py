@@ -90,7 +90,7 @@ def sweep(world: World, policies: Mapping[str, Scores], config: SimulatorConfig)
     base = _rewards(world, policies, config, {})
     order = {name: float(values.mean()) for name, values in base.items()}
     rows = [_row("none", None, base, order)]
-    for name in SWEPT:
+    for name in SWEPT if world.slate > 1 else SWEPT[1:]:  # a slate of one item has one position
         for factor in FACTORS:
             if name == "click_utility":
                 changes = {"no_click": behavior.no_click - np.log(factor) / np.log(2.0) * CLICK_ODDS}

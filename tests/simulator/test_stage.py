@@ -63,7 +63,7 @@ def test_three_worlds_come_out_of_one_command(tmp_path: Path) -> None:
     assert users["base"] == users["other_family"] and not users["base"] & users["other_users"]
     for found in worlds.values():
         assert set(found["policies"]) == {"random", "popularity", "ease", "markov", "true tastes"}
-        assert found["sensitivity"][0]["assumption"] == "none" and len(found["sensitivity"]) == 13
+        assert found["sensitivity"][0]["assumption"] == "none" and len(found["sensitivity"]) == 11
     parameters = json.loads((tmp_path / "runs" / "small" / "simulator" / "base" / "parameters.json").read_text())
     assert {one["origin"] for one in parameters["parameters"].values()} == {"fitted", "assumed"}
     again = simulate(tmp_path / "small.yaml")
