@@ -9,6 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from llmrec.config import load_config
+from llmrec.errors import UserError
+from llmrec.run import Run, run_all
+from llmrec.simulator.stage import simulate as fit_worlds
 from llmrec.simulator.world import load_world
 from tests.simulator.worlds import log
 
@@ -52,6 +56,7 @@ def simulate(config: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_three_worlds_come_out_of_one_command(tmp_path: Path) -> None:
     write_log(tmp_path, late_users=120)
     done = simulate(write_config(tmp_path))
@@ -79,8 +84,13 @@ def test_three_worlds_come_out_of_one_command(tmp_path: Path) -> None:
         (60, {"slate": 61}, "61 items, but the catalogue has 60"),
     ],
 )
-def test_bad_input_ends_with_code_2_and_writes_no_world(tmp_path: Path, users: int, simulator, message: str) -> None:
+def test_bad_input_is_the_users_mistake_and_writes_no_world(
+    tmp_path: Path, users: int, simulator, message: str
+) -> None:
     write_log(tmp_path, users)
-    done = simulate(write_config(tmp_path, **simulator))
-    assert done.returncode == 2 and message in done.stderr and done.stdout == ""
-    assert not list((tmp_path / "runs" / "small").glob("simulator/*/*"))
+    run = Run.create(load_config(write_config(tmp_path, **simulator)))
+    run_all(run, "data", say=lambda line: None)
+    with pytest.raises(UserError, match=message) as found:
+        fit_worlds(run, lambda line: None)
+    assert found.value.exit_code == 2
+    assert not list(run.directory.glob("simulator/*/*"))
