@@ -66,10 +66,8 @@ def generate(
         the completions; truncated ones lack the end token.
     """
     policy.eval()
-    with torch.inference_mode():
-        sampled = _generate(policy, prompts, max_new_tokens, uniforms, num_generations, temperature, first_items)
-    # Tensors of inference mode cannot enter a loss, so the result is a copy.
-    return Completions(**{name: value.clone() for name, value in vars(sampled).items()})
+    with torch.no_grad(), policy.shards.gathered():  # weights gathered in inference mode could not be trained
+        return _generate(policy, prompts, max_new_tokens, uniforms, num_generations, temperature, first_items)
 
 
 def _generate(
@@ -109,9 +107,9 @@ def _generate(
         state = policy.decoder.advance(state, token)
         if step % CHECK_EVERY == CHECK_EVERY - 1:
             going = (state.region != DONE).nonzero()[:, 0]
-            if not len(going):
+            if not policy.shards.any_process(len(going) > 0):
                 break
-            if len(going) <= len(live) / 2:  # drop rows that have ended, so that they cost nothing more
+            if 0 < len(going) <= len(live) / 2:  # drop rows that have ended, so that they cost nothing more
                 live, token, length, state = live[going], token[going], length[going], state.select(going)
                 mask = None if mask is None else mask[going]
                 cache.batch_select_indices(going)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from peft.utils import get_peft_model_state_dict
 from peft.utils.other import TrainableTokensWrapper
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -62,6 +62,7 @@ from llmrec.policy.saved import (
     refuse_other_settings,
 )
 from llmrec.policy.sharing import SharedPolicy, license_of_base, make_portable, write_policy_card
+from llmrec.sharding import Shards, assign, whole, whole_shape
 
 NORM_PROMPTS = 64  # prompts on which the final norm of a cut base is fitted
 SENTENCE_LENGTH = 30  # tokens of a justification, beside the items that it names
@@ -82,6 +83,7 @@ class RecPolicy(nn.Module):
         prompts: renders prompts and parses completions.
         decoder: the mask: what a completion may continue with.
         distribution: turns logits into probabilities under the mask.
+        shards: how the weights are spread over processes, set by trainers.
     """
 
     def __init__(
@@ -107,6 +109,8 @@ class RecPolicy(nn.Module):
         classes = TokenClasses.from_prompts(self.prompts, facts)
         self.decoder = Decoder(vocabulary.trie, facts, classes).to(self.device)
         self.distribution = MaskedDistribution(self.decoder, self.logits)
+        self.shards = Shards()
+        self._no_split_modules = getattr(self._language_model, "_no_split_modules", None)  # units of FSDP2
 
     @classmethod
     def create(cls, config: Config, data: InteractionData) -> "RecPolicy":
@@ -175,13 +179,18 @@ class RecPolicy(nn.Module):
         """
         module = self._language_model.get_input_embeddings()
         if not isinstance(module, TrainableTokensWrapper):
-            return module(tokens)
+            return module.forward(tokens)  # a call would run hooks of ZeRO-3, after which `logits` finds no weights
         first, rows = _item_rows(module)
         base = F.embedding(tokens, _base_weight(module))
         items = F.embedding((tokens - first).clamp(0, len(rows) - 1), rows)
         embeddings = torch.where((tokens >= first)[..., None], items, base)
         scale = getattr(module.token_adapter.get_base_layer(), "embed_scale", 1.0)  # Gemma's embedding layer scales
         return embeddings * scale
+
+    def read_outside(self) -> list[nn.Parameter]:
+        """Weights that `embed` and `logits` read without a forward pass of their modules."""
+        layers = (self._language_model.get_input_embeddings(), self._language_model.get_output_embeddings())
+        return [weight for layer in layers if layer is not None for weight in layer.parameters()]
 
     @property
     def _language_model(self) -> PreTrainedModel:
@@ -273,29 +282,37 @@ class RecPolicy(nn.Module):
     @contextmanager
     def reference(self) -> Generator[None]:
         """Inside this context the policy is the reference policy: the SFT adapter is active, the RL adapter is off."""
-        self.model.set_adapter(SFT_ADAPTER)
+        trained = [weight for weight in self.model.parameters() if weight.requires_grad]
+        self.model.set_adapter(SFT_ADAPTER, inference_mode=True)
+        for weight in trained:  # peft has frozen them, but sharded weights must stay as they were wrapped
+            weight.requires_grad_(True)
         try:
             yield
         finally:
             self.model.set_adapter(RL_ADAPTER)
 
-    def save_pretrained(self, directory: str | Path, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+    def adapter_weights(self) -> dict[str, torch.Tensor]:
+        """Whole weights of the active adapter, by their names in `model`. All processes must call this."""
+        adapter = self._active_adapter
+        return {name: whole(weight) for name, weight in self.model.named_parameters() if adapter in name.split(".")}
+
+    def save_pretrained(self, directory: str | Path, weights: dict[str, torch.Tensor] | None = None) -> None:
         """Writes the active adapter, the tokenizer, the item vocabulary and `llmrec.json`, all or nothing.
 
         Args:
             directory: replaced if it exists.
-            state_dict: this policy's weights, gathered from all processes where each holds a shard. None: its own.
+            weights: what `adapter_weights` returned. None calls it. In training all processes must call it, but only
+                the main process writes.
 
         Raises:
             UserError: the disk is full or the directory is not writable.
         """
-        if state_dict is not None:
-            state_dict = {name.removeprefix("model."): value for name, value in state_dict.items()}
+        weights = self.adapter_weights() if weights is None else weights
         with atomic_directory(directory) as temporary:
             adapter = self._active_adapter
             # The adapter holds the item rows. Saving embedding layers would copy the whole embedding matrix.
             self.model.save_pretrained(
-                str(temporary), selected_adapters=[adapter], save_embedding_layers=False, state_dict=state_dict
+                str(temporary), selected_adapters=[adapter], save_embedding_layers=False, state_dict=weights
             )
             inner = temporary / adapter  # peft writes adapters of any name but `default` into a folder of their own
             for file in inner.iterdir():
@@ -346,27 +363,33 @@ class RecPolicy(nn.Module):
             return upload(files_below(folder), repo, private=private, revision=revision, message=message)
 
     def load_adapter_weights(self, directory: str | Path) -> None:
-        """Loads the weights of a saved adapter into the active one.
+        """Loads the weights of a saved adapter into the active one. All processes must call this.
 
         Raises:
             ModelError: the file is missing, or does not hold exactly the adapter's weights.
         """
         path = Path(directory) / ADAPTER_WEIGHTS
-        adapter = self._active_adapter
+        own: dict[str, torch.Tensor] = get_peft_model_state_dict(
+            self.model,
+            state_dict=dict(self.model.named_parameters()),
+            adapter_name=self._active_adapter,
+            save_embedding_layers=False,
+        )
         try:
             weights = load_file(path)
-            differ = weights.keys() ^ get_peft_model_state_dict(
-                self.model, adapter_name=adapter, save_embedding_layers=False
-            )
-            if not differ:
-                set_peft_model_state_dict(self.model, weights, adapter_name=adapter)
         except (OSError, RuntimeError, SafetensorError) as error:
             raise ModelError(f"{path} cannot be read: {error}. Copy or train the adapter again.") from error
+        wrong, differ = "missing or unknown", weights.keys() ^ own.keys()
+        if not differ:
+            wrong = "of another shape"
+            differ = {name for name, weight in own.items() if weights[name].shape != whole_shape(weight)}
         if differ:
             raise ModelError(
-                f"{path} does not hold the weights of this adapter: {len(differ)} are missing or unknown, such as "
+                f"{path} does not hold the weights of this adapter: {len(differ)} are {wrong}, such as "
                 f"{min(differ)}. Copy or train the adapter again."
             )
+        for name, weight in own.items():
+            assign(weight, weights[name])
 
     @property
     def _active_adapter(self) -> str:

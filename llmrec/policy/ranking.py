@@ -15,7 +15,7 @@ BEAM_WIDTH = 40
 BATCH = 64  # prompts in a forward pass of `all_item_scores`
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def item_scores(policy: RecPolicy, decisions: Sequence[Decision], batch_size: int = 32) -> Iterator[torch.Tensor]:
     """Log-probability of every item as the next recommendation.
 
@@ -31,13 +31,15 @@ def item_scores(policy: RecPolicy, decisions: Sequence[Decision], batch_size: in
     policy.eval()
     for start in range(0, len(decisions), batch_size):
         part = decisions[start : start + batch_size]
-        if not policy.vocabulary.trie.flat:
-            yield torch.cat([_beam(policy, decision) for decision in part])
-            continue
-        batch = pack(policy, part).to(policy.device)
-        hidden = policy(*batch.inputs())
-        row = torch.arange(len(part), device=hidden.device)
-        yield _scores_after(policy, batch, hidden, row, slot=(batch.items >= 0).sum(1))
+        with policy.shards.gathered():
+            if policy.vocabulary.trie.flat:
+                batch = pack(policy, part).to(policy.device)
+                hidden = policy(*batch.inputs())
+                row = torch.arange(len(part), device=hidden.device)
+                scores = _scores_after(policy, batch, hidden, row, slot=(batch.items >= 0).sum(1))
+            else:
+                scores = torch.cat([_beam(policy, decision) for decision in part])
+        yield scores
 
 
 @torch.no_grad()
@@ -70,15 +72,16 @@ def all_item_scores(
     for start in range(0, len(prompts), BATCH):
         chosen = prompts[start : start + BATCH]
         answered = np.concatenate([np.flatnonzero(prompt_of == prompt) for prompt in chosen])
-        if flat:
-            batch = pack(policy, [rows[prompt] for prompt in chosen]).to(policy.device)
-            hidden = policy(*batch.inputs())
-            row = np.repeat(np.arange(len(chosen)), [(prompt_of == prompt).sum() for prompt in chosen])
-            for part in np.array_split(np.arange(len(answered)), -(-len(answered) // BATCH)):  # [b, N] in memory
-                where = torch.from_numpy(np.stack([row[part], lengths[answered[part]]])).to(hidden.device)
-                scores[answered[part]] = _scores_after(policy, batch, hidden, *where).float().cpu()
-        else:
-            scores[answered] = torch.cat([_beam(policy, rows[prompt]) for prompt in chosen]).float().cpu()
+        with policy.shards.gathered():
+            if flat:
+                batch = pack(policy, [rows[prompt] for prompt in chosen]).to(policy.device)
+                hidden = policy(*batch.inputs())
+                row = np.repeat(np.arange(len(chosen)), [(prompt_of == prompt).sum() for prompt in chosen])
+                for part in np.array_split(np.arange(len(answered)), -(-len(answered) // BATCH)):  # [b, N] in memory
+                    where = torch.from_numpy(np.stack([row[part], lengths[answered[part]]])).to(hidden.device)
+                    scores[answered[part]] = _scores_after(policy, batch, hidden, *where).float().cpu()
+            else:
+                scores[answered] = torch.cat([_beam(policy, rows[prompt]) for prompt in chosen]).float().cpu()
         advance(len(answered))
     return scores
 
@@ -147,8 +150,11 @@ def _beam(policy: RecPolicy, decision: Decision, width: int = BEAM_WIDTH) -> tor
         scores[0, trie.node_item[nodes[done]]] = best[done]
         parents, tokens, total = parents[~done], tokens[~done], best[~done]
         if len(total):
+            policy.shards.any_process(True)
             state = policy.decoder.advance(state.select(parents), tokens)
             cache.batch_select_indices(parents)
             output = policy.backbone(policy.embed(tokens[:, None]), past_key_values=cache, use_cache=True)
             hidden = cast(torch.Tensor, output.last_hidden_state)[:, -1]
+    while policy.shards.any_process(False):  # other processes search deeper and need this one's shards
+        policy.backbone(policy.embed(batch.tokens), use_cache=False)
     return scores

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from llmrec import files
 from llmrec.distributed import is_main_process
 from llmrec.files import atomic_directory, checkpoints_by_step, file_sizes, read_json, write_json
+from llmrec.sharding import assign, load_optimizer_state, optimizer_state, whole
 
 if TYPE_CHECKING:
     from llmrec.ppo.trainer import RecPPOTrainer
@@ -25,17 +26,21 @@ TRAINER_FIELDS = ("kl_scale", "events", "text")
 def save_checkpoint(trainer: "RecPPOTrainer") -> None:
     """Writes `checkpoint-<step>` atomically and removes all but the newest `ppo.save_total_limit` checkpoints.
 
+    All processes must call this. Tensors are saved whole, so that a run can resume under another kind of sharding.
     Checkpoints of later steps are damaged: the run resumed from an older one. They do not count among the newest.
     """
+    adapter = trainer.policy.adapter_weights()
+    critic = {name: whole(weight) for name, weight in trainer.critic.named_parameters()}
+    optimizer = optimizer_state(trainer.optimizer)
     if not is_main_process():
         return
     root = Path(str(trainer.args.output_dir))
     with atomic_directory(root / f"checkpoint-{trainer.state.global_step}") as folder:
-        trainer.policy.save_pretrained(folder / "adapter")
-        save_file(trainer.critic.state_dict(), folder / "critic.safetensors")
+        trainer.policy.save_pretrained(folder / "adapter", adapter)
+        save_file(critic, folder / "critic.safetensors")
         if trainer.average is not None:
             trainer.average.save(folder)
-        _save_state(trainer.optimizer.state_dict(), folder / "optimizer.pt")
+        _save_state(optimizer, folder / "optimizer.pt")
         _save_state(trainer.lr_scheduler.state_dict(), folder / "scheduler.pt")
         progress = {
             "state": {name: getattr(trainer.state, name) for name in STATE_FIELDS},
@@ -53,10 +58,12 @@ def load_checkpoint(trainer: "RecPPOTrainer", folder: str | Path) -> None:
     """Restores the state of a trainer from a checkpoint."""
     folder = Path(folder)
     trainer.policy.load_adapter_weights(folder / "adapter")
-    trainer.critic.load_state_dict(load_file(folder / "critic.safetensors"))
+    critic = load_file(folder / "critic.safetensors")
+    for name, weight in trainer.critic.named_parameters():
+        assign(weight, critic[name])
     if trainer.average is not None:
         trainer.average.load(folder)
-    trainer.optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
+    load_optimizer_state(trainer.optimizer, torch.load(folder / "optimizer.pt", weights_only=True))
     trainer.lr_scheduler.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))
     progress = read_json(folder / PROGRESS)
     for name, value in progress["state"].items():

@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import nn
+from transformers import PretrainedConfig
 
 from llmrec.policy.distribution import TokenLogProbs
 from llmrec.policy.model import RecPolicy
@@ -28,7 +29,7 @@ class Critic(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Values [...] of hidden states [..., d]."""
-        return self.head(hidden.detach().float())[..., 0]
+        return self.head(hidden.detach().to(self.head.weight.dtype))[..., 0].float()
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,15 @@ class NetworkOutput:
         )
 
 
+class NoRewardNetwork(nn.Module):
+    """The network that TRL's constructor requires as the reward, and prepares for DeepSpeed. Nothing calls it."""
+
+    def __init__(self, config: PretrainedConfig):
+        super().__init__()
+        self.config = config
+        self.weight = nn.Parameter(torch.zeros(1))
+
+
 class PolicyWithCritic(nn.Module):
     """The module that `accelerate` wraps. Everything that needs gradients happens inside its forward pass.
 
@@ -72,6 +82,7 @@ class PolicyWithCritic(nn.Module):
         self.policy = policy
         self.critic = critic
         self.config = policy.config
+        self._no_split_modules = getattr(policy, "_no_split_modules", None)  # units of FSDP2
 
     def forward(self, batch: PackedBatch, temperature: float, item_distributions: bool) -> NetworkOutput:
         """Scores completions.

@@ -3,7 +3,6 @@
 accelerate launch scripts/train_ppo.py --config configs/quickstart.yaml
 """
 
-import os
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from llmrec.data.dataset import InteractionData, load_data
 from llmrec.data.decision import Decisions
 from llmrec.data.profiles import drop_profiles, profile_texts
 from llmrec.distributed import is_main_process, settle_mixed_precision
-from llmrec.errors import ConfigError, RewardError
+from llmrec.errors import RewardError
 from llmrec.policy.model import RecPolicy
 from llmrec.ppo.checkpoint import newest_checkpoint
 from llmrec.ppo.trainer import RecPPOTrainer
@@ -24,6 +23,7 @@ from llmrec.reward.composite import CompositeReward
 from llmrec.run import Run
 from llmrec.selection.guard import Guard, ValidationSet
 from llmrec.selection.validation import choosing_and_deciding, validation_sample
+from llmrec.sharding import check_launch
 from llmrec.timing import timed
 from reward_models import EaseJudge
 
@@ -68,10 +68,10 @@ def train_ppo(run: Run) -> dict[str, Any]:
 
     Raises:
         RunError: an earlier stage has not finished.
-        ConfigError: the launcher shards the model; see `refuse_sharding`.
+        ConfigError: the launcher cannot shard this base; see `sharding.check_launch`.
         RewardError: a reward function failed or returned an invalid value.
     """
-    refuse_sharding()
+    check_launch(run.config.model.quantization)
     run.require("data", "sft", "reward")
     run.begin("ppo")
     data = load_data(run.path("data"))
@@ -85,8 +85,9 @@ def train_ppo(run: Run) -> dict[str, Any]:
     prompts = training_decisions(data, run.config)
     trainer = RecPPOTrainer(training_arguments(run), run.config.ppo, policy, reward, prompts, guard)
     _train(run, trainer)
+    weights = policy.adapter_weights()
     if is_main_process():
-        policy.save_pretrained(run.path("ppo", "adapter"))
+        policy.save_pretrained(run.path("ppo", "adapter"), weights)
     metrics = {
         "updates": trainer.state.global_step,
         "guard": guard.report(),
@@ -113,20 +114,6 @@ def _resume_hint(run: Run) -> str:
     checkpoint = newest_checkpoint(run.path("ppo", "checkpoints"))
     start = f"{checkpoint}, which is intact" if checkpoint else "the SFT adapter, because no checkpoint was due yet"
     return f"Fix the reward and run the same command again: training continues from {start}."
-
-
-def refuse_sharding() -> None:
-    """Checks that the launcher does not shard the model.
-
-    FSDP shards weights that rollouts read outside the wrapped forward pass. Under DeepSpeed, TRL's trainer requires the
-    reward to be a network.
-
-    Raises:
-        ConfigError: the process was launched with FSDP or DeepSpeed.
-    """
-    for name in ("FSDP", "DeepSpeed"):
-        if os.environ.get(f"ACCELERATE_USE_{name.upper()}") == "true":
-            raise ConfigError(f"PPO does not run under {name}: launch it with configs/accelerate/ddp.yaml.")
 
 
 def training_decisions(data: InteractionData, config: Config) -> Decisions:

@@ -5,6 +5,7 @@ parsed recommendations, gradient clipping, a reference policy that shares the mo
 Options and metrics keep TRL's names.
 """
 
+import os
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import set_seed
 from trl.experimental.ppo import PPOConfig as TRLPPOConfig
 from trl.experimental.ppo import PPOTrainer
@@ -20,6 +20,7 @@ from trl.trainer.utils import disable_dropout_in_model
 
 from llmrec.config import PPOConfig
 from llmrec.data.decision import Decision, Decisions
+from llmrec.distributed import is_main_process
 from llmrec.language.grammar import ITEM
 from llmrec.policy.generate import parse
 from llmrec.policy.model import RecPolicy
@@ -33,13 +34,14 @@ from llmrec.ppo.item_objective import item_objective
 from llmrec.ppo.kl import kl_estimate, kl_penalty, next_kl_coef
 from llmrec.ppo.losses import policy_loss, value_loss
 from llmrec.ppo.metrics import rollout_metrics, samples_of, step_means
-from llmrec.ppo.network import Critic, NetworkOutput, PolicyWithCritic
+from llmrec.ppo.network import Critic, NetworkOutput, NoRewardNetwork, PolicyWithCritic
 from llmrec.ppo.rollout import Rollout, RolloutSampler
 from llmrec.ppo.text import TextDecision, supervised_completions, text_decision, text_metrics
 from llmrec.progress import TrainingLog
 from llmrec.reward.protocol import RewardFunction
 from llmrec.selection.best_adapter import evaluation_due
 from llmrec.selection.guard import Guard
+from llmrec.sharding import Shards, configure, set_micro_batches
 from llmrec.timing import timed
 
 # Adam's epsilon where generations are compared: the resolution of float32 at a gradient of norm 1. The generations of a
@@ -91,16 +93,19 @@ class RecPPOTrainer(PPOTrainer):
         self._first_step_checked = False
         if section.compares_generations:
             args.adam_epsilon = ADAM_EPSILON
+        # The launcher's number of micro-batches would replace that of `args`.
+        os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)
         super().__init__(
             args=args,
             processing_class=policy.tokenizer,
             model=cast(Any, policy.model),
             ref_model=None,
-            reward_model=cast(Any, nn.Identity()),  # TRL requires a network; `reward` scores parsed recommendations
+            reward_model=cast(Any, NoRewardNetwork(policy.config)),  # `reward` scores parsed recommendations
             train_dataset=cast(Any, train_dataset),
             value_model=cast(Any, self.critic),
             data_collator=cast(Any, list),
         )
+        policy.shards = Shards(self.model, policy.read_outside())
         self.num_updates = cast(int, args.num_total_batches)
         disable_dropout_in_model(policy)  # dropout would make sampling and scoring differ
         policy.eval()
@@ -110,10 +115,11 @@ class RecPPOTrainer(PPOTrainer):
         if section.gradient_checkpointing:
             policy.model.gradient_checkpointing_enable({"use_reentrant": False})
         # TRL takes one optimizer step a batch, whatever the number of mini-batches. Here each mini-batch is a step.
-        self.accelerator.gradient_accumulation_steps = args.gradient_accumulation_steps // args.num_mini_batches
+        set_micro_batches(self.accelerator, self.model, args.gradient_accumulation_steps // args.num_mini_batches)
 
     def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
         """Replaces TRL's wrapper of policy and critic by ours. TRL's constructor calls this method."""
+        configure(self.accelerator, self.args.max_grad_norm)
         self.model = PolicyWithCritic(self.policy, self.critic)
         super().create_optimizer_and_scheduler(num_training_steps)
 
@@ -144,19 +150,19 @@ class RecPPOTrainer(PPOTrainer):
     def collect_items(self, update: int) -> tuple[Experience, dict[str, float]]:
         """Item decisions without a rollout: the prompts are logged histories. Some have a supervised completion."""
         decisions = self.rollouts.decisions_of(update)
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), self.policy.shards.gathered():
             prompts = pack(self.policy, decisions).to(self.accelerator.device)
             hidden = self.policy(*prompts.inputs())
             completions = supervised_completions(self.policy, prompts, decisions, hidden, self._seed(update))
             reference = self.reference(decisions, completions)
-        items, metrics = self.items.experience(decisions, prompts, hidden, reference, self.reward, self.kl_scale)
+            items, metrics = self.items.experience(decisions, prompts, hidden, reference, self.reward, self.kl_scale)
         experience = Experience.of_items(decisions, completions, reference.scores, items)
         return experience, self._reduce(metrics, "mean")
 
     @torch.no_grad()
     def collect_episodes(self, update: int) -> tuple[Experience, dict[str, float]]:
         """Sampled completions and, if items are learned exactly, item decisions."""
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), self.policy.shards.gathered():
             # 1. Rollout: the policy samples G completions of each prompt.
             rollout = self.rollouts.sample(update)
             # 2. Reference: the reference policy scores the same tokens, and the critic predicts their values.
@@ -180,9 +186,10 @@ class RecPPOTrainer(PPOTrainer):
             Trajectories(rewards=token_rewards, values=values, mask=mask, item_mask=item_mask, policy_mask=policy_mask)
         )
         # 6. Item experience: exact advantages of all items at each decision, if items are learned exactly.
-        items, item_metrics = self.items.experience(
-            rollout.decisions, rollout.prompts, rollout.sampled.prompt_hidden, reference, self.reward, self.kl_scale
-        )
+        with self.policy.shards.gathered():
+            items, item_metrics = self.items.experience(
+                rollout.decisions, rollout.prompts, rollout.sampled.prompt_hidden, reference, self.reward, self.kl_scale
+            )
         experience = Experience(
             decisions=rollout.decisions,
             completions=rollout.completions,
@@ -408,7 +415,7 @@ class RecPPOTrainer(PPOTrainer):
     @torch.no_grad()
     def measure_text(self) -> dict[str, float]:
         """Text metrics of completions that the policy samples at the prompts of the first update."""
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), self.policy.shards.gathered():
             rollout = self.rollouts.sample(1)
             reference = self.reference(rollout.decisions, rollout.completions)
         rewards = self.score(rollout, self.accelerator.device)
@@ -445,4 +452,6 @@ class RecPPOTrainer(PPOTrainer):
         return dict(zip(metrics, reduced.tolist(), strict=True))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        self.policy.save_pretrained(str(output_dir or self.args.output_dir))
+        weights = self.policy.adapter_weights()
+        if is_main_process():
+            self.policy.save_pretrained(str(output_dir or self.args.output_dir), weights)

@@ -55,8 +55,10 @@ class BestAdapter:
         """
         measured: dict[str, float] = broadcast_object_list([self.measure(policy)])[0]
         kept = self.accepts(measured)
-        if kept and is_main_process():
-            policy.save_pretrained(self.directory / f"adapter-{step}")
+        if kept:
+            weights = policy.adapter_weights()
+            if is_main_process():
+                policy.save_pretrained(self.directory / f"adapter-{step}", weights)
         PartialState().wait_for_everyone()
         self.history.append(self._entry(step, kept, measured))
         return measured

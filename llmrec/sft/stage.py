@@ -23,6 +23,7 @@ from llmrec.selection.validation import validation_sample
 from llmrec.sft.check import check_completions
 from llmrec.sft.trainer import NDCG, RecSFTTrainer, ValidationCallback
 from llmrec.sft.windows import training_windows
+from llmrec.sharding import check_launch
 from llmrec.timing import timed
 
 COLUMNS = {"item_loss": "item loss", "text_loss": "text loss", NDCG: "NDCG@10"}
@@ -36,8 +37,10 @@ def train_sft(run: Run) -> dict[str, Any]:
 
     Raises:
         RunError: the data has not been prepared.
-        ConfigError: the mask forbids what the tokenizer makes of a supervised text.
+        ConfigError: the mask forbids what the tokenizer makes of a supervised text, or the launcher cannot shard the
+            base; see `sharding.check_launch`.
     """
+    check_launch(run.config.model.quantization)
     run.require("data")
     run.begin("sft")
     data = load_data(run.path("data"))
@@ -48,7 +51,7 @@ def train_sft(run: Run) -> dict[str, Any]:
     validation = ValidationCallback(trainer, _validation_decisions(run, data))
     _train(run, trainer, validation)
     validation.best.restore_best(policy)
-    trainer.save_model(str(run.path("sft")))  # in all processes: under FSDP each one holds a shard
+    trainer.save_model(str(run.path("sft")))
     metrics = _metrics(trainer, validation) | {"summary": [coverage(policy, data)]}
     run.finish("sft", metrics)
     if is_main_process():

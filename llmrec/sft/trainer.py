@@ -20,6 +20,7 @@ from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import PackedBatch, pack, target_log_probs
 from llmrec.selection.best_adapter import BestAdapter, evaluation_due
 from llmrec.sft.windows import Window
+from llmrec.sharding import Shards, configure
 
 NDCG = "eval_ndcg@10"
 
@@ -67,6 +68,7 @@ class RecSFTTrainer(SFTTrainer):
             data_collator=self._collate,
             processing_class=policy.tokenizer,
         )
+        configure(self.accelerator, args.max_grad_norm)
         if section.gradient_checkpointing:
             policy.model.gradient_checkpointing_enable({"use_reentrant": False})
 
@@ -92,10 +94,11 @@ class RecSFTTrainer(SFTTrainer):
     def _get_train_sampler(self, *_: Any) -> SequentialSampler:
         return SequentialSampler(self.windows)  # the rows are shuffled already, epoch by epoch
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        """Saves the adapter only, in a folder of its own."""
-        if is_main_process():  # under FSDP all processes call this, and the main process holds the weights
-            self.policy.save_pretrained(f"{output_dir}/adapter", state_dict)
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the adapter only, in a folder of its own. All processes must call this."""
+        weights = self.policy.adapter_weights()
+        if is_main_process():
+            self.policy.save_pretrained(f"{output_dir}/adapter", weights)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         self.policy.load_adapter_weights(f"{resume_from_checkpoint}/adapter")
@@ -104,8 +107,7 @@ class RecSFTTrainer(SFTTrainer):
 class ValidationCallback(TrainerCallback):
     """Evaluates validation NDCG@10 every `sft.eval_steps` and after the last step, and keeps the best adapter.
 
-    Small logs overfit quickly, so the last adapter is often not the best. Under FSDP no process holds the whole policy
-    between steps: nothing is evaluated, and the last adapter stays.
+    Small logs overfit quickly, so the last adapter is often not the best.
 
     Args:
         trainer: the trainer whose policy is evaluated.
@@ -124,13 +126,14 @@ class ValidationCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Reads the evaluations of an interrupted run, up to the checkpoint that it resumes from."""
+        self.trainer.policy.shards = Shards(self.trainer.model_wrapped, self.trainer.policy.read_outside())
         entries = read_json(self.record) if self.record.is_file() else []
         self.best.history = [entry for entry in entries if entry["step"] <= state.global_step]
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Evaluates if an evaluation is due."""
         step = state.global_step
-        if self.trainer.is_fsdp_enabled or not evaluation_due(step, state.max_steps, self.trainer.section.eval_steps):
+        if not evaluation_due(step, state.max_steps, self.trainer.section.eval_steps):
             return
         metrics = self.best.evaluate(self.trainer.policy, step)
         self.trainer.log(metrics)  # while the policy is in evaluation mode: TRL counts it as an evaluation

@@ -8,7 +8,7 @@ from accelerate.utils import DistributedType
 
 from llmrec.config import load_config
 from llmrec.errors import ConfigError
-from llmrec.ppo.stage import refuse_sharding
+from llmrec.sharding import check_launch
 
 FOLDER = Path(__file__).parents[2] / "configs" / "accelerate"
 EXPERIMENTS = sorted(FOLDER.parent.glob("*.yaml"))
@@ -16,8 +16,9 @@ SECTIONS = {"catalogue", "model", "sft", "reward", "ppo", "evaluation"}
 EXPECTED = {
     "cpu": (DistributedType.MULTI_GPU, "no"),
     "ddp": (DistributedType.MULTI_GPU, "bf16"),
-    "fsdp": (DistributedType.FSDP, "bf16"),
+    "fsdp2": (DistributedType.FSDP, "bf16"),
     "zero2": (DistributedType.DEEPSPEED, "bf16"),
+    "zero3": (DistributedType.DEEPSPEED, "bf16"),
 }
 
 
@@ -36,15 +37,44 @@ def test_accelerate_reads_the_config(name: str) -> None:
 
 
 def test_fsdp_is_version_2_and_saves_whole_adapters() -> None:
-    config = load_config_from_file(str(FOLDER / "fsdp.yaml")).fsdp_config
+    config = load_config_from_file(str(FOLDER / "fsdp2.yaml")).fsdp_config
     assert config["fsdp_version"] == 2 and config["fsdp_state_dict_type"] == "FULL_STATE_DICT"
 
 
-@pytest.mark.parametrize("name", ["FSDP", "DeepSpeed"])
-def test_ppo_says_where_it_does_not_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(f"ACCELERATE_USE_{name.upper()}", "true")
-    with pytest.raises(ConfigError, match=f"{name}.*ddp.yaml"):
-        refuse_sharding()
+@pytest.mark.parametrize("stage", [2, 3])
+def test_zero_configs_leave_batches_and_clipping_to_the_run(stage: int) -> None:
+    config = load_config_from_file(str(FOLDER / f"zero{stage}.yaml")).deepspeed_config
+    assert config["zero_stage"] == stage and config["zero3_init_flag"] is False
+    assert config["gradient_accumulation_steps"] == config["gradient_clipping"] == "auto"
+
+
+LAUNCHERS = {
+    "FSDP": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"},
+    "ZeRO-3": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"},
+    "ZeRO-2": {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"},
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_quantized_bases_are_not_sharded(launcher: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in LAUNCHERS[launcher].items():
+        monkeypatch.setenv(name, value)
+    check_launch(quantization=None)
+    if launcher == "ZeRO-2":  # it shards gradients and optimizer states only
+        check_launch("nf4")
+        return
+    with pytest.raises(ConfigError, match=f"model.quantization is `nf4`, but {launcher} .*ddp.yaml"):
+        check_launch("nf4")
+
+
+@pytest.mark.parametrize("version", ["1", None])
+def test_fsdp_1_is_refused(version: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.delenv("FSDP_VERSION", raising=False)
+    if version is not None:
+        monkeypatch.setenv("FSDP_VERSION", version)
+    with pytest.raises(ConfigError, match="version 1.*fsdp2.yaml"):
+        check_launch(quantization=None)
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

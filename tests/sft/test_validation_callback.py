@@ -22,7 +22,7 @@ class FakeTrainer:
         self.section = SFTConfig(eval_steps=eval_steps)
         self.logged = []
         self.args = SimpleNamespace(output_dir=str(folder / "checkpoints"))
-        self.is_fsdp_enabled = False
+        self.model_wrapped = policy
         self.log = self.logged.append
 
 
@@ -73,13 +73,3 @@ def test_evaluations_continue_from_the_checkpoint(course, tmp_path):
     assert [entry["step"] for entry in resumed.best.history] == [2, 4, 6, 8, 10]
     resumed.best.restore_best(policy)
     assert torch.equal(item_rows(policy), rows[4])
-
-
-def test_nothing_is_evaluated_under_fsdp(course, tmp_path):
-    policy, rows, decisions = course
-    trainer = FakeTrainer(policy, tmp_path, 2)
-    trainer.is_fsdp_enabled = True
-    callback = ValidationCallback(trainer, decisions)
-    train(callback, rows)
-    callback.best.restore_best(policy)
-    assert callback.best.history == [] and torch.equal(item_rows(policy), rows[10])
