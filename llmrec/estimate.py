@@ -18,19 +18,19 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from llmrec.config import Config, ModelConfig
 from llmrec.distributed import mixed_precision
 from llmrec.errors import ModelError, RunError
-from llmrec.language.base_model import BUNDLED, bundled_file, from_hub
+from llmrec.language.base_model import BUNDLED, base_dtype, bundled_file, from_hub
 from llmrec.run import Run
 from reward_models.judge import MAX_EASE_ITEMS
 from reward_models.linear import MAX_ITEMS
 
 HEADER_TOKENS = 20  # tokens of the chat template and a short user profile
 TITLE_TOKENS = 8  # tokens of an item that is spelled by its title
-FLOAT32 = 4  # bytes; weights, gradients and logits are float32 under mixed precision too
+FLOAT32 = 4  # bytes; trained weights, gradients and logits are float32 under mixed precision too
 HALF = 2  # bytes of a bfloat16 or float16 number
 
 # Bytes of one weight of a linear map. nf4 takes half a byte, plus one byte for the scale of 64 weights, plus four bytes
 # for 256 such scales. int8 has one scale for each row, see `base_bytes`.
-LINEAR_WEIGHT_BYTES = {None: 4.0, "nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+LINEAR_WEIGHT_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 # Bytes of AdamW's two moments of one trainable number. In 8 bits, 256 numbers share a scale of four bytes.
 OPTIMIZER_BYTES = {"adamw_torch_fused": 8.0, "adamw_bnb_8bit": 2 * (1 + 4 / 256)}
 SMALLEST_8BIT_TENSOR = 4096  # bitsandbytes keeps the moments of smaller tensors in 32 bits
@@ -171,8 +171,8 @@ def sft_memory(config: Config, shapes: ModelShapes, window: int, trained: list[i
     decisions = batch * config.catalogue.max_history * shapes.items
     saved = activation_bytes(shapes, config.model, batch * window, section.gradient_checkpointing)
     return StageMemory(
-        base=base_bytes(shapes, config.model.quantization),
-        file=file_bytes(shapes, config.model.quantization),
+        base=base_bytes(shapes, config.model),
+        file=file_bytes(shapes, config.model),
         adapters=FLOAT32 * (sum(trained) - shapes.item_row_weights),
         item_rows=2 * FLOAT32 * shapes.item_row_weights,
         gradients=FLOAT32 * sum(trained),
@@ -197,8 +197,8 @@ def ppo_memory(config: Config, shapes: ModelShapes, window: int, trained: list[i
     saved = activation_bytes(shapes, config.model, tokens, section.gradient_checkpointing)
     averages = 1 if section.ema_decay > 0 else 0  # one more copy of what is trained
     return StageMemory(
-        base=base_bytes(shapes, config.model.quantization),
-        file=file_bytes(shapes, config.model.quantization),
+        base=base_bytes(shapes, config.model),
+        file=file_bytes(shapes, config.model),
         adapters=(2 + averages) * FLOAT32 * (sum(trained) - shapes.item_row_weights),
         item_rows=(4 + averages) * FLOAT32 * shapes.item_row_weights,
         gradients=FLOAT32 * sum(trained),
@@ -305,23 +305,25 @@ def process_bytes(config: Config) -> int:
     return psutil.Process().memory_info().rss
 
 
-def base_bytes(shapes: ModelShapes, quantization: str | None) -> int:
-    """Frozen weights: linear maps as they are quantized; all others, and the rows of item tokens, in float32."""
-    linear = int(shapes.linear_weights * LINEAR_WEIGHT_BYTES[quantization])
-    scales = FLOAT32 * sum(outputs for _, outputs in shapes.linear_maps) if quantization == "int8" else 0
-    return linear + scales + FLOAT32 * (shapes.other_weights + shapes.item_row_weights)
+def base_bytes(shapes: ModelShapes, model: ModelConfig) -> int:
+    """Frozen weights: linear maps as they are quantized; all others, and the rows of item tokens, in `model.dtype`."""
+    width = base_dtype(model.dtype).itemsize
+    linear = int(shapes.linear_weights * (LINEAR_WEIGHT_BYTES[model.quantization] if model.quantization else width))
+    scales = FLOAT32 * sum(outputs for _, outputs in shapes.linear_maps) if model.quantization == "int8" else 0
+    return linear + scales + width * (shapes.other_weights + shapes.item_row_weights)
 
 
-def file_bytes(shapes: ModelShapes, quantization: str | None) -> int:
+def file_bytes(shapes: ModelShapes, model: ModelConfig) -> int:
     """Pages of the base model's float32 file that stay mapped on the CPU although their weights were copied.
 
     The norms are used in place, which keeps the whole file mapped. Embeddings are copied when item rows are added, and
-    linear maps when they are quantized. The system can drop these pages when memory is short. On a GPU, or with a file
-    in fewer bits, no pages stay.
+    linear maps when they are quantized. The system can drop these pages when memory is short. On a GPU, with a file
+    in fewer bits, or with weights that are all converted, no pages stay.
     """
-    if torch.cuda.is_available() or shapes.config.dtype not in (None, torch.float32):
+    formats = (shapes.config.dtype or torch.float32, base_dtype(model.dtype))
+    if torch.cuda.is_available() or formats != (torch.float32, torch.float32):
         return 0
-    copied_linear = shapes.linear_weights if quantization else 0
+    copied_linear = shapes.linear_weights if model.quantization else 0
     copied_other = shapes.other_weights if shapes.item_tokens else 0
     return FLOAT32 * (copied_linear + copied_other)
 
@@ -343,7 +345,8 @@ def activation_bytes(shapes: ModelShapes, model: ModelConfig, tokens: int, check
     With gradient checkpointing every layer saves only its input, and one layer at a time saves the rest.
     """
     layers = shapes.config.num_hidden_layers
-    one_layer = layer_bytes(shapes.config, model.lora_r, mixed_precision() != "no")
+    half = mixed_precision() != "no" or base_dtype(model.dtype) == torch.bfloat16
+    one_layer = layer_bytes(shapes.config, model.lora_r, half)
     saved = FLOAT32 * shapes.config.hidden_size * layers + one_layer if checkpointing else one_layer * layers
     return tokens * saved + working_bytes(shapes, model, tokens)
 

@@ -1,9 +1,9 @@
 """Recommends items to one person: ranks the catalogue and writes a justification for each of the best items."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -52,14 +52,29 @@ class Recommender:
     Args:
         policy: the policy. It moves to the device of this process.
         max_new_tokens: tokens of an item and its justification at most.
-        data: the prepared event log. None if it is not at hand; then only people with a history can be served.
+        data: the prepared event log, or a function that reads it when a user of the log is first served. None if it
+            is not at hand; then only people with a history can be served.
     """
 
-    def __init__(self, policy: RecPolicy, max_new_tokens: int, data: InteractionData | None = None):
+    def __init__(
+        self,
+        policy: RecPolicy,
+        max_new_tokens: int,
+        data: InteractionData | Callable[[], InteractionData] | None = None,
+    ):
         self.policy = policy.eval().to(own_device())
         self.max_new_tokens = max_new_tokens
-        self.data = data
-        self.profiles = profile_texts(data.users, policy.catalogue.user_attributes) if data else []
+        self._data = data
+
+    @cached_property
+    def data(self) -> InteractionData | None:
+        """The prepared event log; None if it is not at hand."""
+        return self._data() if callable(self._data) else self._data
+
+    @cached_property
+    def profiles(self) -> list[str]:
+        """The profile of each user of the event log."""
+        return [] if self.data is None else profile_texts(self.data.users, self.policy.catalogue.user_attributes)
 
     @classmethod
     def from_run(cls, run: Run, adapter: str | None = None, quantized: bool = True) -> "Recommender":
@@ -74,7 +89,7 @@ class Recommender:
             RunError: the stage that trains the adapter has not finished.
         """
         policy = RecPolicy.from_pretrained(run.adapter(adapter), quantized=quantized)
-        return cls(policy, run.config.ppo.response_length, load_data(run.path("data")))
+        return cls(policy, run.config.ppo.response_length, partial(load_data, run.path("data")))
 
     @classmethod
     def from_pretrained(cls, model: str | Path, revision: str | None = None, quantized: bool = True) -> "Recommender":

@@ -21,12 +21,14 @@ from tests.conftest import make_base, make_config
 QLORA = Path(__file__).parents[1] / "configs" / "qlora_7b.yaml"
 
 
-@pytest.mark.parametrize("quantization", [None, "nf4", "int8"])
-def test_weights_and_trainable_numbers_are_those_of_the_policy(data, tmp_path, quantization):
+@pytest.mark.parametrize(
+    ("quantization", "dtype"), [(None, "float32"), (None, "bfloat16"), ("nf4", "float32"), ("int8", "float32")]
+)
+def test_weights_and_trainable_numbers_are_those_of_the_policy(data, tmp_path, quantization, dtype):
     if quantization:
         pytest.importorskip("bitsandbytes")
     base = make_base(tmp_path / "base", hidden_size=64)
-    config = make_config(base, model={"base": base, "lora_r": 4, "quantization": quantization})
+    config = make_config(base, model={"base": base, "lora_r": 4, "quantization": quantization, "dtype": dtype})
     policy, shapes = RecPolicy.create(config, data), read_shapes(config, data.num_items)
     trained = [p.numel() for p in policy.parameters() if p.requires_grad]
     assert sorted(trained) == sorted(trainable_tensors(shapes, config.model))
@@ -34,7 +36,7 @@ def test_weights_and_trainable_numbers_are_those_of_the_policy(data, tmp_path, q
     frozen = [p for p in policy.parameters() if not p.requires_grad]
     held = sum(p.numel() * p.element_size() for p in frozen)
     # The scales of quantized blocks are not parameters, hence the tolerance.
-    assert base_bytes(shapes, quantization) == pytest.approx(held, rel=0 if quantization is None else 0.05)
+    assert base_bytes(shapes, config.model) == pytest.approx(held, rel=0 if quantization is None else 0.05)
 
 
 def test_activations_are_what_autograd_saves(data, tmp_path):

@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import nn
 
@@ -121,7 +120,8 @@ class FactBook:
         self.facts = facts
         self.index = {fact: number for number, fact in enumerate(facts)}
         self._of_item = of_item
-        self._entities = [{relation: frozenset(ids) for relation, ids in one.items()} for one in entities]
+        self._entities = entities
+        self._entity_sets: dict[tuple[int, str], frozenset[int]] = {}
         self.on_host = self._make_tensors()
 
     @classmethod
@@ -132,6 +132,8 @@ class FactBook:
             data: the catalogue.
             keep: selects facts; the others are never stated.
         """
+        import pandas as pd  # a loaded policy needs none
+
         categories = [sorted(set(map(str, values))) for values in data.items["categories"]]
         periods = [None if pd.isna(year) else decade(int(year)) for year in data.items["year"]]
         entities = _shared_entities(data)
@@ -185,8 +187,15 @@ class FactBook:
             return False
         if fact.kind != "shared":
             return all(number in self._of_item[one] for one in (item, *cited))
-        entities = [self._entities[one].get(fact.value, frozenset()) for one in (item, *cited)]
+        entities = [self._entities_of(one, fact.value) for one in (item, *cited)]
         return bool(cited) and not any(entities[0].isdisjoint(other) for other in entities[1:])
+
+    def _entities_of(self, item: int, relation: str) -> frozenset[int]:
+        """Entity ids of an item, made once: a whole catalogue of sets would take half a second to load."""
+        key = (item, relation)
+        if key not in self._entity_sets:
+            self._entity_sets[key] = frozenset(self._entities[item].get(relation, ()))
+        return self._entity_sets[key]
 
     def facts_of(self, item: int) -> list[Fact]:
         """Categories and period of one item."""

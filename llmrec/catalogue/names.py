@@ -3,13 +3,15 @@
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 _BRANDS = ("brand", "store")  # columns of an item table that hold a brand
 
 
-def distinct_names(items: pd.DataFrame) -> list[str]:
+def distinct_names(items: "pd.DataFrame") -> list[str]:
     """One name for each item: the title, with what tells it from equal titles in brackets.
 
     Items with equal titles are told apart by year, brand and category, in this order: `Blue Note [1987]`. Of items
@@ -42,8 +44,10 @@ def distinct_names(items: pd.DataFrame) -> list[str]:
     return names
 
 
-def _attributes(items: pd.DataFrame) -> list[Callable[[list[int]], list[str]]]:
+def _attributes(items: "pd.DataFrame") -> list[Callable[[list[int]], list[str]]]:
     """What people know of items. Each function gives a text for every row of a group, "" where it is not known."""
+    import pandas as pd  # a loaded policy has its names already
+
     years = items["year"].tolist()
     categories = [list(map(str, values)) for values in items["categories"]]
     brand = next((items[name].tolist() for name in _BRANDS if name in items), None)

@@ -1,5 +1,6 @@
 """The command `recommend`: ranked items for one person, by user id, by liked titles or in a loop."""
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -130,6 +131,8 @@ class ModelSource:
 
     def load(self) -> "Recommender":
         """Loads the model."""
+        # bitsandbytes compiles functions when it is imported, which loads PyTorch's whole compiler for nothing.
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
         from llmrec.recommend import Recommender
 
         if self.model is not None:

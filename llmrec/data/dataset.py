@@ -3,13 +3,21 @@
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from llmrec.errors import RunError
 from llmrec.files import atomic_directory, read_json, write_json
+
+if TYPE_CHECKING:  # pandas takes half a second, and recommending to somebody outside of the log needs no table
+    import pandas as pd
+
+
+def _no_rows() -> "pd.DataFrame":
+    import pandas as pd
+
+    return pd.DataFrame()
 
 
 @dataclass(frozen=True)
@@ -56,15 +64,15 @@ class InteractionData:
         card: the dataset card as JSON values, see `llmrec.data.card`.
     """
 
-    items: pd.DataFrame
-    users: pd.DataFrame
-    facts: pd.DataFrame
+    items: "pd.DataFrame"
+    users: "pd.DataFrame"
+    facts: "pd.DataFrame"
     histories: list[np.ndarray]
     purchases: list[np.ndarray]
     timestamps: list[np.ndarray]
     train_lengths: np.ndarray
     targets: dict[str, dict[str, Targets]]
-    exposures: pd.DataFrame = field(default_factory=pd.DataFrame)
+    exposures: "pd.DataFrame" = field(default_factory=_no_rows)
     bought_at: list[np.ndarray] = field(default_factory=list)
     card: dict[str, Any] = field(default_factory=dict)
 
@@ -171,8 +179,10 @@ def save_data(data: InteractionData, directory: str | Path) -> None:
         write_json(temporary / "card.json", data.card)
 
 
-def _flat_events(data: InteractionData) -> pd.DataFrame:
+def _flat_events(data: InteractionData) -> "pd.DataFrame":
     """All clicks of all histories, one row per click."""
+    import pandas as pd
+
     lengths = [len(history) for history in data.histories]
     users = np.repeat(np.arange(data.num_users), lengths)
     positions = np.concatenate([np.arange(n) for n in lengths])
@@ -189,8 +199,10 @@ def _flat_events(data: InteractionData) -> pd.DataFrame:
     )
 
 
-def _flat_targets(data: InteractionData) -> pd.DataFrame:
+def _flat_targets(data: InteractionData) -> "pd.DataFrame":
     """All targets of all splits, one row per target."""
+    import pandas as pd
+
     frames = [
         pd.DataFrame({"split": split, "part": part, "user": targets.users, "position": targets.positions})
         for split, parts in data.targets.items()
@@ -208,6 +220,8 @@ def load_data(directory: str | Path) -> InteractionData:
     Raises:
         RunError: the prepare stage has not finished there, or its files are damaged.
     """
+    import pandas as pd
+
     directory = Path(directory)
     if not (directory / "card.json").is_file():
         raise RunError(f"{directory} holds no prepared data: run the prepare stage first.")
@@ -239,7 +253,7 @@ def load_data(directory: str | Path) -> InteractionData:
     )
 
 
-def _nested_targets(frame: pd.DataFrame) -> dict[str, dict[str, Targets]]:
+def _nested_targets(frame: "pd.DataFrame") -> dict[str, dict[str, Targets]]:
     """Targets by split and part, from the rows that `_flat_targets` made."""
     targets: dict[str, dict[str, Targets]] = {}
     for split in frame["split"].unique():

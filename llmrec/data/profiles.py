@@ -1,15 +1,17 @@
 """User profiles: what a prompt says of a user before the history."""
 
 import random
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from llmrec.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NEW_USER = "new user"  # the profile of somebody of whom nothing is known
 
 
-def profile_texts(users: pd.DataFrame, attributes: list[str]) -> list[str]:
+def profile_texts(users: "pd.DataFrame", attributes: list[str]) -> list[str]:
     """The profile of each user: the named attributes in order, separated by spaces; `new user` if all are empty.
 
     Args:

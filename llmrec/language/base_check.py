@@ -11,8 +11,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from llmrec.errors import ModelError
+from llmrec.language.attention import layer_masks
 
-TOLERANCE = 1e-3  # largest difference between two computations, relative to the largest value
+# Largest difference between two computations, relative to the largest value.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}
 LENGTH = 6  # tokens of the checked sequence
 
 
@@ -25,7 +27,8 @@ def check_base(model: PreTrainedModel, base: str) -> None:
         base: its name in messages.
 
     Raises:
-        ModelError: the base cannot run on embeddings, is not causal, or changes its logits after the output layer.
+        ModelError: the base cannot run on embeddings, is not causal, mixes packed completions, or changes its logits
+            after the output layer.
     """
     advice = "Choose a decoder such as Llama, Qwen, SmolLM, Mistral, Gemma 3, Phi or GPT-2 as `model.base`."
     embedding, head = model.get_input_embeddings(), cast(nn.Linear | None, model.get_output_embeddings())
@@ -38,13 +41,22 @@ def check_base(model: PreTrainedModel, base: str) -> None:
     model.train(hasattr(model, "hf_quantizer"))
     try:
         hidden = model.base_model(inputs_embeds=embedding(tokens), use_cache=False).last_hidden_state
+        packed = _packed_branches(model, first)
         expected = model(input_ids=tokens[:1]).logits[0]
-    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise ModelError(f"The base model `{base}` does not run on input embeddings: {error}. {advice}") from None
+    except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
+        raise ModelError(
+            f"The base model `{base}` does not run on input embeddings with positions and attention masks: {error}. "
+            f"{advice}"
+        ) from None
     model.eval()
     if _differ(hidden[0, :-1], hidden[1, :-1]):
         raise ModelError(
             f"The base model `{base}` is not causal: its tokens see those that follow, as in an encoder. {advice}"
+        )
+    if _differ(packed, hidden[0]):
+        raise ModelError(
+            f"The base model `{base}` ({model.config.model_type}) does not keep apart completions that branch off one "
+            f"prompt: its layers ignore attention masks or positions, as recurrent layers do. {advice}"
         )
     if _differ(nn.functional.linear(hidden[0], head.weight, head.bias), expected):
         raise ModelError(
@@ -53,6 +65,24 @@ def check_base(model: PreTrainedModel, base: str) -> None:
         )
 
 
+def _packed_branches(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
+    """Hidden states [L, d] of a text [L] whose last two tokens stand behind another branch of the same length."""
+    prompt = len(tokens) - 2
+    branch = torch.tensor([0] * prompt + [1, 1, 2, 2], device=tokens.device)
+    text = torch.cat([tokens[:prompt], tokens[:2], tokens[prompt:]])[None]
+    positions = torch.cat([torch.arange(prompt), torch.arange(prompt, prompt + 2).repeat(2)])[None].to(tokens.device)
+    causal = torch.ones(len(branch), len(branch), dtype=torch.bool, device=tokens.device).tril()
+    mask = causal & ((branch == 0) | (branch == branch[:, None]))
+    hidden = model.base_model(
+        inputs_embeds=model.get_input_embeddings()(text),
+        attention_mask=layer_masks(model.config, mask[None, None], positions),
+        position_ids=positions,
+        use_cache=False,
+    ).last_hidden_state[0]
+    return hidden[branch != 1]
+
+
 def _differ(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether two tensors differ by more than rounding."""
-    return float((one - other).abs().max()) > TOLERANCE * max(1e-6, float(other.abs().max()))
+    tolerance = TOLERANCE[one.dtype]
+    return float((one.float() - other.float()).abs().max()) > tolerance * max(1e-6, float(other.abs().max()))

@@ -115,8 +115,27 @@ def load_base(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizer
         ModelError: see `resolve_base`; or bitsandbytes is not installed.
         UserError: the hub refuses access, or cannot be reached.
     """
-    quantization = quantization_options(config.quantization)  # checked before a long download
-    return _from_pretrained(resolve_base(config), config.base, **quantization)
+    options = quantization_options(config.quantization)  # checked before a long download
+    options["dtype"] = base_dtype(config.dtype)
+    if config.attention != "auto":
+        options["attn_implementation"] = config.attention
+    return _from_pretrained(resolve_base(config), config.base, **options)
+
+
+def base_dtype(dtype: str) -> torch.dtype:
+    """The number format of a base's weights for a value of `ModelConfig.dtype`.
+
+    Raises:
+        ModelError: bfloat16 is asked for, and the GPU does not compute in it.
+    """
+    on_gpu = torch.cuda.is_available()
+    supported = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    if dtype == "bfloat16" and on_gpu and not supported:
+        raise ModelError(
+            f"`model.dtype: bfloat16` needs a GPU that computes in bfloat16 (Ampere or newer), and "
+            f"{torch.cuda.get_device_name()} does not. Set `model.dtype: float32` or leave it at auto."
+        )
+    return torch.bfloat16 if dtype == "bfloat16" or (dtype == "auto" and supported) else torch.float32
 
 
 def quantization_options(quantization: str | None) -> dict:
@@ -155,7 +174,7 @@ def quantization_options(quantization: str | None) -> dict:
 
 def _load_whole(base: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if base not in BUNDLED:
-        return _from_pretrained(base, base)
+        return _from_pretrained(base, base, dtype=torch.float32)
     folder, file = bundled_file(base)
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file)
@@ -222,24 +241,23 @@ def cut_layers(model: PreTrainedModel, layers: int) -> PreTrainedModel:
     return model
 
 
-def _from_pretrained(name: str, base: str, **quantization) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _from_pretrained(name: str, base: str, **options) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
-        # float32 whatever the file holds: adapters and item rows are float32, and mixed dtypes fail outside autocast.
         # No remote code and no pickles, because an adapter from a hub may name any base.
         safe = {"trust_remote_code": False, "use_safetensors": True}
-        model = from_hub(
-            name, lambda: AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **safe, **quantization)
-        )
+        model = from_hub(name, lambda: AutoModelForCausalLM.from_pretrained(name, **safe, **options))
         tokenizer = from_hub(name, lambda: AutoTokenizer.from_pretrained(name, trust_remote_code=False))
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
+        if reason.startswith("Unrecognized configuration class"):
+            reason = "it is no decoder (transformers has no causal language model of its class)."
         raise ModelError(
             f"The base model `{base}` cannot be loaded: {reason}\n"
             "Expected a model id on the hub, a directory with config.json and safetensors, or one of "
             f"{', '.join(BUNDLED)}. Correct `model.base`."
         ) from None
     required = {
-        "an end-of-sequence token": tokenizer.eos_token_id is not None,
+        "end-of-sequence token": tokenizer.eos_token_id is not None,
         "decoder layers at `model.layers`": bool(decoder_layers(model)),
     }
     lacking = [what for what, present in required.items() if not present]

@@ -125,6 +125,13 @@ def keep_head_bias(model: PeftModel, tokens: list[int]) -> None:
         head.register_forward_hook(add_bias)
 
 
+def train_in_float32(model: PeftModel) -> None:
+    """Casts the trainable weights to float32, whatever the base has: bfloat16 would round small updates away."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
 def add_copied_adapter(model: PeftModel, source: str, copy: str) -> None:
     """Adds an adapter that starts as a copy of another one, and makes it the active one.
 
@@ -132,6 +139,8 @@ def add_copied_adapter(model: PeftModel, source: str, copy: str) -> None:
         ModelError: peft gives the weights of the copy other names.
     """
     model.add_adapter(copy, model.peft_config[source])
+    model.set_adapter(copy)
+    train_in_float32(model)
     state: dict[str, torch.Tensor] = model.state_dict()
     copies: dict[str, torch.Tensor] = {}
     for name, value in state.items():
@@ -146,7 +155,6 @@ def add_copied_adapter(model: PeftModel, source: str, copy: str) -> None:
             "Install a version that llmrec's requirements allow."
         )
     model.load_state_dict(copies, strict=False)
-    model.set_adapter(copy)
 
 
 def merge_adapter(model: PeftModel) -> None:

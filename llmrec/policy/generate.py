@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from transformers import Cache, DynamicCache
 
+from llmrec.language.attention import layer_masks
 from llmrec.language.grammar import DONE
 from llmrec.language.prompt import Recommendation
-from llmrec.policy.attention import layer_masks
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import PackedBatch
 

@@ -32,6 +32,7 @@ from llmrec.errors import ModelError
 from llmrec.files import atomic_directory, write_json
 from llmrec.hub.client import check_branch, check_name, files_below, find_adapter, full_name, upload
 from llmrec.language.adapter_files import ADAPTER_WEIGHTS, adapter_shapes
+from llmrec.language.attention import layer_masks
 from llmrec.language.base_check import check_base
 from llmrec.language.base_model import base_fingerprint, hub_id, load_base
 from llmrec.language.grammar import TokenClasses
@@ -48,8 +49,8 @@ from llmrec.policy.adapters import (
     keep_head_bias,
     lora_config,
     merge_adapter,
+    train_in_float32,
 )
-from llmrec.policy.attention import layer_masks
 from llmrec.policy.decoding import Decoder
 from llmrec.policy.distribution import MaskedDistribution
 from llmrec.policy.file_names import FILE_NAME, FORMAT, GENERATION_FILE
@@ -163,6 +164,12 @@ class RecPolicy(nn.Module):
         return next(self.model.parameters()).device
 
     @property
+    def base_dtype(self) -> torch.dtype:
+        """Number format of the base's weights, except for quantized ones."""
+        module = self._language_model.get_input_embeddings()
+        return (_base_weight(module) if isinstance(module, TrainableTokensWrapper) else embedding_weight(module)).dtype
+
+    @property
     def hidden_size(self) -> int:
         """Width d of the hidden states."""
         return int(self.config.hidden_size)
@@ -185,7 +192,7 @@ class RecPolicy(nn.Module):
         items = F.embedding((tokens - first).clamp(0, len(rows) - 1), rows)
         embeddings = torch.where((tokens >= first)[..., None], items, base)
         scale = getattr(module.token_adapter.get_base_layer(), "embed_scale", 1.0)  # Gemma's embedding layer scales
-        return embeddings * scale
+        return (embeddings * scale).to(base.dtype)
 
     def read_outside(self) -> list[nn.Parameter]:
         """Weights that `embed` and `logits` read without a forward pass of their modules."""
@@ -458,6 +465,7 @@ def _with_adapter(
     adapter = lora_config(base, vocabulary, config, final_norm)
     model = cast(PeftModel, get_peft_model(base, adapter, adapter_name=SFT_ADAPTER))
     keep_head_bias(model, vocabulary.new_tokens)
+    train_in_float32(model)
     return model
 
 

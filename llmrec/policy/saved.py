@@ -51,7 +51,9 @@ def read_description(directory: Path, quantized: bool = True) -> Description:
         if "merged" in values:
             raise ModelError(f"{directory} holds a merged model, not an adapter: load it with transformers.")
         return Description(
-            model=ModelConfig.model_validate(values["model"] | ({} if quantized else {"quantization": None})),
+            model=ModelConfig.model_validate(
+                values["model"] | ({} if quantized else {"quantization": None, "dtype": "float32"})
+            ),
             catalogue=CatalogueConfig.model_validate(values["catalogue"]),
             item_vocabulary=values["item_vocabulary"],
             base_fingerprint=values.get("base_fingerprint"),

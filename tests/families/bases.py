@@ -85,6 +85,7 @@ class Family:
         special: special tokens; the first begins a text if `bos`, the second ends it.
         bos: whether the tokenizer puts the first special token before a text.
         tied: whether the model ties its embeddings.
+        pad: whether the tokenizer names a padding token.
         options: further options of the config.
     """
 
@@ -94,6 +95,7 @@ class Family:
     special: tuple[str, ...]
     bos: bool = False
     tied: bool = True
+    pad: bool = True
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -108,6 +110,7 @@ FAMILIES = {
         ("<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"),
         bos=True,
         tied=False,
+        pad=False,
     ),
     "llama2": Family(LlamaConfig, "legacy", MISTRAL_TEMPLATE, ("<s>", "</s>", "<unk>"), bos=True, tied=False),
     "qwen3": Family(Qwen3Config, "llama3", CHAT_TEMPLATE, CHATML, options={"head_dim": 16}),
@@ -138,7 +141,8 @@ def make_tokenizer(family: Family) -> PreTrainedTokenizerFast:
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{first} $A", special_tokens=[(first, tokenizer.token_to_id(first))]
         )
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=first, eos_token=end, pad_token=end)
+    pad = end if family.pad else None
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=first, eos_token=end, pad_token=pad)
     fast.chat_template = family.template
     return fast
 

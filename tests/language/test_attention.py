@@ -118,6 +118,21 @@ def test_ranking_sums_over_tokens_are_those_of_whole_texts(policy):
         assert torch.allclose(scores[item], log_probs.sum(), atol=1e-5)
 
 
+@torch.no_grad()
+def test_eager_attention_computes_the_same(policy, base):
+    config = make_config(
+        base, policy.catalogue.scheme, model={"base": base, "lora_r": 4, "lora_alpha": 8, "attention": "eager"}
+    )
+    logging.disable()
+    eager = RecPolicy.create(config, make_data())
+    logging.disable(logging.NOTSET)
+    eager.load_state_dict(policy.state_dict())
+    batch = pack(policy, PROMPTS, supervised(policy, 2))
+    assert eager.config._attn_implementation == "eager" and policy.config._attn_implementation == "sdpa"
+    hidden = policy(*batch.inputs())[batch.branch >= 0]
+    assert torch.allclose(eager.eval()(*batch.inputs())[batch.branch >= 0], hidden, atol=1e-5)
+
+
 def test_ppo_starts_at_ratio_one(base, tmp_path):
     logging.disable()
     trainer = make_trainer(base, make_data(), tmp_path, text="on", num_generations=2, response_length=30)

@@ -10,6 +10,7 @@ import torch
 
 FULL = "full_attention"
 SLIDING = "sliding_attention"
+LOWEST = torch.finfo(torch.float32).min
 
 
 def attention_windows(config: Any) -> dict[str, int | None]:
@@ -50,4 +51,8 @@ def layer_masks(config: Any, mask: torch.Tensor, positions: torch.Tensor) -> tor
         mask = mask[:, None, None].bool() & (key_positions[:, None] <= positions[:, :, None])[:, None]
     distance = (positions[:, :, None] - key_positions[:, None])[:, None]
     masks = {kind: mask if window is None else mask & (distance < window) for kind, window in windows.items()}
+    if config._attn_implementation == "eager":  # adds its mask to the scores
+        masks = {
+            kind: torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, LOWEST) for kind, mask in masks.items()
+        }
     return masks if len(masks) > 1 else next(iter(masks.values()))
