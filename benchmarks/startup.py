@@ -38,7 +38,8 @@ def spent(command: list[str], checkout: Path) -> tuple[float, float]:
     variables = os.environ | {"PYTHONPATH": str(checkout.resolve())}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
-    subprocess.run([sys.executable, *command], env=variables, stdout=subprocess.DEVNULL, check=True)
+    # Python puts its working directory before PYTHONPATH
+    subprocess.run([sys.executable, *command], cwd=checkout, env=variables, stdout=subprocess.DEVNULL, check=True)
     seconds = time.perf_counter() - started
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, seconds
