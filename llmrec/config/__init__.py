@@ -1,5 +1,6 @@
 """The config of an experiment: one class a section, and a loader for its YAML file."""
 
+from llmrec.config.ab_test import ABMetricConfig, ABTestConfig, ABTestDataConfig
 from llmrec.config.catalogue import CatalogueConfig
 from llmrec.config.data import ColumnsConfig, DataConfig
 from llmrec.config.evaluation import BASELINES, BaselineName, EvaluationConfig, SASRecConfig
@@ -10,7 +11,9 @@ from llmrec.config.loader import (
     dump_yaml,
     load_config,
     load_saved_config,
+    load_section,
     parse_config,
+    parse_section,
     read_yaml,
 )
 from llmrec.config.model import LOCAL_BASE, ModelConfig
@@ -21,6 +24,9 @@ from llmrec.config.sft import SFTConfig
 from llmrec.config.simulator import SimulatorConfig
 
 __all__ = [
+    "ABMetricConfig",
+    "ABTestConfig",
+    "ABTestDataConfig",
     "BASELINES",
     "BaselineName",
     "CatalogueConfig",
@@ -49,7 +55,9 @@ __all__ = [
     "json_schema",
     "load_config",
     "load_saved_config",
+    "load_section",
     "parse_config",
+    "parse_section",
     "read_yaml",
     "reference_markdown",
 ]

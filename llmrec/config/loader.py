@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
@@ -12,7 +12,10 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from llmrec.config.errors import describe
 from llmrec.config.experiment import Config
 from llmrec.config.former import upgraded
+from llmrec.config.section import Section
 from llmrec.errors import ConfigError, nearest
+
+SectionT = TypeVar("SectionT", bound=Section)
 
 
 def load_config(path: str | Path) -> Config:
@@ -34,11 +37,26 @@ def load_saved_config(path: str | Path) -> Config:
     return parse_config(upgraded(values) if isinstance(values, dict) else values, str(path))
 
 
+def load_section(path: str | Path, section: type[SectionT]) -> SectionT:
+    """Reads and checks a YAML file that holds one section alone.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    return parse_section(_read(Path(path)), section, str(path))
+
+
 def parse_config(values: Any, source: str = "config") -> Config:
+    """Checks the keys and values of an experiment; see `parse_section`."""
+    return parse_section(values, Config, source)
+
+
+def parse_section(values: Any, section: type[SectionT], source: str = "config") -> SectionT:
     """Checks a mapping of keys to values.
 
     Args:
         values: the content of a YAML file.
+        section: class of its keys.
         source: what error messages call it, usually the file.
 
     Raises:
@@ -48,11 +66,11 @@ def parse_config(values: Any, source: str = "config") -> Config:
         found = "nothing" if values is None else f"a {type(values).__name__}"
         raise ConfigError(f"{source}: expected keys and values (`name: ...`), found {found}.")
     try:
-        return Config.model_validate(values)
+        return section.model_validate(values)
     except ValidationError as error:
         # A default that depends on a wrong key is reported as well; the wrong key alone is of use.
         errors = [e for e in error.errors() if e["type"] != "default_factory_not_called"]
-        raise ConfigError("\n".join(describe(e, source, Config) for e in errors)) from None
+        raise ConfigError("\n".join(describe(e, source, section) for e in errors)) from None
 
 
 def dump_config(config: Config) -> str:
