@@ -76,7 +76,7 @@ def render(
     guarantees, generation = tables.generation_tables(report.generation)
     image = None if diagrams or reliability is None else base64.b64encode(reliability).decode("ascii")
     return (
-        _templates()
+        templates()
         .get_template("page.html")
         .render(
             name=name,
@@ -105,7 +105,8 @@ def render(
 
 
 @cache
-def _templates() -> Environment:
+def templates() -> Environment:
+    """The templates of all pages, with the filters and sizes that they use."""
     environment = Environment(
         loader=PackageLoader("llmrec.report"),
         autoescape=True,  # titles and justifications come from data and models
