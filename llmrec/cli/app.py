@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 import llmrec
-from llmrec.cli import config, estimate, export, hub, off_policy, recommend, simulate, stages
+from llmrec.cli import ab_test, config, estimate, export, hub, off_policy, recommend, simulate, stages
 from llmrec.cli.process import exit_with, fail
 
 
@@ -53,6 +53,7 @@ COMMANDS = {
     "estimate": estimate.estimate_command,
     "simulate": simulate.simulate_command,
     "off-policy": off_policy.off_policy_command,
+    "ab-test": ab_test.ab_test_command,
     "export": export.export_command,
     "push": hub.push_command,
     "list": hub.list_command,

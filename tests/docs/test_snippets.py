@@ -11,7 +11,7 @@ import typer
 import yaml
 
 from llmrec.cli.app import app
-from llmrec.config import parse_config
+from llmrec.config import ABTestConfig, parse_config, parse_section
 from tests.docs.markdown import ROOT, WRITTEN, Block, blocks, inline_code
 
 PYTHON = [block for block in blocks("python") if block.not_run is None]
@@ -36,6 +36,9 @@ def test_python_blocks_run(block: Block, quickstart_directory: Path, monkeypatch
 @pytest.mark.parametrize("block", blocks("yaml"), ids=str)
 def test_yaml_blocks_are_configs(block: Block) -> None:
     values = yaml.safe_load(block.text)
+    if "arms" in values:
+        parse_section(values, ABTestConfig, str(block))
+        return
     complete = "name" in values and "data" in values
     parse_config(values if complete else _merged(STUB, values), str(block))
 

@@ -1,0 +1,1 @@
+"""A/B tests: assignment of users, metrics with intervals that stay valid at every look, and planning."""
