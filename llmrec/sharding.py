@@ -188,7 +188,9 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
         index: {key: _as_shard(value, weights[index]) for key, value in of_weight.items()}
         for index, of_weight in state["state"].items()
     }
-    optimizer.load_state_dict(state | {"state": entries})
+    own = optimizer.state_dict()["param_groups"]  # DeepSpeed's groups do not number their weights
+    groups = [saved | {"params": mine["params"]} for mine, saved in zip(own, state["param_groups"], strict=True)]
+    optimizer.load_state_dict({"state": entries, "param_groups": groups})
 
 
 def _as_shard(value: Any, weight: torch.Tensor) -> Any:
