@@ -232,7 +232,7 @@ class Ours:
             "total_episodes": 1000 * work.episodes,
             "advantage": self.advantage,
             "per_device_train_batch_size": self.micro_batch,
-            "gradient_accumulation_steps": work.episodes // self.micro_batch,
+            "batch_size": work.episodes,
             "num_generations": self.generations,
             "num_mini_batches": 1,
             "num_ppo_epochs": work.ppo_epochs,

@@ -76,8 +76,8 @@ def shortened(config: Config, variant: str, folder: str, steps: int) -> Config:
     quantization, optim = VARIANTS[variant]
     sft = config.sft
     ppo = config.ppo
-    episodes = ppo.per_device_train_batch_size * ppo.gradient_accumulation_steps * max(1, steps // 4)
-    epochs = steps * sft.per_device_train_batch_size / WINDOWS_PER_EPOCH
+    episodes = ppo.batch_size * max(1, steps // 4)
+    epochs = steps * sft.batch_size / WINDOWS_PER_EPOCH
     return config.model_copy(
         update={
             "name": variant.replace(" ", "-"),

@@ -1,4 +1,4 @@
-"""Tells a process its device, whether it is the main process, which part of the work is its own, and the precision."""
+"""Tells a process its device, its place among all processes, which part of the work is its own, and the precision."""
 
 import os
 from collections.abc import Sequence
@@ -18,6 +18,11 @@ def is_main_process() -> bool:
     True for the first process of `accelerate launch` or `torchrun`, and for a process that was started alone.
     """
     return os.environ.get("RANK", "0") == "0"
+
+
+def num_processes() -> int:
+    """Number of processes that `accelerate launch` or `torchrun` started, on all machines."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def own_device() -> "torch.device":
@@ -42,8 +47,7 @@ def own_rows(count: int) -> "np.ndarray":
     """
     import numpy as np
 
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    size = -(-count // processes)
+    size = -(-count // num_processes())
     first = size * int(os.environ.get("RANK", "0"))
     return np.minimum(np.arange(first, first + size), count - 1)
 

@@ -16,7 +16,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from llmrec.config import Config, ModelConfig
-from llmrec.distributed import mixed_precision
+from llmrec.config.batch import ppo_share, sft_share
+from llmrec.distributed import mixed_precision, num_processes
 from llmrec.errors import ModelError, RunError
 from llmrec.language.base_model import BUNDLED, base_dtype, bundled_file, from_hub
 from llmrec.run import Run
@@ -167,7 +168,7 @@ def sft_memory(config: Config, shapes: ModelShapes, window: int, trained: list[i
         process: bytes of Python with its libraries.
     """
     section = config.sft
-    batch = section.per_device_train_batch_size
+    batch = sft_share(section).forward
     decisions = batch * config.catalogue.max_history * shapes.items
     saved = activation_bytes(shapes, config.model, batch * window, section.gradient_checkpointing)
     return StageMemory(
@@ -188,8 +189,8 @@ def ppo_memory(config: Config, shapes: ModelShapes, window: int, trained: list[i
     """Memory of the ppo stage; see `sft_memory` for the arguments."""
     section = config.ppo
     group = section.num_generations
-    micro_batch = section.per_device_train_batch_size
-    episodes = micro_batch * section.gradient_accumulation_steps
+    micro_batch = ppo_share(section).forward
+    episodes = section.batch_size // num_processes()
     prompt = window - section.response_length
     # Episodes of one prompt share its item decisions, so each episode counts for a part of them.
     decisions = (config.catalogue.max_history + 1) * shapes.items // group if section.advantage == "exact" else 0

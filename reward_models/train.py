@@ -190,7 +190,7 @@ def _optimizer(
 
 def epoch_steps(sources: Sources, window: int, config: RewardConfig, rng: np.random.Generator) -> list[Step]:
     """The steps of one epoch; if windows or exposures run out earlier, the last steps are without them."""
-    size = config.per_device_train_batch_size
+    size = config.batch_size
     pieces = cut_windows(sources.events.histories, window, rng)
     shown = rng.permutation(len(sources.shown))
     steps = max(math.ceil(len(pieces) / size), math.ceil(len(shown) / EXPOSURE_BATCH))

@@ -50,7 +50,7 @@ def sft_loss(start: Start, policy: RecPolicy) -> Loss:
         for epoch in count(1):
             seed = config.seed + 1000 * epoch  # SFT itself has drawn the windows of `seed`
             rows = training_windows(policy, start.data, config.catalogue.user_attributes, section, seed)
-            yield from rows.iter(section.per_device_train_batch_size)
+            yield from rows.iter(section.batch_size)
 
     queue = windows()
 

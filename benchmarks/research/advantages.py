@@ -77,7 +77,7 @@ def main(
 def train(source: Run, folder: Path, advantage: str, rate: float, seconds: float) -> dict[str, Any]:
     """Trains one contender for about `seconds`. A short run measures how many updates that is."""
     section = source.config.ppo
-    batch = section.per_device_train_batch_size * section.gradient_accumulation_steps
+    batch = section.batch_size
     changes: dict[str, Any] = {"advantage": advantage, "learning_rate": rate}
     if advantage != "exact":
         changes |= {"kl_coef": section.item_kl_coef, "item_entropy_coef": 0.0}

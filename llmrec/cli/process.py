@@ -105,9 +105,8 @@ def explain(error: Exception) -> str | None:
     if _out_of_memory(error):
         return (
             f"Not enough memory ({str(error) or type(error).__name__}). "
-            "`llmrec estimate CONFIG` shows what training needs. To need less in SFT, lower "
-            "`sft.per_device_train_batch_size`. To need less in PPO, lower `ppo.per_device_train_batch_size` and "
-            "raise `ppo.gradient_accumulation_steps` by the same factor. "
+            "`llmrec estimate CONFIG` shows what training needs. To need less, lower `per_device_train_batch_size` in "
+            "`sft` or `ppo` and set `batch_size` there to keep the batch. "
             "`model.quantization: nf4` makes the base smaller. Earlier results are untouched."
         )
     if isinstance(error, ConnectionError | TimeoutError):

@@ -5,7 +5,7 @@ from typing import Any, get_args
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from llmrec.config.former import RENAMED
+from llmrec.config.former import REMOVED, RENAMED
 from llmrec.config.section import Section, fields, section_of
 from llmrec.errors import nearest
 
@@ -39,6 +39,8 @@ def _expected_key(path: str, known: dict[str, FieldInfo]) -> str:
     """What a key that does not exist should have been."""
     if path in RENAMED:
         return f"it is now called `{RENAMED[path]}`."
+    if path in REMOVED:
+        return REMOVED[path]
     section, _, name = path.rpartition(".")
     keys = [key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == section]
     near = nearest(name, keys)

@@ -30,7 +30,21 @@ FORMER_DEFAULTS: dict[str, Any] = {
 }
 
 # Former dotted key -> today's.
-RENAMED = {"reward.penalties.had": "reward.penalties.seen"}
+RENAMED = {
+    "reward.penalties.had": "reward.penalties.seen",
+    "reward.per_device_train_batch_size": "reward.batch_size",
+    "reward.text.per_device_train_batch_size": "reward.text.batch_size",
+}
+
+# Former dotted key -> what to do instead, for keys that have no successor of the same meaning.
+REMOVED = {
+    f"{section}.gradient_accumulation_steps": "the number of processes determines it. Set "
+    f"`{section}.batch_size`, the batch of all processes, to its product with `per_device_train_batch_size`."
+    for section in ("sft", "ppo")
+}
+
+
+PASS = "per_device_train_batch_size"
 
 
 def upgraded(values: dict[str, Any]) -> dict[str, Any]:
@@ -48,12 +62,21 @@ def upgraded(values: dict[str, Any]) -> dict[str, Any]:
         section, name = _find(values, key)
         if section is not None:
             section.setdefault(name, value)
+    for key in REMOVED:
+        section, name = _find(values, key)
+        if section is not None and name in section:
+            section["batch_size"] = section.get(PASS, 8) * section.pop(name)
     return values
 
 
 def upgraded_record(record: dict[str, Any]) -> dict[str, Any]:
     """A stage's record of config values, dotted key to value, with today's keys."""
-    return {RENAMED.get(key, key): value for key, value in record.items()}
+    record = {RENAMED.get(key, key): value for key, value in record.items()}
+    for key in REMOVED:
+        section = key.partition(".")[0]
+        if key in record:
+            record[f"{section}.batch_size"] = record[f"{section}.{PASS}"] * record.pop(key)
+    return record
 
 
 def _copy(value: Any) -> Any:

@@ -15,8 +15,9 @@ def _by_advantage(exact: float, sampled: float) -> Callable[[dict[str, Any]], fl
 
 
 def _mini_batches(values: dict[str, Any]) -> int:
-    """4, or the largest of its divisors that also divides the number of forward passes of an update."""
-    return math.gcd(4, values["gradient_accumulation_steps"])
+    """4, or the largest of its divisors that leaves whole prompts, and at least a forward pass, for each step."""
+    prompts = values["batch_size"] // values["num_generations"]
+    return math.gcd(4, prompts, max(1, values["batch_size"] // values["per_device_train_batch_size"]))
 
 
 class PPOConfig(Section):
@@ -56,13 +57,12 @@ class PPOConfig(Section):
         description="Optimizer. `adamw_bnb_8bit` keeps the state of AdamW in 8 bits and needs bitsandbytes.",
     )
     per_device_train_batch_size: int = Field(
-        default=8, ge=1, description="Episodes in one forward pass of a device during the update."
+        default=8, ge=1, description="Largest number of episodes in one forward pass of a device during the update."
     )
-    gradient_accumulation_steps: int = Field(
-        default=4,
+    batch_size: int = Field(
+        default_factory=lambda values: 4 * values["per_device_train_batch_size"],
         ge=1,
-        description="Forward passes in one update of a device. An update has this number times "
-        "`per_device_train_batch_size` episodes.",
+        description="Episodes in one update, over all processes. Default: 4 times `per_device_train_batch_size`.",
     )
     num_generations: int = Field(
         default=1, ge=1, description="Completions sampled for one prompt; it divides `per_device_train_batch_size`."
@@ -70,8 +70,8 @@ class PPOConfig(Section):
     num_mini_batches: int = Field(
         default_factory=_mini_batches,
         ge=1,
-        description="Optimizer steps in one epoch of an update; it divides `gradient_accumulation_steps`. Default: 4, "
-        "or its largest divisor that fits.",
+        description="Optimizer steps in one epoch of an update; it divides the prompts of a batch. Default: 4, or its "
+        "largest divisor that leaves `per_device_train_batch_size` episodes for each step.",
     )
     num_ppo_epochs: int = Field(default=4, ge=1, description="Passes over the episodes of an update.")
     response_length: int = Field(default=32, ge=2, description="Most tokens of a completion: item and justification.")
@@ -192,9 +192,10 @@ class PPOConfig(Section):
                 f"ppo.advantage `{self.advantage}` compares the generations of one prompt, but ppo.num_generations is "
                 f"{self.num_generations}: set it to 2 or more."
             )
-        if self.gradient_accumulation_steps % self.num_mini_batches:
+        if self.batch_size % (self.num_generations * self.num_mini_batches):
             raise ValueError(
-                f"ppo.num_mini_batches is {self.num_mini_batches}, which does not divide "
-                f"ppo.gradient_accumulation_steps ({self.gradient_accumulation_steps}): change one of the two."
+                f"ppo.batch_size is {self.batch_size}, expected a multiple of ppo.num_generations "
+                f"({self.num_generations}) times ppo.num_mini_batches ({self.num_mini_batches}): change one of the "
+                "three."
             )
         return self

@@ -18,7 +18,7 @@ class TextRewardConfig(Section):
     max_history: int = Field(default=10, ge=1, description="Number of newest titles of a history that the model reads.")
     num_train_epochs: float = Field(default=1.0, gt=0, description="Number of passes over the training pairs.")
     learning_rate: float = Field(default=2e-4, gt=0, description="Peak learning rate.")
-    per_device_train_batch_size: int = Field(default=8, ge=1, description="Pairs in one optimizer step of a device.")
+    batch_size: int = Field(default=8, ge=1, description="Pairs in one optimizer step, over all processes.")
     weight: float = Field(default=0.5, ge=0, description="Weight of the model's calibrated log-odds in the reward.")
 
 
@@ -92,7 +92,7 @@ class RewardConfig(Section):
     learning_rate: float = Field(
         default=3e-3, gt=0, description="Peak learning rate. It falls to a twentieth of this along a cosine."
     )
-    per_device_train_batch_size: int = Field(default=64, ge=1, description="History windows in one optimizer step.")
+    batch_size: int = Field(default=64, ge=1, description="History windows in one optimizer step.")
     weight_decay: float = Field(default=0.0, ge=0, description="Weight decay of AdamW.")
     hidden_size: int = Field(default=64, ge=4, multiple_of=2, description="Width of the hidden states, an even number.")
     num_layers: int = Field(default=2, ge=1, description="Number of transformer layers.")

@@ -15,9 +15,14 @@ class SFTConfig(Section):
         description="Peak learning rate. It rises during the warm-up and then falls to 0 along a cosine.",
     )
     per_device_train_batch_size: int = Field(
-        default=8, ge=1, description="History windows in one forward pass of a device."
+        default=8, ge=1, description="Largest number of history windows in one forward pass of a device."
     )
-    gradient_accumulation_steps: int = Field(default=1, ge=1, description="Forward passes in one optimizer step.")
+    batch_size: int = Field(
+        default_factory=lambda values: values["per_device_train_batch_size"],
+        ge=1,
+        description="History windows in one optimizer step, over all processes. Default: "
+        "`per_device_train_batch_size`.",
+    )
     warmup_ratio: float = Field(
         default=0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises."
     )

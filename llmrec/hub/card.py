@@ -166,8 +166,7 @@ def _training_rows(run: SharedRun) -> list[Row]:
 
 def _sft_settings(config: Config) -> str:
     sft = config.sft
-    windows = sft.per_device_train_batch_size * sft.gradient_accumulation_steps
-    return f"{sft.num_train_epochs:g} epochs, learning rate {sft.learning_rate:g}, {windows} windows per step"
+    return f"{sft.num_train_epochs:g} epochs, learning rate {sft.learning_rate:g}, {sft.batch_size} windows per step"
 
 
 def _ppo_settings(config: Config) -> str:

@@ -55,12 +55,7 @@ class NextToken:
             uniforms: random numbers in [0, 1), [R], at which the inverse of the cumulative distribution is taken. None
                 takes the most probable token.
         """
-        if uniforms is None:
-            return self._tokens(self.log_probs.argmax(1))
-        cumulative = self.log_probs.double().exp().cumsum(1)
-        # Scaled by the total, so that rounding never selects a column beyond the last allowed one.
-        column = torch.searchsorted(cumulative, uniforms.double()[:, None] * cumulative[:, -1:], right=True)
-        return self._tokens(column.clamp(max=cumulative.shape[1] - 1)[:, 0])
+        return self._tokens(self.log_probs.argmax(1) if uniforms is None else sampled(self.log_probs, uniforms))
 
     def _tokens(self, columns: torch.Tensor) -> torch.Tensor:
         """Token ids of columns, int64 [R]."""
@@ -176,6 +171,19 @@ class MaskedDistribution(nn.Module):
             region=region,
             is_choice=torch.cat(is_choice, 1),
         )
+
+
+def sampled(log_probs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """A column of each row, int64 [R]: the inverse of the cumulative distribution.
+
+    Args:
+        log_probs: log-probabilities, [R, C].
+        uniforms: random numbers in [0, 1), [R].
+    """
+    cumulative = log_probs.double().exp().cumsum(1)
+    # Scaled by the total, so that rounding never selects a column beyond the last allowed one.
+    column = torch.searchsorted(cumulative, uniforms.double()[:, None] * cumulative[:, -1:], right=True)
+    return column.clamp(max=log_probs.shape[1] - 1)[:, 0]
 
 
 def _masked(choice: Choice, logits: torch.Tensor, temperature: float) -> NextToken:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llmrec import files
+from llmrec.config.batch import batch_record, resumed_batch
 from llmrec.distributed import is_main_process
 from llmrec.files import atomic_directory, checkpoints_by_step, file_sizes, read_json, write_json
 from llmrec.sharding import assign, load_optimizer_state, optimizer_state, whole
@@ -45,6 +46,7 @@ def save_checkpoint(trainer: "RecPPOTrainer") -> None:
         progress = {
             "state": {name: getattr(trainer.state, name) for name in STATE_FIELDS},
             "trainer": {name: getattr(trainer, name) for name in TRAINER_FIELDS},
+            "batch": batch_record(trainer.rollouts.episodes),
             "guard": trainer.guard.history if trainer.guard is not None else [],
             "files": file_sizes(folder, PROGRESS),
         }
@@ -54,9 +56,20 @@ def save_checkpoint(trainer: "RecPPOTrainer") -> None:
         shutil.rmtree(old)
 
 
-def load_checkpoint(trainer: "RecPPOTrainer", folder: str | Path) -> None:
-    """Restores the state of a trainer from a checkpoint."""
+def load_checkpoint(trainer: "RecPPOTrainer", folder: str | Path) -> list[str]:
+    """Restores the state of a trainer from a checkpoint, which any number of processes may have written.
+
+    Returns:
+        a sentence if their number has changed, else nothing.
+
+    Raises:
+        RunError: the checkpoint was written with another batch.
+    """
     folder = Path(folder)
+    progress = read_json(folder / PROGRESS)
+    state = progress["state"]
+    batch = progress.get("batch", {"batch_size": state["episode"] // max(1, state["global_step"])})
+    notices = resumed_batch("ppo.batch_size", trainer.rollouts.episodes, batch, folder)
     trainer.policy.load_adapter_weights(folder / "adapter")
     critic = load_file(folder / "critic.safetensors")
     for name, weight in trainer.critic.named_parameters():
@@ -65,13 +78,13 @@ def load_checkpoint(trainer: "RecPPOTrainer", folder: str | Path) -> None:
         trainer.average.load(folder)
     load_optimizer_state(trainer.optimizer, torch.load(folder / "optimizer.pt", weights_only=True))
     trainer.lr_scheduler.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))
-    progress = read_json(folder / PROGRESS)
-    for name, value in progress["state"].items():
+    for name, value in state.items():
         setattr(trainer.state, name, value)
     for name, value in progress["trainer"].items():
         setattr(trainer, name, value)
     if trainer.guard is not None:
         trainer.guard.resume(progress["guard"])
+    return notices
 
 
 def newest_checkpoint(root: Path) -> Path | None:

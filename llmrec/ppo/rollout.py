@@ -1,5 +1,6 @@
 """Rollouts: which prompts an update learns from, and the sampling of completions."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -91,13 +92,32 @@ class RolloutSampler:
             temperature=self.args.temperature,
         )
 
-    def decisions_of(self, update: int) -> list[Decision]:
-        """This process's prompts of an update, from seeded permutations of the dataset that follow each other."""
+    def positions(self, update: int) -> range:
+        """Numbers of this process's prompts of an update, among the prompts of all updates and processes."""
         total = self.episodes // self.num_generations
         local = total // self.accelerator.num_processes
         first = (update - 1) * total + self.accelerator.process_index * local
+        return range(first, first + local)
+
+    def mini_batches(self, update: int) -> Iterator[np.ndarray]:
+        """This process's prompts of every mini-batch of an update, as indices into `decisions_of`, epoch by epoch.
+
+        Consecutive prompts go to different mini-batches, in random order. So each process has an equal part of every
+        mini-batch, and a mini-batch has the same prompts for any number of processes.
+        """
+        parts = self.args.num_mini_batches
+        blocks = self.episodes // self.num_generations // parts
+        local = blocks // self.accelerator.num_processes
+        first = self.accelerator.process_index * local
+        order = np.random.default_rng((self.args.seed, update))
+        for _ in range(self.args.num_ppo_epochs):
+            drawn = order.random((blocks, parts)).argsort(1)[first : first + local]
+            yield from (np.arange(local)[:, None] * parts + drawn).T
+
+    def decisions_of(self, update: int) -> list[Decision]:
+        """This process's prompts of an update, from seeded permutations of the dataset that follow each other."""
         size = len(self.dataset)
-        positions = range(first, first + local)
+        positions = self.positions(update)
         orders = {
             epoch: np.random.default_rng((self.args.seed, epoch)).permutation(size)
             for epoch in {position // size for position in positions}

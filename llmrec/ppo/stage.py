@@ -10,6 +10,7 @@ import torch
 from trl.experimental.ppo import PPOConfig as TRLPPOConfig
 
 from llmrec.config import Config, PPOConfig
+from llmrec.config.batch import ppo_share
 from llmrec.data.dataset import InteractionData, load_data
 from llmrec.data.decision import Decisions
 from llmrec.data.profiles import drop_profiles, profile_texts
@@ -41,8 +42,6 @@ TRL_OPTIONS = (  # options of the config section `ppo` that TRL's arguments shar
     "total_episodes",
     "learning_rate",
     "optim",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
     "num_mini_batches",
     "num_ppo_epochs",
     "response_length",
@@ -68,10 +67,12 @@ def train_ppo(run: Run) -> dict[str, Any]:
 
     Raises:
         RunError: an earlier stage has not finished.
-        ConfigError: the launcher cannot shard this base; see `sharding.check_launch`.
+        ConfigError: the launcher cannot shard this base (see `sharding.check_launch`), or the processes cannot share a
+            batch evenly.
         RewardError: a reward function failed or returned an invalid value.
     """
     check_launch(run.config.model.quantization)
+    ppo_share(run.config.ppo)  # refuses a number of processes before anything is read
     run.require("data", "sft", "reward")
     run.begin("ppo")
     data = load_data(run.path("data"))
@@ -159,13 +160,27 @@ def validation_set(decisions: Decisions, reward: CompositeReward, judge: EaseJud
     )
 
 
+def batch_arguments(section: PPOConfig) -> dict[str, Any]:
+    """TRL's arguments for this process's share of a batch.
+
+    Raises:
+        ConfigError: the processes cannot share the batch evenly.
+    """
+    share = ppo_share(section)
+    return {
+        "per_device_train_batch_size": share.forward,
+        "gradient_accumulation_steps": share.passes * section.num_mini_batches,
+        "local_rollout_forward_batch_size": section.per_device_train_batch_size,
+    }
+
+
 def training_arguments(run: Run) -> TRLPPOConfig:
     """TRL's arguments for the config section `ppo`."""
     section: PPOConfig = run.config.ppo
     return TRLPPOConfig(
         output_dir=str(run.path("ppo", "checkpoints")),
         **{name: getattr(section, name) for name in TRL_OPTIONS},
-        local_rollout_forward_batch_size=section.per_device_train_batch_size,
+        **batch_arguments(section),
         gradient_checkpointing=False,
         num_sample_generations=0,
         lr_scheduler_type="linear",

@@ -19,6 +19,7 @@ from trl.experimental.ppo import PPOTrainer
 from trl.trainer.utils import disable_dropout_in_model
 
 from llmrec.config import PPOConfig
+from llmrec.config.batch import few_updates
 from llmrec.data.decision import Decision, Decisions
 from llmrec.distributed import is_main_process
 from llmrec.language.grammar import ITEM
@@ -153,7 +154,9 @@ class RecPPOTrainer(PPOTrainer):
         with self.accelerator.autocast(), self.policy.shards.gathered():
             prompts = pack(self.policy, decisions).to(self.accelerator.device)
             hidden = self.policy(*prompts.inputs())
-            completions = supervised_completions(self.policy, prompts, decisions, hidden, self._seed(update))
+            completions = supervised_completions(
+                self.policy, prompts, decisions, hidden, self.rollouts.positions(update), self.args.seed
+            )
             reference = self.reference(decisions, completions)
             items, metrics = self.items.experience(decisions, prompts, hidden, reference, self.reward, self.kl_scale)
         experience = Experience.of_items(decisions, completions, reference.scores, items)
@@ -214,22 +217,20 @@ class RecPPOTrainer(PPOTrainer):
     @timed("gradient steps")
     def update(self, experience: Experience, update: int) -> dict[str, float]:
         """Several epochs of clipped gradient steps over one batch of experience; returns means over the steps."""
-        order = np.random.default_rng((self.args.seed, update, self.accelerator.process_index))
         planned = self.args.num_ppo_epochs * self.args.num_mini_batches
         target_kl = self.section.target_kl
         steps: list[dict[str, float]] = []
-        for _ in range(self.args.num_ppo_epochs):
-            for prompts in np.split(order.permutation(len(experience.decisions)), self.args.num_mini_batches):
-                step = self._mini_batch(experience.select(prompts))
-                steps.append(step)
-                if not self._first_step_checked:
-                    check_first_step(step, self._tolerance)
-                    self._first_step_checked = True
-                remaining = planned - len(steps)
-                if remaining and target_kl is not None and approx_kl(step) > target_kl:
-                    stop = f"KL stop: {approx_kl(step):.4f} nats exceed ppo.target_kl {target_kl:g}"
-                    self._event(update, f"{stop}; {remaining} of {planned} mini-batches skipped")
-                    return step_means(steps) | {"guard/kl_stop": 1.0}
+        for prompts in self.rollouts.mini_batches(update):
+            step = self._mini_batch(experience.select(prompts))
+            steps.append(step)
+            if not self._first_step_checked:
+                check_first_step(step, self._tolerance)
+                self._first_step_checked = True
+            remaining = planned - len(steps)
+            if remaining and target_kl is not None and approx_kl(step) > target_kl:
+                stop = f"KL stop: {approx_kl(step):.4f} nats exceed ppo.target_kl {target_kl:g}"
+                self._event(update, f"{stop}; {remaining} of {planned} mini-batches skipped")
+                return step_means(steps) | {"guard/kl_stop": 1.0}
         return step_means(steps) | {"guard/kl_stop": 0.0}
 
     # -- steps of `collect` --
@@ -351,11 +352,15 @@ class RecPPOTrainer(PPOTrainer):
         state.num_train_epochs = cast(int, self.args.total_episodes) / self.train_dataset_len
         state.logging_steps = self.args.logging_steps
         state.save_steps = self.args.save_steps
-        if checkpoint is not None:
-            load_checkpoint(self, checkpoint)
+        if checkpoint is None:
+            notices = few_updates(self.num_updates, "ppo.batch_size", "ppo.total_episodes")
+        else:
+            notices = load_checkpoint(self, checkpoint)
         self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
         if self.text is None:
             self.text = self._measured_decision()
+        for notice in notices:
+            self._event(state.global_step, notice)
         if checkpoint is None and self.guard is not None:
             _, event = self.guard.on_evaluation(self.policy, step=0)
             self._event(0, event)
@@ -419,7 +424,7 @@ class RecPPOTrainer(PPOTrainer):
             rollout = self.rollouts.sample(1)
             reference = self.reference(rollout.decisions, rollout.completions)
         rewards = self.score(rollout, self.accelerator.device)
-        return self._reduce(text_metrics(rollout, reference.scores, rewards), "mean")
+        return text_metrics(rollout, reference.scores, rewards, self.accelerator)
 
     def _averaged(self) -> AbstractContextManager[None]:
         """Inside the `with` block the policy has the weights that would be returned: the average, if there is one."""

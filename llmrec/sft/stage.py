@@ -4,20 +4,23 @@ accelerate launch scripts/train_sft.py --config configs/quickstart.yaml
 """
 
 import shutil
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from trl.trainer.sft_config import SFTConfig as TRLSFTConfig
 
 from llmrec.config import SFTConfig
+from llmrec.config.batch import batch_record, few_updates, resumed_batch, sft_share
 from llmrec.data.dataset import InteractionData, load_data
 from llmrec.data.decision import Decisions
 from llmrec.data.profiles import NEW_USER, profile_texts
 from llmrec.distributed import is_main_process, settle_mixed_precision
-from llmrec.files import newest_checkpoint
+from llmrec.files import newest_checkpoint, read_json
 from llmrec.policy.model import RecPolicy
-from llmrec.progress import watch
+from llmrec.progress import TrainingLog, watch
 from llmrec.run import Run
 from llmrec.selection.validation import validation_sample
 from llmrec.sft.check import check_completions
@@ -26,6 +29,7 @@ from llmrec.sft.windows import training_windows
 from llmrec.sharding import check_launch
 from llmrec.timing import timed
 
+BATCH = "batch"  # key of the batch in the trainer's state
 COLUMNS = {"item_loss": "item loss", "text_loss": "text loss", NDCG: "NDCG@10"}
 
 
@@ -37,10 +41,11 @@ def train_sft(run: Run) -> dict[str, Any]:
 
     Raises:
         RunError: the data has not been prepared.
-        ConfigError: the mask forbids what the tokenizer makes of a supervised text, or the launcher cannot shard the
-            base; see `sharding.check_launch`.
+        ConfigError: the mask forbids what the tokenizer makes of a supervised text, the launcher cannot shard the base
+            (see `sharding.check_launch`), or the processes cannot share a batch evenly.
     """
     check_launch(run.config.model.quantization)
+    sft_share(run.config.sft)  # refuses a number of processes before the data is read
     run.require("data")
     run.begin("sft")
     data = load_data(run.path("data"))
@@ -75,10 +80,47 @@ def _validation_decisions(run: Run, data: InteractionData) -> Decisions:
 @timed("training")
 def _train(run: Run, trainer: RecSFTTrainer, validation: ValidationCallback) -> None:
     """Trains from the newest checkpoint, or from the start."""
-    with watch(trainer, run, "sft", COLUMNS):
+    batch_size = run.config.sft.batch_size
+    steps = len(trainer.windows) // batch_size
+    checkpoint = newest_checkpoint(run.path("sft", "checkpoints"), TRAINER_STATE_NAME)
+    if checkpoint is None:
+        notices = few_updates(steps, "sft.batch_size", "sft.num_train_epochs")
+    else:
+        notices = resumed_batch("sft.batch_size", batch_size, _batch_of(checkpoint, steps, batch_size), checkpoint)
+    with watch(trainer, run, "sft", COLUMNS) as record:
+        trainer.add_callback(BatchCallback(batch_size, notices, record))
         trainer.add_callback(validation)
-        checkpoint = newest_checkpoint(run.path("sft", "checkpoints"), TRAINER_STATE_NAME)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+
+
+def _batch_of(checkpoint: Path, steps: int, batch_size: int) -> dict[str, int]:
+    """The batch record of a checkpoint. In one of an earlier version, the number of all steps tells the batch."""
+    state = read_json(checkpoint / TRAINER_STATE_NAME)
+    former = {"batch_size": round(steps * batch_size / state["max_steps"])}
+    return state.get("stateful_callbacks", {}).get(BATCH, former)
+
+
+class BatchCallback(TrainerCallback):
+    """Puts the batch into the checkpoints, and records notices at the start of training.
+
+    Args:
+        batch_size: windows of an optimizer step.
+        notices: sentences about the batch.
+        record: receives the notices.
+    """
+
+    def __init__(self, batch_size: int, notices: list[str], record: TrainingLog):
+        self.batch_size = batch_size
+        self.notices = notices
+        self.record = record
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Adds the batch to the state that checkpoints hold, and records the notices."""
+        cast(dict[str, Any], state.stateful_callbacks)[BATCH] = batch_record(self.batch_size)
+        for notice in self.notices:
+            self.record.event(state.global_step, notice)
 
 
 def _metrics(trainer: RecSFTTrainer, validation: ValidationCallback) -> dict[str, Any]:
@@ -107,7 +149,12 @@ def coverage(policy: RecPolicy, data: InteractionData) -> str:
 
 
 def training_arguments(section: SFTConfig, run: Run) -> TRLSFTConfig:
-    """TRL's arguments for a config section. TRL sees one epoch, because the windows hold all epochs."""
+    """TRL's arguments for a config section. TRL sees one epoch, because the windows hold all epochs.
+
+    Raises:
+        ConfigError: the processes cannot share a batch evenly.
+    """
+    share = sft_share(section)
     return TRLSFTConfig(
         output_dir=str(run.path("sft", "checkpoints")),
         num_train_epochs=1,
@@ -116,8 +163,8 @@ def training_arguments(section: SFTConfig, run: Run) -> TRLSFTConfig:
         warmup_steps=section.warmup_ratio,  # a value below 1 is a share of all steps
         weight_decay=section.weight_decay,
         optim=section.optim,
-        per_device_train_batch_size=section.per_device_train_batch_size,
-        gradient_accumulation_steps=section.gradient_accumulation_steps,
+        per_device_train_batch_size=share.forward,
+        gradient_accumulation_steps=share.passes,
         gradient_checkpointing=False,
         bf16=settle_mixed_precision() == "bf16",
         use_cpu=not torch.cuda.is_available(),

@@ -1,8 +1,8 @@
 """TRL's SFT trainer with item and text losses under the policy's mask, and a callback that keeps the best adapter."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
@@ -23,9 +23,12 @@ from llmrec.sft.windows import Window
 from llmrec.sharding import Shards, configure
 
 NDCG = "eval_ndcg@10"
+COUNTS = "counts"  # key of a collated batch: its item tokens and its text tokens, int64 [2]
 
 
-def sft_losses(policy: RecPolicy, batch: PackedBatch, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def sft_losses(
+    policy: RecPolicy, batch: PackedBatch, hidden: torch.Tensor, counts: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean negative log-likelihood of items and of justifications, both under the policy's mask.
 
     The item softmax runs over the items that may be recommended at each position, so every shown item is a training
@@ -35,20 +38,24 @@ def sft_losses(policy: RecPolicy, batch: PackedBatch, hidden: torch.Tensor) -> t
         policy: gives the distributions.
         batch: B windows with one completion each.
         hidden: hidden states of all tokens, [B, L, d].
+        counts: item tokens and text tokens of the optimizer step that the batch is a part of, [2]. None: of the batch.
 
     Returns:
-        item loss and text loss, both in nats a token.
+        item loss and text loss, both in nats a token. The losses of the parts of a step add up to those of the step.
     """
     scores = batch.score(policy, hidden)
     item_tokens = scores.region == ITEM
     real = batch.completion_mask
     items = torch.cat([target_log_probs(policy, batch, hidden), scores.log_probs[real & item_tokens]])
     text = scores.log_probs[real & ~item_tokens]
-    return -items.mean(), -text.mean()
+    item_tokens_of_step, text_tokens_of_step = (len(items), len(text)) if counts is None else counts
+    return -items.sum() / item_tokens_of_step, -text.sum() / text_tokens_of_step
 
 
 class RecSFTTrainer(SFTTrainer):
     """TRL's SFT trainer for a `RecPolicy` and packed windows.
+
+    Losses are means over the tokens of an optimizer step, however processes and forward passes share its windows.
 
     Args:
         policy: trained in place.
@@ -57,10 +64,14 @@ class RecSFTTrainer(SFTTrainer):
         section: dropout, text weight and evaluation steps.
     """
 
+    loss_is_scaled_for_ga = True  # transformers then does not divide the loss by the number of forward passes
+
     def __init__(self, policy: RecPolicy, windows: Dataset, args: TRLSFTConfig, section: SFTConfig):
         self.policy = policy
         self.section = section
         self.windows = windows
+        self._logged_steps = 0  # optimizer steps since the last log, and the sums of this process's losses over them
+        self._logged_losses = torch.zeros(2)
         super().__init__(
             model=policy,  # pyright: ignore[reportArgumentType]  # any nn.Module trains
             args=args,
@@ -79,17 +90,42 @@ class RecSFTTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """Item loss plus weighted text loss of a batch; logs both."""
-        batch = PackedBatch(**inputs)
+        """Item loss plus weighted text loss of a part of an optimizer step."""
+        batch = PackedBatch(**{name: tensor for name, tensor in inputs.items() if name != COUNTS})
         hidden = model(*batch.inputs(), self.section.dropout)
-        item_loss, text_loss = sft_losses(self.policy, batch, hidden)
-        self._metrics["train"]["item_loss"].append(item_loss.item())
-        self._metrics["train"]["text_loss"].append(text_loss.item())
-        return item_loss + self.section.text_weight * text_loss
+        counts = inputs[COUNTS] if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
+        item_loss, text_loss = sft_losses(self.policy, batch, hidden, counts)
+        self._logged_losses += torch.stack([item_loss, text_loss]).detach().cpu()
+        # DDP takes the mean over processes, but the losses of their parts add up.
+        return (item_loss + self.section.text_weight * text_loss) * self.accelerator.num_processes
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor]:
+        """The parts of an optimizer step, and the numbers of its item tokens and text tokens over all processes."""
+        parts, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._logged_steps += 1
+        counts = torch.stack([part[COUNTS] for part in parts]).sum(0).to(device)
+        return parts, cast(torch.Tensor, self.accelerator.reduce(counts, "sum"))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the mean item loss and text loss of the steps since the last log."""
+        if self.policy.training and self._logged_steps:
+            sums = cast(torch.Tensor, self.accelerator.reduce(self._logged_losses.to(self.args.device), "sum"))
+            item_loss, text_loss = (sums / self._logged_steps).tolist()
+            logs |= {"item_loss": item_loss, "text_loss": text_loss}
+            self._logged_losses.zero_()
+            self._logged_steps = 0
+        super().log(logs, start_time)
 
     def _collate(self, rows: Sequence[Window]) -> dict[str, torch.Tensor]:
         decisions = [Decision(row["profile"], row["prior"], row["items"]) for row in rows]
-        return vars(pack(self.policy, decisions, [row["completions"] for row in rows]))
+        completions = [row["completions"] for row in rows]
+        batch = pack(self.policy, decisions, completions)
+        recommended = [self.policy.prompts.parse(tokens).item for of_window in completions for tokens in of_window]
+        item_tokens = sum(len(self.policy.vocabulary.sequences[item]) for item in recommended)
+        counts = [len(batch.target) + item_tokens, int(batch.completion_mask.sum()) - item_tokens]
+        return vars(batch) | {COUNTS: torch.tensor(counts)}
 
     def _get_train_sampler(self, *_: Any) -> SequentialSampler:
         return SequentialSampler(self.windows)  # the rows are shuffled already, epoch by epoch

@@ -1,6 +1,7 @@
 """Training windows of SFT: slices of user histories, each followed by a true justification of its last item."""
 
 import random
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -42,11 +43,13 @@ def training_windows(
                 completion = _completion(policy, shown, last, generator)
                 prior = history[:start].tolist()
                 epoch.append({"profile": profiles[user], "prior": prior, "items": shown, "completions": [completion]})
-        rows += _batches_of_like_length(epoch, section.per_device_train_batch_size, generator)
+        rows += _batches_of_like_length(epoch, section.batch_size, generator)
     shown_profiles = drop_profiles([row["profile"] for row in rows], section.profile_dropout, seed)
     rows = [row | {"profile": profile} for row, profile in zip(rows, shown_profiles, strict=True)]
     share = section.num_train_epochs / np.ceil(section.num_train_epochs)
-    return Dataset.from_list(rows[: int(len(rows) * share)])
+    rows = rows[: int(len(rows) * share)]
+    # The first windows fill up the last batch. A smaller one could not be shared by processes evenly.
+    return Dataset.from_list(rows + list(islice(cycle(rows), -len(rows) % section.batch_size)))
 
 
 def _completion(policy: RecPolicy, shown: list[int], item: int, generator: random.Random) -> list[int]:

@@ -26,6 +26,7 @@ from trl.trainer.reward_trainer import RewardTrainer
 
 from llmrec.catalogue.facts import Fact, FactBook
 from llmrec.config import Config
+from llmrec.config.batch import text_reward_share
 from llmrec.config.reward import TextRewardConfig
 from llmrec.data.dataset import InteractionData
 from llmrec.data.profiles import profile_texts
@@ -78,11 +79,13 @@ def fit_text_reward(
         the model, and metrics: accuracy on held-out pairs, before training and for each kind of pair, and calibration.
 
     Raises:
+        ConfigError: the processes cannot share a batch evenly.
         DataError: there are too few users or no pairs.
         ModelError: the base cannot be loaded.
     """
     started = time.monotonic()
     section = text_section(config)
+    text_reward_share(section)  # refuses a number of processes before the base is loaded
     model = new_model(data, config)
     held_out, trained = _split(users, config.seed)
     _, rows = _rendered_pairs(model, data, users[trained], section.pairs, config)
@@ -208,7 +211,7 @@ def train(model: TextRewardModel, rows: list[Row], config: Config, directory: Pa
         learning_rate=section.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=0.05,  # a number below 1 is a share of all steps
-        per_device_train_batch_size=section.per_device_train_batch_size,
+        per_device_train_batch_size=text_reward_share(section).forward,
         center_rewards_coefficient=0.01,  # pairs determine differences of scores only; this fixes their mean
         max_length=None,
         gradient_checkpointing=False,

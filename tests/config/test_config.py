@@ -7,7 +7,8 @@ import yaml
 from pydantic import ValidationError
 
 from llmrec.config import Config, DataConfig, PPOConfig, dump_config, load_config, load_saved_config, parse_config
-from llmrec.config.former import FORMER_DEFAULTS
+from llmrec.config.batch import BatchShare, ppo_share, sft_share, share_batch
+from llmrec.config.former import FORMER_DEFAULTS, upgraded_record
 from llmrec.errors import ConfigError
 
 MINIMAL = "name: a\ndata: {format: movielens, path: x}\n"
@@ -131,7 +132,8 @@ def test_every_mistake_is_listed_once(tmp_path: Path) -> None:
         ({"ppo": {"advantage": "gae", "item_entropy_coef": 1.0}}, "an entropy bonus, found `gae`"),
         ({"ppo": {"advantage": "rloo"}}, "set it to 2 or more"),
         ({"ppo": {"num_generations": 5}}, "ppo.num_generations is 5, which does not divide"),
-        ({"ppo": {"num_mini_batches": 3}}, "ppo.num_mini_batches is 3, which does not divide"),
+        ({"ppo": {"num_mini_batches": 3}}, "ppo.batch_size is 32, expected a multiple of"),
+        ({"ppo": {"batch_size": 12, "num_generations": 4, "num_mini_batches": 2}}, "num_generations (4) times"),
         ({"data": {"format": "table", "path": "x", "splits": ["given", "temporal"]}}, "expected `given` alone"),
         ({"data": {"format": "table", "path": "x", "min_user_events": 2}}, "leave_one_out needs 3 clicks a user"),
         ({"hub": {"repo": "a/b/c"}}, "`hub.repo` is 'a/b/c': expected a repository name, OWNER/NAME."),
@@ -146,7 +148,7 @@ def test_combinations_that_cannot_work(sections: dict, says: str) -> None:
 
 
 def test_classes_check_the_same_rules() -> None:
-    with pytest.raises(ValidationError, match="does not divide"):
+    with pytest.raises(ValidationError, match="expected a multiple"):
         PPOConfig(num_mini_batches=3)
     with pytest.raises(ValidationError, match="set ppo.advantage to `gae`"):
         Config.model_validate({**VALUES, "catalogue": {"scheme": "title"}, "ppo": PPOConfig()})
@@ -171,7 +173,7 @@ def test_sampled_advantages_have_smaller_steps_and_no_entropy_bonus(advantage: s
 
 @pytest.mark.parametrize(("passes", "mini_batches"), [(1, 1), (2, 2), (3, 1), (4, 4), (6, 2), (8, 4)])
 def test_mini_batches_fit_the_batch(passes: int, mini_batches: int) -> None:
-    assert PPOConfig(gradient_accumulation_steps=passes).num_mini_batches == mini_batches
+    assert PPOConfig(batch_size=8 * passes).num_mini_batches == mini_batches
 
 
 @pytest.mark.parametrize(
@@ -204,6 +206,52 @@ def test_a_key_that_a_saved_config_lacks_has_its_former_value(tmp_path: Path) ->
     assert config.reward.penalties.seen == 6.0
     with pytest.raises(ConfigError, match="unknown key `reward.penalties.had`"):  # not from a run directory
         load_config(file)
+
+
+def test_a_saved_config_with_accumulation_has_the_batch_of_one_process(tmp_path: Path) -> None:
+    values = parse_config(VALUES).model_dump(mode="json")
+    for section in ("sft", "ppo"):
+        del values[section]["batch_size"]
+        values[section] |= {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 6, "num_mini_batches": 2}
+    del values["sft"]["num_mini_batches"]
+    values["reward"]["per_device_train_batch_size"] = 2 * values["reward"].pop("batch_size")
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(values))
+    config = load_saved_config(file)
+    assert (config.sft.batch_size, config.ppo.batch_size, config.reward.batch_size) == (24, 24, 128)
+    with pytest.raises(ConfigError) as caught:  # not from a run directory
+        load_config(file)
+    assert "Set `ppo.batch_size`" in str(caught.value) and "now called `reward.batch_size`" in str(caught.value)
+    record = {"ppo.per_device_train_batch_size": 4, "ppo.gradient_accumulation_steps": 6, "seed": 1}
+    assert upgraded_record(record) == {"ppo.per_device_train_batch_size": 4, "ppo.batch_size": 24, "seed": 1}
+
+
+@pytest.mark.parametrize(
+    ("rows", "processes", "most", "together", "forward", "passes"),
+    [
+        (8, 1, 8, 1, 8, 1),
+        (8, 2, 8, 1, 4, 1),
+        (8, 8, 8, 1, 1, 1),
+        (32, 2, 8, 1, 8, 2),
+        (12, 1, 8, 1, 6, 2),  # two equal passes
+        (7, 1, 4, 1, 1, 7),
+        (24, 2, 8, 4, 4, 3),  # three prompts of four generations a process; two of them would leave one
+    ],
+)
+def test_processes_share_a_step_in_few_passes(
+    rows: int, processes: int, most: int, together: int, forward: int, passes: int
+) -> None:
+    assert share_batch("sft.batch_size", rows, processes, most, together) == BatchShare(forward, passes)
+    assert processes * forward * passes == rows
+
+
+def test_processes_that_cannot_share_a_step_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    config = parse_config(VALUES | {"ppo": {"num_generations": 2}})
+    with pytest.raises(ConfigError, match="^`sft.batch_size`: 3 processes .* processes that can: 1, 2, 4, 8. Launch"):
+        sft_share(config.sft)
+    with pytest.raises(ConfigError, match="^`ppo.batch_size`: 3 processes .*the 4 prompts .* that can: 1, 2, 4. "):
+        ppo_share(config.ppo)
 
 
 def test_former_defaults_differ_from_today_s() -> None:

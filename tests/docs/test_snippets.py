@@ -69,7 +69,7 @@ def _check_command(words: list[str]) -> None:
         _check_llmrec(arguments)
     elif program == "pip":
         _check_pip(arguments)
-    elif program in ("bash", "python", "accelerate"):
+    elif program in ("bash", "python", "accelerate", "torchrun"):
         _check_paths(arguments)
     else:
         assert program in OTHER_PROGRAMS, f"what is {program}?"

@@ -107,7 +107,7 @@ def test_a_merged_model_computes_the_same(base):
 
 def test_an_update_of_ppo(base, tmp_path):
     logging.disable()
-    trainer = make_trainer(base, make_data(), tmp_path, text="on", gradient_accumulation_steps=1, response_length=30)
+    trainer = make_trainer(base, make_data(), tmp_path, text="on", batch_size=4, response_length=30)
     logging.disable(logging.NOTSET)
     trainer._begin()
     experience, metrics = trainer.collect(1)

@@ -3,7 +3,6 @@
 accelerate launch --config_file configs/accelerate/cpu.yaml -m tests.ppo.first_update BASE OUTPUT
 """
 
-import os
 import sys
 from pathlib import Path
 
@@ -19,17 +18,16 @@ RUNS = {
     "rloo": {"advantage": "rloo", "num_generations": 2},
     "group": {"advantage": "group", "num_generations": 2},
     "micro": {"ptx_coef": 0.5, "num_generations": 2, "per_device_train_batch_size": 2, "total_episodes": 8},
+    "mini": {"advantage": "gae", "num_mini_batches": 2, "num_ppo_epochs": 2},
+    "items": {"text": "off", "num_mini_batches": 2, "num_ppo_epochs": 2},
 }
 EPISODES = 8
 
 
 def main(base: str, output: Path) -> None:
     """Writes the metrics of two updates and the weights after the first, in two files for each run and process."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
     for run, options in RUNS.items():
-        size = options.get("per_device_train_batch_size", 4)
-        steps = {"gradient_accumulation_steps": EPISODES // size // processes}
-        trainer = make_trainer(base, make_data(), output / "checkpoints", **options, **steps)
+        trainer = make_trainer(base, make_data(), output / "checkpoints", **options)
         trainer._begin()
         assert trainer.args.batch_size == EPISODES
         name = f"{run}-{trainer.accelerator.process_index}"

@@ -34,7 +34,7 @@ from tests.ppo.test_trainer import PreferItem, make_trainer
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
 RUNS = ("gae", "micro")  # of `first_update`; "micro" learns items exactly, in several micro-batches
 WHOLE = {"save_steps": 1, "eval_steps": 1, "ema_decay": 0.5, "ptx_coef": 0.5, "learning_rate": 3e-3,
-         "total_episodes": 24, "gradient_accumulation_steps": 2 // PROCESSES}  # fmt: skip
+         "total_episodes": 24}  # fmt: skip
 INTERRUPTED = 2  # updates before the interruption
 SFT_DECISIONS = [Decision("20", [], [0, 1], target=2), Decision("31", [2], [3, 4, 5], target=1)]
 
@@ -75,10 +75,7 @@ def trainer_of(base: str, folder: Path) -> RecPPOTrainer:
 def take_first_update(base: str, output: Path, run: str) -> None:
     """Writes the metrics of one update, the weights after it, and how many weights this process holds in part."""
     unset_hf_deepspeed_config()
-    options = first_update.RUNS[run]
-    size = options.get("per_device_train_batch_size", 4)
-    options = options | {"gradient_accumulation_steps": first_update.EPISODES // size // PROCESSES}
-    trainer = make_trainer(base, make_data(), output / "checkpoints", **options)
+    trainer = make_trainer(base, make_data(), output / "checkpoints", **first_update.RUNS[run])
     trainer._begin()
     experience, metrics = trainer.collect(1)
     metrics = metrics | trainer.update(experience, 1)

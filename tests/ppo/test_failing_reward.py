@@ -36,7 +36,7 @@ def module(monkeypatch):
 def run(tiny_base, data, tmp_path) -> Run:
     """A run that is ready for PPO and uses the fragile reward."""
     reward = {"num_train_epochs": 1, "parts": [{"callable": "my_rewards:fragile", "weight": 1.0}]}
-    ppo = {"total_episodes": 32, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "save_steps": 1,
+    ppo = {"total_episodes": 32, "per_device_train_batch_size": 4, "batch_size": 8, "save_steps": 1,
            "eval_steps": 2, "response_length": 24, "text": "on"}  # fmt: skip
     return ready_for_ppo(make_config(tiny_base, output_dir=str(tmp_path), reward=reward, ppo=ppo), data)
 

@@ -185,7 +185,7 @@ def command(directory: Path) -> None:
 
 
 def test_the_stage_killed_twice_ends_bit_identical(processes, tiny_base, data, tmp_path):
-    ppo = {"total_episodes": 24, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "save_steps": 1,
+    ppo = {"total_episodes": 24, "per_device_train_batch_size": 4, "batch_size": 4, "save_steps": 1,
            "eval_steps": 1, "response_length": 24, "sample_steps": 1, "learning_rate": 1e-3}  # fmt: skip
     reward = {"num_train_epochs": 1}
     whole = ready_for_ppo(make_config(tiny_base, output_dir=str(tmp_path), reward=reward, ppo=ppo), data)

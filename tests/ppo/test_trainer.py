@@ -12,7 +12,7 @@ from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import PackedBatch
 from llmrec.ppo.checkpoint import newest_checkpoint, save_checkpoint
 from llmrec.ppo.kl import next_kl_coef
-from llmrec.ppo.stage import training_decisions
+from llmrec.ppo.stage import batch_arguments, training_decisions
 from llmrec.ppo.trainer import RecPPOTrainer
 from llmrec.progress import TrainingLog, Watcher
 from llmrec.reward.protocol import RewardBatch
@@ -46,7 +46,6 @@ def trl_arguments(directory, **options) -> TRLPPOConfig:
     """TRL's options for tiny models on the CPU."""
     return TRLPPOConfig(
         output_dir=str(directory),
-        local_rollout_forward_batch_size=4,
         num_sample_generations=0,
         bf16=False,
         use_cpu=True,
@@ -62,7 +61,7 @@ def make_trainer(base, data, directory, scheme="atomic", guard=None, model=None,
     section = {
         "advantage": "exact" if scheme == "atomic" else "gae",
         "per_device_train_batch_size": 4,
-        "gradient_accumulation_steps": 2,
+        "batch_size": 8,
         "num_ppo_epochs": 1,
         "response_length": 24,
         "learning_rate": 1e-3,
@@ -76,9 +75,9 @@ def make_trainer(base, data, directory, scheme="atomic", guard=None, model=None,
     policy = RecPolicy.create(config, data)
     disturb(policy, 0.1)
     policy.add_rl_adapter()
-    names = "total_episodes learning_rate optim per_device_train_batch_size gradient_accumulation_steps num_ppo_epochs "
-    names += "response_length missing_eos_penalty temperature save_steps max_grad_norm"
-    values = {name: getattr(config.ppo, name) for name in names.split()}
+    names = "total_episodes learning_rate optim num_ppo_epochs response_length missing_eos_penalty temperature "
+    names += "save_steps max_grad_norm"
+    values = {name: getattr(config.ppo, name) for name in names.split()} | batch_arguments(config.ppo)
     arguments = trl_arguments(directory, num_mini_batches=config.ppo.num_mini_batches, **values)
     return RecPPOTrainer(arguments, config.ppo, policy, PreferItem(), training_decisions(data, config), guard)
 
@@ -218,10 +217,8 @@ def test_a_reference_that_differs_from_the_policy_is_detected(tiny_base, data, t
 @pytest.mark.parametrize("advantage", ["exact", "gae"])
 def test_the_split_into_micro_batches_does_not_change_the_step(tiny_base, data, tmp_path, advantage):
     options = {"advantage": advantage, "num_generations": 2, "learning_rate": 1e-2}
-    whole = make_trainer(tiny_base, data, tmp_path / "a", per_device_train_batch_size=8,
-                         gradient_accumulation_steps=1, **options)  # fmt: skip
-    cut = make_trainer(tiny_base, data, tmp_path / "b", per_device_train_batch_size=2,
-                       gradient_accumulation_steps=4, **options)  # fmt: skip
+    whole = make_trainer(tiny_base, data, tmp_path / "a", per_device_train_batch_size=8, **options)
+    cut = make_trainer(tiny_base, data, tmp_path / "b", per_device_train_batch_size=2, **options)
     one, other = first_step(whole), first_step(cut)
     assert one == pytest.approx(other, abs=1e-5)
 
