@@ -1,30 +1,32 @@
-"""Feeds generated logs to `llmrec prepare` and counts what must never happen.
+"""Feeds generated logs to `llmrec prepare` and requests to `llmrec recommend`; counts what must never happen.
 
-    python benchmarks/fuzz.py --minutes 5 [--seed 0] [--keep DIR] [--json]
+    python benchmarks/fuzz.py --minutes 5 [--target logs|recommend] [--seed 0] [--keep DIR] [--json]
 
-Each log has its own mixture of file syntax, ids, times, ratings, titles, attributes and damage. All run in this
-process. A log is either prepared or refused by a message; these outcomes are faults:
+Each log has its own mixture of file syntax, ids, times, ratings, titles, attributes and damage. A log is either
+prepared or refused by a message. Requests go to tiny runs that are trained on hostile titles, ids and attributes: one
+run for each `INPUTS_PER_ROUND` requests. All inputs run in this process; one request of each round runs as a process
+as well.
+These outcomes are faults:
 
-- traceback: an exception that is no `UserError`
+- traceback: an exception that is no `UserError`, or exit code 1
 - hang: more than 60 seconds (seen only while Python code runs)
-- loss: events read is not the number of rows in the file, or not the sum of clicks kept and events counted as left out
+- loss: events read is not the number of rows in the file, or not the sum of clicks kept and events counted as left out;
+  a title of a request that is neither used nor refused
+- wrong: a seen, excluded or repeated item; a title that does not lead back to its item; an untrue justification; scores
+  that are no probabilities; JSON that cannot be read; a control character on the terminal; a right request refused
 
-The exit code is 1 if there is a fault. `--keep` copies the first log of each kind of fault.
+The exit code is 1 if there is a fault. `--keep` copies the first input of each kind of fault.
 """
 
-import csv
-import io
 import json
-import re
+import logging
 import shutil
-import signal
 import sys
 import tempfile
 import time
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,271 +36,17 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # a script has only its own folder on the path
 
-from llmrec.config import parse_config
-from llmrec.data.dataset import load_data
-from llmrec.errors import UserError
-from llmrec.run import Run, run_all
+from benchmarks.fuzzing import logs, requests, shops
+from benchmarks.fuzzing.outcomes import FAULTS, Outcome
 
-LOGS_PER_ROUND = 50  # the clock is read between rounds
-FAULTS = ("traceback", "hang", "loss")
-
-# --- generated logs -----------------------------------------------------------------------------------
-
-NASTY_TEXT = (
-    *(
-        "",
-        " ",
-        "nan",
-        "NULL",
-        "None",
-        "\\N",
-        "-",
-        "0",
-        "007",
-        "1.0",
-        "1e5",
-        "true",
-        "=1+1",
-        "a\nb",
-        "a\r\nb",
-        "\ufeffa",
-    ),
-    *('quote "x"', '"', "'", ",", ";", "\t", "|", "a|b", "::", "<|im_end|>", "{{x}}", "[b]x[/b]", "C:\\x", "x" * 300),
-    *("Amélie", "Андрей Рублёв", "שלום", "😀", "e\u0301", "\u202eabc", "\u00a0", "\u2028", "Ⅷ", "\x00", "\x1b[31m"),
-)
-NASTY_NUMBERS = ("", " ", "nan", "inf", "-1", "1e400", "1,5", "abc", "99999999999999999999", "0x10", "٣", "-0")
-TEXT = st.one_of(
-    st.sampled_from(NASTY_TEXT),
-    st.text(st.characters(exclude_categories=("Cs",)), max_size=12),
-)
-PLAIN_IDS = st.one_of(st.integers(0, 30).map(str), st.integers(1, 30).map(lambda number: f"i{number}"))
-ANY_IDS = st.one_of(PLAIN_IDS, st.sampled_from(NASTY_TEXT), st.text(min_size=1, max_size=5))
-TIMES: dict[str, Callable[[int], str]] = {
-    "seconds": str,
-    "milliseconds": lambda second: str(second * 1000),
-    "decimals": lambda second: f"{second}.25",
-    "ISO": lambda second: time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)),
-    "ISO with zone": lambda second: time.strftime("%Y-%m-%d %H:%M:%S+02:00", time.gmtime(second)),
-    "days": lambda second: time.strftime("%Y-%m-%d", time.gmtime(second)),
-    "digits of days": lambda second: time.strftime("%Y%m%d", time.gmtime(second)),
-    "American": lambda second: time.strftime("%m/%d/%Y %H:%M", time.gmtime(second)),
-}
-SYNTAXES = ("comma", "semicolon", "tab", "bar", "jsonl", "recbole")
-SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|", "recbole": "\t"}
-RECBOLE_TYPES = {"timestamp": "float", "rating": "float"}
+INPUTS_PER_ROUND = 50  # the clock is read between rounds
 
 
-@dataclass(frozen=True)
-class Log:
-    """A generated event log with the config that reads it.
+class Target(StrEnum):
+    """What is fed with generated inputs."""
 
-    Attributes:
-        files: name to content.
-        data: the config section `data`, with paths relative to the directory of the files.
-        rows: rows of the event log; None if the file was damaged, so that nobody can say.
-    """
-
-    files: dict[str, bytes]
-    data: dict[str, Any]
-    rows: int | None
-
-
-def seldom() -> st.SearchStrategy[bool]:
-    """True in one of six cases. Rare faults leave most logs usable, which reaches the code behind the first check."""
-    return st.sampled_from((False,) * 5 + (True,))
-
-
-@st.composite
-def logs(draw: st.DrawFn) -> Log:
-    """Small logs of up to 60 events."""
-    syntax = draw(st.sampled_from(SYNTAXES))
-    encoding = draw(st.sampled_from(("utf-8", "utf-8", "utf-8-sig", "utf-16", "cp1252")))
-    events = draw(event_rows())
-    items = draw(item_rows(events))
-    users = draw(user_rows(events))
-    names = {"events": "x.inter", "items": "x.item", "users": "x.user"}
-    if syntax != "recbole":
-        names = {table: f"{table}.{'jsonl' if syntax == 'jsonl' else 'csv'}" for table in names}
-    tables = {"events": events, "items": items, "users": users}
-    files = {names[table]: written(rows, syntax, encoding) for table, rows in tables.items() if rows}
-    damaged = None
-    if draw(seldom()):
-        damaged = draw(st.sampled_from(sorted(files)))
-        files[damaged] = draw(damage(files[damaged]))
-    data: dict[str, Any] = {
-        "format": "recbole" if syntax == "recbole" else "table",
-        "path": "." if syntax == "recbole" else names["events"],
-        "bad_rows": draw(st.sampled_from(("error", "skip", "skip"))),
-        "splits": draw(st.sampled_from((["leave_one_out"], ["leave_one_out"], ["temporal"]))),
-        "min_user_events": draw(st.sampled_from((None, 3, 3, 3))),
-        "click": draw(st.sampled_from((["rating>=0"], ["rating>=2"]))) if "rating" in events[0] else ["interaction"],
-        "purchase": ["rating>=4"] if "rating" in events[0] and draw(st.booleans()) else [],
-        "temporal_valid": 0.2,
-        "temporal_test": 0.2,
-    }
-    if syntax != "recbole":
-        data |= {table: names[table] for table in ("items", "users") if names[table] in files}
-    if encoding == "cp1252":
-        data["encoding"] = encoding
-    known = damaged != names["events"] and encoding != "cp1252"  # which lacks characters
-    return Log(files, data, len(events) if known else None)
-
-
-@st.composite
-def event_rows(draw: st.DrawFn) -> list[dict[str, str]]:
-    """Rows of an event log: users of 3 to 8 events each, with now and then a value that nobody expects."""
-    clock = TIMES[draw(st.sampled_from(sorted(TIMES)))]
-    step = draw(st.sampled_from((86400, 86400, 86400, 1, 0)))
-    rated = draw(st.booleans())
-    ids = ANY_IDS if draw(seldom()) else PLAIN_IDS
-    user_ids = draw(st.lists(ids, min_size=2, max_size=7, unique=True))
-    item_ids = draw(st.lists(ids, min_size=4, max_size=10, unique=True))
-    repeated = draw(seldom())
-    rows = []
-    for user in user_ids:
-        for item in draw(st.lists(st.sampled_from(item_ids), min_size=3, max_size=8, unique=not repeated)):
-            second = 1_000_000_000 + step * len(rows)
-            row = {"user_id": user, "item_id": item, "timestamp": clock(second)}
-            if rated:
-                row["rating"] = draw(st.sampled_from(("1", "2.5", "3", "4", "5.0")))
-            rows.append(row)
-    for _ in range(draw(st.sampled_from((0, 0, 0, 1, 3)))):
-        row = draw(st.sampled_from(rows))
-        column = draw(st.sampled_from(sorted(row)))
-        row[column] = draw(TEXT if column.endswith("id") else st.sampled_from(NASTY_NUMBERS))
-    return rows
-
-
-@st.composite
-def item_rows(draw: st.DrawFn, events: list[dict[str, str]]) -> list[dict[str, str]]:
-    """An item table for most items of the events, with titles of any kind."""
-    item_ids = list(dict.fromkeys(row["item_id"] for row in events))
-    kept = item_ids[1:] if draw(seldom()) else item_ids
-    columns = draw(st.sets(st.sampled_from(("categories", "year", "notes"))))
-    rows = [
-        {"item_id": item, "title": draw(TEXT), **{column: draw(TEXT) for column in sorted(columns)}} for item in kept
-    ]
-    if rows and draw(seldom()):
-        rows.append(dict(rows[0]))
-    return rows
-
-
-@st.composite
-def user_rows(draw: st.DrawFn, events: list[dict[str, str]]) -> list[dict[str, str]]:
-    """A user table with attributes of any kind, or none."""
-    if draw(st.booleans()):
-        return []
-    user_ids = list(dict.fromkeys(row["user_id"] for row in events))
-    return [{"user_id": user, "age": draw(TEXT), "city": draw(TEXT)} for user in user_ids]
-
-
-@st.composite
-def damage(draw: st.DrawFn, content: bytes) -> bytes:
-    """The content with some bytes cut out, doubled or replaced."""
-    start = draw(st.integers(0, max(0, len(content) - 1)))
-    length = draw(st.sampled_from((1, 2, 20)))
-    put = draw(st.sampled_from((b"", b'"', b"\n", b"\x00", b"\xff", b"\t", content[start : start + length] * 2)))
-    return content[:start] + put + content[start + length :]
-
-
-def written(rows: list[dict[str, str]], syntax: str, encoding: str) -> bytes:
-    """The rows in a file syntax."""
-    if syntax == "jsonl":
-        text = "".join(json.dumps(row, ensure_ascii=encoding == "cp1252") + "\n" for row in rows)
-    else:
-        columns = list(rows[0])
-        stream = io.StringIO()
-        has_return = any("\r" in value for row in rows for value in row.values())  # which csv would not quote
-        quoting = csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL
-        writer = csv.writer(stream, delimiter=SEPARATORS[syntax], lineterminator="\n", quoting=quoting)
-        if syntax == "recbole":
-            writer.writerow([f"{name}:{RECBOLE_TYPES.get(name, 'token')}" for name in columns])
-        else:
-            writer.writerow(columns)
-        writer.writerows([row[name] for name in columns] for row in rows)
-        text = stream.getvalue()
-    return text.encode(encoding, errors="replace")
-
-
-# --- one log ------------------------------------------------------------------------------------------
-
-
-class Hang(BaseException):
-    """Preparing took too long. It is no Exception, so that no handler in between catches it."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one log.
-
-    Attributes:
-        kind: `prepared`, `refused`, or one of `FAULTS`.
-        about: the message or the place of a fault, without values, so that equal faults have equal texts.
-    """
-
-    kind: str
-    about: str = ""
-
-
-@contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raises Hang in the `with` block after some seconds."""
-
-    def stop(number: int, frame: Any) -> None:
-        raise Hang
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def outcome_of(log: Log, folder: Path, seconds: float = 60) -> Outcome:
-    """Writes a log into an empty directory and prepares it."""
-    for name, content in log.files.items():
-        (folder / name).write_bytes(content)
-    data = {**log.data, **{key: str(folder / log.data[key]) for key in ("path", "items", "users") if key in log.data}}
-    try:
-        with time_limit(seconds):
-            return prepared(log, parse_config({"name": "run", "output_dir": str(folder), "data": data}))
-    except Hang as hang:
-        return Outcome("hang", place_of(hang))
-    except UserError as error:
-        return Outcome("refused", without_values(str(error), folder))
-    except Exception as error:
-        return Outcome("traceback", f"{type(error).__name__} in {place_of(error)}")
-
-
-def prepared(log: Log, config: Any) -> Outcome:
-    """Runs the stage and checks that every event was kept or counted."""
-    run = Run.create(config)
-    run_all(run, "data", say=lambda line: None)
-    losses = load_data(run.path("data")).card["losses"]
-    kept = run.metrics("data")["clicks"]
-    left_out = losses.get("events_left_out", {})
-    read = losses["events_read"]
-    if log.rows is not None and read != log.rows:
-        return Outcome("loss", f"events read are {'fewer' if read < log.rows else 'more'} than the rows of the file")
-    if read != kept + sum(left_out.values()):
-        return Outcome("loss", f"events kept and left out are not all events; reasons: {', '.join(sorted(left_out))}")
-    return Outcome("prepared")
-
-
-def place_of(error: BaseException) -> str:
-    """File and function of llmrec that an exception comes from."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "llmrec" in Path(frame.filename).parts]
-    return f"{Path(frames[-1].filename).name}, {frames[-1].name}" if frames else "no file of llmrec"
-
-
-def without_values(message: str, folder: Path) -> str:
-    """The beginning of a message without paths, quoted values and numbers."""
-    return re.sub(r"'[^']*'|\"[^\"]*\"|\d+", "*", message.replace(str(folder), ""))[:70]
-
-
-# --- many logs ----------------------------------------------------------------------------------------
+    LOGS = "logs"
+    RECOMMEND = "recommend"
 
 
 @dataclass
@@ -307,9 +55,9 @@ class Tally:
 
     Attributes:
         seconds: time that was spent.
-        counts: number of logs by kind of outcome.
-        faults: number of logs by fault.
-        refusals: number of logs by the beginning of the message.
+        counts: number of inputs by kind of outcome.
+        faults: number of inputs by fault.
+        refusals: number of inputs by the beginning of the message.
     """
 
     seconds: float = 0.0
@@ -329,52 +77,90 @@ class Tally:
         return self.faults[name] == 1
 
 
-def fuzz(minutes: float, seed: int, keep: Path | None = None) -> Tally:
-    """Prepares generated logs for some minutes, at least one round of `LOGS_PER_ROUND`.
+def fuzz(minutes: float, seed: int, keep: Path | None = None, targets: tuple[Target, ...] = tuple(Target)) -> Tally:
+    """Feeds generated inputs for some minutes, at least one round of `INPUTS_PER_ROUND` for each target.
 
     Args:
         minutes: time to spend.
-        seed: seed of the logs. Equal seeds give equal logs.
-        keep: directory that receives the first log of each kind of fault.
+        seed: seed of the inputs. Equal seeds give equal inputs.
+        keep: directory that receives the first input of each kind of fault.
+        targets: what is fed, in turns.
     """
     tally = Tally()
     started = time.monotonic()
-
-    def count(log: Log) -> None:
-        with tempfile.TemporaryDirectory() as name:
-            first = tally.add(outcome_of(log, Path(name)))
-            if first and keep is not None:
-                shutil.copytree(name, keep / f"fault-{len(tally.faults)}")
-                text = json.dumps({"data": log.data, "fault": list(tally.faults)[-1]}, indent=2)
-                (keep / f"fault-{len(tally.faults)}" / "fault.json").write_text(text, encoding="utf-8")
-
-    settings = hypothesis.settings(
-        max_examples=LOGS_PER_ROUND,
-        deadline=None,
-        database=None,
-        phases=[hypothesis.Phase.generate],
-        suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
-    )
+    rounds = {Target.LOGS: fuzz_logs, Target.RECOMMEND: fuzz_requests}
     while True:
-        hypothesis.seed(seed)(settings(hypothesis.given(logs())(count)))()
+        for target in targets:
+            rounds[target](tally, seed, keep)
         seed += 1
         tally.seconds = round(time.monotonic() - started, 1)
         if tally.seconds >= 60 * minutes:
             return tally
 
 
+def fuzz_logs(tally: Tally, seed: int, keep: Path | None) -> None:
+    """Prepares one round of logs."""
+
+    def count(log: logs.Log) -> None:
+        with tempfile.TemporaryDirectory() as name:
+            if tally.add(logs.outcome_of(log, Path(name))):
+                _keep(tally, keep, {"data": log.data}, Path(name))
+
+    _draw(count, logs.logs(), seed)
+
+
+def fuzz_requests(tally: Tally, seed: int, keep: Path | None) -> None:
+    """Trains one run and gives it one round of requests; the last of them also to the command as a process."""
+    last: list[requests.Request] = []
+    with tempfile.TemporaryDirectory() as name:
+        shop = shops.make_shop(Path(name), seed)
+
+        def count(request: requests.Request) -> None:
+            if tally.add(requests.outcome_of(shop, request)):
+                _keep(tally, keep, {"seed": seed, "request": asdict(request)}, shop.directory.parent)
+            last[:] = [request]
+
+        _draw(count, requests.requests(shop), seed)
+        if tally.add(requests.compared_with_process(shop, last[0])):
+            _keep(tally, keep, {"seed": seed, "request": asdict(last[0])}, shop.directory.parent)
+
+
+def _draw(count: Callable[[Any], None], strategy: st.SearchStrategy[Any], seed: int) -> None:
+    """Gives one round of generated inputs to a function."""
+    settings = hypothesis.settings(
+        max_examples=INPUTS_PER_ROUND,
+        deadline=None,
+        database=None,
+        phases=[hypothesis.Phase.generate],
+        suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
+    )
+    hypothesis.seed(seed)(settings(hypothesis.given(strategy)(count)))()
+
+
+def _keep(tally: Tally, keep: Path | None, found: dict[str, Any], folder: Path) -> None:
+    """Copies the files of a fault and describes it."""
+    if keep is None:
+        return
+    target = keep / f"fault-{len(tally.faults)}"
+    shutil.copytree(folder, target)
+    text = json.dumps(found | {"fault": list(tally.faults)[-1]}, indent=2)
+    (target / "fault.json").write_text(text, encoding="utf-8")
+
+
 def main(
     minutes: Annotated[float, typer.Option(min=0, help="Time to spend.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the logs.")] = 0,
-    keep: Annotated[Path | None, typer.Option(help="Directory for the first log of each kind of fault.")] = None,
+    target: Annotated[list[Target] | None, typer.Option(help="What to feed; both in turns if left out.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the inputs.")] = 0,
+    keep: Annotated[Path | None, typer.Option(help="Directory for the first input of each kind of fault.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")] = False,
 ) -> None:
-    """Count tracebacks, hangs and silent losses of `llmrec prepare` on generated logs."""
-    tally = fuzz(minutes, seed, keep)
+    """Count tracebacks, hangs, silent losses and wrong answers of `llmrec prepare` and `llmrec recommend`."""
+    logging.disable(logging.WARNING)
+    tally = fuzz(minutes, seed, keep, tuple(target or Target))
     if as_json:
         print(json.dumps(asdict(tally), indent=2))
     else:
-        print(f"{sum(tally.counts.values())} logs in {tally.seconds:.0f} s: {tally.counts}")
+        print(f"{sum(tally.counts.values())} inputs in {tally.seconds:.0f} s: {tally.counts}")
         for title, found in (("refusals", tally.refusals), ("faults", tally.faults)):
             print(f"{title}:")
             for text, number in sorted(found.items(), key=lambda pair: -pair[1]):

@@ -15,18 +15,21 @@ from llmrec.files import plain
 from llmrec.progress.console import as_line, fits
 from llmrec.report.format import measured, seeds
 
+# JSON leaves these control characters as they are, and some terminals obey them.
+_DELETED_OR_C1 = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
+
 
 def print_json(value: Any) -> None:
     """Prints a value as JSON on stdout; NumPy values become plain numbers and lists, NaN becomes null.
 
-    Characters that the encoding of stdout lacks are printed as JSON escapes.
+    Control characters, and characters that the encoding of stdout lacks, are printed as JSON escapes.
     """
     text = json.dumps(plain(value), indent=2, ensure_ascii=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
         text = json.dumps(plain(value), indent=2)
-    print(text, flush=True)
+    print(text.translate(_DELETED_OR_C1), flush=True)
 
 
 def print_table(console: Console, table: Table) -> None:

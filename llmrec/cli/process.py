@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from rich.text import Text
 
+from llmrec.distributed import is_main_process
 from llmrec.errors import LlmrecError, explain_os_error
 from llmrec.progress.console import console_for, pass_on_broken_pipes
 
@@ -27,6 +28,8 @@ STOPPED = {
     129: "The terminal was closed.",
 }
 _OUT_OF_MEMORY = re.compile(r"can't allocate memory|CUDA(BLAS)?[ _\w:]*(out of memory|ALLOC_FAILED)|bad_alloc")
+
+_OTHER_PROCESS_ENDED = re.compile(r"Connection (closed|reset) by peer|remote (worker|process)", re.IGNORECASE)
 
 
 # --- exit codes and messages ----------------------------------------------------------------------
@@ -51,7 +54,7 @@ def exit_with(action: Callable[[], Any]) -> NoReturn:
         code = 130
     except Exception as error:
         fail(error)
-    if code in STOPPED:
+    if code in STOPPED and is_main_process():
         _print_error(f"{STOPPED[code]} Run the same command again to continue.")
     _end(code)
 
@@ -109,12 +112,25 @@ def explain(error: Exception) -> str | None:
             "`sft` or `ppo` and set `batch_size` there to keep the batch. "
             "`model.quantization: nf4` makes the base smaller. Earlier results are untouched."
         )
-    if isinstance(error, ConnectionError | TimeoutError):
-        return f"The connection failed: {error}. Check the network and run the same command again."
+    if lost := _lost_connection(error):
+        return lost
     if isinstance(error, UnicodeEncodeError):
         return _explain_encoding(error)
     if isinstance(error, OSError):
         return explain_os_error(error)
+    return None
+
+
+def _lost_connection(error: Exception) -> str | None:
+    """Says which connection an error is about: to another process of the same training, or to a server."""
+    if isinstance(error, RuntimeError) and "RANK" in os.environ and _OTHER_PROCESS_ENDED.search(str(error)):
+        return (
+            "Another process of this training has ended: see its message and its exit code. "
+            f"({str(error).splitlines()[0]}) Finished stages and checkpoints are intact. Run the same command again to "
+            "continue."
+        )
+    if isinstance(error, ConnectionError | TimeoutError):
+        return f"The connection failed: {error}. Check the network and run the same command again."
     return None
 
 

@@ -188,16 +188,22 @@ def recommend_in_a_loop(console: Console, recommender: "Recommender", top_k: int
             return
         try:
             if command == ":exclude":
-                excluded = excluded + recommender.resolve_titles(_titles(rest)) if rest.strip() else []
+                excluded = excluded + _resolve_line(recommender, rest) if rest.strip() else []
+                print_line(console, f"excluded titles: {len(set(excluded))}", style="dim")
             elif command.startswith(":"):
                 raise CatalogueError(f"There is no command {command}. Commands: :exclude and :quit.")
             elif line:
-                history = recommender.resolve_titles(_titles(line))
+                history = _resolve_line(recommender, line)
             if history:
                 print_ranked(console, recommender.recommend(history=history, top_k=top_k, exclude=excluded))
         except UserError as error:
             print_line(console, str(error), style="red")
 
 
-def _titles(text: str) -> list[str]:
-    return [title.strip() for title in text.split(";") if title.strip()]
+def _resolve_line(recommender: "Recommender", line: str) -> list[int]:
+    """Item indices of the titles on a typed line. A title may itself hold `;`, so the whole line is tried first."""
+    titles = [title.strip() for title in line.split(";") if title.strip()]
+    try:
+        return recommender.resolve_titles([line])
+    except CatalogueError:
+        return recommender.resolve_titles(titles)

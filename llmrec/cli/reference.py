@@ -16,8 +16,8 @@ INTRODUCTION = """\
 - **Resuming.** A command that was interrupted continues when it is run again. Finished stages are skipped.
 - **One process a run.** A command that runs stages locks the run directory. A second one ends at once and says which
   process holds the lock. Commands that only read (`list`, `report`, `diff`, `recommend`) work meanwhile.
-- **Terminals.** Characters that the encoding of stdout lacks are printed as escapes. A table that is wider than the
-  terminal is printed as one value a line.
+- **Terminals.** Control characters, and characters that the encoding of stdout lacks, are printed as escapes. A table
+  that is wider than the terminal is printed as one value a line.
 - **Several processes.** `accelerate launch scripts/train_STAGE.py --config CONFIG` runs `sft`, `reward` or `ppo` in
   several processes, with the same messages, exit codes and `--json`.
 

@@ -2,14 +2,18 @@
 
 import os
 import sys
+from collections.abc import Iterable
 from typing import NoReturn
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 # Rich assumes 80 columns when the output is no terminal, which breaks the result tables in log files.
 LOG_FILE_COLUMNS = 120
+# Control characters other than line ends and tabs. A terminal would obey them, wherever they come from.
+CONTROL_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
 def console_for(stderr: bool = False) -> Console:
@@ -20,7 +24,15 @@ def console_for(stderr: bool = False) -> Console:
     """
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else LOG_FILE_COLUMNS
-    return Console(stderr=stderr, width=width, highlight=False)
+    return _Console(stderr=stderr, width=width, highlight=False)
+
+
+class _Console(Console):
+    """Prints control characters in titles, ids and file names as escapes."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else text.translate(CONTROL_ESCAPES), style, control)
 
 
 def pass_on_broken_pipes() -> None:

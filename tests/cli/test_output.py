@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from llmrec.cli.output import line_printer, measured_cell, measured_text, print_json, print_table
+from llmrec.cli.output import line_printer, measured_cell, measured_text, print_json, print_line, print_table
 from llmrec.evaluation.report import Comparison, Estimate
 from llmrec.progress.console import console_for
 
@@ -18,6 +18,20 @@ def test_json_of_numpy_values_and_paths(capsys) -> None:
     print_json({"é": np.float32(0.5), "n": np.arange(2), "nan": float("nan"), "path": Path("a/b")})
     out = capsys.readouterr().out
     assert "é" in out and json.loads(out) == {"é": 0.5, "n": [0, 1], "nan": None, "path": "a/b"}
+
+
+def test_no_title_commands_the_terminal(capsys) -> None:
+    """Escape sequences, in their 7-bit and their 8-bit form, and characters that move the cursor."""
+    title = "a\x1b[31mb\x9b2Jc\x7f\rd"
+    print_line(console_for(), title)
+    one_cell = Table("title")
+    one_cell.add_row(Text(title))
+    print_table(console_for(), one_cell)
+    print_json({"title": title})
+    out = capsys.readouterr().out
+    assert out.startswith("a\\x1b[31mb\\x9b2Jc\\x7f")
+    assert all(character.isprintable() or character == "\n" for character in out)
+    assert json.loads(out[out.index("{") :]) == {"title": title}
 
 
 @pytest.mark.parametrize(("rank", "printed"), [("0", "a [line] of text\n"), ("1", "")])

@@ -119,6 +119,34 @@ def test_the_keys_in_the_advice_on_memory_exist() -> None:
         assert key in explain_key(key)
 
 
+@pytest.mark.parametrize("rank", ["0", None])
+def test_the_end_of_another_process_is_no_bug(monkeypatch, rank: str | None) -> None:
+    """Messages of gloo and NCCL when a process of the same training was stopped."""
+    monkeypatch.delenv("RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    for message in (
+        "[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:11649.",
+        "NCCL error: remote process exited or there was a network error\nncclRemoteError",
+    ):
+        explanation = explain(RuntimeError(message))
+        assert (explanation is None) == (rank is None)
+        assert explanation is None or ("Another process" in explanation and "\n" not in explanation)
+
+
+@pytest.mark.parametrize(("rank", "messages"), [("0", 1), ("1", 0)])
+def test_only_the_main_process_says_that_it_was_stopped(
+    llmrec, stub_stage, capsys, monkeypatch, config: Path, rank: str, messages: int
+) -> None:
+    def stop(run: Run) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    stub_stage("data", stop)
+    monkeypatch.setenv("RANK", rank)
+    assert llmrec("prepare", str(config)) == 143
+    assert capsys.readouterr().err.count("Terminated.") == messages
+
+
 def test_a_file_name_that_the_locale_cannot_spell(monkeypatch) -> None:
     monkeypatch.setattr("sys.getfilesystemencoding", lambda: "ascii")  # LC_ALL=C without Python's UTF-8 mode
     assert "Set LC_ALL=C.UTF-8" in (explain(UnicodeEncodeError("ascii", "Ж.csv", 0, 1, "not in range")) or "")

@@ -108,6 +108,16 @@ def test_interactive(llmrec, monkeypatch, capsys, run_directory: Path) -> None:
     assert next(lines, None) is None
 
 
+def test_a_typed_title_may_hold_the_separator(llmrec, monkeypatch, capsys, run_directory: Path) -> None:
+    monkeypatch.setattr("tests.cli.conftest.CATALOGUE", ["Heat", "Cold", "Heat; Cold", "Alien"])
+    lines = iter(["Heat; Cold", "Cold; Heat", ":exclude Heat; Cold", ":quit"])
+    monkeypatch.setattr("builtins.input", lambda *prompt: next(lines))
+    assert llmrec("recommend", "--run", str(run_directory), "--interactive") == 0
+    answers = capsys.readouterr().out.split(" 1. ")[1:]
+    assert [answer.partition("  p=")[0] for answer in answers] == ["Heat", "Heat; Cold", "Alien"]
+    assert "excluded titles: 1" in answers[1]
+
+
 def test_interactive_ends_with_the_input(llmrec, monkeypatch, run_directory: Path) -> None:
     def end_of_input(*prompt: str) -> str:
         raise EOFError
