@@ -108,8 +108,9 @@ def explain(error: Exception) -> str | None:
     if _out_of_memory(error):
         return (
             f"Not enough memory ({str(error) or type(error).__name__}). "
-            "`llmrec estimate CONFIG` shows what training needs. To need less, lower `per_device_train_batch_size` in "
-            "`sft` or `ppo` and set `batch_size` there to keep the batch. "
+            "`llmrec estimate CONFIG` shows what training needs. To need less, lower "
+            "`sft.per_device_train_batch_size` or `ppo.per_device_train_batch_size`; set `sft.batch_size` or "
+            "`ppo.batch_size` to keep the batch. "
             "`model.quantization: nf4` makes the base smaller. Earlier results are untouched."
         )
     if lost := _lost_connection(error):

@@ -114,7 +114,7 @@ def test_an_error_that_is_its_own_cause_ends(llmrec, stub_stage, config: Path) -
 
 def test_the_keys_in_the_advice_on_memory_exist() -> None:
     keys = re.findall(r"`([a-z_]+\.[a-z_]+)", explain(MemoryError()) or "")
-    assert len(keys) == 4
+    assert len(keys) == 5
     for key in keys:
         assert key in explain_key(key)
 
