@@ -5,6 +5,7 @@ policy's own backbone, as ours has. It samples; ours learns from what it sampled
 one sees the first one's optimiser step: losses that agree but gradients that do not would show.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -218,8 +219,7 @@ def run_stock(base, data, directory, scheme: str, ends: dict[int, int], **option
         patch.setattr(stock_module, "batch_generation", sample)
         patch.setattr(stock_module, "get_reward", score)
         patch.setattr(stock_module, "masked_whiten", whiten)
-        order = np.random.default_rng((stock.args.seed, UPDATE, 0))  # as ours does
-        patch.setattr(np.random, "permutation", order.permutation)
+        patch.setattr(np.random, "permutation", our_order(stock.args))
         stock.train()
     # Accelerate's state is shared: until stock is garbage, our micro-batches would count as a last batch and each step.
     stock.dataloader.end()
@@ -227,6 +227,18 @@ def run_stock(base, data, directory, scheme: str, ends: dict[int, int], **option
     mask = tokens != tokenizer.pad_token_id
     outcome = Outcome(whitened * mask, stock.state.log_history[-1], trained(stock))
     return Rollout(tokens, mask, torch.cat(scores)), outcome
+
+
+def our_order(args: TRLPPOConfig) -> Callable[[int], np.ndarray]:
+    """The order of our mini-batches: each has one of every `num_mini_batches` consecutive episodes."""
+    draws = np.random.default_rng((args.seed, UPDATE))
+    parts = args.num_mini_batches
+
+    def permutation(size: int) -> np.ndarray:
+        blocks = np.arange(size).reshape(-1, parts)
+        return np.take_along_axis(blocks, draws.random(blocks.shape).argsort(1), 1).T.ravel()
+
+    return permutation
 
 
 def our_trainer(base, data, directory, scheme: str, rollout: Rollout, **options) -> RecPPOTrainer:
