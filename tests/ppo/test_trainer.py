@@ -415,7 +415,7 @@ def test_the_decision_of_the_guard_is_logged_and_a_refused_adapter_is_not_return
     [
         ("title", {"advantage": "exact"}, "set ppo.advantage to `gae`"),
         ("atomic", {"num_generations": 5}, "ppo.num_generations is 5"),
-        ("atomic", {"num_mini_batches": 3}, "ppo.num_mini_batches is 3"),
+        ("atomic", {"num_mini_batches": 3}, r"ppo.num_mini_batches \(3\): change one of the three"),
         ("atomic", {"advantage": "rloo"}, "set it to 2 or more"),
         ("atomic", {"advantage": "gae", "item_entropy_coef": 1.0}, "entropy bonus, found `gae`"),
     ],
