@@ -3,15 +3,18 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
 from llmrec.run import STAGES, VERBS
+from llmrec.run.lock import locked
 from tests.cli.test_app import ROOT
 from tests.conftest import make_base
 
@@ -95,3 +98,44 @@ def test_a_signal_in_any_stage(config: Path, number: signal.Signals) -> None:
         assert again.returncode == 0, err
         assert (run / stage / "metrics.json").exists() and unfinished_files(run) == []
     assert len(stopped) >= 3  # a stage of a second may end before the signal arrives
+
+
+# --- two processes --------------------------------------------------------------------------------
+
+
+def launch(stage: str, config: Path) -> "subprocess.Popen[str]":
+    """Starts a stage in two processes, in a process group of its own as a terminal does."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = str(found.getsockname()[1])
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu.yaml"]
+    command += ["--main_process_port", port, f"scripts/train_{stage}.py", "--config", str(config)]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whom", ["launcher", "group", "second process"])
+def test_a_signal_under_accelerate(config: Path, whom: str) -> None:
+    """The end of one process ends all. Only the launcher, which is no part of llmrec, prints a traceback."""
+    run = config.parent / "runs" / "tiny"
+    text = config.read_text(encoding="utf-8").replace("num_train_epochs: 4", "num_train_epochs: 400")
+    config.write_text(text, encoding="utf-8")
+    assert start("data", config).wait(PATIENCE) == 0
+    launcher = launch("sft", config)
+    wait_for_work(run, "sft")
+    processes = psutil.Process(launcher.pid).children(recursive=True)
+    if whom == "launcher":
+        launcher.terminate()
+    elif whom == "group":
+        os.killpg(launcher.pid, signal.SIGINT)
+    else:
+        processes[-1].terminate()
+    out, _ = launcher.communicate(timeout=PATIENCE)
+    _, living = psutil.wait_procs(processes, timeout=PATIENCE)
+    assert launcher.returncode != 0 and living == [] and len(processes) == 2
+    assert "bug in llmrec" not in out and out.count("Run the same command again") <= 1
+    assert unfinished_files(run) == [] and not (run / "sft" / "metrics.json").exists()
+    with locked(run):  # the lock is free
+        pass
