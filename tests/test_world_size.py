@@ -127,6 +127,7 @@ def same_results(one: Run, other: Run) -> None:
 
 
 SPEEDS = ("eps", "train_runtime", "train_samples_per_second", "train_steps_per_second")
+OWN = (*SPEEDS, "train_loss")  # of the main process alone: transformers adds the losses since its last log
 
 
 def step_of(weights: Path) -> int:
@@ -136,7 +137,7 @@ def step_of(weights: Path) -> int:
 def close(found: list[dict], expected: list[dict]) -> None:
     assert len(found) == len(expected)
     for entry, other in zip(found, expected, strict=True):
-        assert entry == pytest.approx(other | {name: entry[name] for name in SPEEDS if name in entry}, abs=1e-4)
+        assert entry == pytest.approx(other | {name: entry[name] for name in OWN if name in entry}, abs=1e-4)
 
 
 # --- two nodes -----------------------------------------------------------------------------------
@@ -216,7 +217,8 @@ def test_a_checkpoint_of_another_batch_is_refused(whole, stage, recorded):
             del state["batch"]
             state["state"]["episode"] *= 2
     write_json(state_file, state)
-    with pytest.raises(RunError, match=f"with batches of {8 if stage == 'sft' else 32}, but `{stage}.batch_size` is"):
+    size = 32 if stage == "ppo" else 8 if recorded else 9  # 36 windows in 4 steps
+    with pytest.raises(RunError, match=f"with batches of {size}, but `{stage}.batch_size` is"):
         run_stage(run, stage)
 
 

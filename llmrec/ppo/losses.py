@@ -54,7 +54,7 @@ def value_loss(
     Returns:
         summed loss, and number of clipped tokens.
     """
-    clipped = old_values + (values - old_values).clamp(-cliprange, cliprange)
+    clipped = values.clamp(old_values - cliprange, old_values + cliprange)
     unclipped_error = (values - returns) ** 2
     clipped_error = (clipped - returns) ** 2
     loss = 0.5 * (torch.maximum(unclipped_error, clipped_error) * mask).sum()

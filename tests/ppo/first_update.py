@@ -1,9 +1,10 @@
 """Takes two updates of a tiny trainer on one global batch, in any number of processes.
 
-accelerate launch --config_file configs/accelerate/cpu.yaml -m tests.ppo.first_update BASE OUTPUT
+accelerate launch --config_file configs/accelerate/cpu.yaml -m tests.ppo.first_update BASE OUTPUT RUN...
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -24,10 +25,10 @@ RUNS = {
 EPISODES = 8
 
 
-def main(base: str, output: Path) -> None:
+def main(base: str, output: Path, runs: Sequence[str]) -> None:
     """Writes the metrics of two updates and the weights after the first, in two files for each run and process."""
-    for run, options in RUNS.items():
-        trainer = make_trainer(base, make_data(), output / "checkpoints", **options)
+    for run in runs:
+        trainer = make_trainer(base, make_data(), output / "checkpoints", **RUNS[run])
         trainer._begin()
         assert trainer.args.batch_size == EPISODES
         name = f"{run}-{trainer.accelerator.process_index}"
@@ -44,4 +45,4 @@ def main(base: str, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])

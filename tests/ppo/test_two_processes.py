@@ -4,6 +4,8 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,17 +24,32 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
+FAST = ("exact", "rloo", "mini")
+CASES = [run if run in FAST else pytest.param(run, marks=pytest.mark.slow) for run in RUNS]
+
+
 @pytest.fixture(scope="module")
-def outputs(tiny_base, tmp_path_factory) -> tuple[Path, Path]:
-    """Output folders of one process, and of two processes started by `accelerate launch`."""
-    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu.yaml"]
-    command = [*launch, "--main_process_port", str(free_port()), "-m", "tests.ppo.first_update", tiny_base, str(two)]
+def outputs(tiny_base, tmp_path_factory) -> Callable[[str], tuple[Path, Path]]:
+    """For a run, the output folders of one process and of two processes started by `accelerate launch`."""
+
+    @cache
+    def of(fast: bool) -> tuple[Path, Path]:
+        runs = [run for run in RUNS if (run in FAST) == fast]
+        return launched(tiny_base, tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two"), runs)
+
+    return lambda run: of(run in FAST)
+
+
+def launched(base: str, one: Path, two: Path, runs: list[str]) -> tuple[Path, Path]:
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu.yaml"]
+    command = [*launcher, "--main_process_port", str(free_port()), "-m", "tests.ppo.first_update", base, str(two)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    launched = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    main(tiny_base, one)
-    output, _ = launched.communicate()
-    assert launched.returncode == 0, output.decode()
+    launch = subprocess.Popen(
+        [*command, *runs], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    main(base, one, runs)
+    output, _ = launch.communicate()
+    assert launch.returncode == 0, output.decode()
     return one, two
 
 
@@ -42,9 +59,9 @@ EXACT = {"objective/item_reward", "objective/item_kl", "loss/item_avg", "loss/pt
 
 
 @pytest.mark.parametrize("update", ["1", "2"])
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("run", CASES)
 def test_two_processes_have_the_metrics_of_one(outputs, run, update):
-    one, first, second = (read_json(path)[update] for path in paths(outputs, run, "json"))
+    one, first, second = (read_json(path)[update] for path in paths(outputs(run), run, "json"))
     assert first == second
     assert first == pytest.approx(one, abs=1e-4, rel=0)
     exact = RUNS[run].get("advantage", "exact") == "exact"
@@ -54,9 +71,9 @@ def test_two_processes_have_the_metrics_of_one(outputs, run, update):
     assert update == "1" or abs(one["objective/kl" if text else "objective/item_kl"]) > 1e-3
 
 
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("run", CASES)
 def test_two_processes_have_the_weights_of_one(outputs, run):
-    one, first, second = (load_file(path) for path in paths(outputs, run, "safetensors"))
+    one, first, second = (load_file(path) for path in paths(outputs(run), run, "safetensors"))
     assert set(first) == set(second) == set(one) and one
     for name, value in one.items():
         assert torch.equal(first[name], second[name]), name
