@@ -240,7 +240,8 @@ def _zero_state(zero: Any) -> dict[str, Any]:
     _link_states(zero)
     return {
         "state": {
-            index: shared | {key: safe_get_full_optimizer_state(weight, key) for key in sharded}
+            index: {key: value.clone() for key, value in shared.items()}  # each weight counts its own steps
+            | {key: safe_get_full_optimizer_state(weight, key) for key in sharded}
             for index, weight in enumerate(weights)
         },
         "param_groups": _groups_without_weights(inner),
