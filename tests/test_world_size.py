@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -175,8 +176,10 @@ def test_two_nodes_train_like_two_processes(prepared, on_two):
     assert files(two_nodes) == files(on_two)
 
 
-def files(run: Run) -> set[str]:
-    return {path.relative_to(run.directory).as_posix() for path in run.directory.rglob("*")}
+def files(run: Run) -> list[str]:
+    """Files and folders, without the time in the names of TensorBoard's files."""
+    paths = [path.relative_to(run.directory).as_posix() for path in run.directory.rglob("*")]
+    return sorted(re.sub(r"(tfevents)\..*", r"\1", path) for path in paths)
 
 
 # --- refusals -------------------------------------------------------------------------------------
