@@ -9,7 +9,7 @@ from llmrec.config import SimulatorConfig
 from llmrec.data.dataset import InteractionData
 from llmrec.errors import DataError
 from llmrec.evaluation.metrics import bootstrap_ci, paired_bootstrap, per_user, ranks
-from llmrec.simulator.distances import auc, discriminator_auc, ks_distance, permutation_null, with_interval
+from llmrec.simulator.distances import discriminator_auc, ks_distance, permutation_null, with_interval
 from llmrec.simulator.events import Choices, UserEvents, fatigue_before
 from llmrec.simulator.people import People
 from llmrec.simulator.sessions import sessions_of
@@ -132,8 +132,10 @@ def purchase_auc(people: People, events: UserEvents) -> float | None:
     bought = np.concatenate([bought[start:] for bought, start in zip(events.purchases, starts, strict=True)])
     if bought.all() or not bought.any():
         return None
+    from sklearn.metrics import roc_auc_score
+
     positions = np.concatenate([np.arange(start, end) for start, end in zip(starts, events.lengths, strict=True)])
-    return auc(people.purchase_probabilities(users, items, positions), bought)
+    return float(roc_auc_score(bought, people.purchase_probabilities(users, items, positions)))
 
 
 def _split(world: World, events: UserEvents) -> tuple[Choices, Choices, Choices]:

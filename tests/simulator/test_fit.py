@@ -8,7 +8,7 @@ import pytest
 from llmrec.config import SimulatorConfig
 from llmrec.config.simulator import AssumptionsConfig
 from llmrec.errors import DataError, ModelError
-from llmrec.simulator.distances import auc, discriminator_auc, ks_distance, permutation_null, with_interval
+from llmrec.simulator.distances import discriminator_auc, ks_distance, permutation_null, with_interval
 from llmrec.simulator.events import fatigue_before, held_out_events, session_numbers
 from llmrec.simulator.mixture import expectation_maximization
 from llmrec.simulator.policies import live, log_policies, top_slates, true_tastes
@@ -96,7 +96,6 @@ def test_fatigue_is_that_of_people() -> None:
 def test_distances_by_hand() -> None:
     assert ks_distance(np.array([1.0, 2.0]), np.array([2.0, 3.0])) == 0.5
     assert ks_distance(np.array([1, 2]), np.array([1, 2])) == 0.0
-    assert auc(np.array([0.1, 0.4, 0.4, 0.8]), np.array([0, 1, 0, 1])) == 0.875  # pairs: 1, 1, 1/2, 1
     assert kendall_tau({"a": 1, "b": 2, "c": 3}, {"a": 5, "b": 9, "c": 7}) == pytest.approx(1 / 3)
     rows = np.eye(3, dtype=np.float32)[[0, 0, 1, 2, 2, 2]]
     assert run_lengths(np.arange(6), rows).tolist() == [2, 1, 3]
