@@ -37,6 +37,19 @@ def own_device() -> "torch.device":
     return cast("torch.device", PartialState(cpu=not torch.cuda.is_available()).device)
 
 
+def leave_processes() -> None:
+    """Ends the connections to the other processes, once all of them are here. Every process must call it at its end.
+
+    A process that ends with open connections may abort: gloo's threads still run while the interpreter goes.
+    """
+    import torch
+    from accelerate import PartialState
+
+    if torch.distributed.is_initialized():
+        PartialState().wait_for_everyone()
+        PartialState().destroy_process_group()
+
+
 def own_rows(count: int) -> "np.ndarray":
     """The rows that this process computes, out of `count` rows that all processes share.
 

@@ -6,6 +6,8 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from llmrec.distributed import leave_processes
+
 JOINED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_USE_CPU")
 
 
@@ -36,3 +38,4 @@ def _joined(rank: int, count: int, port: int, target: Callable[..., None], argum
         values = (rank, rank, count, "127.0.0.1", port, "true")
         os.environ |= {name: str(value) for name, value in zip(JOINED, values, strict=True)}
     target(*arguments)
+    leave_processes()

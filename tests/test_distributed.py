@@ -1,13 +1,23 @@
 """The main process and the precision of training: both trainers use what `accelerate launch` was given."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 
 from llmrec.data.decision import Decision
-from llmrec.distributed import PRECISION_VARIABLE, is_main_process, mixed_precision, settle_mixed_precision
+from llmrec.distributed import (
+    PRECISION_VARIABLE,
+    gathered,
+    is_main_process,
+    leave_processes,
+    mixed_precision,
+    num_processes,
+    settle_mixed_precision,
+)
+from llmrec.files import read_json, write_json
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import pack
 from llmrec.ppo import stage
@@ -18,6 +28,7 @@ from llmrec.sft.trainer import RecSFTTrainer
 from llmrec.sft.windows import training_windows
 from tests.conftest import make_config
 from tests.ppo.test_trainer import PreferItem
+from tests.processes import run_processes
 
 
 @pytest.fixture(autouse=True)
@@ -105,3 +116,15 @@ def test_logits_are_float32_inside_autocast(tiny_base, data):
         expected = policy.logits(hidden, tokens)
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(policy.logits(hidden, tokens), expected)
+
+
+def join_and_leave(folder: Path) -> None:
+    found = gathered([os.environ["RANK"]], num_processes())
+    joined = torch.distributed.is_initialized()
+    leave_processes()
+    write_json(folder / f"{os.environ['RANK']}.json", [found, joined, torch.distributed.is_initialized()])
+
+
+def test_processes_leave_each_other_before_they_end(tmp_path):
+    assert run_processes(2, join_and_leave, tmp_path) == [0, 0]
+    assert [read_json(tmp_path / f"{rank}.json") for rank in (0, 1)] == [[["0", "1"], True, False]] * 2

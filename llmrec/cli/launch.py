@@ -7,7 +7,7 @@ from pathlib import Path
 from llmrec.cli.hub import push_if_configured
 from llmrec.cli.process import exit_with
 from llmrec.cli.stages import run_one_stage
-from llmrec.distributed import is_main_process
+from llmrec.distributed import is_main_process, leave_processes
 from llmrec.progress.console import console_for
 
 
@@ -26,7 +26,10 @@ def _stage_from_arguments(stage: str) -> None:
     parser.add_argument("--json", action="store_true", help="Print the metrics as JSON on stdout.")
     arguments = parser.parse_args()
     join_cpu_processes()
-    _train_and_push(arguments.config, stage, arguments.json)
+    run = run_one_stage(arguments.config, stage, arguments.json)
+    leave_processes()
+    if stage == "ppo" and is_main_process():
+        push_if_configured(run, console_for(stderr=arguments.json))
 
 
 def join_cpu_processes() -> None:
@@ -39,9 +42,3 @@ def join_cpu_processes() -> None:
 
         if not torch.accelerator.is_available():
             os.environ.setdefault("ACCELERATE_USE_CPU", "true")
-
-
-def _train_and_push(config: Path, stage: str, as_json: bool) -> None:
-    run = run_one_stage(config, stage, as_json)
-    if stage == "ppo" and is_main_process():
-        push_if_configured(run, console_for(stderr=as_json))

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from llmrec.data.decision import Decision, Decisions
+from llmrec.distributed import leave_processes
 from llmrec.evaluation.generation import generation_report
 from llmrec.evaluation.ranking import rank_policy
 from llmrec.evaluation.reward_change import sampled_rewards
@@ -56,3 +57,4 @@ def main(base: str, output: Path) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1], Path(sys.argv[2]))
+    leave_processes()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+from llmrec.distributed import leave_processes
 from llmrec.files import write_json
 from tests.conftest import make_data
 from tests.ppo.test_trainer import make_trainer
@@ -42,6 +43,7 @@ def main(base: str, output: Path, runs: Sequence[str]) -> None:
                 save_file({name: p.detach() for name, p in trained.items()}, output / f"{name}.safetensors")
         write_json(output / f"{name}.json", metrics)
         trainer.accelerator.wait_for_everyone()
+    leave_processes()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl.trainer.sft_config import SFTConfig as TRLSFTConfig
 
 from llmrec.data.decision import Decision, Decisions
-from llmrec.distributed import is_main_process
+from llmrec.distributed import is_main_process, leave_processes
 from llmrec.files import write_json
 from llmrec.policy.model import RecPolicy
 from llmrec.ppo.checkpoint import newest_checkpoint
@@ -129,3 +129,4 @@ def fine_tune(base: str, output: Path) -> None:
 if __name__ == "__main__":
     shard_on_cpus()
     main(sys.argv[1], Path(sys.argv[2]))
+    leave_processes()
