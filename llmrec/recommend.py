@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from llmrec.catalogue.names import NameIndex, folded
@@ -13,7 +14,7 @@ from llmrec.data.dataset import InteractionData, load_data
 from llmrec.data.decision import stranger
 from llmrec.data.profiles import NEW_USER, profile_texts
 from llmrec.distributed import own_device
-from llmrec.errors import CatalogueError, nearest
+from llmrec.errors import CatalogueError, ModelError, nearest
 from llmrec.hub.client import find_adapter
 from llmrec.language.groundedness import check
 from llmrec.policy.generate import generate, parse
@@ -21,6 +22,8 @@ from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import pack
 from llmrec.policy.ranking import item_scores
 from llmrec.policy.saved import completion_length
+from llmrec.requests.reading import Reader
+from llmrec.requests.request import Request
 from llmrec.run import Run
 
 LISTED_ITEMS = 10  # items that an error message lists at most
@@ -37,6 +40,7 @@ class RankedItem:
         score: probability of the item under the policy, among all items that the person has not seen.
         justification: the text that the policy writes for the item.
         grounded: whether every statement of the justification is true.
+        satisfies: whether the item satisfies what was recognized in the request; None without a recognized request.
     """
 
     item_id: str
@@ -44,6 +48,7 @@ class RankedItem:
     score: float
     justification: str
     grounded: bool
+    satisfies: bool | None = None
 
 
 class Recommender:
@@ -160,6 +165,7 @@ class Recommender:
         user: str | None = None,
         top_k: int = 5,
         exclude: Sequence[int] | None = None,
+        request: str | None = None,
     ) -> list[RankedItem]:
         """Recommends the most probable items that the person has not seen, best first.
 
@@ -171,14 +177,18 @@ class Recommender:
             user: id of a user of the event log, instead of a history.
             top_k: number of items. Fewer are returned if fewer are left.
             exclude: item indices that are not recommended.
+            request: what the person asks for in words. The policy reads it; it filters nothing.
 
         Raises:
-            CatalogueError: the user is unknown, or no item is left to recommend.
+            CatalogueError: the user is unknown, no item is left to recommend, or none satisfies the request.
+            UserError: the request cannot be read; see `understand`.
         """
+        asked = None if request is None else self.understand(request)
         profile, items = self._profile_and_history(history, user)
         left_out = {other for item in [*items, *(exclude or [])] for other in self.names.alike(item)}
         excluded = sorted(left_out - set(items))
-        decision = stranger(items, self.policy.catalogue.max_history, excluded, profile)
+        satisfies = self._satisfying(asked, left_out)
+        decision = stranger(items, self.policy.catalogue.max_history, excluded, profile, asked)
         scores = next(item_scores(self.policy, [decision]))[0].exp().cpu()
         chosen = torch.tensor(self._best(scores, top_k), dtype=torch.long)
 
@@ -192,11 +202,47 @@ class Recommender:
                 score=float(score),
                 justification=recommendation.text(vocabulary.titles),
                 grounded=check(self.policy.facts, recommendation, set(items)).grounded,
+                satisfies=None if satisfies is None else bool(satisfies[item]),
             )
             for item, score, recommendation in zip(
                 chosen.tolist(), scores[chosen], parse(self.policy, completions), strict=True
             )
         ]
+
+    def understand(self, request: str) -> Request:
+        """The request with the conditions that are recognized in it.
+
+        The policy reads the words themselves, so it may follow a request in which nothing is recognized.
+
+        Raises:
+            ModelError: the policy was trained without requests.
+            UserError: the request is empty, too long or in another script.
+        """
+        return self._reader.read(request)
+
+    @cached_property
+    def _reader(self) -> Reader:
+        attributes = self.policy.attributes
+        if attributes is None:
+            raise ModelError(
+                "This adapter was trained without requests, so it reads none. Leave the request out, or train with "
+                "`sft.requests` above 0, for instance 0.5."
+            )
+        return Reader(attributes)
+
+    def _satisfying(self, request: Request | None, left_out: set[int]) -> np.ndarray | None:
+        """Which items satisfy what was recognized in a request, bool [N]; None if nothing was.
+
+        Raises:
+            CatalogueError: no item that may be recommended does.
+        """
+        if request is None or not request.conditions:
+            return None
+        satisfied = self._reader.attributes.satisfied(request.conditions)
+        available = np.ones_like(satisfied)
+        available[list(left_out)] = False
+        self._reader.check_satisfiable(request, available)
+        return satisfied
 
     def _best(self, scores: torch.Tensor, count: int) -> list[int]:
         """The possible items of the highest score, one of those that people cannot tell apart.

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from llmrec.data.dataset import InteractionData
-from llmrec.errors import CatalogueError
+from llmrec.errors import CatalogueError, ModelError
 from llmrec.policy.model import RecPolicy
 from llmrec.recommend import Recommender, similar_titles
 from tests.conftest import make_config
@@ -109,6 +109,41 @@ def test_an_unknown_title_is_an_error_with_suggestions(recommender: Recommender)
         recommender.resolve_titles(["Quiet Strom"])
     with pytest.raises(CatalogueError, match=r"in the catalogue\.$"):
         recommender.resolve_titles(["zzzz"])
+
+
+@pytest.fixture
+def asked(tiny_base: str, data: InteractionData) -> Recommender:
+    """A recommender whose policy was created for requests."""
+    return Recommender(RecPolicy.create(make_config(tiny_base, sft={"requests": 0.5}), data), LENGTH, data)
+
+
+def test_a_request_reaches_the_prompt_and_its_conditions_the_answer(asked: Recommender) -> None:
+    plain = asked.recommend(history=[0], top_k=100)
+    found = asked.recommend(history=[0], top_k=100, request=" funny,  not from the eighties ")
+    assert {item.item_id for item in found} == {item.item_id for item in plain}  # nothing is filtered
+    assert [item.score for item in found] != [item.score for item in plain]
+    assert {item.item_id for item in found if item.satisfies} == {"i1"}
+    assert {item.satisfies for item in plain} == {None}
+    assert {item.satisfies for item in asked.recommend(history=[0], request="something darker")} == {None}
+
+
+def test_a_request_that_no_unseen_item_satisfies_is_an_error(asked: Recommender) -> None:
+    assert asked.recommend(user="u1", request="from the eighties")
+    with pytest.raises(CatalogueError, match=r"Nearest: Musical \(1 item\) or Comedy \(2 items\)"):
+        asked.recommend(history=[2], request="a funny musical")
+
+
+def test_a_policy_without_requests_refuses_them(recommender: Recommender) -> None:
+    with pytest.raises(ModelError, match=r"trained without requests.*`sft.requests`"):
+        recommender.recommend(history=[0], request="funny")
+
+
+def test_a_saved_policy_still_reads_requests(asked: Recommender, tmp_path) -> None:
+    asked.policy.save_pretrained(tmp_path / "adapter")
+    again = Recommender.from_pretrained(tmp_path / "adapter")
+    expected = asked.recommend(history=[0, 1], request="funny")
+    found = again.recommend(history=[0, 1], request="funny")
+    assert [(item.item_id, item.satisfies) for item in found] == [(item.item_id, item.satisfies) for item in expected]
 
 
 def test_suggested_titles_are_the_most_similar_one_and_those_that_contain_the_words() -> None:

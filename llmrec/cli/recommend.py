@@ -12,6 +12,7 @@ from rich.text import Text
 from llmrec.cli.options import AdapterOption, JsonOption
 from llmrec.cli.output import print_json, print_line
 from llmrec.cli.process import reserve_stdout
+from llmrec.cli.recommend_batch import recommend_batch
 from llmrec.errors import CatalogueError, UserError
 from llmrec.progress.console import console_for
 from llmrec.run import Run
@@ -58,7 +59,19 @@ def recommend_command(
     full_precision: Annotated[
         bool, typer.Option("--full-precision", help="Load the base model unquantized, even if training quantized it.")
     ] = False,
-    interactive: Annotated[bool, typer.Option("--interactive", help="Ask for titles in a loop.")] = False,
+    request: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help='What the person asks for, such as "something funny from the eighties".'),
+    ] = None,
+    batch: Annotated[
+        Path | None,
+        typer.Option(
+            "--batch",
+            metavar="FILE",
+            help="JSON Lines with `user` or `history` (titles) and `request`; prints a JSON line for each.",
+        ),
+    ] = None,
+    interactive: Annotated[bool, typer.Option("--interactive", help="Ask for titles and requests in a loop.")] = False,
     adapter: AdapterOption = None,
     as_json: JsonOption = False,
     removed: Annotated[
@@ -71,6 +84,10 @@ def recommend_command(
     """
     source = ModelSource(run, model, revision, adapter, quantized=not full_precision)
     source.check(user)
+    if batch is not None:
+        _check_alone(user, history, history_ids, request, interactive)
+        recommend_batch(source.load, batch, top_k, exclude or [], has_users=model is None)
+        return
     _check_person(user, history, history_ids, interactive, as_json)
     ranked: list[RankedItem] = []
     with reserve_stdout(as_json):
@@ -81,14 +98,16 @@ def recommend_command(
             items = None if user is not None else recommender.resolve_titles(history or [])
             if items is not None and history_ids:
                 items += recommender.resolve_ids(history_ids)
-            ranked = recommender.recommend(history=items, user=user, top_k=top_k, exclude=excluded)
+            _print_understood(console, recommender, request)
+            ranked = recommender.recommend(history=items, user=user, top_k=top_k, exclude=excluded, request=request)
             print_ranked(console, ranked)
         if interactive:
-            recommend_in_a_loop(console, recommender, top_k, excluded)
+            Loop(console, recommender, top_k, excluded, user=user, request=request or "").run()
     if as_json:
         liked = {"history": history or [], "history_ids": history_ids or []}
-        request = {"user": user, **liked, "exclude": exclude or [], "adapter": adapter, "model": model}
-        print_json({**request, "recommendations": [asdict(item) for item in ranked]})
+        asked = {"user": user, **liked, "exclude": exclude or [], "adapter": adapter, "model": model}
+        asked |= {} if request is None else {"request": request}
+        print_json({**asked, "recommendations": [asdict(item) for item in ranked]})
 
 
 @dataclass(frozen=True)
@@ -156,6 +175,20 @@ def _check_person(
         )
 
 
+def _check_alone(
+    user: str | None,
+    history: list[str] | None,
+    history_ids: list[str] | None,
+    request: str | None,
+    interactive: bool,
+) -> None:
+    """Raises UserError if options name a person beside `--batch`, whose lines name people."""
+    given = {"--user": user, "titles": history, "--history-ids": history_ids, "--request": request}
+    named = [name for name, value in given.items() if value] + (["--interactive"] if interactive else [])
+    if named:
+        raise UserError(f"--batch and {named[0]} were both given. Each line of the file names a person: give one.")
+
+
 def print_ranked(console: Console, ranked: list["RankedItem"]) -> None:
     """Prints recommendations with their probability and justification, best first."""
     for rank, item in enumerate(ranked, start=1):
@@ -163,41 +196,90 @@ def print_ranked(console: Console, ranked: list["RankedItem"]) -> None:
         if item.justification:
             line.append(f"\n    {item.justification}", style="dim" if item.grounded else "yellow")
             line.append("" if item.grounded else "  (not grounded in the data)")
+        if item.satisfies is False:
+            line.append("\n    outside of the request", style="yellow")
         console.print(line, soft_wrap=True)
 
 
-def recommend_in_a_loop(console: Console, recommender: "Recommender", top_k: int, excluded: list[int]) -> None:
-    """Reads titles and prints recommendations until `:quit` or the end of input.
+def _print_understood(console: Console, recommender: "Recommender", request: str | None) -> None:
+    """Prints what was recognized in a request, if there is one."""
+    if request is None:
+        return
+    found = recommender.understand(request).conditions
+    text = ", ".join(map(str, found)) if found else "no attribute of the catalogue; the model reads the words alone"
+    print_line(console, f"recognized: {text}", style="dim")
+
+
+class Loop:
+    """Reads titles and requests, and prints recommendations until `:quit` or the end of input.
 
     Args:
         console: Console to read from and print on.
         recommender: Loaded model.
         top_k: Number of recommendations.
         excluded: Item indices that are excluded at the start.
+        user: User of the event log, until titles are typed; None for nobody.
+        request: The request at the start; "" for none.
     """
-    console.print("Enter liked titles, separated by `;`. `:exclude TITLE; ...` excludes titles, `:exclude` alone")
-    console.print("clears the list of excluded titles, `:quit` ends.")
-    history: list[int] = []
-    while True:
-        try:
-            line = console.input("[bold]liked> [/bold]").strip()
-        except (EOFError, KeyboardInterrupt):
-            return
+
+    def __init__(
+        self,
+        console: Console,
+        recommender: "Recommender",
+        top_k: int,
+        excluded: list[int],
+        user: str | None = None,
+        request: str = "",
+    ):
+        self.console = console
+        self.recommender = recommender
+        self.top_k = top_k
+        self.excluded = excluded
+        self.user = user
+        self.request = request
+        self.history: list[int] = []
+
+    def run(self) -> None:
+        """Runs the loop."""
+        self.console.print("Enter liked titles, separated by `;`. `:ask TEXT` asks for something in words, a second")
+        self.console.print(
+            "`:ask TEXT` refines the first, `:ask` alone clears it. `:exclude TITLE; ...` excludes titles,"
+        )
+        self.console.print("`:exclude` alone clears the list of excluded titles, `:quit` ends.")
+        while True:
+            try:
+                line = self.console.input("[bold]liked> [/bold]").strip()
+            except (EOFError, KeyboardInterrupt):
+                return
+            if line.partition(" ")[0] == ":quit":
+                return
+            try:
+                self._answer(line)
+            except UserError as error:
+                print_line(self.console, str(error), style="red")
+
+    def _answer(self, line: str) -> None:
+        """Follows one line, and prints recommendations if there is a person."""
         command, _, rest = line.partition(" ")
-        if command == ":quit":
-            return
-        try:
-            if command == ":exclude":
-                excluded = excluded + _resolve_line(recommender, rest) if rest.strip() else []
-                print_line(console, f"excluded titles: {len(set(excluded))}", style="dim")
-            elif command.startswith(":"):
-                raise CatalogueError(f"There is no command {command}. Commands: :exclude and :quit.")
-            elif line:
-                history = _resolve_line(recommender, line)
-            if history:
-                print_ranked(console, recommender.recommend(history=history, top_k=top_k, exclude=excluded))
-        except UserError as error:
-            print_line(console, str(error), style="red")
+        request = self.request
+        if command == ":exclude":
+            self.excluded = self.excluded + _resolve_line(self.recommender, rest) if rest.strip() else []
+            print_line(self.console, f"excluded titles: {len(set(self.excluded))}", style="dim")
+        elif command == ":ask":
+            request = f"{request.rstrip(' .')}. {rest.strip()}" if request and rest.strip() else rest.strip()
+            _print_understood(self.console, self.recommender, request or None)
+        elif command.startswith(":"):
+            raise CatalogueError(f"There is no command {command}. Commands: :ask, :exclude and :quit.")
+        elif line:
+            self.history = _resolve_line(self.recommender, line)
+            self.user = None
+        if self.history or self.user is not None:
+            history = None if self.user is not None else self.history
+            ranked = self.recommender.recommend(
+                history=history, user=self.user, top_k=self.top_k, exclude=self.excluded, request=request or None
+            )
+            print_ranked(self.console, ranked)
+        self.request = request  # a request that was refused refines nothing
 
 
 def _resolve_line(recommender: "Recommender", line: str) -> list[int]:

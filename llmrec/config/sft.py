@@ -44,6 +44,13 @@ class SFTConfig(Section):
         description="Share of training prompts of SFT and PPO that show `new user` instead of the user's attributes, "
         "as prompts of people outside of the log do.",
     )
+    requests: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of training prompts of SFT and PPO, and of their validation prompts, that hold a request in "
+        "words, such as `something funny from the eighties`. 0: the policy learns no requests.",
+    )
     text_weight: float = Field(
         default=0.3, ge=0, description="Weight of the justification's loss relative to the loss of the items."
     )

@@ -13,6 +13,7 @@ import numpy as np
 from llmrec.config import CatalogueConfig
 from llmrec.data.dataset import InteractionData, Targets
 from llmrec.data.profiles import NEW_USER, profile_texts
+from llmrec.requests.request import Request
 
 _ROW_KEYS = ("user", "profile", "prior", "items", "purchased")
 
@@ -31,6 +32,7 @@ class Decision:
         purchased: whether each item of `prior + items` is known to be purchased; None if unknown.
         user: index in the event log; None for somebody outside of it.
         target: item index that the user took next; None if unknown.
+        request: what the user asks for in words; None for no request.
     """
 
     profile: str
@@ -39,6 +41,7 @@ class Decision:
     purchased: Sequence[bool] | np.ndarray | None = None
     user: int | None = None
     target: int | None = None
+    request: Request | None = None
 
     @property
     def history(self) -> np.ndarray:
@@ -89,6 +92,7 @@ class Decisions(Sequence[Decision]):
         users: index in the event log, int64 [M]; -1 for somebody outside of it.
         targets: the item that each user took next, int64 [M]; -1 if unknown.
         max_history: how many of the newest items a prompt shows.
+        requests: what each user asks for, [M]; empty if nobody asks for anything.
     """
 
     profiles: list[str]
@@ -97,6 +101,7 @@ class Decisions(Sequence[Decision]):
     users: np.ndarray
     targets: np.ndarray
     max_history: int
+    requests: Sequence[Request | None] = ()
 
     @classmethod
     def from_targets(
@@ -133,6 +138,7 @@ class Decisions(Sequence[Decision]):
             users=np.array([-1 if row.user is None else row.user for row in rows], dtype=np.int64),
             targets=np.array([-1 if row.target is None else row.target for row in rows], dtype=np.int64),
             max_history=max_history,
+            requests=[row.request for row in rows],
         )
 
     def __len__(self) -> int:
@@ -156,6 +162,7 @@ class Decisions(Sequence[Decision]):
             purchased=self.purchased[index],
             user=None if user < 0 else user,
             target=None if target < 0 else target,
+            request=self.requests[index] if self.requests else None,
         )
 
     def select(self, rows: Sequence[int] | np.ndarray) -> "Decisions":
@@ -168,6 +175,7 @@ class Decisions(Sequence[Decision]):
             users=self.users[index],
             targets=self.targets[index],
             max_history=self.max_history,
+            requests=[self.requests[m] for m in index] if self.requests else (),
         )
 
     def without_profiles(self) -> "Decisions":
@@ -180,7 +188,13 @@ class Decisions(Sequence[Decision]):
             yield self[start : start + size]
 
 
-def stranger(items: Sequence[int], max_history: int, excluded: Sequence[int] = (), profile: str = NEW_USER) -> Decision:
+def stranger(
+    items: Sequence[int],
+    max_history: int,
+    excluded: Sequence[int] = (),
+    profile: str = NEW_USER,
+    request: Request | None = None,
+) -> Decision:
     """The decision for somebody with a history of their own.
 
     Args:
@@ -188,5 +202,6 @@ def stranger(items: Sequence[int], max_history: int, excluded: Sequence[int] = (
         max_history: how many of the newest items the prompt shows.
         excluded: item indices that must not be recommended either.
         profile: what the prompt says of the person.
+        request: what the person asks for in words.
     """
-    return Decision(profile, [*items[:-max_history], *excluded], items[-max_history:])
+    return Decision(profile, [*items[:-max_history], *excluded], items[-max_history:], request=request)

@@ -65,7 +65,7 @@ def _mean(values: torch.Tensor) -> float:
 def _without(decision: Decision, dropped: set[int]) -> Decision:
     """The decision with some items counted as seen but no longer shown."""
     shown = [item for item in decision.items if item not in dropped]
-    return Decision(decision.profile, [*decision.prior, *dropped], shown)
+    return Decision(decision.profile, [*decision.prior, *dropped], shown, request=decision.request)
 
 
 @torch.no_grad()

@@ -210,6 +210,11 @@ def withhold_titles(folder: Path) -> None:
     book["facts"] = [book["facts"][index] for index in kept]
     book["of_item"] = [[new_index[index] for index in facts if index in new_index] for facts in book["of_item"]]
     write_json(path, book)
+    path = folder / "attributes.json"
+    if path.is_file():  # the policy was trained with requests
+        table = read_json(path)
+        table["members"] = [member for member in table["members"] if member[1].casefold() not in titles]
+        write_json(path, table)
 
 
 def _title_forms(title: str) -> tuple[str, str, str]:

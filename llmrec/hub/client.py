@@ -23,6 +23,7 @@ ADAPTER_FILES = (
     "llmrec.json",
     "item_vocabulary.json",
     "facts.json",
+    "attributes.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",

@@ -136,9 +136,19 @@ class ChatHeaders:
         self.frame = frame or HeaderFrame.render(text, system_prompt)
         self._rendered: dict[str, list[int]] = {}
 
-    def __call__(self, profile: str) -> list[int]:
-        """Token ids before the assistant's turn, for a user with this profile."""
+    def __call__(self, profile: str, request: str = "") -> list[int]:
+        """Token ids before the assistant's turn.
+
+        Args:
+            profile: what the prompt says of the user.
+            request: the words of the user, which stand on a line below the profile; "" for no request.
+        """
+        if request:  # not kept: people write without end
+            return self._render(f"{profile}\n{request}")
         if profile not in self._rendered:
-            words = self.text.encode(f" {profile}" if self.frame.spaced else profile)
-            self._rendered[profile] = [*self.frame.before, *words, *self.frame.after]
+            self._rendered[profile] = self._render(profile)
         return self._rendered[profile]
+
+    def _render(self, said: str) -> list[int]:
+        words = self.text.encode(f" {said}" if self.frame.spaced else said)
+        return [*self.frame.before, *words, *self.frame.after]

@@ -63,6 +63,7 @@ from llmrec.policy.saved import (
     refuse_other_settings,
 )
 from llmrec.policy.sharing import SharedPolicy, license_of_base, make_portable, write_policy_card
+from llmrec.requests.attributes import Attributes
 from llmrec.sharding import Shards, assign, whole, whole_shape
 
 NORM_PROMPTS = 64  # prompts on which the final norm of a cut base is fitted
@@ -80,6 +81,7 @@ class RecPolicy(nn.Module):
         catalogue: how items and users are rendered.
         model_config: which base, and the adapter's size.
         facts: what is true of the items.
+        attributes: what requests may ask for; None if the policy was trained without requests.
         base_fingerprint: hash of the base's weights (`language.base_model.base_fingerprint`).
         prompts: renders prompts and parses completions.
         decoder: the mask: what a completion may continue with.
@@ -97,6 +99,7 @@ class RecPolicy(nn.Module):
         facts: FactBook,
         base_fingerprint: str,
         header: HeaderFrame | None = None,
+        attributes: Attributes | None = None,
     ):
         super().__init__()
         self.model = model
@@ -105,6 +108,7 @@ class RecPolicy(nn.Module):
         self.catalogue = catalogue
         self.model_config = model_config
         self.facts = facts
+        self.attributes = attributes
         self.base_fingerprint = base_fingerprint
         self.prompts = PromptBuilder(tokenizer, vocabulary, catalogue, header)
         classes = TokenClasses.from_prompts(self.prompts, facts)
@@ -120,7 +124,7 @@ class RecPolicy(nn.Module):
         Embeddings of new item tokens start from the words of titles and facts, plus vectors of item co-occurrence.
 
         Args:
-            config: `model`, `catalogue` and `seed` are used.
+            config: `model`, `catalogue`, `seed` and `sft.requests` are used.
             data: the catalogue and the training histories.
 
         Raises:
@@ -138,7 +142,10 @@ class RecPolicy(nn.Module):
             add_item_tokens(base, tokenizer, vocabulary.new_tokens, texts, offsets)
         norm = None if config.model.layers is None else final_norm_name(base)
         model = _with_adapter(base, vocabulary, config.model, norm)
-        policy = cls(model, tokenizer, vocabulary, config.catalogue, config.model, facts, fingerprint)
+        attributes = Attributes.from_data(data) if config.sft.requests else None
+        policy = cls(
+            model, tokenizer, vocabulary, config.catalogue, config.model, facts, fingerprint, attributes=attributes
+        )
         if norm is not None:
             policy._refit_final_norm(norm, data)
         return policy
@@ -328,6 +335,8 @@ class RecPolicy(nn.Module):
             self.tokenizer.save_pretrained(temporary)
             self.vocabulary.save(temporary)
             self.facts.save(temporary)
+            if self.attributes is not None:
+                self.attributes.save(temporary)
             write_json(temporary / FILE_NAME, self.description())
             write_json(temporary / GENERATION_FILE, self._generation_defaults())
 
@@ -453,7 +462,17 @@ class RecPolicy(nn.Module):
         trains_norm = any(norm is not None and name.endswith(f"{norm}.weight") for name in shapes)
         adapted = _with_adapter(base, vocabulary, about.model, norm if trains_norm else None)
         refuse_other_settings(directory, cast(LoraConfig, adapted.peft_config[SFT_ADAPTER]))
-        policy = cls(adapted, tokenizer, vocabulary, about.catalogue, about.model, facts, fingerprint, about.header)
+        policy = cls(
+            adapted,
+            tokenizer,
+            vocabulary,
+            about.catalogue,
+            about.model,
+            facts,
+            fingerprint,
+            about.header,
+            Attributes.load(directory, vocabulary.titles),
+        )
         policy.load_adapter_weights(directory)
         return policy
 

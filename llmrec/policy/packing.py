@@ -82,6 +82,23 @@ class PackedBatch:
         """Items that the user has not seen at choices, and that may be recommended there, bool [R, N]."""
         return self.seen_since()[self.row[rows]] > self.slot[rows, None]
 
+    def with_choices(self, learned: Sequence[Sequence[bool]]) -> "PackedBatch":
+        """The same batch with a part of its item choices.
+
+        Args:
+            learned: for each prompt, whether the choice of each shown item is kept.
+        """
+        pairs = zip(self.row.tolist(), self.slot.tolist(), strict=True)
+        kept = torch.tensor([learned[row][slot] for row, slot in pairs], dtype=torch.bool)
+        return replace(
+            self,
+            row=self.row[kept],
+            position=self.position[kept],
+            slot=self.slot[kept],
+            node=self.node[kept],
+            target=self.target[kept],
+        )
+
     def start(self, policy: RecPolicy) -> DecodingState:
         """B decoding states at the prompts' ends: unseen items may be recommended, shown items may be cited."""
         return policy.decoder.start(self.seen_since() > self.items.shape[1], self.items)
@@ -123,7 +140,8 @@ def pack(
         completion_width: completions are padded to this width at least.
     """
     branches: Sequence[Branches] = [()] * len(decisions) if completions is None else completions
-    prompts = [policy.prompts.header(d.profile) + policy.vocabulary.tokens_of(d.items) for d in decisions]
+    headers = [policy.prompts.header(d.profile, d.request.text if d.request else "") for d in decisions]
+    prompts = [header + policy.vocabulary.tokens_of(d.items) for header, d in zip(headers, decisions, strict=True)]
     rows = [_branched(prompt, of_prompt) for prompt, of_prompt in zip(prompts, branches, strict=True)]
     flat = [list(completion) for of_prompt in branches for completion in of_prompt]
     lengths = torch.tensor([len(completion) for completion in flat], dtype=torch.int64)
@@ -136,7 +154,7 @@ def pack(
     for b, decision in enumerate(decisions):
         items[b, : len(decision.items)] = decision.items
         prior_seen[b, list(decision.prior)] = True
-        choices += _shown_choices(policy, b, decision, len(policy.prompts.header(decision.profile)))
+        choices += _shown_choices(policy, b, decision, len(headers[b]))
     row, position, slot, node, target = torch.tensor(choices, dtype=torch.int64).reshape(-1, 5).T.contiguous()
     return PackedBatch(
         tokens=_padded([row.tokens for row in rows], width, end),

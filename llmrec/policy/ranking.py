@@ -10,6 +10,7 @@ from transformers import Cache
 from llmrec.data.decision import Decision
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import PackedBatch, pack
+from llmrec.requests.request import Request
 
 BEAM_WIDTH = 40
 BATCH = 64  # prompts in a forward pass of `all_item_scores`
@@ -92,15 +93,15 @@ def shared_prompts(decisions: Sequence[Decision]) -> np.ndarray:
     A prompt holds a decision after each shown item. If prompts show several histories of one user whole, and one begins
     with the others, its prompt answers all of them.
     """
-    longest: dict[tuple[int, str], int] = {}
+    longest: dict[tuple[int, str, Request | None], int] = {}
     whole = [decision.user is not None and not len(decision.prior) for decision in decisions]
     for m in np.flatnonzero(whole).tolist():
-        key = (cast(int, decisions[m].user), decisions[m].profile)
+        key = (cast(int, decisions[m].user), decisions[m].profile, decisions[m].request)
         if key not in longest or len(decisions[m].items) > len(decisions[longest[key]].items):
             longest[key] = m
     found = np.arange(len(decisions))
     for m in np.flatnonzero(whole).tolist():
-        prompt = longest[cast(int, decisions[m].user), decisions[m].profile]
+        prompt = longest[cast(int, decisions[m].user), decisions[m].profile, decisions[m].request]
         if np.array_equal(decisions[m].items, decisions[prompt].items[: len(decisions[m].items)]):
             found[m] = prompt
     return found

@@ -7,13 +7,13 @@ needs no forward pass.
 import torch
 from datasets import Dataset
 
-from llmrec.data.decision import Decision
 from llmrec.errors import ConfigError
 from llmrec.language.grammar import DONE
 from llmrec.policy.decoding import Decoder, DecodingState
 from llmrec.policy.distribution import NextToken
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import pack
+from llmrec.sft.windows import decision_of
 
 SAMPLE = 256  # completions that are checked, spread over all windows
 
@@ -29,7 +29,7 @@ def check_completions(policy: RecPolicy, windows: Dataset) -> None:
         ConfigError: the mask forbids a token of a completion.
     """
     rows = [windows[index] for index in range(0, len(windows), max(1, len(windows) // SAMPLE))]
-    decisions = [Decision(row["profile"], row["prior"], row["items"]) for row in rows]
+    decisions = [decision_of(row) for row in rows]
     batch = pack(policy, decisions, [row["completions"] for row in rows]).to(policy.device)
     state = batch.start(policy).select(batch.owner)
     for step in range(batch.completion.shape[1]):

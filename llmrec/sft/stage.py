@@ -21,6 +21,7 @@ from llmrec.distributed import is_main_process, settle_mixed_precision
 from llmrec.files import newest_checkpoint, read_json
 from llmrec.policy.model import RecPolicy
 from llmrec.progress import TrainingLog, watch
+from llmrec.requests.draw import ask
 from llmrec.run import Run
 from llmrec.selection.validation import validation_sample
 from llmrec.sft.check import check_completions
@@ -53,7 +54,7 @@ def train_sft(run: Run) -> dict[str, Any]:
     with timed("base model"):
         policy = RecPolicy.create(run.config, data)
     trainer = _make_trainer(run, policy, data)
-    validation = ValidationCallback(trainer, _validation_decisions(run, data))
+    validation = ValidationCallback(trainer, _validation_decisions(run, policy, data))
     _train(run, trainer, validation)
     validation.best.restore_best(policy)
     trainer.save_model(str(run.path("sft")))
@@ -72,9 +73,10 @@ def _make_trainer(run: Run, policy: RecPolicy, data: InteractionData) -> RecSFTT
     return RecSFTTrainer(policy, windows, training_arguments(section, run), section)
 
 
-def _validation_decisions(run: Run, data: InteractionData) -> Decisions:
+def _validation_decisions(run: Run, policy: RecPolicy, data: InteractionData) -> Decisions:
     sample = validation_sample(data, run.config.sft.eval_users, run.config.seed)
-    return Decisions.from_targets(data, sample, run.config.catalogue)
+    decisions = Decisions.from_targets(data, sample, run.config.catalogue)
+    return ask(decisions, policy.attributes, run.config.sft.requests, run.config.seed)
 
 
 @timed("training")

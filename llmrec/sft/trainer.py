@@ -12,14 +12,14 @@ from trl.trainer.sft_config import SFTConfig as TRLSFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from llmrec.config import SFTConfig
-from llmrec.data.decision import Decision, Decisions
+from llmrec.data.decision import Decisions
 from llmrec.distributed import is_main_process
 from llmrec.files import read_json, write_json
 from llmrec.language.grammar import ITEM
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import PackedBatch, pack, target_log_probs
 from llmrec.selection.best_adapter import BestAdapter, evaluation_due
-from llmrec.sft.windows import Window
+from llmrec.sft.windows import Window, decision_of
 from llmrec.sharding import Shards, configure
 
 NDCG = "eval_ndcg@10"
@@ -119,9 +119,9 @@ class RecSFTTrainer(SFTTrainer):
         super().log(logs, start_time)
 
     def _collate(self, rows: Sequence[Window]) -> dict[str, torch.Tensor]:
-        decisions = [Decision(row["profile"], row["prior"], row["items"]) for row in rows]
         completions = [row["completions"] for row in rows]
-        batch = pack(self.policy, decisions, completions)
+        batch = pack(self.policy, [decision_of(row) for row in rows], completions)
+        batch = batch.with_choices([row["learned"] for row in rows])
         recommended = [self.policy.prompts.parse(tokens).item for of_window in completions for tokens in of_window]
         item_tokens = sum(len(self.policy.vocabulary.sequences[item]) for item in recommended)
         counts = [len(batch.target) + item_tokens, int(batch.completion_mask.sum()) - item_tokens]

@@ -9,11 +9,14 @@ from datasets import Dataset
 
 from llmrec.config import SFTConfig
 from llmrec.data.dataset import InteractionData
+from llmrec.data.decision import Decision
 from llmrec.data.profiles import drop_profiles, profile_texts
 from llmrec.language.templates import sample_justification
 from llmrec.policy.model import RecPolicy
+from llmrec.requests.draw import RequestSampler
+from llmrec.requests.request import Request
 
-Window = dict[str, Any]  # {profile, prior, items, completions}, a row of the data set
+Window = dict[str, Any]  # {profile, request, prior, items, learned, completions}, a row of the data set
 
 
 def training_windows(
@@ -25,12 +28,13 @@ def training_windows(
         policy: renders completions as tokens.
         data: the prepared log; windows come from the training part of its histories.
         attributes: user attributes that the prompt names.
-        section: number of epochs, batch size and share of hidden profiles.
+        section: number of epochs, batch size, and shares of hidden profiles and of requests.
         seed: seed of windows, justifications and order.
 
     Returns:
-        rows `{profile, prior, items, completions}`. The only completion recommends the item that followed `items` and
-        justifies it with true facts.
+        rows `{profile, request, prior, items, learned, completions}`. The only completion recommends the item that
+        followed `items` and justifies it with true facts. It satisfies the request, which is "" in most rows.
+        `learned` says which of the shown items are targets: all, or those that satisfy the request.
     """
     generator = random.Random(seed)
     profiles = profile_texts(data.users, attributes)
@@ -46,10 +50,29 @@ def training_windows(
         rows += _batches_of_like_length(epoch, section.batch_size, generator)
     shown_profiles = drop_profiles([row["profile"] for row in rows], section.profile_dropout, seed)
     rows = [row | {"profile": profile} for row, profile in zip(rows, shown_profiles, strict=True)]
+    rows = _with_requests(policy, rows, section.requests, seed)
     share = section.num_train_epochs / np.ceil(section.num_train_epochs)
     rows = rows[: int(len(rows) * share)]
     # The first windows fill up the last batch. A smaller one could not be shared by processes evenly.
     return Dataset.from_list(rows + list(islice(cycle(rows), -len(rows) % section.batch_size)))
+
+
+def _with_requests(policy: RecPolicy, rows: list[Window], share: float, seed: int) -> list[Window]:
+    """Adds `request` and `learned` to rows. A share of the rows gets a request that the recommended item satisfies."""
+    generator = random.Random(f"requests {seed}")  # the other draws are the same with and without requests
+    sampler = RequestSampler(policy.attributes) if policy.attributes is not None else None
+    found: list[Window] = []
+    for row in rows:
+        request = None
+        if sampler is not None and generator.random() < share:
+            item = policy.prompts.parse(row["completions"][0]).item
+            request = sampler.draw(item, row["items"], generator)
+        if sampler is None or request is None:
+            found.append(row | {"request": "", "learned": [True] * len(row["items"])})
+        else:
+            learned = sampler.attributes.satisfied(request.conditions)[row["items"]].tolist()
+            found.append(row | {"request": request.text, "learned": learned})
+    return found
 
 
 def _completion(policy: RecPolicy, shown: list[int], item: int, generator: random.Random) -> list[int]:
@@ -80,3 +103,9 @@ def _batches_of_like_length(rows: list[Window], batch_size: int, generator: rand
     batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
     generator.shuffle(batches)
     return [row for batch in batches for row in batch]
+
+
+def decision_of(row: Window) -> Decision:
+    """The decision that a window ends with."""
+    request = Request(row["request"]) if row["request"] else None
+    return Decision(row["profile"], row["prior"], row["items"], request=request)

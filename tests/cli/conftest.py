@@ -29,6 +29,7 @@ class Item:
     score: float
     justification: str
     grounded: bool
+    satisfies: bool | None = None
 
 
 class FakeRecommender:
@@ -47,8 +48,15 @@ class FakeRecommender:
     def resolve_ids(self, item_ids: list[str]) -> list[int]:
         return [int(item_id) for item_id in item_ids]
 
-    def recommend(self, history=None, user=None, top_k=5, exclude=()) -> list[Item]:
+    def understand(self, request: str) -> types.SimpleNamespace:
+        if "opera" in request:
+            raise CatalogueError("No item satisfies it.")
+        return types.SimpleNamespace(conditions=[word for word in request.split() if word.islower()])
+
+    def recommend(self, history=None, user=None, top_k=5, exclude=(), request=None) -> list[Item]:
         print("a library prints this on stdout")
+        if request is not None:
+            return [Item("9", f"Answer to: {request}", 0.5, "", True, self.understand(request) and len(request) > 12)]
         left = [i for i in range(len(CATALOGUE)) if i not in (history or []) and i not in exclude]
         return [Item(str(i), CATALOGUE[i], 0.5, f"because of {CATALOGUE[0]}", True) for i in left[:top_k]]
 

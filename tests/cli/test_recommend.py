@@ -124,3 +124,65 @@ def test_interactive_ends_with_the_input(llmrec, monkeypatch, run_directory: Pat
 
     monkeypatch.setattr("builtins.input", end_of_input)
     assert llmrec("recommend", "--run", str(run_directory), "--interactive") == 0
+
+
+def test_a_request(llmrec, capsys, run_directory: Path) -> None:
+    assert llmrec("recommend", "--run", str(run_directory), "--user", "7", "--request", "a funny one") == 0
+    out = capsys.readouterr().out
+    assert "recognized: a, funny, one" in out and "Answer to: a funny one" in out and "outside of the request" in out
+    arguments = ["--user", "7", "--request", "something funny and old", "--json"]
+    assert llmrec("recommend", "--run", str(run_directory), *arguments) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["request"] == "something funny and old" and answer["recommendations"][0]["satisfies"] is True
+
+
+def test_a_second_sentence_refines_the_first(llmrec, monkeypatch, capsys, run_directory: Path) -> None:
+    lines = iter([":ask funny", ":ask opera", ":ask old.", ":ask and long", "Heat (1995)", ":ask", ":quit"])
+    monkeypatch.setattr("builtins.input", lambda *prompt: next(lines))
+    assert llmrec("recommend", "--run", str(run_directory), "--user", "7", "--interactive") == 0
+    answers = [line for line in capsys.readouterr().out.splitlines() if "Answer to" in line or "No item" in line]
+    shown = [line.partition("  p=")[0].strip() for line in answers]
+    expected = ["funny", "funny. old.", "funny. old. and long", "funny. old. and long"]
+    assert [line for line in shown if "No item" not in line] == [f"1. Answer to: {text}" for text in expected]
+    assert shown[1].endswith("No item satisfies it.") and next(lines, None) is None
+
+
+def test_a_batch(llmrec, capsys, run_directory: Path, tmp_path: Path) -> None:
+    file = tmp_path / "people.jsonl"
+    rows = [{"user": "7", "request": "funny"}, {"history": ["Heat (1995)"]}, {"user": "8"}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert llmrec("recommend", "--run", str(run_directory), "--batch", str(file), "--top-k", "1") == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [{key: answer[key] for key in row} for answer, row in zip(answers, rows, strict=True)] == rows
+    titles = [[item["title"] for item in answer["recommendations"]] for answer in answers]
+    assert titles == [["Answer to: funny"], ["Toy Story (1995)"], ["Toy Story (1995)"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "shown"),
+    [
+        ("", "is empty; expected a JSON object on each line"),
+        ('{"user": "7"}\n{"user"', "line 2: found '{\"user\"', expected a JSON object"),
+        ('{"user": 7}', "line 1: found"),
+        ('{"user": "7", "history": []}', "line 1: found"),
+        ('{"user": "7", "requests": "x"}', "line 1: found"),
+        ('{"user": "7"}\n{"history": ["Haet"]}', "line 2: Haet is not in the catalogue. Nearest: Heat (1995)"),
+        ('{"user": "7"}\n{"user": "7", "request": "an opera"}', "line 2: No item satisfies it."),
+    ],
+)
+def test_a_wrong_batch_prints_nothing(llmrec, capsys, run_directory: Path, tmp_path: Path, content, shown) -> None:
+    file = tmp_path / "people.jsonl"
+    file.write_text(content)
+    assert llmrec("recommend", "--run", str(run_directory), "--batch", str(file)) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and shown in err and "Traceback" not in err
+
+
+def test_a_batch_names_its_people_alone(llmrec, capsys, run_directory: Path, tmp_path: Path) -> None:
+    file = tmp_path / "missing.jsonl"
+    assert llmrec("recommend", "--run", str(run_directory), "--batch", str(file)) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    assert llmrec("recommend", "--run", str(run_directory), "--batch", str(file), "--user", "7") == 2
+    assert "--batch and --user were both given" in capsys.readouterr().err
+    assert llmrec("recommend", "--model", "a/b", "--batch", str(file), "--interactive") == 2
+    assert "--batch and --interactive were both given" in capsys.readouterr().err

@@ -208,12 +208,15 @@ def test_facts_that_equal_a_title_are_withheld(run: Run, tmp_path: Path) -> None
     vocabulary["items"][0]["title"] = "Secret Movie (1999) [2]"
     write_json(adapter / "item_vocabulary.json", vocabulary)
     values = ["Quiet", "secret movie", "Secret Movie (1999)", "Secret Movie (1999) [2]", "War"]
+    members = [["category", "secret movie", [0]], ["category", "War", [1]]]
+    write_json(adapter / "attributes.json", {"format": 1, "members": members})
     book = read_json(adapter / "facts.json")
     facts = {"facts": [["category", value] for value in values], "of_item": [[0, 1, 2, 3, 4], *[[4]] * 9]}
     write_json(adapter / "facts.json", book | facts)
     withhold_titles(adapter)
     book = read_json(adapter / "facts.json")
     assert book["facts"] == [["category", "War"]] and book["of_item"] == [[0]] * 10
+    assert read_json(adapter / "attributes.json")["members"] == [["category", "War", [1]]]
 
 
 def test_titles_that_spell_the_items_cannot_be_withheld(tmp_path: Path, tiny_base: str) -> None:
