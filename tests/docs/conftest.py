@@ -56,6 +56,7 @@ def quickstart_directory(tiny_base: str, tmp_path_factory: pytest.TempPathFactor
             },
             "catalogue": {"max_history": 8},
             "model": {"base": tiny_base, "lora_r": 4, "lora_alpha": 8},
+            "sft": {"requests": 0.5},
             "reward": {"num_train_epochs": 1, "hidden_size": 8, "num_layers": 1},
             "ppo": {"response_length": 24},
         }

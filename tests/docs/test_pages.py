@@ -59,7 +59,7 @@ def test_named_config_keys_exist(page: Path) -> None:
 def test_format_numbers_are_those_of_the_code() -> None:
     page = (ROOT / "docs" / "reference" / "formats.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `[\w.]+` \| (\d+) \| `([\w.]+)` \|$", page, flags=re.MULTILINE)
-    assert len(rows) == 3
+    assert len(rows) == 4
     for number, module in rows:
         assert int(number) == importlib.import_module(module).FORMAT, module
 
