@@ -203,7 +203,8 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
 def prepare_streams() -> None:
     """Makes standard streams that never fail on a character, and replaces closed ones by the null device.
 
-    A character that the encoding of stdout lacks is printed as its escape, such as `\\u0416`.
+    A character that the encoding of stdout lacks is printed as its escape, such as `\\u0416`. A byte that the encoding
+    of stdin lacks is read as its escape, such as `\\xd0`.
     """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         if getattr(sys, name) is None:
@@ -212,8 +213,9 @@ def prepare_streams() -> None:
                 os.dup2(null, number)
                 os.close(null)
             setattr(sys, name, os.fdopen(number, mode, closefd=False))
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _discard_output() -> None:

@@ -1,5 +1,6 @@
 """The command `recommend`: titles as arguments, users of the log and the interactive loop."""
 
+import io
 import json
 from pathlib import Path
 
@@ -116,6 +117,17 @@ def test_a_typed_title_may_hold_the_separator(llmrec, monkeypatch, capsys, run_d
     answers = capsys.readouterr().out.split(" 1. ")[1:]
     assert [answer.partition("  p=")[0] for answer in answers] == ["Heat", "Heat; Cold", "Alien"]
     assert "excluded titles: 1" in answers[1]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_bytes_that_the_encoding_lacks_are_a_wrong_title(
+    llmrec, monkeypatch, capsys, run_directory: Path, encoding: str
+) -> None:
+    typed = "Андрей\nHeat (1995)\n".encode()  # 0x90 is in neither encoding
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(typed), encoding=encoding))
+    assert llmrec("recommend", "--run", str(run_directory), "--interactive") == 0
+    out = capsys.readouterr().out
+    assert "is not in the catalogue" in out and " 1. Toy Story" in out
 
 
 def test_interactive_ends_with_the_input(llmrec, monkeypatch, run_directory: Path) -> None:
