@@ -9,7 +9,7 @@ as well.
 These outcomes are faults:
 
 - traceback: an exception that is no `UserError`, or exit code 1
-- hang: more than 60 seconds (seen only while Python code runs)
+- hang: more than 60 seconds of CPU time, or of waiting (seen only while Python code runs)
 - loss: events read is not the number of rows in the file, or not the sum of clicks kept and events counted as left out;
   a title of a request that is neither used nor refused
 - wrong: a seen, excluded or repeated item; a title that does not lead back to its item; an untrue justification; scores

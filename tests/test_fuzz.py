@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from benchmarks import fuzz
 from benchmarks.fuzz import Target
-from benchmarks.fuzzing import requests, shops
+from benchmarks.fuzzing import outcomes, requests, shops
 from benchmarks.fuzzing.logs import Log, outcome_of, written
-from benchmarks.fuzzing.outcomes import FAULTS, Outcome
+from benchmarks.fuzzing.outcomes import FAULTS, Hang, Outcome, time_limit
 from benchmarks.fuzzing.requests import Request, answer_in_process
 from benchmarks.fuzzing.shops import Shop
 from llmrec.data import prepare
@@ -75,6 +75,16 @@ def test_an_exception_and_a_hang_are_faults(tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setattr(prepare, "build_data", function)
         found = outcome_of(log(), tmp_path / name, seconds)
         assert found.kind == kind and "prepare.py" in found.about
+
+
+def test_work_is_limited_by_cpu_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that gets a tenth of a core may go on until it has worked as long as the limit says."""
+    clock = iter(number / 100 for number in range(100))  # 0.1 s are a tick of the timer, 0.01 s the work until then
+    monkeypatch.setattr(outcomes.time, "process_time", lambda: next(clock))
+    started = time.monotonic()
+    with pytest.raises(Hang), time_limit(0.1):
+        time.sleep(60)
+    assert 0.9 <= time.monotonic() - started < 30
 
 
 def test_the_command_counts_and_keeps_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
