@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
@@ -16,6 +15,7 @@ from transformers import (
 )
 
 from llmrec.language import base_model
+from tests.configs import write_config
 from tests.conftest import make_base
 from tests.families.bases import FAMILIES, make_tokenizer
 from tests.families.test_commands import write_log
@@ -98,25 +98,11 @@ def plain(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_it_is_refused_before_training(llmrec, capfd, tmp_path, monkeypatch, make, model, said):
     write_log(tmp_path)
     make(tmp_path / "base", monkeypatch)
-    values = {
-        "name": "a",
-        "output_dir": str(tmp_path / "runs"),
-        "data": {
-            "format": "table",
-            "path": str(tmp_path / "log.csv"),
-            "items": str(tmp_path / "items.csv"),
-            "purchase": [],
-            "splits": ["leave_one_out"],
-        },
-        "model": {"base": str(tmp_path / "base"), **model},
-        "report_to": [],
-    }
-    config = tmp_path / "a.yaml"
-    config.write_text(yaml.safe_dump(values))
+    config = write_config(tmp_path, data={"purchase": []}, model={"base": str(tmp_path / "base"), **model})
     if "attention" not in model:  # a wrong key stops the first stage
         assert llmrec("prepare", str(config)) == 0
     capfd.readouterr()
     assert llmrec("sft", str(config)) == 2
     shown = " ".join(capfd.readouterr().err.split())
     assert all(part in shown for part in said) and "Traceback" not in shown
-    assert not {file.name for file in (tmp_path / "runs").glob("a/sft/*")} - {"started.json"}
+    assert not {file.name for file in (tmp_path / "runs").glob("tiny/sft/*")} - {"started.json"}

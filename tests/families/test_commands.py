@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from transformers import AutoModelForCausalLM
 
+from tests.configs import write_config
 from tests.families.bases import FAMILIES, make_base
 
 pytestmark = pytest.mark.slow
@@ -40,26 +40,15 @@ def write_log(folder: Path) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_commands(name, tmp_path):
     write_log(tmp_path)
-    values = {
-        "name": "tiny",
-        "output_dir": str(tmp_path / "runs"),
-        "data": {
-            "format": "table",
-            "path": str(tmp_path / "log.csv"),
-            "items": str(tmp_path / "items.csv"),
-            "users": str(tmp_path / "users.csv"),
-            "purchase": [],
-            "splits": ["leave_one_out"],
-        },
-        "model": {"base": make_base(name, tmp_path / "base"), "lora_r": 4},
-        "catalogue": {"max_history": 6, "user_attributes": ["group"]},
-        "sft": {"num_train_epochs": 2, "per_device_train_batch_size": 4, "eval_users": 8},
-        "reward": {"num_train_epochs": 1, "ensemble": 1},
-        "ppo": {"total_episodes": 16, "per_device_train_batch_size": 8, "eval_users": 8},
-        "report_to": [],
-    }
-    config = tmp_path / "tiny.yaml"
-    config.write_text(yaml.safe_dump(values))
+    config = write_config(
+        tmp_path,
+        data={"users": str(tmp_path / "users.csv"), "purchase": []},
+        model={"base": make_base(name, tmp_path / "base"), "lora_r": 4},
+        catalogue={"max_history": 6, "user_attributes": ["group"]},
+        sft={"num_train_epochs": 2, "per_device_train_batch_size": 4, "eval_users": 8},
+        reward={"num_train_epochs": 1, "ensemble": 1},
+        ppo={"total_episodes": 16, "per_device_train_batch_size": 8, "eval_users": 8},
+    )
     for command in ("prepare", "sft", "reward", "ppo"):
         llmrec(command, config)
     run = tmp_path / "runs" / "tiny"

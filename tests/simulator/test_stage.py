@@ -14,6 +14,7 @@ from llmrec.errors import UserError
 from llmrec.run import Run, run_all
 from llmrec.simulator.stage import simulate as fit_worlds
 from llmrec.simulator.world import load_world
+from tests import configs
 from tests.simulator.worlds import log
 
 
@@ -28,27 +29,17 @@ def write_log(folder: Path, late_users: int) -> None:
             "timestamp": np.concatenate(data.timestamps) + 1_000_000_000,
             "rating": np.where(np.concatenate(data.purchases), 5, 2),
         }
-    ).to_csv(folder / "events.csv", index=False)
+    ).to_csv(folder / "log.csv", index=False)
     items = data.items.assign(categories=[";".join(names) for names in data.items["categories"]])
     items.to_csv(folder / "items.csv", index=False)
 
 
 def write_config(folder: Path, **simulator: object) -> Path:
-    file = folder / "small.yaml"
-    values = {
-        "name": "small",
-        "output_dir": str(folder / "runs"),
-        "data": {
-            "format": "table",
-            "path": str(folder / "events.csv"),
-            "items": str(folder / "items.csv"),
-            "splits": ["temporal"],
-            "temporal_test": 0.45,
-        },
-        "simulator": {"min_users": 20, "lives": 20, "permutations": 20, "max_steps": 20, **simulator},
-    }
-    file.write_text(json.dumps(values))  # JSON is YAML
-    return file
+    return configs.write_config(
+        folder,
+        data={"splits": ["temporal"], "temporal_test": 0.45},
+        simulator={"min_users": 20, "lives": 20, "permutations": 20, "max_steps": 20, **simulator},
+    )
 
 
 def simulate(config: Path) -> subprocess.CompletedProcess[str]:
@@ -64,14 +55,14 @@ def test_three_worlds_come_out_of_one_command(tmp_path: Path) -> None:
     worlds = json.loads(done.stdout)
     assert list(worlds) == ["base", "other_users", "other_family"]
     assert [found["family"] for found in worlds.values()] == ["chain", "chain", "mixture"]
-    users = {name: set(load_world(tmp_path / "runs" / "small" / "simulator" / name).users) for name in worlds}
+    users = {name: set(load_world(tmp_path / "runs" / "tiny" / "simulator" / name).users) for name in worlds}
     assert users["base"] == users["other_family"] and not users["base"] & users["other_users"]
     for found in worlds.values():
         assert set(found["policies"]) == {"random", "popularity", "ease", "markov", "true tastes"}
         assert found["sensitivity"][0]["assumption"] == "none" and len(found["sensitivity"]) == 11
-    parameters = json.loads((tmp_path / "runs" / "small" / "simulator" / "base" / "parameters.json").read_text())
+    parameters = json.loads((tmp_path / "runs" / "tiny" / "simulator" / "base" / "parameters.json").read_text())
     assert {one["origin"] for one in parameters["parameters"].values()} == {"fitted", "assumed"}
-    again = simulate(tmp_path / "small.yaml")
+    again = simulate(tmp_path / "tiny.yaml")
     assert json.loads(again.stdout) == worlds and "fitting" not in again.stderr
     changed = simulate(write_config(tmp_path, slate=2))
     assert changed.returncode == 2 and "simulator.slate: 1 -> 2" in changed.stderr
