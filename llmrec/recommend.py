@@ -11,7 +11,7 @@ import torch
 
 from llmrec.catalogue.names import NameIndex, folded
 from llmrec.data.dataset import InteractionData, load_data
-from llmrec.data.decision import stranger
+from llmrec.data.decision import Decision, stranger
 from llmrec.data.profiles import NEW_USER, profile_texts
 from llmrec.distributed import own_device
 from llmrec.errors import CatalogueError, ModelError, nearest
@@ -49,6 +49,19 @@ class RankedItem:
     justification: str
     grounded: bool
     satisfies: bool | None = None
+
+
+@dataclass(frozen=True)
+class Justification:
+    """Why an item is recommended.
+
+    Attributes:
+        text: the text that the policy writes.
+        grounded: whether every statement of it is true.
+    """
+
+    text: str
+    grounded: bool
 
 
 class Recommender:
@@ -185,28 +198,58 @@ class Recommender:
         """
         asked = None if request is None else self.understand(request)
         profile, items = self._profile_and_history(history, user)
-        left_out = {other for item in [*items, *(exclude or [])] for other in self.names.alike(item)}
-        excluded = sorted(left_out - set(items))
-        satisfies = self._satisfying(asked, left_out)
-        decision = stranger(items, self.policy.catalogue.max_history, excluded, profile, asked)
+        decision = self.decision(items, exclude or (), profile, asked)
+        satisfies = self.satisfying(decision)
         scores = next(item_scores(self.policy, [decision]))[0].exp().cpu()
-        chosen = torch.tensor(self._best(scores, top_k), dtype=torch.long)
-
-        prompts = pack(self.policy, [decision] * len(chosen)).to(self.policy.device)
-        completions = generate(self.policy, prompts, self.max_new_tokens, first_items=chosen)
+        chosen = self._best(scores, top_k)
         vocabulary = self.policy.vocabulary
         return [
             RankedItem(
                 item_id=vocabulary.item_ids[item],
                 title=vocabulary.titles[item],
-                score=float(score),
-                justification=recommendation.text(vocabulary.titles),
-                grounded=check(self.policy.facts, recommendation, set(items)).grounded,
+                score=float(scores[item]),
+                justification=reason.text,
+                grounded=reason.grounded,
                 satisfies=None if satisfies is None else bool(satisfies[item]),
             )
-            for item, score, recommendation in zip(
-                chosen.tolist(), scores[chosen], parse(self.policy, completions), strict=True
+            for item, reason in zip(chosen, self.justify([decision] * len(chosen), chosen), strict=True)
+        ]
+
+    def decision(
+        self,
+        items: Sequence[int],
+        exclude: Sequence[int] = (),
+        profile: str = NEW_USER,
+        request: Request | None = None,
+    ) -> Decision:
+        """The prompt of a person. Items that look like a seen or excluded item are not recommended either.
+
+        Args:
+            items: indices of seen items, oldest first.
+            exclude: indices of items that are not recommended.
+            profile: what the prompt says of the person.
+            request: what the person asks for.
+        """
+        left_out = {other for item in [*items, *exclude] for other in self.names.alike(item)}
+        return stranger(items, self.policy.catalogue.max_history, sorted(left_out - set(items)), profile, request)
+
+    def justify(self, decisions: Sequence[Decision], items: Sequence[int]) -> list[Justification]:
+        """Writes a justification for one item of each of B decisions.
+
+        Args:
+            decisions: the prompts, [B].
+            items: item indices, [B].
+        """
+        prompts = pack(self.policy, decisions).to(self.policy.device)
+        chosen = torch.tensor(items, dtype=torch.long)
+        completions = generate(self.policy, prompts, self.max_new_tokens, first_items=chosen)
+        titles = self.policy.vocabulary.titles
+        return [
+            Justification(
+                text=recommendation.text(titles),
+                grounded=check(self.policy.facts, recommendation, set(map(int, decision.items))).grounded,
             )
+            for decision, recommendation in zip(decisions, parse(self.policy, completions), strict=True)
         ]
 
     def understand(self, request: str) -> Request:
@@ -230,17 +273,18 @@ class Recommender:
             )
         return Reader(attributes)
 
-    def _satisfying(self, request: Request | None, left_out: set[int]) -> np.ndarray | None:
-        """Which items satisfy what was recognized in a request, bool [N]; None if nothing was.
+    def satisfying(self, decision: Decision) -> np.ndarray | None:
+        """Which items satisfy what was recognized in the request of a decision, bool [N]; None if nothing was.
 
         Raises:
             CatalogueError: no item that may be recommended does.
         """
+        request = decision.request
         if request is None or not request.conditions:
             return None
         satisfied = self._reader.attributes.satisfied(request.conditions)
         available = np.ones_like(satisfied)
-        available[list(left_out)] = False
+        available[decision.history] = False
         self._reader.check_satisfiable(request, available)
         return satisfied
 

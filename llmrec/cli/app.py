@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 import llmrec
-from llmrec.cli import ab_test, config, estimate, export, hub, off_policy, recommend, simulate, stages
+from llmrec.cli import ab_test, config, estimate, export, feedback, hub, off_policy, recommend, serve, simulate, stages
 from llmrec.cli.process import exit_with, fail
 
 
@@ -49,6 +49,8 @@ COMMANDS = {
     "evaluate": stages.evaluate_command,
     "report": stages.report_command,
     "recommend": recommend.recommend_command,
+    "serve": serve.serve_command,
+    "feedback": feedback.feedback_command,
     "config": config.config_command,
     "estimate": estimate.estimate_command,
     "simulate": simulate.simulate_command,

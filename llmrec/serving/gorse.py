@@ -1,0 +1,108 @@
+"""Routes of Gorse, so that its clients work with this server: feedback in, item ids out."""
+
+import hashlib
+import time
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel, Field
+
+from llmrec.serving.errors import ApiError
+from llmrec.serving.messages import MAX_EVENTS, MAX_LENGTH, Action, ItemId, Rating, RecommendRequest, UserId
+from llmrec.serving.service import Service
+
+# Gorse has no fixed types. These are the ones of its documentation and of this server.
+ACTIONS = {
+    "read": "impression",
+    "impression": "impression",
+    "like": "click",
+    "star": "click",
+    "click": "click",
+    "purchase": "purchase",
+    "skip": "skip",
+}
+
+
+User = Annotated[UserId, Path(description="Id of the person.")]
+Count = Annotated[int, Query(ge=1, le=MAX_LENGTH, description="Number of items.")]
+
+
+class GorseFeedback(BaseModel):
+    """One event, as clients of Gorse send it."""
+
+    FeedbackType: str = Field(max_length=64, examples=["like"])
+    UserId: UserId
+    ItemId: ItemId
+    Timestamp: str = Field(default="", max_length=64, description="ISO 8601; empty: now.")
+    Value: float | None = Field(default=None, allow_inf_nan=False)
+    Comment: str = ""
+
+
+class GorseSuccess(BaseModel):
+    """Number of new events."""
+
+    RowAffected: int
+
+
+def gorse_routes(service: Service) -> APIRouter:
+    """The routes of Gorse that this server has."""
+    router = APIRouter(prefix="/api", tags=["Gorse"])
+
+    @router.post("/feedback")
+    @router.put("/feedback")
+    async def feedback(
+        events: Annotated[list[GorseFeedback], Field(min_length=1, max_length=MAX_EVENTS)],
+    ) -> GorseSuccess:
+        """Stores feedback. Equal events are stored once."""
+        return GorseSuccess(RowAffected=await service.add_feedback([to_event(event) for event in events]))
+
+    @router.get("/recommend/{user}")
+    async def recommend(user: User, n: Count = 10) -> list[str]:
+        """Recommends ids of items to a person, and records them as shown."""
+        return await recommended(RecommendRequest(user=user, k=n))
+
+    @router.get("/recommend/{user}/{category}")
+    async def recommend_category(
+        user: User, category: Annotated[str, Path(max_length=200, description="A category.")], n: Count = 10
+    ) -> list[str]:
+        """Recommends ids of items of a category to a person, and records them as shown."""
+        return await recommended(RecommendRequest(user=user, k=n, categories=[category]))
+
+    async def recommended(request: RecommendRequest) -> list[str]:
+        return [item.item for item in (await service.recommend(request)).items]
+
+    return router
+
+
+def to_event(event: GorseFeedback) -> Action | Rating:
+    """An event of Gorse as one of this server. Its id follows from its content, as Gorse stores equal events once.
+
+    Raises:
+        ApiError: the type or the time is unknown.
+    """
+    kind = event.FeedbackType.lower()
+    text = "\x1f".join([kind, event.UserId, event.ItemId, event.Timestamp])
+    common = {
+        "event_id": f"gorse-{hashlib.sha256(text.encode()).hexdigest()[:40]}",
+        "user": event.UserId,
+        "item": event.ItemId,
+        "timestamp": _seconds(event.Timestamp),
+    }
+    if kind == "rating" and event.Value is not None:
+        return Rating(type="rating", value=event.Value, **common)
+    if kind not in ACTIONS:
+        known = ", ".join([*ACTIONS, "rating (with a Value)"])
+        raise ApiError(422, "unknown_feedback_type", f"FeedbackType is not known here. Expected one of {known}.")
+    return Action(type=ACTIONS[kind], **common)
+
+
+def _seconds(timestamp: str) -> float:
+    if not timestamp:
+        return time.time()
+    try:
+        return datetime.fromisoformat(timestamp).timestamp()
+    except (ValueError, OverflowError):
+        raise ApiError(
+            422, "invalid_request", "Timestamp is not a date. Expected ISO 8601, such as 2026-01-31."
+        ) from None

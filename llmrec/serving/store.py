@@ -1,0 +1,375 @@
+"""The feedback store: what was shown and what people did with it, in SQLite or PostgreSQL.
+
+One thread writes. It commits all waiting writes in one transaction, so many requests share one flush to the disk. A
+write is acknowledged after its commit, so what was acknowledged survives a crash of the process or the machine.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from llmrec.errors import UserError
+from llmrec.serving import tables
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+MIGRATION_LOCK = 6_405_107  # key of PostgreSQL's advisory lock while the tables are created
+MAX_WAITING_ROWS = 20_000  # rows that wait for the writer; more are refused
+
+
+class StoreError(Exception):
+    """The database cannot be read or written at present. Nothing of the failed write was kept."""
+
+
+class StoreBusyError(StoreError):
+    """More writes are waiting than the database can take at present."""
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What a person did; a row of the table `feedback`.
+
+    Attributes:
+        event_id: id that the client chose.
+        user_id: the person.
+        item_id: the item.
+        type: `impression`, `click`, `purchase`, `skip` or `rating`.
+        value: the rating; None for other types.
+        request_id: the list that the person saw, if the client knows it.
+        at: when it happened, seconds since 1970.
+        received: when the server received it, seconds since 1970.
+    """
+
+    event_id: str
+    user_id: str
+    item_id: str
+    type: str
+    value: float | None
+    request_id: str | None
+    at: float
+    received: float
+
+
+@dataclass(frozen=True)
+class Impression:
+    """An item that was shown; a row of the table `impressions`, whose comments describe the fields."""
+
+    request_id: str
+    position: int
+    user_id: str | None
+    item_id: str
+    propensity: float
+    score: float
+    policy: str
+    sampled: bool
+    at: float
+
+
+@dataclass(frozen=True)
+class StoredPerson:
+    """What the store knows of a person.
+
+    Attributes:
+        feedback: type and item id of each event, oldest first.
+        erased: whether the data of this person was deleted. Data from before that must not be used any more.
+    """
+
+    feedback: list[tuple[str, str]]
+    erased: bool
+
+
+@dataclass(frozen=True)
+class Deleted:
+    """Rows that the deletion of a person's data removed."""
+
+    feedback: int
+    impressions: int
+
+
+@dataclass(frozen=True)
+class _Write:
+    """A write that waits for the writer: what it does in a transaction, its rows, and the promise of its result."""
+
+    action: Callable[[sa.Connection], Any]
+    rows: int
+    done: "Future[Any]"
+
+
+def store_url(place: str) -> sa.URL:
+    """The database that a user names: a URL of SQLite or PostgreSQL, or the path of an SQLite file.
+
+    Raises:
+        UserError: it is another database.
+    """
+    if "://" not in place:
+        return sa.URL.create("sqlite", database=str(Path(place).expanduser()))
+    try:
+        url = sa.make_url(place)
+    except ArgumentError:
+        raise UserError(
+            f"{place.split('://', maxsplit=1)[0]}://...: this is not a database URL. Expected {EXPECTED}."
+        ) from None
+    if url.get_backend_name() == "postgresql" and url.drivername == "postgresql":
+        url = url.set(drivername="postgresql+psycopg")
+    if url.get_backend_name() not in ("sqlite", "postgresql"):
+        raise UserError(f"The store is a database of {url.get_backend_name()}. Expected {EXPECTED}.")
+    return url
+
+
+EXPECTED = "postgresql://USER@HOST/DATABASE, or the path of an SQLite file"
+
+
+class Store:
+    """A connection to the feedback store. It creates or updates the tables when it opens.
+
+    Args:
+        place: URL or path, see `store_url`.
+        on_commit: called after each transaction with its seconds and the number of its rows.
+
+    Raises:
+        UserError: the database cannot be opened, or a newer llmrec has written it.
+    """
+
+    def __init__(self, place: str, on_commit: Callable[[float, int], None] = lambda seconds, rows: None):
+        url = store_url(place)
+        self._on_commit = on_commit
+        self._insert = sqlite.insert if url.get_backend_name() == "sqlite" else postgresql.insert
+        self._engine = _connect(url)
+        self._waiting: list[_Write] = []
+        self._waiting_rows = 0
+        self._changed = threading.Condition()
+        self._closed = False
+        self._last_error: str | None = None
+        self._writer = threading.Thread(target=self._write_all, name="store-writer", daemon=True)
+        self._writer.start()
+
+    def close(self) -> None:
+        """Commits what is waiting and closes the database."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._writer.join()
+        self._engine.dispose()
+
+    # --- writes ---
+
+    def add_feedback(self, events: Sequence[Feedback]) -> "Future[int]":
+        """Writes events. Those whose id is in the store already are ignored.
+
+        Returns:
+            the promise of the number of new events.
+
+        Raises:
+            StoreBusyError: too many writes are waiting.
+        """
+        insert = self._insert(tables.feedback).on_conflict_do_nothing(index_elements=["event_id"])
+        statement = insert.returning(tables.feedback.c.event_id)
+        rows = [asdict(event) for event in events]
+        return self._enqueue(lambda connection: len(_run_each(connection, statement, rows).all()), len(rows))
+
+    def add_impressions(self, shown: Sequence[Impression]) -> "Future[Any]":
+        """Writes the items of a list; errors as in `add_feedback`."""
+        statement = sa.insert(tables.impressions)
+        rows = [asdict(impression) for impression in shown]
+        return self._enqueue(lambda connection: _run_each(connection, statement, rows), len(rows))
+
+    def put_items(self, rows: Sequence[dict[str, Any]]) -> "Future[Any]":
+        """Writes or replaces items of the catalogue, rows of the table `items`."""
+        insert = self._insert(tables.items)
+        changed = {name: insert.excluded[name] for name in ("row", "title", "categories")}
+        statement = insert.on_conflict_do_update(index_elements=["item_id"], set_=changed)
+        return self._enqueue(lambda connection: _run_each(connection, statement, rows), len(rows))
+
+    def erase(self, user_id: str) -> "Future[Deleted]":
+        """Deletes all that is known of a person, and lists the person for the next training."""
+        listed = self._insert(tables.erasures).values(user_id=user_id, at=time.time())
+        listed = listed.on_conflict_do_update(index_elements=["user_id"], set_={"at": listed.excluded["at"]})
+
+        def delete(connection: sa.Connection) -> Deleted:
+            connection.execute(listed)
+            of_feedback = sa.delete(tables.feedback).where(tables.feedback.c.user_id == user_id)
+            of_impressions = sa.delete(tables.impressions).where(tables.impressions.c.user_id == user_id)
+            return Deleted(connection.execute(of_feedback).rowcount, connection.execute(of_impressions).rowcount)
+
+        return self._enqueue(delete, 1)
+
+    def _enqueue(self, action: Callable[[sa.Connection], Any], rows: int) -> "Future[Any]":
+        write = _Write(action, rows, Future())
+        with self._changed:
+            if self._closed:
+                raise StoreError("The store is closed.")
+            if self._waiting and self._waiting_rows + rows > MAX_WAITING_ROWS:
+                raise StoreBusyError(f"{self._waiting_rows} rows wait for the database.")
+            self._waiting.append(write)
+            self._waiting_rows += rows
+            self._changed.notify()
+        return write.done
+
+    def _write_all(self) -> None:
+        """The writer's loop: takes all waiting writes and commits them together."""
+        while True:
+            with self._changed:
+                while not self._waiting and not self._closed:
+                    self._changed.wait()
+                writes = self._waiting
+                self._waiting = []
+            if not writes:
+                return
+            self._commit([write for write in writes if write.done.set_running_or_notify_cancel()])
+            with self._changed:
+                self._waiting_rows -= sum(write.rows for write in writes)
+
+    def _commit(self, writes: list[_Write]) -> None:
+        """Commits writes in one transaction. If that fails, each is tried alone, so that one cannot fail the others."""
+        if not writes:
+            return
+        started = time.perf_counter()
+        try:
+            with self._engine.begin() as connection:
+                results = [write.action(connection) for write in writes]
+        except Exception as error:  # whatever happens, the writer goes on and the clients hear of it
+            if len(writes) > 1:
+                for write in writes:
+                    self._commit([write])
+                return
+            self._last_error = _reason(error)
+            writes[0].done.set_exception(StoreError(self._last_error))
+            return
+        self._last_error = None
+        self._on_commit(time.perf_counter() - started, sum(write.rows for write in writes))
+        for write, result in zip(writes, results, strict=True):
+            write.done.set_result(result)
+
+    # --- reads ---
+
+    def person(self, user_id: str) -> StoredPerson:
+        """What is known of a person.
+
+        Raises:
+            StoreError: the database cannot be read.
+        """
+        table = tables.feedback
+        events = sa.select(table.c.type, table.c.item_id).where(table.c.user_id == user_id)
+        erased = sa.select(tables.erasures.c.at).where(tables.erasures.c.user_id == user_id)
+        with self._reading() as connection:
+            rows = connection.execute(events.order_by(table.c.at, table.c.received, table.c.event_id)).all()
+            return StoredPerson([(kind, item) for kind, item in rows], connection.execute(erased).first() is not None)
+
+    def rows(self, table: sa.Table, order: Iterable[str]) -> list[dict[str, Any]]:
+        """All rows of a table in an order, for exports.
+
+        Raises:
+            StoreError: the database cannot be read.
+        """
+        with self._reading() as connection:
+            found = connection.execute(sa.select(table).order_by(*(table.c[name] for name in order)))
+            return [dict(row) for row in found.mappings()]
+
+    def check(self) -> None:
+        """Checks that the database answers and that its last write succeeded.
+
+        Raises:
+            StoreError: it does not; the message says what the database reported.
+        """
+        with self._reading() as connection:
+            connection.execute(sa.select(1))
+        if self._last_error is not None:
+            raise StoreError(self._last_error)
+
+    def waiting_rows(self) -> int:
+        """Rows that wait for the writer."""
+        return self._waiting_rows
+
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        """A connection for reads. Errors of the database become StoreErrors."""
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise StoreError(_reason(error)) from None
+
+
+@contextmanager
+def opened(place: str) -> Iterator[Store]:
+    """A store for a command; its errors are those of the user.
+
+    Raises:
+        UserError: the store cannot be opened, read or written.
+    """
+    store = Store(place)
+    try:
+        yield store
+    except StoreError as error:
+        raise UserError(f"The feedback store failed ({error}). Check its disk, or that its server runs.") from None
+    finally:
+        store.close()
+
+
+def _reason(error: Exception) -> str:
+    """What the database reported, without the statement and its values, which may name people."""
+    original = getattr(error, "orig", None) or error
+    return f"{type(original).__name__}: {str(original).splitlines()[0] if str(original) else 'no message'}"
+
+
+def _run_each(connection: sa.Connection, statement: Any, rows: Sequence[dict[str, Any]]) -> sa.CursorResult[Any]:
+    """Runs a statement for each row, of which there is at least one."""
+    return connection.execute(statement, list(rows))
+
+
+def _connect(url: sa.URL) -> sa.Engine:
+    """Opens a database and brings its tables up to date."""
+    shown = url.render_as_string(hide_password=True)
+    if url.get_backend_name() == "sqlite" and url.database:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        engine = sa.create_engine(url, hide_parameters=True, pool_pre_ping=url.get_backend_name() != "sqlite")
+    except (NoSuchModuleError, ModuleNotFoundError) as error:
+        raise UserError(
+            f"{shown}: {error}. Install the driver, for instance `pip install 'psycopg[binary]'`."
+        ) from None
+    if url.get_backend_name() == "sqlite":
+        sa.event.listen(engine, "connect", _set_up_sqlite)
+    try:
+        with engine.connect() as connection:
+            _migrate(connection)
+    except CommandError as error:
+        raise UserError(f"{shown}: a newer llmrec has written this store ({error}). Update llmrec.") from None
+    except SQLAlchemyError as error:
+        raise UserError(
+            f"{shown}: the store cannot be opened ({_reason(error)}). Check that the place exists and is writable, "
+            "and for PostgreSQL host, database, user and PGPASSWORD."
+        ) from None
+    return engine
+
+
+def _set_up_sqlite(connection: Any, _: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute("pragma journal_mode=wal")  # readers do not wait for the writer
+    cursor.execute("pragma synchronous=full")  # a commit is on the disk, also after a power cut
+    cursor.execute("pragma busy_timeout=10000")  # milliseconds to wait for another process
+    cursor.close()
+
+
+def _migrate(connection: sa.Connection) -> None:
+    """Creates or updates the tables, one process at a time."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("begin immediate")
+    else:
+        connection.execute(sa.text("select pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+    connection.commit()
