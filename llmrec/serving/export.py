@@ -100,7 +100,7 @@ def _feedback(given: pd.DataFrame, shown: pd.DataFrame) -> pd.DataFrame:
     was_shown = given.merge(shown[keys].drop_duplicates(), on=keys, how="left", indicator=True)["_merge"] == "both"
     ranking = given["request_id"].where(was_shown.to_numpy())
     renamed = given.rename(columns={"type": "event_type", "value": "rating", "at": "timestamp"})
-    return renamed.assign(ranking_id=ranking, position=pd.NA, propensity=np.nan, policy=None)[COLUMNS]
+    return renamed.assign(ranking_id=ranking, position=np.nan, propensity=np.nan, policy=None)[COLUMNS]
 
 
 def _logged(data: InteractionData, erased: set[str]) -> pd.DataFrame:

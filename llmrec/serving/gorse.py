@@ -3,7 +3,7 @@
 import hashlib
 import time
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, Field
@@ -13,7 +13,7 @@ from llmrec.serving.messages import MAX_EVENTS, MAX_LENGTH, Action, ItemId, Rati
 from llmrec.serving.service import Service
 
 # Gorse has no fixed types. These are the ones of its documentation and of this server.
-ACTIONS = {
+ACTIONS: dict[str, Literal["impression", "click", "purchase", "skip"]] = {
     "read": "impression",
     "impression": "impression",
     "like": "click",

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
+from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
@@ -175,7 +176,7 @@ class Store:
         """
         insert = self._insert(tables.feedback).on_conflict_do_nothing(index_elements=["event_id"])
         statement = insert.returning(tables.feedback.c.event_id)
-        rows = [asdict(event) for event in events]
+        rows = [asdict(one) for one in events]
         return self._enqueue(lambda connection: len(_run_each(connection, statement, rows).all()), len(rows))
 
     def add_impressions(self, shown: Sequence[Impression]) -> "Future[Any]":
@@ -340,7 +341,7 @@ def _connect(url: sa.URL) -> sa.Engine:
             f"{shown}: {error}. Install the driver, for instance `pip install 'psycopg[binary]'`."
         ) from None
     if url.get_backend_name() == "sqlite":
-        sa.event.listen(engine, "connect", _set_up_sqlite)
+        event.listen(engine, "connect", _set_up_sqlite)
     try:
         with engine.connect() as connection:
             _migrate(connection)

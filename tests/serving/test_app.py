@@ -5,12 +5,14 @@ import json
 import pytest
 from starlette.testclient import TestClient
 
+from llmrec.policy.model import RecPolicy
 from llmrec.recommend import Recommender
 from llmrec.serving.app import make_app
 from llmrec.serving.server import serving
 from llmrec.serving.service import Service
 from llmrec.serving.store import StoreError
 from llmrec.serving.tables import feedback, impressions
+from tests.conftest import make_config, make_data
 from tests.serving.conftest import LIMITS, options
 
 
@@ -98,6 +100,26 @@ def test_sampled_lists_are_recorded_with_their_propensities(recommender: Recomme
         for item in answer["items"]:
             assert item["propensity"] == pytest.approx(item["score"] / left, rel=1e-6)
             left -= item["score"]
+
+
+def test_requests_in_words_reach_the_policy(tiny_base: str, tmp_path) -> None:
+    config = make_config(tiny_base, sft={"requests": 0.5})
+    recommender = Recommender(RecPolicy.create(config, make_data()), 24, make_data())
+    with serving(recommender, "tiny@1", options(tmp_path / "f.db")) as service:
+        client = TestClient(make_app(service, LIMITS, ()))
+        answer = recommend(client, history=["i0"], request="funny", k=9)
+        expected = recommender.recommend(history=[0], request="funny", top_k=9)
+        assert [(item["item"], item["satisfies"]) for item in answer["items"]] == [
+            (item.item_id, item.satisfies) for item in expected
+        ]
+        assert ids(recommend(client, history=["i0"], k=9)) != ids(answer)
+        nothing = client.post("/recommend", json={"history": ["i2"], "request": "a funny musical"})
+        assert nothing.status_code == 409 and nothing.json()["error"]["code"] == "no_item_satisfies"
+
+
+def test_a_policy_that_reads_no_requests_says_so(client: TestClient) -> None:
+    answer = client.post("/recommend", json={"request": "funny"})
+    assert answer.status_code == 422 and answer.json()["error"]["code"] == "requests_not_read"
 
 
 # --- feedback and people ---
