@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 
 from llmrec.config import ABTestConfig, ABTestDataConfig
-from llmrec.data.readers.columns import NumberRange, as_text, require_columns, to_ids, to_numbers, to_seconds
-from llmrec.data.readers.csv_and_json import TextFormat, read_any_table
+from llmrec.data.readers.columns import NumberRange, require_columns, to_ids, to_numbers, to_seconds
+from llmrec.data.readers.csv_and_json import read_any_table
 from llmrec.data.readers.paths import resolve_path
-from llmrec.data.readers.raw import Source, Table
+from llmrec.data.readers.raw import Source, Table, as_text
+from llmrec.data.readers.text_files import TextFormat
 from llmrec.errors import DataError, nearest
 
 NO_ARM = -1  # index of the arm in rows that no arm served

@@ -9,7 +9,9 @@ import pandas as pd
 from llmrec.config import DataConfig
 from llmrec.data.dataset import InteractionData
 from llmrec.data.doctor import measure_checks, warnings_of
+from llmrec.data.event_store import EventCounts
 from llmrec.data.losses import Losses
+from llmrec.data.ragged import Ragged
 from llmrec.data.splits import Split
 
 TIE_RULE = "clicks of one user at the same second are in the order of a seeded hash of (user id, item id)"
@@ -20,7 +22,7 @@ class Preparation:
     """What the prepare stage knows beyond the prepared data.
 
     Attributes:
-        events: all events of the users that were kept, rows of `user, item, timestamp, click (bool), purchase (bool)`.
+        counts: counts of the events of the users that were kept.
         splits: splits by name.
         dropped_users: number of users that `min_user_events` dropped.
         seed: seed that ordered equal timestamps and drew targets.
@@ -28,7 +30,7 @@ class Preparation:
         losses: what became of the rows of the log.
     """
 
-    events: pd.DataFrame
+    counts: EventCounts
     splits: dict[str, Split]
     dropped_users: int
     seed: int
@@ -51,12 +53,12 @@ def dataset_card(data: InteractionData, config: DataConfig, preparation: Prepara
         `train_clicks` counts the clicks that all splits leave for training. `checks` and `warnings` are those of
         `llmrec.data.doctor`.
     """
-    lengths = np.array([len(history) for history in data.histories])
+    lengths = Ragged.of(data.histories).lengths
     density = int(lengths.sum()) / (data.num_users * data.num_items)
     card: dict[str, Any] = {
         "source": {"format": config.format, "path": config.path},
         "rules": {"click": list(config.click), "purchase": list(config.purchase)},
-        **_counts(data, preparation.events),
+        **_counts(data, preparation.counts),
         "density": density,
         "sparsity": 1 - density,
         **_times(preparation),
@@ -65,32 +67,32 @@ def dataset_card(data: InteractionData, config: DataConfig, preparation: Prepara
         "splits": {name: _split_card(split) for name, split in preparation.splits.items()},
         "dropped_users": preparation.dropped_users,
         "min_user_events": config.min_user_events,
-        **_unusual_items(data, preparation.events),
+        **_unusual_items(data, preparation.counts),
         "losses": preparation.losses.as_card(),
-        "checks": measure_checks(data, preparation.events, preparation.timed),
+        "checks": measure_checks(data, preparation.counts, preparation.timed),
     }
     return card | {"warnings": warnings_of(card)}
 
 
-def _counts(data: InteractionData, events: pd.DataFrame) -> dict[str, int]:
+def _counts(data: InteractionData, counts: EventCounts) -> dict[str, int]:
     return {
         "users": data.num_users,
         "items": data.num_items,
-        "events": len(events),
-        "click_events": int(events["click"].sum()),
-        "purchase_events": int(events["purchase"].sum()),
-        "clicks": sum(len(history) for history in data.histories),
-        "purchases": int(sum(bought.sum() for bought in data.purchases)),
+        "events": counts.events,
+        "click_events": counts.clicks,
+        "purchase_events": counts.purchases,
+        "clicks": int(Ragged.of(data.histories).lengths.sum()),
+        "purchases": int(Ragged.of(data.purchases).flat().sum()),
         "exposures": len(data.exposures),
         "facts": len(data.facts),
     }
 
 
 def _times(preparation: Preparation) -> dict[str, Any]:
-    timestamps = preparation.events["timestamp"]
-    ends = {"first": _iso(int(timestamps.min())), "last": _iso(int(timestamps.max()))} if preparation.timed else {}
+    counts = preparation.counts
+    ends = {"first": _iso(counts.first), "last": _iso(counts.last)} if preparation.timed else {}
     return {
-        "tied_events": float(preparation.events.duplicated(["user", "timestamp"], keep=False).mean()),
+        "tied_events": counts.tied,
         "tie_break": {"rule": TIE_RULE, "seed": preparation.seed},
         "time": ends,
     }
@@ -105,10 +107,10 @@ def _split_card(split: Split) -> dict[str, Any]:
     return card
 
 
-def _unusual_items(data: InteractionData, events: pd.DataFrame) -> dict[str, int]:
-    clicked = np.unique(np.concatenate(data.histories))
+def _unusual_items(data: InteractionData, counts: EventCounts) -> dict[str, int]:
+    clicked = np.flatnonzero(np.bincount(Ragged.of(data.histories).flat(), minlength=data.num_items))
     return {
-        "items_without_events": data.num_items - events["item"].nunique(),
+        "items_without_events": data.num_items - counts.items,
         "items_without_clicks": data.num_items - len(clicked),
         "items_with_a_repeated_title": int(data.items["title"].duplicated(keep=False).sum()),
     }

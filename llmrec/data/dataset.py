@@ -1,5 +1,6 @@
 """`InteractionData`, the prepared data that every later stage reads, and its files."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llmrec.data.ragged import Ragged
 from llmrec.errors import RunError
 from llmrec.files import atomic_directory, read_json, write_json
 
@@ -43,7 +45,8 @@ class InteractionData:
     """A prepared event log. From here on, users and items are indices 0 to U-1 and 0 to N-1.
 
     A history holds a user's first click on each item in time order; a seeded hash orders equal timestamps. The first
-    `train_lengths[u]` items are training data. At least one split holds out each of the other items.
+    `train_lengths[u]` items are training data. At least one split holds out each of the other items. `load_data` maps
+    the arrays of histories into memory, so that only what is read takes space there.
 
     Attributes:
         items: N rows of `item_id, title, categories (list of str), year (Int64, may be NA)` and the other columns of
@@ -67,13 +70,13 @@ class InteractionData:
     items: "pd.DataFrame"
     users: "pd.DataFrame"
     facts: "pd.DataFrame"
-    histories: list[np.ndarray]
-    purchases: list[np.ndarray]
-    timestamps: list[np.ndarray]
+    histories: Sequence[np.ndarray]
+    purchases: Sequence[np.ndarray]
+    timestamps: Sequence[np.ndarray]
     train_lengths: np.ndarray
     targets: dict[str, dict[str, Targets]]
     exposures: "pd.DataFrame" = field(default_factory=_no_rows)
-    bought_at: list[np.ndarray] = field(default_factory=list)
+    bought_at: Sequence[np.ndarray] = field(default_factory=list)
     card: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -87,9 +90,9 @@ class InteractionData:
         return len(self.users)
 
     @cached_property
-    def train_histories(self) -> list[np.ndarray]:
+    def train_histories(self) -> Ragged:
         """The training part of every history."""
-        return [history[:length] for history, length in zip(self.histories, self.train_lengths, strict=True)]
+        return Ragged.of(self.histories).first(self.train_lengths)
 
     def purchases_before(self, user: int, position: int) -> np.ndarray:
         """Which of a user's first items were known to be purchased when the next item was clicked.
@@ -101,7 +104,7 @@ class InteractionData:
         Returns:
             bool [position].
         """
-        if not self.bought_at:
+        if not len(self.bought_at):
             return self.purchases[user][:position]
         at_the_end = position == len(self.histories[user])
         return self.bought_at[user][:position] <= (np.inf if at_the_end else self.timestamps[user][position])
@@ -115,7 +118,7 @@ class InteractionData:
         parts = self.targets.get("temporal", {})
 
         def first(part: str) -> float:
-            return float(min(self._times_of(parts[part]), default=np.inf)) if part in parts else np.inf
+            return float(self._times_of(parts[part]).min()) if len(parts.get(part, ())) else np.inf
 
         return first("valid"), first("test")
 
@@ -137,8 +140,7 @@ class InteractionData:
 
     def _times_of(self, targets: Targets) -> np.ndarray:
         """Timestamp of each target, int64 [M]."""
-        pairs = zip(targets.users, targets.positions, strict=True)
-        return np.array([self.timestamps[user][position] for user, position in pairs], dtype=np.int64)
+        return Ragged.of(self.timestamps).at(targets.users, targets.positions)
 
     @cached_property
     def item_index(self) -> dict[str, int]:
@@ -155,48 +157,50 @@ class InteractionData:
 
 
 def save_data(data: InteractionData, directory: str | Path) -> None:
-    """Writes Parquet files and `card.json`; on failure nothing is written.
+    """Writes Arrow and Parquet files and `card.json`; on failure nothing is written.
 
     Args:
-        data: the data; every user has at least one click.
+        data: the data.
         directory: the run's `data/`; replaced if it exists.
 
     Raises:
         UserError: the disk is full or the directory is not writable.
     """
-    frames = {
-        "events": _flat_events(data),
-        "items": data.items,
-        "users": data.users,
-        "facts": data.facts,
-        "targets": _flat_targets(data),
-    }
+    frames = {"items": data.items, "users": data.users, "facts": data.facts, "targets": _flat_targets(data)}
     if len(data.exposures):
         frames["exposures"] = data.exposures
+    histories = Ragged.of(data.histories)
+    clicks = {
+        "item": histories.flat(),
+        "timestamp": Ragged.of(data.timestamps).flat(),
+        "purchase": Ragged.of(data.purchases).flat().view(np.uint8),  # Arrow packs bits, which cannot be mapped
+    }
+    if len(data.bought_at):
+        clicks["bought_at"] = Ragged.of(data.bought_at).flat()
     with atomic_directory(directory) as temporary:
         for name, frame in frames.items():
             frame.to_parquet(temporary / f"{name}.parquet", index=False)
+        _write_arrow(temporary / "clicks.arrow", clicks)
+        lengths = {"length": histories.lengths, "train_length": data.train_lengths}
+        _write_arrow(temporary / "histories.arrow", lengths)
         write_json(temporary / "card.json", data.card)
 
 
-def _flat_events(data: InteractionData) -> "pd.DataFrame":
-    """All clicks of all histories, one row per click."""
-    import pandas as pd
+def _write_arrow(path: Path, columns: dict[str, np.ndarray]) -> None:
+    """Writes columns as one batch, uncompressed, so that they can be mapped into memory."""
+    import pyarrow as pa
 
-    lengths = [len(history) for history in data.histories]
-    users = np.repeat(np.arange(data.num_users), lengths)
-    positions = np.concatenate([np.arange(n) for n in lengths])
-    bought_at = {"bought_at": np.concatenate(data.bought_at)} if data.bought_at else {}
-    return pd.DataFrame(
-        {
-            "user": users,
-            "item": np.concatenate(data.histories),
-            "timestamp": np.concatenate(data.timestamps),
-            "purchase": np.concatenate(data.purchases),
-            **bought_at,
-            "train": positions < data.train_lengths[users],
-        }
-    )
+    batch = pa.record_batch({name: pa.array(values) for name, values in columns.items()})
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def _map_arrow(path: Path) -> dict[str, np.ndarray]:
+    """Columns that are mapped into memory, read-only."""
+    import pyarrow as pa
+
+    batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+    return {name: batch[name].to_numpy() for name in batch.schema.names}
 
 
 def _flat_targets(data: InteractionData) -> "pd.DataFrame":
@@ -218,35 +222,44 @@ def load_data(directory: str | Path) -> InteractionData:
         directory: the run's `data/`.
 
     Raises:
-        RunError: the prepare stage has not finished there, or its files are damaged.
+        RunError: the prepare stage has not finished there, its files are damaged, or an earlier version wrote them.
     """
     import pandas as pd
 
     directory = Path(directory)
     if not (directory / "card.json").is_file():
         raise RunError(f"{directory} holds no prepared data: run the prepare stage first.")
+    if (directory / "events.parquet").is_file():
+        raise RunError(
+            f"{directory} was prepared by an earlier version of llmrec, which wrote events.parquet; expected "
+            "clicks.arrow. Delete the run, or take another `name`, and run the prepare stage again."
+        )
     try:
-        names = ("events", "items", "users", "facts", "targets")
+        names = ("items", "users", "facts", "targets")
         frames = {name: pd.read_parquet(directory / f"{name}.parquet") for name in names}
         exposures_path = directory / "exposures.parquet"
         exposures = pd.read_parquet(exposures_path) if exposures_path.is_file() else pd.DataFrame()
+        clicks = _map_arrow(directory / "clicks.arrow")
+        lengths = _map_arrow(directory / "histories.arrow")
         card = read_json(directory / "card.json")
     except (OSError, ValueError) as error:  # pyarrow and json raise subclasses of these
         raise RunError(f"{directory} is damaged ({error}): delete it and run the prepare stage again.") from None
     items = frames["items"]
     items["categories"] = pd.Series([list(values) for values in items["categories"]], dtype=object)
-    events = frames["events"]
-    num_users = len(frames["users"])
-    starts = np.searchsorted(events["user"].to_numpy(), np.arange(1, num_users))
+    histories = Ragged.of_lengths(clicks["item"], lengths["length"])
+
+    def like_histories(values: np.ndarray) -> Ragged:
+        return Ragged(values, histories.starts, histories.stops)
+
     return InteractionData(
         items=items,
         users=frames["users"],
         facts=frames["facts"],
-        histories=np.split(events["item"].to_numpy(), starts),
-        purchases=np.split(events["purchase"].to_numpy(), starts),
-        bought_at=np.split(events["bought_at"].to_numpy(), starts) if "bought_at" in events else [],
-        timestamps=np.split(events["timestamp"].to_numpy(), starts),
-        train_lengths=np.bincount(events["user"][events["train"]], minlength=num_users),
+        histories=histories,
+        purchases=like_histories(clicks["purchase"].view(bool)),
+        bought_at=like_histories(clicks["bought_at"]) if "bought_at" in clicks else [],
+        timestamps=like_histories(clicks["timestamp"]),
+        train_lengths=lengths["train_length"],
         targets=_nested_targets(frames["targets"]),
         exposures=exposures,
         card=card,

@@ -8,9 +8,10 @@ import math
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from llmrec.data.dataset import InteractionData, Targets
+from llmrec.data.event_store import EventCounts
+from llmrec.data.ragged import Ragged
 
 SECONDS_PER_DAY = 86_400
 # Above these shares `warnings_of` warns.
@@ -27,12 +28,12 @@ ONE_SITTING = 60  # seconds
 SHORTEST_SEQUENCE = 3  # items; shorter sequences are equal by chance
 
 
-def measure_checks(data: InteractionData, events: pd.DataFrame, timed: bool) -> dict[str, Any]:
+def measure_checks(data: InteractionData, counts: EventCounts, timed: bool) -> dict[str, Any]:
     """The checks of a prepared log as JSON values.
 
     Args:
         data: the prepared log.
-        events: events of its users, rows of `user, item, click (bool)`, optional `split`.
+        counts: counts of the events of its users.
         timed: whether timestamps are times.
 
     Returns:
@@ -47,14 +48,14 @@ def measure_checks(data: InteractionData, events: pd.DataFrame, timed: bool) -> 
         the start of a training history, by split.
     """
     tests = {split: parts["test"] for split, parts in data.targets.items()}
-    clicks = events[events["click"]]
+    distinct = int(Ragged.of(data.histories).lengths.sum())
     gaps = {split: gap_to_item_before(data, targets) for split, targets in tests.items()} if timed else {}
     in_order, by_chance = _shares_in_order(data)
     return {
         "sorted_histories": in_order,
         "sorted_by_chance": by_chance,
-        "repeated_clicks": float(clicks.duplicated(["user", "item"]).mean()),
-        "test_rows_seen_in_training": _test_rows_seen_in_training(clicks),
+        "repeated_clicks": (counts.clicks - distinct) / counts.clicks,
+        "test_rows_seen_in_training": _test_rows_seen_in_training(counts),
         "same_day_targets": {split: float(is_same_day(data, tests[split]).mean()) for split in gaps},
         "median_seconds_before_target": {split: float(np.median(gap)) for split, gap in gaps.items()},
         "known_sequences": _known_sequences(data, tests),
@@ -77,8 +78,7 @@ def is_same_day(data: InteractionData, targets: Targets) -> np.ndarray:
 
 
 def _times(data: InteractionData, targets: Targets, back: int) -> np.ndarray:
-    pairs = zip(targets.users, targets.positions, strict=True)
-    return np.array([data.timestamps[user][position - back] for user, position in pairs], dtype=np.int64)
+    return Ragged.of(data.timestamps).at(targets.users, targets.positions - back)
 
 
 def _shares_in_order(data: InteractionData) -> tuple[float, float]:
@@ -86,27 +86,32 @@ def _shares_in_order(data: InteractionData) -> tuple[float, float]:
     ids = data.items["item_id"].astype("str")
     place = np.empty(data.num_items, dtype=np.int64)
     place[np.lexsort((ids, ids.str.len()))] = np.arange(data.num_items)
-    histories = [history for history in data.histories if len(history) > 1]
-    if not histories:
+    histories = Ragged.of(data.histories)
+    lengths = histories.lengths
+    long = lengths > 1
+    if not long.any():
         return 0.0, 0.0
-    ascending = [bool((np.diff(place[history]) > 0).all()) for history in histories]
-    by_chance = [1 / math.factorial(min(len(history), 20)) for history in histories]  # 1 / 20! is 0 in practice
-    return float(np.mean(ascending)), float(np.mean(by_chance))
+    places = place[histories.flat()]
+    falls = np.append(np.diff(places) <= 0, False)
+    ends = np.cumsum(lengths) - 1
+    falls[ends[lengths > 0]] = False  # the next item belongs to another user
+    falls_before = np.append(0, np.cumsum(falls))
+    ascending = falls_before[ends + 1] == falls_before[ends + 1 - lengths]
+    chances = np.array([1 / math.factorial(n) for n in range(21)])  # 1 / 20! is 0 in practice
+    return float(np.mean(ascending[long])), float(np.mean(chances[np.minimum(lengths[long], 20)]))
 
 
-def _test_rows_seen_in_training(clicks: pd.DataFrame) -> float | None:
-    if "split" not in clicks:
+def _test_rows_seen_in_training(counts: EventCounts) -> float | None:
+    if counts.test_rows is None:
         return None
-    pairs = pd.MultiIndex.from_frame(clicks[["user", "item"]])
-    is_test = (clicks["split"] == "test").to_numpy()
-    is_train = (clicks["split"] == "train").to_numpy()
-    return float(pairs[is_test].isin(pairs[is_train]).mean()) if is_test.any() else 0.0
+    return counts.test_rows_in_training / counts.test_rows if counts.test_rows else 0.0
 
 
 def _known_sequences(data: InteractionData, tests: dict[str, Targets]) -> dict[str, float]:
     starts, hashes = _prefix_hashes(data)
-    positions = np.arange(len(hashes)) - np.repeat(starts, [len(history) for history in data.histories])
-    is_training = positions < np.repeat(data.train_lengths, [len(history) for history in data.histories])
+    lengths = Ragged.of(data.histories).lengths
+    positions = np.arange(len(hashes)) - np.repeat(starts, lengths)
+    is_training = positions < np.repeat(data.train_lengths, lengths)
     known = np.unique(hashes[is_training & (positions >= SHORTEST_SEQUENCE - 1)])
     shares = {}
     for split, targets in tests.items():
@@ -123,12 +128,13 @@ def _prefix_hashes(data: InteractionData) -> tuple[np.ndarray, np.ndarray]:
         position of each user's first click among all clicks, int64 [U], and the hash of the user's items up to each
         click, uint64 [E].
     """
-    lengths = np.array([len(history) for history in data.histories])
+    histories = Ragged.of(data.histories)
+    lengths = histories.lengths
     starts = np.cumsum(lengths) - lengths
     positions = np.arange(lengths.sum()) - np.repeat(starts, lengths)
     keys = np.random.default_rng(0).integers(1, 2**63, size=data.num_items, dtype=np.uint64)
     powers = np.cumprod(np.full(lengths.max(), 0x9E3779B97F4A7C15, dtype=np.uint64))
-    terms = keys[np.concatenate(data.histories)] * powers[positions]
+    terms = keys[histories.flat()] * powers[positions]
     sums = np.cumsum(terms)  # modulo 2^64, so differences of sums are exact
     before = np.concatenate([np.zeros(1, dtype=np.uint64), sums])[starts]  # a user without clicks may be the last
     return starts, sums - np.repeat(before, lengths)

@@ -1,7 +1,9 @@
 """Feedback rules: which events are clicks and which are purchases, by the rules of the config."""
 
+import math
 import operator
 import re
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -18,22 +20,33 @@ _OPERATORS = {
 }
 _COMPARISON = re.compile(r"^\s*([^<>=!]+?)\s*(>=|<=|==|!=|>|<)\s*(\S+)\s*$")
 # Ids are not quantities, even if they look like numbers.
-_NOT_FOR_RULES = ("user_id", "item_id", "event_type", "session_id", "ranking_id")
+NOT_FOR_RULES = ("user_id", "item_id", "event_type", "session_id", "ranking_id")
 
 
-def feedback(events: pd.DataFrame, click: list[str], purchase: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Clicks and purchases, each bool [E]; a purchase is also a click.
+@dataclass(frozen=True)
+class Rule:
+    """A rule of `data.click` or `data.purchase`: an event type, or a comparison of a column with a number.
 
-    Args:
-        events: E rows as in `RawLog.events`.
-        click: rules of `data.click`.
-        purchase: rules of `data.purchase`.
-
-    Raises:
-        ConfigError: see `match_rules`.
+    Attributes:
+        text: the rule as written.
+        event_type: the event type; None for a comparison.
+        column: the column that is compared.
+        sign: the operator, such as `>=`.
+        number: the number.
     """
-    purchases = match_rules(events, purchase, "data.purchase")
-    return match_rules(events, click, "data.click") | purchases, purchases
+
+    text: str
+    event_type: str | None = None
+    column: str = ""
+    sign: str = ""
+    number: float = 0.0
+
+    def without_numbers(self, key: str) -> ConfigError:
+        """The error for a column without numbers."""
+        return ConfigError(
+            f"`{key}`: the rule `{self.text}` compares `{self.column}`, which holds no numbers in this log; expected a "
+            "column of numbers. Compare another column."
+        )
 
 
 def match_rules(events: pd.DataFrame, rules: list[str], key: str) -> np.ndarray:
@@ -53,18 +66,42 @@ def match_rules(events: pd.DataFrame, rules: list[str], key: str) -> np.ndarray:
         ConfigError: a rule cannot be read, or names a column or an event type that the log lacks.
     """
     matched = np.zeros(len(events), dtype=bool)
-    for rule in rules:
-        matched |= _match_rule(events, rule, key)
+    types = events["event_type"].unique().tolist()
+    columns = [name for name in events.columns if name not in NOT_FOR_RULES]
+    for text in rules:
+        rule = resolve(text, key, columns, types)
+        if rule.event_type is not None:
+            matched |= (events["event_type"] == rule.event_type).to_numpy()
+            continue
+        values = pd.to_numeric(events[rule.column], errors="coerce").astype("float64")
+        if values.isna().all():
+            raise rule.without_numbers(key)
+        matched |= (_OPERATORS[rule.sign](values, rule.number) & values.notna()).to_numpy()
     return matched
 
 
-def _match_rule(events: pd.DataFrame, rule: str, key: str) -> np.ndarray:
-    """Events that match one rule, bool [E]."""
-    types = sorted(events["event_type"].unique())
+def compared_column(rule: str) -> str:
+    """The column that a rule compares if it is a comparison, else ""."""
+    match = _COMPARISON.match(rule)
+    return match[1] if match else ""
+
+
+def resolve(rule: str, key: str, columns: list[str], types: list[str]) -> Rule:
+    """Finds out what a rule means for a log.
+
+    Args:
+        rule: the rule as written.
+        key: its config key, for error messages.
+        columns: names of the columns that can be compared.
+        types: event types of the log.
+
+    Raises:
+        ConfigError: the rule cannot be read, or names a column or an event type that the log lacks.
+    """
+    types = sorted(types)
     if rule.strip() in types:
-        return (events["event_type"] == rule.strip()).to_numpy()
+        return Rule(rule, event_type=rule.strip())
     column, sign, text = _parse_comparison(rule, key, types)
-    columns = [name for name in events.columns if name not in _NOT_FOR_RULES]
     if column not in columns:
         bare = f" For an event type write the bare word: `{text}`." if column == "event_type" else ""
         raise ConfigError(
@@ -75,16 +112,10 @@ def _match_rule(events: pd.DataFrame, rule: str, key: str) -> np.ndarray:
     try:
         number = float(text)
     except ValueError:
-        raise ConfigError(
-            f"`{key}`: the rule `{rule}` compares with {text!r}; expected a number. Correct the rule."
-        ) from None
-    values = pd.to_numeric(events[column], errors="coerce").astype("float64")
-    if values.isna().all():
-        raise ConfigError(
-            f"`{key}`: the rule `{rule}` compares `{column}`, which holds no numbers in this log; expected a column "
-            "of numbers. Compare another column."
-        )
-    return (_OPERATORS[sign](values, number) & values.notna()).to_numpy()
+        number = math.nan
+    if math.isnan(number):
+        raise ConfigError(f"`{key}`: the rule `{rule}` compares with {text!r}; expected a number. Correct the rule.")
+    return Rule(rule, None, column, sign, number)
 
 
 def _parse_comparison(rule: str, key: str, types: list[str]) -> tuple[str, str, str]:

@@ -1,4 +1,4 @@
-"""Histories: the first click of each user on each item in time order, and the users that have enough clicks."""
+"""Histories: the order of clicks with equal times, what was known to be purchased, and the users with enough clicks."""
 
 import re
 
@@ -6,41 +6,43 @@ import numpy as np
 import pandas as pd
 
 from llmrec.config import DataConfig
-from llmrec.data.splits import PARTS, seeded_hash
+from llmrec.data.splits import PairHashes
 from llmrec.errors import DataError
 
 
-def first_clicks(events: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Each user's first click on each item, in time order; a seeded hash orders equal timestamps.
+def order_ties(history: dict[str, np.ndarray], user_ids: pd.Series, item_ids: pd.Series, seed: int) -> None:
+    """Orders the clicks of a user that have equal times by a seeded hash, in place.
 
     Args:
-        events: rows of `user_id, item_id, item, timestamp, click (bool), purchase (bool)`, optional `split`.
+        history: `user, item, timestamp, part` and other columns, sorted by user, time and part, each [E].
+        user_ids: id of each user, [U].
+        item_ids: id of each item, [N].
         seed: seed of the hash.
-
-    Returns:
-        rows of `user_id, item_id, item, timestamp, bought_at, part`. The rows of one user are in order; users may be
-        mixed. `bought_at` is the time of the user's first purchase of the item, NaN without one. `part` is the index
-        of `split` in `PARTS`, -1 without one.
     """
-    pair = ["user_id", "item"]
-    clicks = events[events["click"]].sort_values("timestamp", kind="stable")
-    history = clicks.drop_duplicates(pair).reset_index(drop=True)
-    bought = events[events["purchase"]].groupby(pair)["timestamp"].min()
-    history["bought_at"] = bought.reindex(pd.MultiIndex.from_frame(history[pair])).to_numpy(dtype=np.float64)
-    tie = seeded_hash(seed, "ties", history["user_id"], history["item_id"])
-    history["part"] = pd.Index(PARTS).get_indexer(pd.Index(history["split"])) if "split" in history else -1
-    order = np.lexsort((tie, history["part"], history["timestamp"]))
-    return history.iloc[order].reset_index(drop=True)[["user_id", "item_id", "item", "timestamp", "bought_at", "part"]]
+    keys = [history[name] for name in ("user", "timestamp", "part")]
+    same = np.ones(max(0, len(keys[0]) - 1), dtype=bool)
+    for key in keys:
+        same &= key[1:] == key[:-1]
+    tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
+    if not len(tied):
+        return
+    hashes = PairHashes(seed, "ties", user_ids, item_ids, history["user"], history["item"])[tied]
+    order = tied[np.lexsort((hashes, *(key[tied] for key in reversed(keys))))]
+    for values in history.values():
+        values[tied] = values[order]
 
 
-def known_purchases(history: pd.DataFrame, lengths: np.ndarray, train_lengths: np.ndarray) -> np.ndarray:
+def known_purchases(
+    timestamps: np.ndarray, bought_at: np.ndarray, lengths: np.ndarray, train_lengths: np.ndarray
+) -> np.ndarray:
     """Which clicks count as purchased.
 
     A training click counts if the item was bought before the user's first held-out click, because a model that is
     trained on these clicks must not know later events. A held-out click counts if the item was ever bought.
 
     Args:
-        history: rows of `timestamp, bought_at`, sorted by user and time, [E].
+        timestamps: time of each click, sorted by user and time, int64 [E].
+        bought_at: time of the first purchase of the clicked item, NaN without one, float64 [E].
         lengths: clicks of each user, int64 [U].
         train_lengths: training clicks of each user, int64 [U].
 
@@ -48,12 +50,10 @@ def known_purchases(history: pd.DataFrame, lengths: np.ndarray, train_lengths: n
         bool [E].
     """
     starts = np.cumsum(lengths) - lengths
-    times = history["timestamp"].to_numpy()
     has_held_out = train_lengths < lengths
     first_held_out = np.full(len(lengths), np.inf)
-    first_held_out[has_held_out] = times[(starts + train_lengths)[has_held_out]]
-    bought_at = history["bought_at"].to_numpy()
-    is_training = np.arange(len(history)) < np.repeat(starts + train_lengths, lengths)
+    first_held_out[has_held_out] = timestamps[(starts + train_lengths)[has_held_out]]
+    is_training = np.arange(len(timestamps)) < np.repeat(starts + train_lengths, lengths)
     return np.where(is_training, bought_at <= np.repeat(first_held_out, lengths), ~np.isnan(bought_at))
 
 
@@ -64,12 +64,11 @@ def natural_key(user_id: str) -> tuple[tuple[tuple[int, int | str], ...], str]:
     return tuple(parts), user_id
 
 
-def choose_users(all_users: np.ndarray, users_of_clicks: pd.Series, config: DataConfig) -> tuple[list[str], int]:
+def choose_users(counts: pd.Series, config: DataConfig) -> tuple[list[str], int]:
     """The users with enough clicks.
 
     Args:
-        all_users: ids of all users with an event.
-        users_of_clicks: user id of each first click, [E].
+        counts: number of clicked items, by id, of all users with an event.
         config: its `min_user_events` and `splits` are used.
 
     Returns:
@@ -78,7 +77,6 @@ def choose_users(all_users: np.ndarray, users_of_clicks: pd.Series, config: Data
     Raises:
         DataError: a user has too few clicks and `min_user_events` is not set, or no user has enough.
     """
-    counts = users_of_clicks.value_counts().reindex(all_users, fill_value=0)
     default, purpose = _default_minimum(config)
     least = default if config.min_user_events is None else config.min_user_events
     short = counts[counts < least]

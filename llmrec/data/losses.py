@@ -1,6 +1,5 @@
 """What became of the rows of a log: counts by reason, and warnings about ratios that are unlikely to be meant."""
 
-import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,10 @@ import pandas as pd
 
 from llmrec.config import DataConfig
 from llmrec.data.dataset import InteractionData
+from llmrec.data.event_store import Collected
+from llmrec.data.ragged import Ragged
 from llmrec.data.readers.amazon import WITHOUT_METADATA
-from llmrec.data.readers.csv_and_json import NOT_PARSED
+from llmrec.data.readers.delimited import NOT_PARSED
 from llmrec.data.readers.raw import UNKNOWN_ITEM, UNTITLED, RawLog, Source
 
 NOT_A_CLICK = "neither click nor purchase"
@@ -62,17 +63,17 @@ class Losses:
         }
 
 
-def count_losses(log: RawLog, data: InteractionData, by_rule: dict[str, int], config: DataConfig) -> Losses:
+def count_losses(found: Collected, data: InteractionData, by_rule: dict[str, int], config: DataConfig) -> Losses:
     """Counts what became of the rows of a log.
 
     Args:
-        log: the checked log.
+        found: what the log holds.
         data: the prepared data.
         by_rule: usable events that are in no history, by reason.
         config: the section that the data was prepared with.
     """
-    left_out = {table: _counts(source) for table, source in _sources(log).items()}
-    events_read = len(log.events) + sum(left_out["events"].values())
+    left_out = {table: _counts(source) for table, source in _sources(found.log).items()}
+    events_read = found.events + sum(left_out["events"].values())
     left_out["events"] |= {reason: count for reason, count in by_rule.items() if count}
     has_attribute = (data.users.drop(columns="user_id") != "").any(axis=1)
     has_fact = (
@@ -86,7 +87,7 @@ def count_losses(log: RawLog, data: InteractionData, by_rule: dict[str, int], co
         users_with_attributes=int(has_attribute.sum()),
         items_with_facts=int(has_fact.sum()),
     )
-    return replace(losses, warnings=_warnings(log, data, losses, config))
+    return replace(losses, warnings=_warnings(found, data, losses, config))
 
 
 def examples(log: RawLog) -> dict[str, list[str]]:
@@ -106,32 +107,33 @@ def _counts(source: Source) -> dict[str, int]:
     return {reason: loss.count for reason, loss in source.losses.items()}
 
 
-def _warnings(log: RawLog, data: InteractionData, losses: Losses, config: DataConfig) -> list[str]:
-    found = [_share_left_out(losses, has_exposures=len(data.exposures) > 0), *(_times(log) if log.timed else [])]
-    if config.purchase and not any(bought.any() for bought in data.purchases):
+def _warnings(found: Collected, data: InteractionData, losses: Losses, config: DataConfig) -> list[str]:
+    log = found.log
+    texts = [_share_left_out(losses, has_exposures=len(data.exposures) > 0), *(_times(found) if log.timed else [])]
+    if config.purchase and not Ragged.of(data.purchases).flat().any():
         rules = ", ".join(config.purchase)
-        found.append(
+        texts.append(
             f"No event is a purchase by the rules of `data.purchase` ({rules}). Correct them, or set "
             "`data.purchase: []`."
         )
-    unused = len(log.items) - log.events["item_id"].nunique()
+    unused = len(log.items) - int(found.used.sum())
     if unused > ITEMS_WITHOUT_EVENTS * len(log.items):
-        found.append(
+        texts.append(
             f"{unused:,} of {len(log.items):,} items have no event. Check `data.items` and `data.columns.item_id`, or "
             "remove items that cannot be recommended."
         )
     if len(log.users) and not losses.users_with_attributes:
-        found.append(
+        texts.append(
             f"None of the {len(log.users):,} rows of the user table has an attribute of a user of the log. Check "
             "`data.users` and `data.columns.user_id`."
         )
     untitled = losses.left_out["items"].get(UNTITLED, 0)
     if untitled:
-        found.append(
+        texts.append(
             f"{untitled:,} of {len(log.items):,} items have no title, so their ids stand in. Complete the column "
             "`title` of `data.items`, because the language model learns an item from its title."
         )
-    return [warning for warning in found if warning]
+    return [warning for warning in texts if warning]
 
 
 def _share_left_out(losses: Losses, has_exposures: bool) -> str:
@@ -152,29 +154,28 @@ def _share_left_out(losses: Losses, has_exposures: bool) -> str:
     )
 
 
-def _times(log: RawLog) -> list[str]:
+def _times(found: Collected) -> list[str]:
     """Warnings about the times of a log."""
-    times = log.events["timestamp"]
-    found = []
-    if len(times) > 1 and times.nunique() == 1:
-        found.append(
+    source = found.log.event_source
+    (earliest, earliest_line), (latest, latest_line) = found.first, found.last
+    texts = []
+    if found.events > 1 and earliest == latest:
+        texts.append(
             "All events have the same time. Check `data.columns.timestamp`; if the lines are in the order of time, set "
             "it to null."
         )
-    first = pd.Timestamp(int(times.min()), unit="s")
+    first = pd.Timestamp(earliest, unit="s")
     if first.year < EARLIEST_YEAR:
-        found.append(
-            f"The first event is from {first:%Y-%m-%d} ({_place(log.event_source, times.idxmin())}). If that is wrong, "
+        texts.append(
+            f"The first event is from {first:%Y-%m-%d} ({_place(source, earliest_line)}). If that is wrong, "
             "check `data.columns.timestamp` and set `data.timestamp_format`."
         )
-    future = times[times > time.time() + 86400]
-    if len(future):
-        last = pd.Timestamp(int(future.max()), unit="s")
-        found.append(
-            f"{len(future):,} events are in the future, the last on {last:%Y-%m-%d} "
-            f"({_place(log.event_source, future.idxmax())}). Correct or delete them, or set `data.timestamp_format`."
+    if found.future:
+        texts.append(
+            f"{found.future:,} events are in the future, the last on {pd.Timestamp(latest, unit='s'):%Y-%m-%d} "
+            f"({_place(source, latest_line)}). Correct or delete them, or set `data.timestamp_format`."
         )
-    return found
+    return texts
 
 
 def _place(source: Source, label: Any) -> str:

@@ -1,9 +1,11 @@
 """The prepare stage: reads an event log and writes histories, splits and the dataset card.
 
-Steps: read the log, find clicks and purchases, keep each user's first click on each item in time order, hold out
-targets by every configured split, write the card, and save everything at once.
+Steps: read the log in parts, find clicks and purchases, keep each user's first click on each item in time order, hold
+out targets by every configured split, write the card, and save everything at once.
 """
 
+import tempfile
+import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +17,16 @@ import pandas as pd
 from llmrec.config import Config, DataConfig
 from llmrec.data.card import Preparation, dataset_card
 from llmrec.data.dataset import InteractionData, save_data
+from llmrec.data.event_store import Collected, EventStore, collect_events, open_store
 from llmrec.data.exposures import find_exposures
-from llmrec.data.feedback import feedback
-from llmrec.data.histories import choose_users, first_clicks, known_purchases
+from llmrec.data.histories import choose_users, known_purchases, order_ties
 from llmrec.data.losses import NOT_A_CLICK, REPEATED_CLICK, SHORT_USER, count_losses, examples, summary
+from llmrec.data.ragged import Ragged
 from llmrec.data.readers import RawLog, check_log, read_log
 from llmrec.data.splits import (
     PARTS,
     Clicks,
+    PairHashes,
     Split,
     given,
     leave_one_out,
@@ -32,6 +36,7 @@ from llmrec.data.splits import (
 )
 from llmrec.errors import DataError
 
+SECONDS_PER_DAY = 86_400
 REPORTED = ("users", "items", "events", "clicks", "purchases", "train_clicks", "density")  # keys of the card
 
 
@@ -66,7 +71,7 @@ def prepare_stage(run: StageRun) -> None:
     run.begin("data")
     try:
         log = read_log(config)
-        data = build_data(log, config, config.seed)
+        data = build_data(log, config, config.seed, run.path("data").parent)
         save_data(data, run.path("data"))
     except BaseException:
         # Most failures are fixed in the config. A stage that counts as started would refuse the changed config.
@@ -84,81 +89,81 @@ def prepare_stage(run: StageRun) -> None:
     run.finish("data", {**counts, "examples": examples(log), "summary": [summary(data.card), *warnings]})
 
 
-def build_data(log: RawLog, config: DataConfig, seed: int) -> InteractionData:
+def build_data(log: RawLog, config: DataConfig, seed: int, directory: Path | None = None) -> InteractionData:
     """Histories, splits and card of a log. Equal arguments give equal results in every process.
 
     Items keep the order of the item table and include items without events. Users are sorted by id, with digits
     compared as numbers.
 
     Args:
-        log: the result of a reader.
+        log: the result of a reader. Its events are read once.
         config: its rules, splits and `min_user_events` are used.
         seed: orders equal timestamps and draws the targets of the temporal split.
+        directory: where temporary files may lie, about 20 bytes an event; None for the system's place for them.
 
     Raises:
         ConfigError: a rule cannot be used with this log.
         DataError: no event is a click, a user has too few clicks, a split leaves no targets or no training data, or
             `check_log` fails.
+        UserError: the disk is full.
     """
     log = check_log(log)
-    clicks, purchases = feedback(log.events, config.click, config.purchase)
-    if not clicks.any():
-        raise DataError(_explain_no_clicks(log, config))
-    if "given" in config.splits:
-        check_given(log)
-    item_index = pd.Index(log.items["item_id"])
-    items = item_index.get_indexer(pd.Index(log.events["item_id"]))
-    events = log.events.assign(item=items, click=clicks, purchase=purchases)
-    history = first_clicks(events, seed)
-    user_ids, dropped = choose_users(events["user_id"].unique(), history["user_id"], config)
-    user_index = pd.Index(user_ids)
-    all_events = events
-    events = _number_users(all_events, user_index)
-    history = _number_users(history, user_index).sort_values("user", kind="stable", ignore_index=True)
-    lengths = np.bincount(history["user"], minlength=len(user_ids))
-    splits = make_splits(history, lengths, config, seed)
+    # A name of this form is removed by the next run if this one is killed.
+    with tempfile.TemporaryDirectory(prefix=".events.", suffix=".tmp", dir=directory) as folder:
+        found = collect_events(log, config, Path(folder) / "events.parquet", now=time.time() + SECONDS_PER_DAY)
+        with open_store(found, config) as store:
+            return _build(store, found, config, seed)
+
+
+def _build(store: EventStore, found: Collected, config: DataConfig, seed: int) -> InteractionData:
+    """Histories, splits and card of collected events."""
+    log = found.log
+    clicks_of = store.find_first_clicks()
+    if not clicks_of.any():
+        raise DataError(_explain_no_clicks(found, config))
+    user_ids, dropped = choose_users(pd.Series(clicks_of, index=pd.Index(found.user_ids)), config)
+    numbers = np.array([found.user_ids[user_id] for user_id in user_ids], dtype=np.int64)
+    store.keep_users(numbers)
+    lengths = clicks_of[numbers]
+    users = _user_table(log, pd.Index(user_ids))
+    history = store.histories()
+    order_ties(history, users["user_id"], log.items["item_id"], seed)
+    splits = make_splits(history, users["user_id"], log.items["item_id"], lengths, config, seed)
     train_lengths = shared_train_lengths(splits.values())
-    history["purchase"] = known_purchases(history, lengths, train_lengths)
-    ends = np.cumsum(lengths)[:-1]
+    purchases = known_purchases(history["timestamp"], history["bought_at"], lengths, train_lengths)
     data = InteractionData(
         items=log.items.reset_index(drop=True),
-        users=_user_table(log, user_index),
-        facts=_fact_table(log, item_index),
-        histories=np.split(history["item"].to_numpy(), ends),
-        purchases=np.split(history["purchase"].to_numpy(), ends),
-        timestamps=np.split(history["timestamp"].to_numpy(), ends),
+        users=users,
+        facts=_fact_table(log, pd.Index(log.items["item_id"])),
+        histories=Ragged.of_lengths(history["item"], lengths),
+        purchases=Ragged.of_lengths(purchases, lengths),
+        timestamps=Ragged.of_lengths(history["timestamp"], lengths),
         train_lengths=train_lengths,
         targets={name: split.targets for name, split in splits.items()},
-        exposures=find_exposures(events),
-        bought_at=np.split(history["bought_at"].to_numpy(), ends),
+        exposures=find_exposures(store.shown()),
+        bought_at=Ragged.of_lengths(history["bought_at"], lengths),
     )
     _check_splits(data)
+    counts = store.counts()
     by_rule = {
-        SHORT_USER: len(all_events) - len(events),
-        NOT_A_CLICK: int((~events["click"]).sum()),
-        REPEATED_CLICK: int(events["click"].sum()) - len(history),
+        SHORT_USER: found.events - counts.events,
+        NOT_A_CLICK: counts.events - counts.clicks,
+        REPEATED_CLICK: counts.clicks - len(history["item"]),
     }
-    losses = count_losses(log, data, by_rule, config)
-    preparation = Preparation(events, splits, dropped_users=dropped, seed=seed, timed=log.timed, losses=losses)
+    losses = count_losses(found, data, by_rule, config)
+    preparation = Preparation(counts, splits, dropped_users=dropped, seed=seed, timed=log.timed, losses=losses)
     return replace(data, card=dataset_card(data, config, preparation))
 
 
-def _explain_no_clicks(log: RawLog, config: DataConfig) -> str:
-    types = ", ".join(sorted(log.events["event_type"].unique())[:20])
-    ratings = ""
-    if "rating" in log.events and log.events["rating"].notna().any():
-        ratings = f", its ratings go from {log.events['rating'].min():g} to {log.events['rating'].max():g}"
+def _explain_no_clicks(found: Collected, config: DataConfig) -> str:
+    types = ", ".join(sorted(found.types)[:20])
+    low, high = found.ratings
+    ratings = f", its ratings go from {low:g} to {high:g}" if low <= high else ""
     return (
-        f"{log.event_source.path}: no event matches a rule of `data.click` ({', '.join(config.click)}) or "
+        f"{found.log.event_source.path}: no event matches a rule of `data.click` ({', '.join(config.click)}) or "
         f"`data.purchase` ({', '.join(config.purchase)}); expected at least one. The log's event types are "
         f"{types}{ratings}: change the rules."
     )
-
-
-def _number_users(frame: pd.DataFrame, user_index: pd.Index) -> pd.DataFrame:
-    """Adds the user index as `user` and drops the rows of other users."""
-    users = user_index.get_indexer(pd.Index(frame["user_id"]))
-    return frame.assign(user=users)[users >= 0]
 
 
 def _user_table(log: RawLog, user_index: pd.Index) -> pd.DataFrame:
@@ -180,11 +185,20 @@ def _fact_table(log: RawLog, item_index: pd.Index) -> pd.DataFrame:
 # --- splits -------------------------------------------------------------------------------------------
 
 
-def make_splits(history: pd.DataFrame, lengths: np.ndarray, config: DataConfig, seed: int) -> dict[str, Split]:
+def make_splits(
+    history: dict[str, np.ndarray],
+    user_ids: pd.Series,
+    item_ids: pd.Series,
+    lengths: np.ndarray,
+    config: DataConfig,
+    seed: int,
+) -> dict[str, Split]:
     """The configured splits by name.
 
     Args:
-        history: rows of `user, user_id, item_id, timestamp, part`, sorted by user and time.
+        history: `user, item, timestamp, part` of each click, sorted by user and time, [E].
+        user_ids: id of each user, [U].
+        item_ids: id of each item, [N].
         lengths: clicks of each user, int64 [U].
         config: names and sizes of the splits.
         seed: seed of the draw of targets.
@@ -193,23 +207,20 @@ def make_splits(history: pd.DataFrame, lengths: np.ndarray, config: DataConfig, 
         DataError: the log's own split does not follow time.
     """
     clicks = Clicks(
-        users=history["user"].to_numpy(),
-        timestamps=history["timestamp"].to_numpy(),
-        parts=history["part"].to_numpy(),
-        num_users=len(lengths),
+        users=history["user"], timestamps=history["timestamp"], parts=history["part"], num_users=len(lengths)
     )
     splits: dict[str, Split] = {}
     for name in config.splits:
         if name == "leave_one_out":
             splits[name] = leave_one_out(lengths)
         elif name == "given":
-            _check_parts_follow_time(history, clicks)
-            draws = seeded_hash(seed, "given", history["user_id"], history["user_id"])
+            _check_parts_follow_time(clicks, user_ids)
+            draws = seeded_hash(seed, "given", user_ids, user_ids)
             splits[name] = given(clicks, draws, valid_share=config.given_valid)
         else:
             splits[name] = temporal(
                 clicks,
-                seeded_hash(seed, "targets", history["user_id"], history["item_id"]),
+                PairHashes(seed, "targets", user_ids, item_ids, history["user"], history["item"]),
                 valid=config.temporal_valid,
                 test=config.temporal_test,
                 targets_per_user=config.targets_per_user,
@@ -217,30 +228,13 @@ def make_splits(history: pd.DataFrame, lengths: np.ndarray, config: DataConfig, 
     return splits
 
 
-def check_given(log: RawLog) -> None:
-    """Checks that a log says which part each event belongs to.
-
-    Raises:
-        DataError: there is no column `split`, or it holds a value that is not in `PARTS`.
-    """
-    if "split" not in log.events:
-        raise DataError(
-            f"{log.event_source.path}: `data.splits` names `given`, but there is no column `split`; expected a column "
-            f"with {', '.join(PARTS)}. Add it, name it in `data.columns.split`, or choose other splits."
-        )
-    bad = ~log.events["split"].isin(PARTS)
-    if bad.any():
-        fix = "Correct it, or choose other splits in `data.splits`."
-        raise log.event_source.error(log.events["split"], bad, f"one of {', '.join(PARTS)}", fix)
-
-
-def _check_parts_follow_time(history: pd.DataFrame, clicks: Clicks) -> None:
+def _check_parts_follow_time(clicks: Clicks, user_ids: pd.Series) -> None:
     falls = np.flatnonzero((np.diff(clicks.parts) < 0) & (np.diff(clicks.users) == 0))
     if len(falls):
         earlier, later = (PARTS[part] for part in clicks.parts[falls[0] : falls[0] + 2])
         raise DataError(
-            f"User {history['user_id'][falls[0]]!r} has a click marked `{earlier}` before one marked `{later}`; "
-            "expected train before valid before test in the time of each user. "
+            f"User {user_ids.iloc[clicks.users[falls[0]]]!r} has a click marked `{earlier}` before one marked "
+            f"`{later}`; expected train before valid before test in the time of each user. "
             "Correct the column `split`, or set `data.splits` to [temporal, leave_one_out]."
         )
 

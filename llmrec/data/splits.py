@@ -13,6 +13,7 @@ import pandas as pd
 from llmrec.data.dataset import Targets
 
 PARTS = ("train", "valid", "test")
+_HASHED_AT_A_TIME = 1_000_000  # pairs whose texts are in memory
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,9 @@ class Clicks:
     """All clicks of all users, sorted by user and, within a user, by time.
 
     Attributes:
-        users: user index of each click, int64 [E].
+        users: user index of each click, int32 or int64 [E].
         timestamps: seconds since 1970, int64 [E].
-        parts: index in `PARTS` of the log's own split, -1 without one, int64 [E].
+        parts: index in `PARTS` of the log's own split, -1 without one, int8 or int64 [E].
         num_users: number U of users.
     """
 
@@ -64,17 +65,57 @@ def seeded_hash(seed: int, purpose: str, user_ids: pd.Series, item_ids: pd.Serie
     return pd.util.hash_array(pairs.to_numpy(dtype=object), hash_key=key, categorize=False)
 
 
+class PairHashes:
+    """Seeded hashes of the pairs of user and item of E clicks, computed for the rows that are asked for.
+
+    Args:
+        seed: see `seeded_hash`.
+        purpose: see `seeded_hash`.
+        user_ids: id of each user, [U].
+        item_ids: id of each item, [N].
+        users: user index of each click, [E].
+        items: item index of each click, [E].
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        purpose: str,
+        user_ids: pd.Series,
+        item_ids: pd.Series,
+        users: np.ndarray,
+        items: np.ndarray,
+    ):
+        self.seed = seed
+        self.purpose = purpose
+        self.user_ids = user_ids
+        self.item_ids = item_ids
+        self.users = users
+        self.items = items
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """The hashes of some clicks, uint64 [R]."""
+        hashes = np.empty(len(rows), dtype=np.uint64)
+        for start in range(0, len(rows), _HASHED_AT_A_TIME):
+            some = rows[start : start + _HASHED_AT_A_TIME]
+            user_ids = self.user_ids.take(self.users[some])
+            item_ids = self.item_ids.take(self.items[some])
+            hashes[start : start + len(some)] = seeded_hash(self.seed, self.purpose, user_ids, item_ids)
+        return hashes
+
+
 def positions_in_user(users: np.ndarray) -> np.ndarray:
     """Position of each click in the history of its user.
 
     Args:
-        users: user index of each click, sorted, int64 [E].
+        users: user index of each click, sorted, [E].
 
     Returns:
         int64 [E], from 0.
     """
-    _, starts, counts = np.unique(users, return_index=True, return_counts=True)
-    return np.arange(len(users)) - np.repeat(starts, counts)
+    is_first = np.append(True, users[1:] != users[:-1])[: len(users)]
+    starts = np.flatnonzero(is_first)
+    return np.arange(len(users)) - np.repeat(starts, np.diff(np.append(starts, len(users))))
 
 
 def leave_one_out(lengths: np.ndarray) -> Split:
@@ -87,7 +128,9 @@ def leave_one_out(lengths: np.ndarray) -> Split:
     return Split(lengths - 2, {"valid": Targets(users, lengths - 2), "test": Targets(users, lengths - 1)})
 
 
-def temporal(clicks: Clicks, draws: np.ndarray, *, valid: float, test: float, targets_per_user: int) -> Split:
+def temporal(
+    clicks: Clicks, draws: np.ndarray | PairHashes, *, valid: float, test: float, targets_per_user: int
+) -> Split:
     """Cuts the whole log at two times; clicks before the first cut are training data.
 
     Args:
@@ -103,9 +146,13 @@ def temporal(clicks: Clicks, draws: np.ndarray, *, valid: float, test: float, ta
     targets = {}
     for number, part in ((1, "valid"), (2, "test")):
         allowed = np.flatnonzero((window == number) & (positions > 0))
-        by_draw = allowed[np.lexsort((draws[allowed], clicks.users[allowed]))]
-        chosen = np.sort(by_draw[positions_in_user(clicks.users[by_draw]) < targets_per_user])
-        targets[part] = Targets(clicks.users[chosen], positions[chosen])
+        counts = np.bincount(clicks.users[allowed], minlength=clicks.num_users)
+        is_crowded = counts[clicks.users[allowed]] > targets_per_user  # all clicks of other users are targets
+        crowded = allowed[is_crowded]
+        by_draw = crowded[np.lexsort((draws[crowded], clicks.users[crowded]))]
+        drawn = by_draw[positions_in_user(clicks.users[by_draw]) < targets_per_user]
+        chosen = np.sort(np.concatenate([allowed[~is_crowded], drawn]))
+        targets[part] = Targets(clicks.users[chosen].astype(np.int64), positions[chosen])
     return Split(np.bincount(clicks.users[window == 0], minlength=clicks.num_users), targets, cuts)
 
 
@@ -135,20 +182,19 @@ def given(clicks: Clicks, draws: np.ndarray, *, valid_share: float) -> Split:
 
     Args:
         clicks: all clicks; their parts are used and never fall within a user.
-        draws: a seeded random number for each user, the same on all clicks of the user, [E]. The users with the
-            smallest ones validate.
+        draws: a seeded random number for each user, [U]. The users with the smallest ones validate.
         valid_share: share of the users with validation clicks who validate. The validation clicks of the other users
             are training data.
     """
-    candidates, first = np.unique(clicks.users[clicks.parts == 1], return_index=True)
+    candidates = np.unique(clicks.users[clicks.parts == 1])
     kept = max(1, round(valid_share * len(candidates)))
-    chosen = candidates[np.argsort(draws[clicks.parts == 1][first], kind="stable")[:kept]]
+    chosen = candidates[np.argsort(draws[candidates], kind="stable")[:kept]]
     parts = np.where((clicks.parts == 1) & ~np.isin(clicks.users, chosen), 0, clicks.parts)
     positions = positions_in_user(clicks.users)
     targets = {}
     for number, part in ((1, "valid"), (2, "test")):
         rows = np.flatnonzero((parts == number) & (positions > 0))
-        targets[part] = Targets(clicks.users[rows], positions[rows])
+        targets[part] = Targets(clicks.users[rows].astype(np.int64), positions[rows])
     return Split(np.bincount(clicks.users[parts == 0], minlength=clicks.num_users), targets)
 
 

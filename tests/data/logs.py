@@ -1,10 +1,12 @@
 """Small logs shared by the tests of llmrec.data."""
 
+from dataclasses import replace
+
 import pandas as pd
 
 from llmrec.config import DataConfig
 from llmrec.data.dataset import Targets
-from llmrec.data.readers import RawLog
+from llmrec.data.readers import RawLog, check_log, read_log
 
 # Titles of the items a to e.
 MOVIES = ["Alien (1979)", "Brazil (1985)", "Contact (1997)", "Dark City (1998)", "Europa (1991)"]
@@ -40,7 +42,22 @@ def raw_log(rows: list[tuple], columns: str = "user_id item_id timestamp rating"
         },
         index=range(1, items + 1),
     )
-    return RawLog(events=events.astype({"user_id": "str", "item_id": "str"}), items=catalogue)
+    return RawLog(events=[events.astype({"user_id": "str", "item_id": "str"})], items=catalogue)
+
+
+def events_of(log: RawLog) -> pd.DataFrame:
+    """All events of a log, which can be read once."""
+    return pd.concat(list(log.events))
+
+
+def in_memory(log: RawLog) -> RawLog:
+    """The same log with all its events in one part, which can be read again."""
+    return replace(log, events=[events_of(log)])
+
+
+def read_all(section: DataConfig) -> RawLog:
+    """A checked log whose events have been read."""
+    return in_memory(check_log(read_log(section)))
 
 
 def target_pairs(targets: Targets) -> list[tuple[int, int]]:

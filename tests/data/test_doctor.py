@@ -1,5 +1,7 @@
 """Checks of a log: shares worked out by hand on small logs, and the warnings that they lead to."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -32,7 +34,7 @@ def test_order_and_gaps_by_hand():
 def test_ids_of_digits_are_in_order_of_their_numbers():
     log = raw_log([("u", item, time, 5.0) for time, item in enumerate("bca")], items=3)
     renamed = {"a": "10", "b": "2", "c": "9"}
-    log.events["item_id"] = log.events["item_id"].map(renamed)
+    log = replace(log, events=[part.assign(item_id=part["item_id"].map(renamed)) for part in log.events])
     log.items["item_id"] = log.items["item_id"].map(renamed)
     assert build_data(log, config(), seed=0).card["checks"]["sorted_histories"] == 1.0
 

@@ -1,10 +1,16 @@
 """Feedback rules: which events are clicks and which are purchases."""
 
+from dataclasses import replace
+
+import numpy as np
 import pandas as pd
 import pytest
 
-from llmrec.data.feedback import feedback, match_rules
+from llmrec.data.event_store import collect_events, open_store
+from llmrec.data.feedback import match_rules
+from llmrec.data.prepare import build_data
 from llmrec.errors import ConfigError
+from tests.data.logs import config, raw_log
 
 EVENTS = pd.DataFrame(
     {
@@ -41,9 +47,33 @@ def test_an_event_matches_if_one_rule_matches():
 
 
 def test_a_purchase_is_a_click():
-    clicks, purchases = feedback(EVENTS, ["view"], ["buy"])
-    assert clicks.tolist() == [True, True, False, True]
-    assert purchases.tolist() == [False, True, False, False]
+    rows = [("u", item, time, kind) for time, (item, kind) in enumerate(zip("abcd", EVENTS["event_type"], strict=True))]
+    log = raw_log(rows, "user_id item_id timestamp event_type")
+    data = build_data(log, config(click=["view"], purchase=["buy"]), seed=0)
+    assert data.histories[0].tolist() == [0, 1, 3]  # a and d are viewed, b is bought
+    assert data.purchases[0].tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("rule", "clicked"),
+    [
+        ("rating>=4", [0, 3]),
+        ("rating>4", [0]),
+        ("rating<4", [2]),
+        ("rating<=4.0", [2, 3]),
+        ("rating==3", [2]),
+        ("rating!=3", [0, 3]),
+        ("timestamp>1", [2, 3]),
+        ("add to cart", [2]),
+    ],
+)
+def test_a_whole_log_is_matched_like_a_table(rule, clicked, tmp_path):
+    log = replace(raw_log([("u", item, 0, 0) for item in "abcd"]), events=[EVENTS[:3], EVENTS[3:]])
+    section = config(click=[rule], purchase=[])
+    with open_store(collect_events(log, section, tmp_path / "events.parquet", now=0), section) as store:
+        assert store.find_first_clicks().tolist() == [len(clicked)]
+        store.keep_users(np.array([0]))
+        assert store.histories()["item"].tolist() == clicked
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ ROWS = [
 USERS = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2])
 PARTS = np.array([0, 0, 1, 2, 0, 1, 2, 0, 0])
 CLICKS = Clicks(users=USERS, timestamps=np.arange(9), parts=PARTS, num_users=3)
-DRAWS = np.array([5, 5, 5, 5, 3, 3, 3, 1, 1])
+DRAWS = np.array([5, 3, 1])
 
 
 def test_targets_are_the_marked_clicks():

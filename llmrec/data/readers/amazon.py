@@ -1,5 +1,7 @@
 """Format `amazon2023`: Amazon Reviews 2023, a JSONL file of reviews and one of product metadata, plain or gzipped."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,14 +12,15 @@ from llmrec.data.readers.columns import (
     clean_categories,
     no_years,
     require_columns,
+    stream_events,
     to_attribute,
     to_categories,
-    to_events,
     to_ids,
 )
-from llmrec.data.readers.csv_and_json import TextFormat, read_jsonl
+from llmrec.data.readers.csv_and_json import stream_jsonl
 from llmrec.data.readers.paths import find_one, resolve_path
-from llmrec.data.readers.raw import RawLog, Table
+from llmrec.data.readers.raw import RawLog, Source, Table, TableStream
+from llmrec.data.readers.text_files import TextFormat
 from llmrec.errors import DataError
 
 RATING_RANGE = (0.5, 5.0)
@@ -25,6 +28,7 @@ RATING_RANGE = (0.5, 5.0)
 WITHOUT_METADATA = "review of an item without metadata"
 REPEATED_METADATA = "further metadata of the same item"
 _REVIEW_FIELDS = ["user_id", "parent_asin", "rating", "timestamp", "verified_purchase"]
+_REVIEW_COLUMNS = {"user_id": "user_id", "item_id": "parent_asin", "rating": "rating", "timestamp": "timestamp"}
 _META_FIELDS = ["parent_asin", "title", "categories", "main_category", "store", "price", "average_rating"]
 
 
@@ -84,22 +88,31 @@ def read_amazon(config: DataConfig) -> RawLog:
     Raises:
         DataError: a file or key is missing, or a value cannot be used.
     """
-    reviews, metadata_path = _find(config)
+    path, metadata_path = _find(config)
     text = TextFormat.of(config)
-    events = read_jsonl(reviews, _REVIEW_FIELDS, text)
-    columns = {"user_id": "user_id", "item_id": "parent_asin", "rating": "rating", "timestamp": "timestamp"}
-    if len(events.frame):  # An empty file has no columns. `check_log` reports it.
-        require_columns(events, columns)
-    frame = events.frame.reindex(columns=_REVIEW_FIELDS).assign(event_type="review")
-    frame["verified_purchase"] = pd.to_numeric(frame["verified_purchase"], errors="coerce").astype("float64")
-    events = Table(frame, events.source)
-    metadata = read_jsonl(metadata_path, _META_FIELDS, text)
+    reviews = stream_jsonl(path, _REVIEW_FIELDS, text)
+    if reviews.columns:  # An empty file has no columns. `check_log` reports it.
+        require_columns(reviews, _REVIEW_COLUMNS)
+    metadata = stream_jsonl(metadata_path, _META_FIELDS, text).whole()
     items = _items(metadata)
-    typed = to_events(events, {**columns, "event_type": "event_type"}, config.rating_range or RATING_RANGE)
-    events.source.drop(typed["item_id"], ~typed["item_id"].isin(items["item_id"]), WITHOUT_METADATA)
     return RawLog(
-        events=typed,
+        events=_events(reviews, items["item_id"], config),
         items=items,
-        event_source=events.source,
+        event_source=reviews.source,
         item_source=metadata.source,
     )
+
+
+def _events(reviews: TableStream, item_ids: pd.Series, config: DataConfig) -> Iterator[pd.DataFrame]:
+    """The reviews of items with metadata, in parts."""
+
+    def read(source: Source) -> Iterator[pd.DataFrame]:
+        for frame in reviews.read(source):
+            reviewed = frame.reindex(columns=_REVIEW_FIELDS).assign(event_type="review")
+            verified = pd.to_numeric(reviewed["verified_purchase"], errors="coerce").astype("float64")
+            yield reviewed.assign(verified_purchase=verified)
+
+    columns = {**_REVIEW_COLUMNS, "event_type": "event_type"}
+    for events in stream_events(replace(reviews, read=read), columns, config.rating_range or RATING_RANGE):
+        reviews.source.drop(events["item_id"], ~events["item_id"].isin(item_ids), WITHOUT_METADATA)
+        yield events

@@ -6,7 +6,7 @@ is left out and counted.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from llmrec.config import DataConfig
-from llmrec.data.readers.raw import Table
+from llmrec.data.readers.raw import Table, TableStream, as_text
 from llmrec.errors import DataError, nearest
 
 # Parts of a second, and the smallest number that counts them. 1e11 seconds are in the year 5138, 1e11 ms in 1973.
@@ -29,7 +29,7 @@ OPTIONAL_COLUMNS = ("event_type", "rating", "session_id", "ranking_id", "positio
 _NO_CATEGORY = {"", "unknown", "(no genres listed)"}
 
 
-def require_columns(table: Table, columns: Mapping[str, str], key: str | None = None) -> None:
+def require_columns(table: Table | TableStream, columns: Mapping[str, str], key: str | None = None) -> None:
     """Checks that a table has all columns.
 
     Args:
@@ -40,7 +40,7 @@ def require_columns(table: Table, columns: Mapping[str, str], key: str | None = 
     Raises:
         DataError: a column is missing. The message names it, the columns found and the most similar one.
     """
-    found = [str(column) for column in table.frame.columns]
+    found = table.columns
     for own, column in columns.items():
         if column in found:
             continue
@@ -89,7 +89,7 @@ _PROPENSITIES = NumberRange(
 )
 
 
-def event_columns(table: Table, config: DataConfig) -> dict[str, str]:
+def event_columns(table: Table | TableStream, config: DataConfig) -> dict[str, str]:
     """The columns of an event log: those that `data.columns` names, and those with llmrec's own names.
 
     Returns:
@@ -100,7 +100,33 @@ def event_columns(table: Table, config: DataConfig) -> dict[str, str]:
     """
     columns = {own: column for own, column in config.columns.model_dump().items() if column is not None}
     require_columns(table, columns, "data.columns")
-    return columns | {own: own for own in OPTIONAL_COLUMNS if own not in columns and own in table.frame.columns}
+    return columns | {own: own for own in OPTIONAL_COLUMNS if own not in columns and own in table.columns}
+
+
+def stream_events(
+    stream: TableStream,
+    columns: Mapping[str, str],
+    rating_range: tuple[float, float] | None,
+    timestamp_format: str | None = None,
+) -> Iterator[pd.DataFrame]:
+    """Typed events in parts. Arguments, results and errors are those of `to_events`.
+
+    Whether a column holds dates such as 20200131 depends on all its values. So a file that begins with such dates is
+    read ahead.
+    """
+    time = columns.get("timestamp")
+    dates: bool | None = None
+    first_row = 0
+    for part in stream:
+        if dates is None and time is not None and timestamp_format is None and len(part.frame):
+            dates = _holds_dates(part, time) and all(_holds_dates(other, time) for other in stream.scan())
+        yield to_events(part, columns, rating_range, timestamp_format, dates, first_row)
+        first_row += len(part.frame)
+
+
+def _holds_dates(table: Table, column: str) -> bool:
+    """Whether all values of a column are dates such as 20200131; True without rows."""
+    return not len(table.frame) or _compact_dates(as_numbers(table.frame[column])) is not None
 
 
 def to_events(
@@ -108,8 +134,10 @@ def to_events(
     columns: Mapping[str, str],
     rating_range: tuple[float, float] | None,
     timestamp_format: str | None = None,
+    dates: bool | None = None,
+    first_row: int = 0,
 ) -> pd.DataFrame:
-    """Typed events, as `RawLog.events` describes them.
+    """Typed events, as a part of `RawLog.events`.
 
     Args:
         table: the event log; columns that `columns` does not name are kept as they are.
@@ -117,23 +145,26 @@ def to_events(
             `timestamp` the order of the rows takes its place.
         rating_range: lowest and highest rating allowed; None allows any number.
         timestamp_format: see `to_seconds`.
+        dates: see `to_seconds`.
+        first_row: number of rows of the log before this table.
 
     Raises:
         DataError: a value cannot be used, and bad rows are errors.
     """
     default_type = "rating" if "rating" in columns else "interaction"
-    order = pd.Series(np.arange(len(table.frame)), index=table.frame.index)
+    order = pd.Series(np.arange(first_row, first_row + len(table.frame)), index=table.frame.index)
+    time = columns.get("timestamp")
     events: dict[str, Any] = {
         "user_id": to_ids(table, columns["user_id"]),
         "item_id": to_ids(table, columns["item_id"]),
         "event_type": to_ids(table, columns["event_type"]) if "event_type" in columns else default_type,
-        "timestamp": to_seconds(table, columns["timestamp"], timestamp_format) if "timestamp" in columns else order,
+        "timestamp": order if time is None else to_seconds(table, time, timestamp_format, dates),
     }
     if "rating" in columns:
         events["rating"] = to_numbers(table, columns["rating"], _ratings(rating_range))
     for name in ("session_id", "ranking_id", "split"):
         if name in columns:
-            events[name] = as_text(table.frame[columns[name]])
+            events[name] = table.text(columns[name])
     if "position" in columns:
         events["position"] = _floor(to_numbers(table, columns["position"], _POSITIONS)).astype("Int64")
     if "propensity" in columns:
@@ -148,21 +179,14 @@ def _ratings(rating_range: tuple[float, float] | None) -> NumberRange:
     return NumberRange(low, high, expected, "Correct it, or set `data.rating_range`.")
 
 
-def as_text(values: pd.Series) -> pd.Series:
-    """Values as stripped text, dtype str; whole floats (`5.0`, from a column with gaps) lose their `.0`."""
-    if pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
-        values = values.astype("Int64")
-    return values.astype("str").str.strip()
-
-
 def to_ids(table: Table, column: str) -> pd.Series:
     """Ids as text.
 
     Raises:
         DataError: an id is empty, NaN or longer than a line, and bad rows are errors.
     """
-    text = as_text(table.frame[column])
-    bad = text.isna() | text.isin(["", "nan", "NaN"])
+    text = table.text(column)
+    bad = text.isna() | text.isin(["", "nan", "NaN"]) | _is_nested(table.frame[column])
     table.source.refuse(table.frame[column], bad, "an id", "Fill it in, or delete the row.")
     # A stray quotation mark makes several lines one field, up to the next quotation mark.
     long = text.str.contains("\n", regex=False, na=False)
@@ -170,7 +194,7 @@ def to_ids(table: Table, column: str) -> pd.Series:
     return text
 
 
-def to_seconds(table: Table, column: str, date_format: str | None = None) -> pd.Series:
+def to_seconds(table: Table, column: str, date_format: str | None = None, dates: bool | None = None) -> pd.Series:
     """Timestamps as int64 seconds since 1970, rounded down; 0 for a row that is left out.
 
     Accepts numbers of seconds, milliseconds (above 1e11), microseconds (above 1e14) and nanoseconds (above 1e17),
@@ -181,6 +205,7 @@ def to_seconds(table: Table, column: str, date_format: str | None = None) -> pd.
         table: the table.
         column: name of the column.
         date_format: format of all times, in the codes of `strptime`; None for the forms above.
+        dates: whether numbers such as 20200131 are dates; None if the values of this table decide.
 
     Raises:
         DataError: a value is none of these, is before 1970 or after 2100, and bad rows are errors.
@@ -190,7 +215,7 @@ def to_seconds(table: Table, column: str, date_format: str | None = None) -> pd.
         seconds = _seconds_of(pd.to_datetime(as_text(values), utc=True, format=date_format, errors="coerce"))
         expected, fix = f"a time in the form of `data.timestamp_format`, {date_format!r}", "Correct the row or the key."
     else:
-        seconds = _seconds_in_any_form(values)
+        seconds = _seconds_in_any_form(values, dates)
         expected = (
             "seconds, milliseconds (above 1e11), microseconds (above 1e14) or nanoseconds (above 1e17) from 1970 to "
             "2100, or an ISO-8601 date"
@@ -203,21 +228,35 @@ def to_seconds(table: Table, column: str, date_format: str | None = None) -> pd.
     return _floor(seconds.where(~bad, 0)).astype("int64")
 
 
-def _seconds_in_any_form(values: pd.Series) -> pd.Series:
+def _seconds_in_any_form(values: pd.Series, dates: bool | None) -> pd.Series:
     """Seconds since 1970, float64; NaN for a value that is not a time."""
     if pd.api.types.is_datetime64_any_dtype(values):
         return _seconds_of(pd.to_datetime(values, utc=True))
-    numbers = pd.to_numeric(values, errors="coerce").astype("float64")
-    dates = _compact_dates(numbers)
-    if dates is not None:
-        return dates
+    numbers = as_numbers(values)
+    seconds_of_dates = None if dates is False else _compact_dates(numbers)
+    if seconds_of_dates is not None:
+        return seconds_of_dates
     seconds = numbers.copy()
     for parts, least in _UNITS.items():
         seconds = seconds.mask(numbers > least, numbers / parts)
     is_text = numbers.isna()
     if is_text.any():
-        seconds[is_text] = _seconds_of(pd.to_datetime(values[is_text], utc=True, format="ISO8601", errors="coerce"))
+        texts = values[is_text].mask(_is_nested(values[is_text]))
+        seconds[is_text] = _seconds_of(pd.to_datetime(texts, utc=True, format="ISO8601", errors="coerce"))
     return seconds
+
+
+def as_numbers(values: pd.Series) -> pd.Series:
+    """Values as float64; NaN for a value that is not a number."""
+    flat = values.mask(_is_nested(values)) if values.dtype == object else values
+    return pd.to_numeric(flat, errors="coerce").astype("float64")
+
+
+def _is_nested(values: pd.Series) -> pd.Series:
+    """Whether each value is a list or an object, as JSON and Parquet may hold."""
+    if values.dtype != object:
+        return pd.Series(False, index=values.index)
+    return values.map(lambda value: isinstance(value, (dict, list, np.ndarray))).astype(bool)
 
 
 def _compact_dates(numbers: pd.Series) -> pd.Series | None:
@@ -237,11 +276,16 @@ def _seconds_of(dates: pd.Series) -> pd.Series:
     return (dates - epoch) / pd.Timedelta(seconds=1)
 
 
-def _suggested_formats(values: pd.Series) -> str:
-    """A sentence that names the values of `data.timestamp_format` that fit, "" if none of the common ones does."""
+def date_formats(values: pd.Series) -> list[str]:
+    """The common formats of dates and times that fit the first 1,000 values."""
     sample = as_text(values.iloc[:1000])
     formats = [date + time for date in _COMMON_DATES for time in _COMMON_TIMES]
-    fitting = [one for one in formats if pd.to_datetime(sample, format=one, errors="coerce").notna().all()]
+    return [one for one in formats if pd.to_datetime(sample, format=one, errors="coerce").notna().all()]
+
+
+def _suggested_formats(values: pd.Series) -> str:
+    """A sentence that names the values of `data.timestamp_format` that fit, "" if none of the common ones does."""
+    fitting = date_formats(values)
     if not fitting:
         return ""
     return f"Set `data.timestamp_format`, which fits as {' or '.join(repr(one) for one in fitting)}."
@@ -254,7 +298,7 @@ def to_numbers(table: Table, column: str, allowed: NumberRange) -> pd.Series:
         DataError: a value is not a number or is outside the range, and bad rows are errors.
     """
     values = table.frame[column]
-    numbers = pd.to_numeric(values, errors="coerce").astype("float64")
+    numbers = as_numbers(values)
     inside = numbers.between(allowed.low, allowed.high, inclusive="right" if allowed.without_low else "both")
     bad = values.notna() & ~inside
     table.source.refuse(values, bad, allowed.expected, allowed.fix)
@@ -270,7 +314,7 @@ def _floor(numbers: pd.Series) -> pd.Series:
 
 def to_years(values: pd.Series) -> pd.Series:
     """Years as Int64; a value that is no year from 1800 to 2100 is NA."""
-    years = pd.to_numeric(values, errors="coerce").astype("float64")
+    years = as_numbers(values)
     return years.where(years.between(1800, 2100) & (years % 1 == 0)).astype("Int64")
 
 

@@ -8,7 +8,6 @@ import pandas as pd
 
 from llmrec.config import DataConfig
 from llmrec.data.readers.columns import (
-    as_text,
     clean_categories,
     no_years,
     require_columns,
@@ -16,9 +15,10 @@ from llmrec.data.readers.columns import (
     to_ids,
     to_users,
 )
-from llmrec.data.readers.csv_and_json import TextFormat, read_any_table
+from llmrec.data.readers.csv_and_json import read_any_table
 from llmrec.data.readers.paths import resolve_path
-from llmrec.data.readers.raw import RawLog, Table
+from llmrec.data.readers.raw import RawLog, Table, as_text
+from llmrec.data.readers.text_files import TextFormat
 from llmrec.errors import DataError
 
 _EVENT = {"user_id": "household_id", "item_id": "product_id", "timestamp": "transaction_timestamp"}
@@ -66,7 +66,7 @@ def read_complete_journey(config: DataConfig) -> RawLog:
         }
     )
     return RawLog(
-        events=events.assign(event_type="purchase"),
+        events=[events.assign(event_type="purchase")],
         items=items,
         users=to_users(households, "household_id"),
         event_source=log.source,

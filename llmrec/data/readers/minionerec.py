@@ -13,16 +13,16 @@ import pandas as pd
 
 from llmrec.config import DataConfig
 from llmrec.data.readers.columns import (
-    as_text,
     clean_categories,
     no_years,
     require_columns,
     to_categories,
     to_ids,
 )
-from llmrec.data.readers.csv_and_json import read_delimited, read_text
+from llmrec.data.readers.delimited import read_delimited
 from llmrec.data.readers.paths import resolve_path
-from llmrec.data.readers.raw import RawLog, Source, Table
+from llmrec.data.readers.raw import RawLog, Source, Table, as_text
+from llmrec.data.readers.text_files import read_text
 from llmrec.data.splits import PARTS
 from llmrec.errors import DataError
 
@@ -41,7 +41,7 @@ def read_minionerec(config: DataConfig) -> RawLog:
     tables = {part: _rows(path) for part, path in paths.items() if part != "train" or path.is_file()}
     events = _events(tables)
     items, item_source = _items(directory / "items.json", events)
-    return RawLog(events, items, event_source=tables["valid"].source, item_source=item_source, timed=False)
+    return RawLog([events], items, event_source=tables["valid"].source, item_source=item_source, timed=False)
 
 
 def _rows(path: Path) -> Table:

@@ -9,18 +9,18 @@ import pandas as pd
 
 from llmrec.config import DataConfig
 from llmrec.data.readers.columns import (
-    as_text,
     clean_categories,
     require_columns,
+    stream_events,
     to_categories,
-    to_events,
     to_ids,
     to_users,
     to_years,
 )
-from llmrec.data.readers.csv_and_json import TextFormat, read_delimited
+from llmrec.data.readers.delimited import read_delimited, stream_delimited
 from llmrec.data.readers.paths import resolve_path
-from llmrec.data.readers.raw import RawLog, Table
+from llmrec.data.readers.raw import RawLog, Table, TableStream, as_text
+from llmrec.data.readers.text_files import TextFormat
 from llmrec.errors import DataError
 
 RATING_RANGE = (0.5, 5.0)
@@ -98,7 +98,7 @@ def _file(directory: Path, name: str) -> Path:
 
 def _read_100k(directory: Path, config: DataConfig) -> RawLog:
     text = TextFormat.of(config)
-    events = read_delimited(_file(directory, "u.data"), "\t", names=_RATINGS, text=text)
+    events = stream_delimited(_file(directory, "u.data"), "\t", names=_RATINGS, text=text)
     genre_table = read_delimited(_file(directory, "u.genre"), "|", names=["genre", "code"], text=text)
     genres = genre_table.frame["genre"].tolist()
     items = read_delimited(_file(directory, "u.item"), "|", names=_ITEM_100K + genres, text=text, fallback="latin-1")
@@ -114,7 +114,7 @@ def _read_100k(directory: Path, config: DataConfig) -> RawLog:
 
 def _read_1m(directory: Path, config: DataConfig) -> RawLog:
     text = TextFormat.of(config)
-    events = read_delimited(_file(directory, "ratings.dat"), "::", names=_RATINGS, text=text, fallback="latin-1")
+    events = stream_delimited(_file(directory, "ratings.dat"), "::", names=_RATINGS, text=text, fallback="latin-1")
     columns = ["item_id", "title", "genres"]
     items = read_delimited(_file(directory, "movies.dat"), "::", names=columns, text=text, fallback="latin-1")
     users = None
@@ -135,7 +135,7 @@ def _decoded(users: Table) -> Table:
 
 def _read_csv(directory: Path, config: DataConfig) -> RawLog:
     text = TextFormat.of(config)
-    events = read_delimited(_file(directory, "ratings.csv"), ",", text=text, quoted=True)
+    events = stream_delimited(_file(directory, "ratings.csv"), ",", text=text, quoted=True)
     columns = {"user_id": "userId", "item_id": "movieId", "rating": "rating", "timestamp": "timestamp"}
     require_columns(events, columns)
     items = read_delimited(_file(directory, "movies.csv"), ",", text=text, quoted=True)
@@ -146,7 +146,7 @@ def _read_csv(directory: Path, config: DataConfig) -> RawLog:
 
 def _log(
     config: DataConfig,
-    events: Table,
+    events: TableStream,
     items: Table,
     categories: pd.Series,
     users: Table | None = None,
@@ -170,7 +170,7 @@ def _log(
         "year": titled_years(titles),
     }
     log = RawLog(
-        events=to_events(events, columns, config.rating_range or RATING_RANGE),
+        events=stream_events(events, columns, config.rating_range or RATING_RANGE),
         items=pd.DataFrame(catalogue, index=items.frame.index),
         event_source=events.source,
         item_source=items.source,

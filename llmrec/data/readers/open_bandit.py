@@ -8,10 +8,11 @@ purchases. Rules can use the columns `click`, `position` and `propensity`.
 import pandas as pd
 
 from llmrec.config import DataConfig
-from llmrec.data.readers.columns import as_text, no_years, require_columns, to_events, to_ids
-from llmrec.data.readers.csv_and_json import TextFormat, read_delimited
+from llmrec.data.readers.columns import no_years, require_columns, to_events, to_ids
+from llmrec.data.readers.delimited import read_delimited
 from llmrec.data.readers.paths import find_one, resolve_path
-from llmrec.data.readers.raw import RawLog, Table
+from llmrec.data.readers.raw import RawLog, Table, as_text
+from llmrec.data.readers.text_files import TextFormat
 
 _USER_FEATURES = [f"user_feature_{n}" for n in range(4)]
 _ITEM_FEATURES = [f"item_feature_{n}" for n in range(1, 4)]
@@ -53,7 +54,7 @@ def read_open_bandit(config: DataConfig) -> RawLog:
         }
     )
     return RawLog(
-        events=events.assign(event_type="impression"),
+        events=[events.assign(event_type="impression")],
         items=items,
         users=features.assign(user_id=users).drop_duplicates("user_id")[["user_id", *_USER_FEATURES]],
         event_source=log.source,

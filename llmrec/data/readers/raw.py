@@ -1,5 +1,6 @@
 """`RawLog`, the result of every reader, and the checks that compare its tables."""
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -126,17 +127,73 @@ def _shown(value: Any) -> str:
     return "empty" if missing else repr(value)
 
 
+def as_text(values: pd.Series, whole_numbers: bool = True) -> pd.Series:
+    """Values as stripped text, dtype str; whole floats (`5.0`, from a column with gaps) lose their `.0`.
+
+    Args:
+        values: the values.
+        whole_numbers: False if the column holds other floats elsewhere, so that `5.0` stays.
+    """
+    if whole_numbers and pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
+        values = values.astype("Int64")
+    return values.astype("str").str.strip()
+
+
 @dataclass(frozen=True)
 class Table:
-    """One file as read, before its columns are converted.
+    """One file, or a part of it, as read, before its columns are converted.
 
     Attributes:
         frame: the rows, indexed by the number that `source.unit` names.
         source: the file.
+        fractions: columns of the file that hold a number that is not whole.
     """
 
     frame: pd.DataFrame
     source: Source
+    fractions: frozenset[str] = frozenset()
+
+    def text(self, column: str) -> pd.Series:
+        """A column as text, see `as_text`."""
+        return as_text(self.frame[column], column not in self.fractions)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+        return [str(column) for column in self.frame.columns]
+
+
+@dataclass(frozen=True)
+class TableStream:
+    """One file as read in parts, before its columns are converted. Each iteration reads the file again.
+
+    Attributes:
+        columns: names of the columns of every part.
+        source: the file.
+        read: reads the parts, indexed by the number that `source.unit` names, and counts bad lines in the source that
+            it is given.
+        fractions: columns that hold a number that is not whole.
+    """
+
+    columns: list[str]
+    source: Source
+    read: Callable[[Source], Iterator[pd.DataFrame]]
+    fractions: frozenset[str] = frozenset()
+
+    def __iter__(self) -> Iterator[Table]:
+        return self._parts(self.source)
+
+    def scan(self) -> Iterator[Table]:
+        """The parts, without counting bad lines: for a look at the file before it is read."""
+        return self._parts(Source(self.source.path, self.source.unit, skip=True))
+
+    def _parts(self, source: Source) -> Iterator[Table]:
+        return (Table(frame, source, self.fractions) for frame in self.read(source))
+
+    def whole(self) -> Table:
+        """The file as one table."""
+        frames = [part.frame for part in self]
+        return Table(pd.concat(frames) if len(frames) > 1 else frames[0], self.source)
 
 
 def empty_users() -> pd.DataFrame:
@@ -155,9 +212,10 @@ class RawLog:
     """A data set as read: typed columns and the ids of the files. Every table is indexed by line or row number.
 
     Attributes:
-        events: rows of `user_id (str), item_id (str), event_type (str), timestamp (int64, seconds since
-            1970)`; optional `rating (float64), session_id (str), ranking_id (str), position (Int64),
-            propensity (float64), split (str)`, and all other columns of the log.
+        events: the events in parts, in the order of the log; every part has the same columns. They can be read once.
+            Rows of `user_id (str), item_id (str), event_type (str), timestamp (int64, seconds since
+            1970)`; optional `rating (float64), session_id (str), ranking_id (str), position (Int64), propensity
+            (float64), split (str)`, and all other columns of the log.
         items: rows of `item_id (str), title (str), categories (list of str), year (Int64)` and other columns.
         users: rows of `user_id (str)` and attributes as text.
         facts: rows of `head (item id), relation (str), tail (str), named (bool)`. `named` says whether the tail reads
@@ -169,7 +227,7 @@ class RawLog:
         timed: whether timestamps are times. If not, they only order the events of one user.
     """
 
-    events: pd.DataFrame
+    events: Iterable[pd.DataFrame]
     items: pd.DataFrame
     users: pd.DataFrame = field(default_factory=empty_users)
     facts: pd.DataFrame = field(default_factory=empty_facts)
@@ -188,7 +246,8 @@ UNKNOWN_ITEM = "item that the item table lacks"
 def check_log(log: RawLog) -> RawLog:
     """Checks what needs a whole column or two tables, and removes the rows that cannot be used.
 
-    Rows that say the same twice count once. An item without a title is titled by its id.
+    Rows that say the same twice count once. An item without a title is titled by its id. The events are checked when
+    they are read.
 
     Returns:
         the log without the rows that cannot be used. The sources count them.
@@ -198,33 +257,42 @@ def check_log(log: RawLog) -> RawLog:
             different rows, or an event or a fact names an item that the item table lacks.
     """
     log = _usable(log)
-    _check_not_empty(log.events, log.event_source)
     if log.items.empty:
         raise DataError(f"{log.item_source.path}: there are no items; expected one row per item.")
     _check_unique(log.items, "item_id", log.item_source)
     _check_unique(log.users, "user_id", log.user_source)
     log = _usable(log)
     log = replace(log, items=_titled(log.items, log.item_source))
-    _check_items_exist(log.events["item_id"], log.event_source, log)
     _check_items_exist(log.facts["head"], log.fact_source, log)
-    log = _usable(log)
-    _check_not_empty(log.events, log.event_source)
-    return log
+    return replace(_usable(log), events=_checked_events(log))
 
 
 def _usable(log: RawLog) -> RawLog:
-    """The log without the rows that its sources leave out."""
+    """The log with the rows of its tables that the sources keep."""
     return replace(
         log,
-        events=log.event_source.kept(log.events),
         items=log.item_source.kept(log.items),
         users=log.user_source.kept(log.users),
         facts=log.fact_source.kept(log.facts),
     )
 
 
-def _check_not_empty(events: pd.DataFrame, source: Source) -> None:
-    if events.empty:
+def _checked_events(log: RawLog) -> Iterator[pd.DataFrame]:
+    """The parts of the events that can be used.
+
+    Raises:
+        DataError: there is none; or, unless bad rows are skipped, an event names an item that the item table lacks.
+    """
+    source = log.event_source
+    empty = True
+    for part in log.events:
+        usable = source.kept(part)
+        _check_items_exist(usable["item_id"], source, log)
+        usable = source.kept(usable)
+        source.dropped.clear()  # the rows of the next part have other numbers
+        empty = empty and usable.empty
+        yield usable
+    if empty:
         reasons = ", ".join(f"{loss.count} for {reason}" for reason, loss in source.losses.items())
         found = f"all events were left out ({reasons})" if reasons else "there are no events"
         raise DataError(f"{source.path}: {found}; expected at least one. Check `data.path`.")

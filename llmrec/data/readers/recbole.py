@@ -1,5 +1,6 @@
 """Format `recbole`: RecBole atomic files NAME.inter, optionally NAME.item, NAME.user, NAME.kg and NAME.link."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,21 +10,21 @@ import pandas as pd
 from llmrec.config import DataConfig
 from llmrec.data.histories import natural_key
 from llmrec.data.readers.columns import (
-    as_text,
     event_columns,
     no_years,
     require_columns,
+    stream_events,
     to_attribute,
     to_categories,
-    to_events,
     to_ids,
     to_users,
     to_years,
 )
-from llmrec.data.readers.csv_and_json import TextFormat, read_delimited
+from llmrec.data.readers.delimited import stream_delimited
 from llmrec.data.readers.movielens import natural_titles, titled_years
 from llmrec.data.readers.paths import find_one, resolve_path
-from llmrec.data.readers.raw import RawLog, Source, Table
+from llmrec.data.readers.raw import RawLog, Source, Table, TableStream, as_text
+from llmrec.data.readers.text_files import TextFormat
 from llmrec.data.splits import PARTS
 from llmrec.errors import DataError
 
@@ -37,19 +38,27 @@ _YEARS = ("year", "release_year")
 _UNUSED_RELATIONS = ("genre", "language", "country")
 
 
-def _read_atomic(path: Path, config: DataConfig) -> Table:
-    """Reads one atomic file and removes the types from its header."""
-    table = read_delimited(path, "\t ,;", text=TextFormat.of(config))
+def _open_atomic(path: Path, config: DataConfig) -> TableStream:
+    """Opens one atomic file and removes the types from its header."""
+    stream = stream_delimited(path, "\t ,;", text=TextFormat.of(config))
     names = []
-    for column in table.frame.columns:
-        name, _, kind = str(column).rpartition(":")
+    for column in stream.columns:
+        name, _, kind = column.rpartition(":")
         if not name or kind not in _TYPES:
             raise DataError(
                 f"{path}, line 1: the header has {column!r}; expected NAME:TYPE, separated by tabs, where the type is "
                 f"one of {', '.join(_TYPES)}, such as `user_id:token`. Correct the header, or set `data.separator`."
             )
         names.append(name)
-    return Table(table.frame.set_axis(names, axis=1), table.source)
+
+    def read(source: Source) -> Iterator[pd.DataFrame]:
+        return (frame.set_axis(names, axis=1) for frame in stream.read(source))
+
+    return TableStream(names, stream.source, read)
+
+
+def _read_atomic(path: Path, config: DataConfig) -> Table:
+    return _open_atomic(path, config).whole()
 
 
 def _first_of(table: Table, names: tuple[str, ...]) -> str | None:
@@ -98,51 +107,68 @@ def _facts(kg: Table, link: Table) -> pd.DataFrame:
     return facts.drop_duplicates().rename_axis(None)
 
 
-def _read_events(directory: Path, config: DataConfig) -> tuple[str, pd.DataFrame, Source]:
-    """The name of the data set, its events and their source: NAME.inter, or RecBole's benchmark files.
+def _open_events(directory: Path, config: DataConfig) -> tuple[str, list[TableStream], Source]:
+    """The name of the data set, its files of events and their source.
 
-    Benchmark files are NAME.train.inter, NAME.valid.inter and NAME.test.inter. They become the column `split`.
+    The files are NAME.inter, or RecBole's benchmark files NAME.train.inter, NAME.valid.inter and NAME.test.inter.
     """
     names = [path.name.removesuffix(".train.inter") for path in directory.glob("*.train.inter")]
-    paths = {part: directory / f"{names[0]}.{part}.inter" for part in PARTS} if len(names) == 1 else {}
-    if not paths or sorted(directory.glob("*.inter")) != sorted(paths.values()):
+    paths = [directory / f"{names[0]}.{part}.inter" for part in PARTS] if len(names) == 1 else []
+    if not paths or sorted(directory.glob("*.inter")) != sorted(paths):
         path = find_one(directory, "*.inter", "data.path", "interaction file")
-        table = _read_atomic(path, config)
-        return path.stem, _typed_events(table, config), table.source
-    tables = {part: _read_atomic(path, config) for part, path in paths.items()}
-    frames = [_typed_events(table, config) for table in tables.values()]
-    for frame, path in zip(frames, paths.values(), strict=True):
-        frame.index = pd.Index([f"{line} of {path.name}" for line in frame.index])
-    split = np.repeat(PARTS, [len(frame) for frame in frames])
-    events = pd.concat(frames).assign(split=split)
-    if config.columns.timestamp is None:
-        events["timestamp"] = np.arange(len(events))
-    return names[0], events, _joined([table.source for table in tables.values()], directory)
+        stream = _open_atomic(path, config)
+        return path.stem, [stream], stream.source
+    streams = [_open_atomic(path, config) for path in paths]
+    return names[0], streams, Source(directory, "line", streams[0].source.skip)
 
 
-def _typed_events(table: Table, config: DataConfig) -> pd.DataFrame:
-    columns = event_columns(table, config)
-    return table.source.kept(to_events(table, columns, config.rating_range or RATING_RANGE, config.timestamp_format))
+def _events(streams: list[TableStream], source: Source, config: DataConfig) -> Iterator[pd.DataFrame]:
+    """Typed events in parts. The names of benchmark files become the column `split`.
+
+    Args:
+        streams: one file, or the benchmark files by part.
+        source: the source of the log, which counts the losses of all files.
+        config: names of the columns.
+    """
+    columns = [event_columns(stream, config) for stream in streams]
+    rating_range = config.rating_range or RATING_RANGE
+    if len(streams) == 1:
+        yield from stream_events(streams[0], columns[0], rating_range, config.timestamp_format)
+        return
+    row = 0
+    for part, stream, names in zip(PARTS, streams, columns, strict=True):
+        for frame in stream_events(stream, names, rating_range, config.timestamp_format):
+            events = stream.source.kept(frame).assign(split=part)
+            stream.source.dropped.clear()
+            events.index = pd.Index([f"{line} of {Path(stream.source.path).name}" for line in events.index])
+            if config.columns.timestamp is None:
+                events["timestamp"] = np.arange(row, row + len(events))
+            row += len(events)
+            yield events
+        for reason, loss in stream.source.losses.items():
+            source.count(reason, loss.count, loss.examples)
 
 
-def _joined(sources: list[Source], directory: Path) -> Source:
-    """The source of the rows of several files, with the losses of all."""
-    joined = Source(directory, "line", sources[0].skip)
-    for source in sources:
-        for reason, loss in source.losses.items():
-            joined.count(reason, loss.count, loss.examples)
-    return joined
-
-
-def _unnamed_items(events: pd.DataFrame, source: Source) -> tuple[pd.DataFrame, Source]:
+def _unnamed_items(item_ids: set[str], source: Source) -> tuple[pd.DataFrame, Source]:
     """Items of a data set without an item table: the ids of the events, without titles."""
-    ids = pd.Series(sorted(events["item_id"].unique(), key=natural_key), dtype="str")
+    ids = pd.Series(sorted(item_ids, key=natural_key), dtype="str")
     ids.index += 1
     empty = pd.Series([[] for _ in ids], index=ids.index, dtype=object)
     items = pd.DataFrame(
         {"item_id": ids, "title": "", "categories": empty, "year": no_years(ids.index)}, index=ids.index
     )
     return items, Source(f"{source.path} (there is no item table)", "item")
+
+
+def _item_ids(streams: list[TableStream], config: DataConfig) -> set[str]:
+    """The ids of all items in the events. The files are read once more for it."""
+    looks = [replace(stream, source=Source(stream.source.path, stream.source.unit, skip=True)) for stream in streams]
+    source = Source(looks[0].source.path, skip=True) if len(looks) > 1 else looks[0].source
+    ids: set[str] = set()
+    for frame in _events(looks, source, config):
+        ids.update(source.kept(frame)["item_id"].unique())
+        source.dropped.clear()
+    return ids
 
 
 def read_recbole(config: DataConfig) -> RawLog:
@@ -158,15 +184,17 @@ def read_recbole(config: DataConfig) -> RawLog:
         DataError: no such directory, a file or column is missing, or a value cannot be used.
     """
     directory = resolve_path(config.path, "data.path")
-    name, events, event_source = _read_events(directory, config)
+    name, streams, event_source = _open_events(directory, config)
+    for stream in streams:
+        event_columns(stream, config)  # A missing column is found before the items are read.
     item_path = directory / f"{name}.item"
     if item_path.is_file():
         item_table = _read_atomic(item_path, config)
         items, item_source = _items(item_table), item_table.source
     else:
-        items, item_source = _unnamed_items(events, event_source)
+        items, item_source = _unnamed_items(_item_ids(streams, config), event_source)
     log = RawLog(
-        events=events,
+        events=_events(streams, event_source, config),
         items=items,
         event_source=event_source,
         item_source=item_source,

@@ -11,9 +11,9 @@ import pandas as pd
 
 from llmrec.config import DataConfig
 from llmrec.data.readers.columns import no_years
-from llmrec.data.readers.csv_and_json import TextFormat, read_text
 from llmrec.data.readers.paths import resolve_path
 from llmrec.data.readers.raw import RawLog, Source
+from llmrec.data.readers.text_files import TextFormat, read_text
 from llmrec.errors import ConfigError, DataError
 
 SEQUENCES = "user_sequence.txt"
@@ -45,7 +45,7 @@ def read_sequences(config: DataConfig) -> RawLog:
     items = _items(_lines(words, text))
     events = _events(sequences, _lines(sequences, text), None if text.skip else items)
     return RawLog(
-        events=events,
+        events=[events],
         items=items,
         event_source=Source(sequences, "event", text.skip),
         item_source=Source(words, "line", text.skip),

@@ -9,19 +9,19 @@ import pandas as pd
 
 from llmrec.config import DataConfig
 from llmrec.data.readers.columns import (
-    as_text,
     event_columns,
     require_columns,
+    stream_events,
     to_attribute,
     to_categories,
-    to_events,
     to_ids,
     to_users,
     to_years,
 )
-from llmrec.data.readers.csv_and_json import TextFormat, read_any_table
+from llmrec.data.readers.csv_and_json import read_any_table, stream_any_table
 from llmrec.data.readers.paths import resolve_path
-from llmrec.data.readers.raw import RawLog, Table
+from llmrec.data.readers.raw import RawLog, Table, as_text
+from llmrec.data.readers.text_files import TextFormat
 from llmrec.errors import ConfigError
 
 _TRUE = {"true", "1", "yes"}
@@ -83,10 +83,10 @@ def read_table_log(config: DataConfig) -> RawLog:
             "categories, year and others), because the language model needs a title for every item. Set the key."
         )
     text = TextFormat.of(config)
-    events = read_any_table(resolve_path(config.path, "data.path"), text)
+    events = stream_any_table(resolve_path(config.path, "data.path"), text)
     items = read_any_table(resolve_path(config.items, "data.items"), text)
     log = RawLog(
-        events=to_events(events, event_columns(events, config), config.rating_range, config.timestamp_format),
+        events=stream_events(events, event_columns(events, config), config.rating_range, config.timestamp_format),
         items=items_from(items, _id_column(items, "item_id", config.columns.item_id)),
         event_source=events.source,
         item_source=items.source,

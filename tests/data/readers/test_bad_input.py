@@ -6,8 +6,9 @@ import json
 import pytest
 
 from llmrec.config import ColumnsConfig, DataConfig
-from llmrec.data.readers import check_log, read_log
+from llmrec.data.readers import read_log
 from llmrec.errors import ConfigError, DataError
+from tests.data.logs import read_all
 
 HEADER = "user_id,item_id,timestamp,rating"
 GOOD = "u,a,1,5"
@@ -17,7 +18,7 @@ def read_table(tmp_path, log: str, items: str = "item_id,title\na,Alien\nb,Brazi
     (tmp_path / "log.csv").write_text(log)
     (tmp_path / "items.csv").write_text(items)
     config = DataConfig(format="table", path=str(tmp_path / "log.csv"), items=str(tmp_path / "items.csv"), **values)
-    check_log(read_log(config))
+    read_all(config)
 
 
 def assert_refused(parts, function, *arguments, **values):
@@ -106,7 +107,7 @@ def test_unreadable_files(tmp_path):
 
     def read(name, content):
         (tmp_path / name).write_bytes(content)
-        read_log(DataConfig(format="table", path=str(tmp_path / name), items=str(tmp_path / "items.csv")))
+        read_all(DataConfig(format="table", path=str(tmp_path / name), items=str(tmp_path / "items.csv")))
 
     assert_refused(["log.csv, line 2", "not utf-8", "`data.encoding`"], read, "log.csv", b"user_id\n\xe9\n")
     assert_refused(["log.csv", "zero bytes", "utf-16-le"], read, "log.csv", "user_id\nu\n".encode("utf-16-le"))
@@ -129,36 +130,36 @@ def test_missing_path_and_items(tmp_path):
 
 def test_movielens(tmp_path):
     config = DataConfig(format="movielens", path=str(tmp_path))
-    assert_refused(["u.data", "ratings.dat", "ratings.csv"], read_log, config)
+    assert_refused(["u.data", "ratings.dat", "ratings.csv"], read_all, config)
     (tmp_path / "ratings.dat").write_text("1::1::6::978300760\n")
-    assert_refused(["no file movies.dat"], read_log, config)
+    assert_refused(["no file movies.dat"], read_all, config)
     (tmp_path / "movies.dat").write_text("1::Toy Story (1995)::Comedy\n")
-    assert_refused(["ratings.dat, line 1", "`rating` is '6'", "from 0.5 to 5"], read_log, config)
+    assert_refused(["ratings.dat, line 1", "`rating` is '6'", "from 0.5 to 5"], read_all, config)
     (tmp_path / "ratings.dat").write_text("1::1::5::978300760\n1::1\n")
-    assert_refused(["ratings.dat, line 2", "`timestamp` is empty"], read_log, config)
+    assert_refused(["ratings.dat, line 2", "`timestamp` is empty"], read_all, config)
 
 
 def test_recbole(tmp_path):
     config = DataConfig(format="recbole", path=str(tmp_path))
-    assert_refused(["one interaction file (*.inter)", "found none"], read_log, config)
+    assert_refused(["one interaction file (*.inter)", "found none"], read_all, config)
     (tmp_path / "x.inter").write_text("user_id\titem_id:token\n1\t1\n")
     (tmp_path / "x.item").write_text("item_id:token\tgenre:token_seq\n1\tDrama\n")
-    assert_refused(["x.inter, line 1", "'user_id'", "NAME:TYPE", "token_seq"], read_log, config)
+    assert_refused(["x.inter, line 1", "'user_id'", "NAME:TYPE", "token_seq"], read_all, config)
     (tmp_path / "x.inter").write_text("user:token\titem_id:token\ttimestamp:float\n1\t1\t1\n")
-    assert_refused(["no column `user_id`", "`data.columns.user_id`"], read_log, config)
+    assert_refused(["no column `user_id`", "`data.columns.user_id`"], read_all, config)
     (tmp_path / "x.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n1\t1\t1\n")
-    assert_refused(["x.item", "no column `title`"], read_log, config)
+    assert_refused(["x.item", "no column `title`"], read_all, config)
 
 
 def test_amazon(tmp_path):
     config = DataConfig(format="amazon2023", path=str(tmp_path / "Home.jsonl"))
     review = {"user_id": "U", "parent_asin": "B1", "rating": 9, "timestamp": 1588687728923}
     (tmp_path / "Home.jsonl").write_text(json.dumps(review) + "\n")
-    assert_refused(["`data.items`", "meta_Home.jsonl"], read_log, config)
+    assert_refused(["`data.items`", "meta_Home.jsonl"], read_all, config)
     (tmp_path / "meta_Home.jsonl").write_text('{"parent_asin": "B1", "title": "Pan"}\n')
-    assert_refused(["Home.jsonl, line 1", "`rating` is 9", "from 0.5 to 5"], read_log, config)
+    assert_refused(["Home.jsonl, line 1", "`rating` is 9", "from 0.5 to 5"], read_all, config)
     del review["timestamp"]
     (tmp_path / "Home.jsonl").write_text(json.dumps(review) + "\n")
-    assert_refused(["no column `timestamp`"], read_log, config)
+    assert_refused(["no column `timestamp`"], read_all, config)
     (tmp_path / "Home.jsonl").write_text("")
-    assert_refused(["Home.jsonl", "no events"], lambda: check_log(read_log(config)))
+    assert_refused(["Home.jsonl", "no events"], read_all, config)

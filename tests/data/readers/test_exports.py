@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from llmrec.config import ColumnsConfig, DataConfig
-from llmrec.data.readers import check_log, read_log
 from llmrec.data.readers.raw import REPEATED, UNKNOWN_ITEM, UNTITLED
 from llmrec.errors import ConfigError, DataError
+from tests.data.logs import events_of, read_all
 
 ITEMS = "item_id,title\na,Alien\nb,Amélie\n"
 NEW_YEAR = 1577836800  # 2020-01-01 in seconds
@@ -19,12 +19,12 @@ def read(tmp_path, log: str | bytes, items: str | bytes = ITEMS, name: str = "lo
     for file, content in ((name, log), ("items.csv", items)):
         (tmp_path / file).write_bytes(content.encode() if isinstance(content, str) else content)
     paths = {"path": str(tmp_path / name), "items": str(tmp_path / "items.csv")}
-    return check_log(read_log(DataConfig(format="table", **paths, **values)))
+    return read_all(DataConfig(format="table", **paths, **values))
 
 
 def times(tmp_path, *values: str, **keys) -> list[int]:
     rows = "\n".join(f'u,a,"{value}"' for value in values)
-    return read(tmp_path, f"user_id,item_id,timestamp\n{rows}\n", **keys).events["timestamp"].tolist()
+    return events_of(read(tmp_path, f"user_id,item_id,timestamp\n{rows}\n", **keys))["timestamp"].tolist()
 
 
 # --- syntax and encodings -----------------------------------------------------------------------------
@@ -33,13 +33,13 @@ def times(tmp_path, *values: str, **keys) -> list[int]:
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 def test_the_separator_is_found_in_each_header(tmp_path, separator):
     log = "user_id,item_id,timestamp\nu,a,5\n".replace(",", separator)
-    assert read(tmp_path, log).events["timestamp"].tolist() == [5]
+    assert events_of(read(tmp_path, log))["timestamp"].tolist() == [5]
     assert read(tmp_path, log, ITEMS.replace(",", ";")).items["title"].tolist() == ["Alien", "Amélie"]
 
 
 def test_an_unusual_separator_is_named(tmp_path):
     log, items = (text.replace(",", "::") for text in ("user_id,item_id,timestamp\nu,a,5\n", ITEMS))
-    assert read(tmp_path, log, items, separator="::").events["item_id"].tolist() == ["a"]
+    assert events_of(read(tmp_path, log, items, separator="::"))["item_id"].tolist() == ["a"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
@@ -49,7 +49,7 @@ def test_a_byte_order_mark_names_the_encoding(tmp_path, encoding, name):
     text = "user_id,item_id,timestamp\né,a,5\n" if name.endswith("csv") else record + "\n"
     content = text.encode(encoding)
     log = read(tmp_path, gzip.compress(content) if name.endswith("gz") else content, name=name)
-    assert log.events["user_id"].tolist() == ["é"]
+    assert events_of(log)["user_id"].tolist() == ["é"]
 
 
 def test_an_encoding_is_named(tmp_path):
@@ -66,7 +66,7 @@ def test_movielens_is_utf_8_or_latin_1(tmp_path):
     (tmp_path / "ratings.dat").write_text("1::1::5::978300760\n")
     for encoding in ("utf-8", "latin-1"):
         (tmp_path / "movies.dat").write_bytes("1::Amélie (2001)::Comedy\n".encode(encoding))
-        log = read_log(DataConfig(format="movielens", path=str(tmp_path)))
+        log = read_all(DataConfig(format="movielens", path=str(tmp_path)))
         assert log.items["title"].tolist() == ["Amélie (2001)"]
 
 
@@ -109,7 +109,7 @@ def test_a_log_without_times_is_in_the_order_of_its_lines(tmp_path):
     untimed = ColumnsConfig(timestamp=None)
     with pytest.raises(ConfigError, match="have no times"):
         read(tmp_path, log, columns=untimed)
-    events = read(tmp_path, log, columns=untimed, splits=["leave_one_out"]).events
+    events = events_of(read(tmp_path, log, columns=untimed, splits=["leave_one_out"]))
     assert events.sort_values("timestamp")["item_id"].tolist() == ["b", "a"]
 
 
@@ -128,8 +128,8 @@ u,b,6,4
 
 def test_bad_rows_are_skipped_and_counted_by_reason(tmp_path):
     log = read(tmp_path, BAD_LOG, bad_rows="skip")
-    assert log.events["timestamp"].tolist() == [1, 6]
-    assert log.events["rating"].tolist() == [5, 4]
+    assert events_of(log)["timestamp"].tolist() == [1, 6]
+    assert events_of(log)["rating"].tolist() == [5, 4]
     losses = {reason: loss.count for reason, loss in log.event_source.losses.items()}
     assert losses == {
         "line that cannot be read": 1,
@@ -156,7 +156,7 @@ def test_errors_name_the_key_that_skips_bad_rows(tmp_path):
 def test_json_lines_are_skipped(tmp_path):
     good = '{"user_id": "u", "item_id": "a", "timestamp": 5}\n'
     log = read(tmp_path, f"{good}[1]\n{{oops\n{good}", name="log.jsonl", bad_rows="skip")
-    assert log.events.index.tolist() == [1, 4]
+    assert events_of(log).index.tolist() == [1, 4]
     assert log.event_source.losses["line that cannot be read"].count == 2
 
 
@@ -189,8 +189,8 @@ def test_amazon_leaves_out_what_has_no_metadata(tmp_path):
     ]
     (tmp_path / "Home.jsonl").write_text("".join(json.dumps(row) + "\n" for row in reviews))
     (tmp_path / "meta_Home.jsonl").write_text("".join(json.dumps(row) + "\n" for row in metadata))
-    log = check_log(read_log(DataConfig(format="amazon2023", path=str(tmp_path / "Home.jsonl"))))
-    assert log.events["item_id"].tolist() == ["A"]
+    log = read_all(DataConfig(format="amazon2023", path=str(tmp_path / "Home.jsonl")))
+    assert events_of(log)["item_id"].tolist() == ["A"]
     assert log.items["title"].tolist() == ["Pan", "C"]
     assert log.event_source.losses["review of an item without metadata"].count == 1
     assert log.item_source.losses["further metadata of the same item"].count == 1
@@ -201,7 +201,7 @@ def test_amazon_leaves_out_what_has_no_metadata(tmp_path):
 
 def test_recbole_with_spaces_and_without_items(tmp_path):
     (tmp_path / "x.inter").write_text("user_id:token item_id:token timestamp:float\nu 10 5\nu 9 6\n")
-    log = check_log(read_log(DataConfig(format="recbole", path=str(tmp_path))))
+    log = read_all(DataConfig(format="recbole", path=str(tmp_path)))
     assert log.items["title"].tolist() == ["9", "10"]
     assert log.item_source.losses[UNTITLED].count == 2
 
@@ -213,13 +213,13 @@ def test_recbole_benchmark_files_are_a_given_split(tmp_path):
     config = DataConfig(
         format="recbole", path=str(tmp_path), splits=["given"], columns=ColumnsConfig(timestamp=None), bad_rows="skip"
     )
-    events = check_log(read_log(config)).events.sort_values("timestamp")
+    events = events_of(read_all(config)).sort_values("timestamp")
     assert events["item_id"].tolist() == list("abcd")
     assert events["split"].tolist() == ["train", "train", "valid", "test"]
     (tmp_path / "x.valid.inter").write_text(header + "u\t\n")
     with pytest.raises(DataError, match=r"x.valid.inter, line 2: `item_id` is empty"):
-        read_log(config.model_copy(update={"bad_rows": "error"}))
-    assert read_log(config).event_source.losses["unusable item_id"].count == 1
+        read_all(config.model_copy(update={"bad_rows": "error"}))
+    assert read_all(config).event_source.losses["unusable item_id"].count == 1
 
 
 def test_a_category_column_of_lists_can_be_compared(tmp_path):
@@ -227,4 +227,4 @@ def test_a_category_column_of_lists_can_be_compared(tmp_path):
     items.to_parquet(tmp_path / "items.parquet")
     (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\nu,a,1\n")
     paths = {"path": str(tmp_path / "log.csv"), "items": str(tmp_path / "items.parquet")}
-    assert len(check_log(read_log(DataConfig(format="table", **paths))).items) == 1
+    assert len(read_all(DataConfig(format="table", **paths)).items) == 1

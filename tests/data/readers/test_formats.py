@@ -13,6 +13,7 @@ from llmrec.data.prepare import build_data
 from llmrec.data.readers import read_log
 from llmrec.data.readers.movielens import natural_titles
 from llmrec.errors import UserError
+from tests.data.logs import events_of, in_memory
 
 
 def write(directory: Path, **files: str) -> None:
@@ -22,7 +23,7 @@ def write(directory: Path, **files: str) -> None:
 
 
 def read(directory: Path, kind: str, **values):
-    return read_log(DataConfig(format=kind, path=str(directory), **values))
+    return in_memory(read_log(DataConfig(format=kind, path=str(directory), **values)))
 
 
 @pytest.mark.parametrize(
@@ -61,10 +62,10 @@ def test_movielens_100k(tmp_path):
     assert log.items["title"].tolist() == ["The Caf\xe9 (1995)", "unknown", '"8" or so (1990)']
     assert log.items["categories"].tolist() == [["Action", "Children's"], [], ["Children's"]]
     assert log.items["year"].tolist() == [1995, pd.NA, 1990]
-    assert log.events["user_id"].tolist() == ["7", "8"]
-    assert log.events["rating"].tolist() == [3.0, 5.0]
-    assert log.events["timestamp"].tolist() == [881250949, 881250950]
-    assert set(log.events["event_type"]) == {"rating"}
+    assert events_of(log)["user_id"].tolist() == ["7", "8"]
+    assert events_of(log)["rating"].tolist() == [3.0, 5.0]
+    assert events_of(log)["timestamp"].tolist() == [881250949, 881250950]
+    assert set(events_of(log)["event_type"]) == {"rating"}
     assert log.users.iloc[1].to_dict() == {
         "user_id": "8",
         "age": "53",
@@ -84,7 +85,7 @@ def test_movielens_1m(tmp_path):
     log = read(tmp_path, "movielens")
     assert log.items["title"].tolist() == ["Toy Story (1995)", "Les Mis\xe9rables (1995)"]
     assert log.items["categories"].tolist() == [["Animation", "Children's"], ["Drama"]]
-    assert log.events["item_id"].tolist() == ["2", "1"]
+    assert events_of(log)["item_id"].tolist() == ["2", "1"]
     assert log.users.iloc[0][["age", "occupation"]].tolist() == ["under 18", "K-12 student"]
 
 
@@ -134,7 +135,7 @@ def test_recbole(tmp_path):
     assert log.items["title"].tolist() == ["The Lion King (1994)", "unknown", "Twelve"]
     assert log.items["year"].tolist() == [1994, pd.NA, pd.NA]
     assert log.items["categories"].tolist() == [["Animation", "Children's"], [], ["Drama"]]
-    assert log.events["timestamp"].tolist() == [1000000000]
+    assert events_of(log)["timestamp"].tolist() == [1000000000]
     assert log.facts[["head", "relation", "tail"]].to_numpy().tolist() == [
         ["1", "actor", "m.a"],
         ["3", "directed_by", "m.d"],
@@ -197,11 +198,11 @@ def test_tables(tmp_path, suffix):
         facts=str(tmp_path / "facts.csv"),
         columns=COLUMNS,
     )
-    log = read_log(config)
-    assert log.events["user_id"].tolist() == ["7", "8"]
-    assert log.events["timestamp"].tolist() == [1704067200, 1704067200]
-    assert log.events["event_type"].tolist() == ["view", "buy"]
-    assert log.events["dwell"].astype(float).tolist() == [1.5, 2.5]
+    log = in_memory(read_log(config))
+    assert events_of(log)["user_id"].tolist() == ["7", "8"]
+    assert events_of(log)["timestamp"].tolist() == [1704067200, 1704067200]
+    assert events_of(log)["event_type"].tolist() == ["view", "buy"]
+    assert events_of(log)["dwell"].astype(float).tolist() == [1.5, 2.5]
     assert log.items["categories"].tolist() == [["Horror"], ["Satire", "Sci-Fi"]]
     assert log.items["year"].tolist() == [1979, pd.NA]
     assert log.items["more"][1] == '{"k": 1}'
@@ -215,8 +216,8 @@ def test_timestamps(tmp_path, stamp):
     frame.to_parquet(tmp_path / "log.parquet")
     (tmp_path / "items.csv").write_text("item_id,title\na,Alien\n")
     log = read(tmp_path / "log.parquet", "table", items=str(tmp_path / "items.csv"))
-    assert log.events["timestamp"].tolist() == [1704067200]
-    assert log.events["event_type"].tolist() == ["interaction"]
+    assert events_of(log)["timestamp"].tolist() == [1704067200]
+    assert events_of(log)["event_type"].tolist() == ["interaction"]
 
 
 def test_ids_of_a_float_column_are_whole_numbers(tmp_path):
@@ -224,7 +225,7 @@ def test_ids_of_a_float_column_are_whole_numbers(tmp_path):
     frame.to_parquet(tmp_path / "log.parquet")
     (tmp_path / "items.csv").write_text("item_id,title\n5,Alien\n6,Brazil\n")
     log = read(tmp_path / "log.parquet", "table", items=str(tmp_path / "items.csv"))
-    assert log.events["user_id"].tolist() == ["1", "2"]
+    assert events_of(log)["user_id"].tolist() == ["1", "2"]
 
 
 def test_amazon(tmp_path):
@@ -247,11 +248,11 @@ def test_amazon(tmp_path):
     (tmp_path / "meta_Home.jsonl").write_text("".join(json.dumps(m) + "\n" for m in meta))
     log = read(tmp_path / "Home.jsonl.gz", "amazon2023", items=str(tmp_path / "meta_Home.jsonl"))
     assert (
-        log.events[["user_id", "item_id", "event_type", "timestamp"]].to_numpy().tolist()
+        events_of(log)[["user_id", "item_id", "event_type", "timestamp"]].to_numpy().tolist()
         == [["U", "B1", "review", 1588687728]] * 2
     )
-    assert log.events["verified_purchase"].tolist() == [1, 0]
-    assert "text" not in log.events
+    assert events_of(log)["verified_purchase"].tolist() == [1, 0]
+    assert "text" not in events_of(log)
     assert log.items["categories"].tolist() == [["Home", "Pans"], ["Home"]]
     assert log.items["price"][1] == 9.5 and pd.isna(log.items["price"][2])
     with gzip.open(tmp_path / "meta_Home.jsonl.gz", "wt") as file:

@@ -7,7 +7,7 @@ import pytest
 from llmrec.data.prepare import build_data
 from llmrec.data.readers import read_log
 from llmrec.errors import ConfigError, DataError
-from tests.data.logs import config, target_pairs
+from tests.data.logs import config, events_of, target_pairs
 
 
 def write_rows(directory, valid, test, items=None):
@@ -30,7 +30,7 @@ TEST = [("A1", [2, 3, 4], 5), ("B2", [7], 8)]
 def test_the_rows_of_a_user_become_one_sequence(tmp_path):
     write_rows(tmp_path, VALID, TEST)
     log = read(tmp_path)
-    events = log.events[["user_id", "item_id", "timestamp", "split"]].to_numpy().tolist()
+    events = events_of(log)[["user_id", "item_id", "timestamp", "split"]].to_numpy().tolist()
     assert events == [
         ["A1", "10", 0, "train"],
         ["A1", "2", 1, "train"],

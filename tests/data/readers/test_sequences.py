@@ -7,7 +7,7 @@ import pytest
 from llmrec.data.prepare import build_data
 from llmrec.data.readers import read_log
 from llmrec.errors import ConfigError, DataError
-from tests.data.logs import config, target_pairs
+from tests.data.logs import config, events_of, target_pairs
 
 USERS = "u2 a b c\n\nu10\tb a b d\n"
 WORDS = "a red lamp\nb blue lamp\nc old chair\nd\n"
@@ -39,7 +39,7 @@ def test_the_files_may_have_other_names(tmp_path):
     (tmp_path / "user_sequence.txt").rename(tmp_path / "beauty.txt")
     (tmp_path / "item_words.txt").rename(tmp_path / "names.txt")
     log = read_log(sequences(tmp_path / "beauty.txt", items=str(tmp_path / "names.txt")))
-    assert len(log.events) == 7 and len(log.items) == 4
+    assert len(events_of(log)) == 7 and len(log.items) == 4
 
 
 @pytest.mark.parametrize(

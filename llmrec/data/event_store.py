@@ -1,0 +1,369 @@
+"""The event store: the usable events of a log as a file of numbers, and the queries that turn them into histories.
+
+`collect_events` reads a log once, part by part, and writes a row of integers for every event. `EventStore` queries that
+file with DuckDB, which sorts and groups on disk what does not fit into memory. The queries use plain SQL.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llmrec.config import DataConfig
+from llmrec.data.feedback import NOT_FOR_RULES, Rule, compared_column, resolve
+from llmrec.data.readers.columns import as_numbers
+from llmrec.data.readers.raw import RawLog
+from llmrec.data.splits import PARTS
+from llmrec.errors import DataError, UserError
+
+if TYPE_CHECKING:
+    import duckdb
+
+SHARE_OF_MEMORY = 0.4  # of the free memory, for queries; beyond it they use the disk
+_EXPOSURE_COLUMNS = {"ranking_id": pa.large_string(), "position": pa.int64(), "propensity": pa.float64()}
+# The first click on an item is the one with the earliest time; of equal times, the one on the earliest row.
+_EARLIEST = "timestamp * 2147483648 + row"
+
+
+@dataclass
+class Collected:
+    """What a log holds, apart from the events themselves.
+
+    Attributes:
+        file: the events, a Parquet file of `row, user, item, type, timestamp`; optional `part` (index in `PARTS`),
+            `ranking_id`, `position`, `propensity`; and `n0`, `n1` and so on, the columns that rules compare.
+        log: the log that was read.
+        columns: names of its columns that rules can compare.
+        user_ids: user ids by number, in the order of their first events.
+        types: event types by number.
+        compared: names of the columns `n0`, `n1` and so on.
+        numbers: how many numbers each of them holds.
+        has_split: whether the log has a column `split`.
+        exposure_columns: those of `ranking_id`, `position` and `propensity` that the log has.
+        events: number of events.
+        used: whether each item has an event, bool [N].
+        ratings: lowest and highest rating; infinity without ratings.
+        first: earliest time, and the number of its line.
+        last: latest time, and the number of its line.
+        future: number of events after `now`.
+        now: the time after which an event is in the future, seconds since 1970.
+    """
+
+    file: Path
+    log: RawLog
+    used: np.ndarray
+    now: float
+    columns: list[str] = field(default_factory=list)
+    user_ids: dict[str, int] = field(default_factory=dict)
+    types: dict[str, int] = field(default_factory=dict)
+    compared: list[str] = field(default_factory=list)
+    numbers: dict[str, int] = field(default_factory=dict)
+    has_split: bool = False
+    exposure_columns: list[str] = field(default_factory=list)
+    events: int = 0
+    ratings: tuple[float, float] = (np.inf, -np.inf)
+    first: tuple[int, Any] = (np.iinfo(np.int64).max, None)
+    last: tuple[int, Any] = (-1, None)
+    future: int = 0
+
+
+def collect_events(log: RawLog, config: DataConfig, file: Path, now: float) -> Collected:
+    """Reads the events of a log once and writes them as numbers.
+
+    Args:
+        log: the checked log.
+        config: its rules say which columns are kept.
+        file: the Parquet file to write.
+        now: see `Collected`.
+
+    Raises:
+        DataError: an event cannot be used, or the log lacks the split that the config names.
+    """
+    found = Collected(file, log, used=np.zeros(len(log.items), dtype=bool), now=now)
+    item_index = pd.Index(log.items["item_id"])
+    writer = None
+    try:
+        for part in log.events:
+            if writer is None:
+                _describe(found, part, config)
+            _check_given(part, log, config)
+            rows = _rows(found, part, item_index)
+            writer = writer or pq.ParquetWriter(file, rows.schema)
+            writer.write_table(rows)
+            _count(found, part)
+    finally:
+        if writer is not None:
+            writer.close()
+    return found
+
+
+def _describe(found: Collected, part: pd.DataFrame, config: DataConfig) -> None:
+    """Notes which columns the log has, from its first part."""
+    found.columns = [str(name) for name in part.columns if name not in NOT_FOR_RULES]
+    rules = [*config.click, *config.purchase]
+    found.compared = list(dict.fromkeys(name for rule in rules if (name := compared_column(rule)) in found.columns))
+    found.numbers = dict.fromkeys(found.compared, 0)
+    found.has_split = "split" in part
+    found.exposure_columns = [name for name in _EXPOSURE_COLUMNS if name in part]
+
+
+def _rows(found: Collected, part: pd.DataFrame, item_index: pd.Index) -> pa.Table:
+    """The rows of one part as numbers."""
+    items = item_index.get_indexer(pd.Index(part["item_id"])).astype(np.int32)
+    found.used[items] = True
+    columns: dict[str, Any] = {
+        "row": np.arange(found.events, found.events + len(part)),
+        "user": _numbered(part["user_id"], found.user_ids),
+        "item": items,
+        "type": _numbered(part["event_type"], found.types),
+        "timestamp": part["timestamp"].to_numpy(dtype=np.int64),
+    }
+    if found.has_split:
+        columns["part"] = pd.Index(PARTS).get_indexer(pd.Index(part["split"])).astype(np.int8)
+    for name in found.exposure_columns:
+        columns[name] = pa.array(part[name], _EXPOSURE_COLUMNS[name], from_pandas=True)
+    for number, name in enumerate(found.compared):
+        values = as_numbers(part[name])
+        found.numbers[name] += int(values.notna().sum())
+        columns[f"n{number}"] = pa.array(values, from_pandas=True)
+    return pa.table(columns)
+
+
+def _numbered(values: pd.Series, known: dict[str, int]) -> np.ndarray:
+    """The number of each value, int32 [E]; new values get the next numbers."""
+    codes, distinct = pd.factorize(values)
+    numbers = [known.setdefault(value, len(known)) for value in distinct.tolist()]
+    return np.array(numbers, dtype=np.int32)[codes] if len(codes) else np.zeros(0, dtype=np.int32)
+
+
+def _count(found: Collected, part: pd.DataFrame) -> None:
+    """Adds the counts of one part."""
+    if part.empty:
+        return
+    times = part["timestamp"]
+    found.events += len(part)
+    found.first = min(found.first, (int(times.min()), times.idxmin()), key=lambda one: one[0])
+    found.last = max(found.last, (int(times.max()), times.idxmax()), key=lambda one: one[0])
+    found.future += int((times > found.now).sum())
+    if "rating" in part and part["rating"].notna().any():
+        low, high = found.ratings
+        found.ratings = min(low, part["rating"].min()), max(high, part["rating"].max())
+
+
+def _check_given(part: pd.DataFrame, log: RawLog, config: DataConfig) -> None:
+    """Checks that the log says which part of the split each event belongs to, if the config uses its split."""
+    if "given" not in config.splits:
+        return
+    if "split" not in part:
+        raise DataError(
+            f"{log.event_source.path}: `data.splits` names `given`, but there is no column `split`; expected a column "
+            f"with {', '.join(PARTS)}. Add it, name it in `data.columns.split`, or choose other splits."
+        )
+    bad = ~part["split"].isin(PARTS)
+    if bad.any():
+        fix = "Correct it, or choose other splits in `data.splits`."
+        raise log.event_source.error(part["split"], bad, f"one of {', '.join(PARTS)}", fix)
+
+
+# --- queries ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EventCounts:
+    """Counts of the events of the users that were kept.
+
+    Attributes:
+        events: number of events.
+        clicks: number of events that are clicks.
+        purchases: number of events that are purchases.
+        items: number of items with an event.
+        first: earliest time, seconds since 1970.
+        last: latest time.
+        tied: share of the events that share their time with another event of the same user.
+        test_rows: clicks that the log's own split marks as test; None without a split.
+        test_rows_in_training: those of them whose pair of user and item is also a training row.
+    """
+
+    events: int
+    clicks: int
+    purchases: int
+    items: int
+    first: int
+    last: int
+    tied: float
+    test_rows: int | None
+    test_rows_in_training: int
+
+
+class EventStore:
+    """Queries about collected events.
+
+    Args:
+        connection: a database that may write temporary files.
+        found: the collected events.
+        config: rules for clicks and purchases.
+
+    Raises:
+        ConfigError: a rule cannot be used with this log.
+    """
+
+    def __init__(self, connection: "duckdb.DuckDBPyConnection", found: Collected, config: DataConfig):
+        self.connection = connection
+        self.found = found
+        purchase = self._condition(config.purchase, "data.purchase")
+        click = self._condition(config.click, "data.click")
+        connection.read_parquet(str(found.file)).create_view("stored")
+        self._run(
+            f"CREATE VIEW events AS SELECT *, {purchase} AS purchase, ({click}) OR ({purchase}) AS click FROM stored"
+        )
+
+    def _condition(self, rules: list[str], key: str) -> str:
+        """Some rules as an SQL condition that is never NULL."""
+        resolved = [resolve(rule, key, self.found.columns, list(self.found.types)) for rule in rules]
+        return " OR ".join(self._sql(rule, key) for rule in resolved) or "FALSE"
+
+    def _sql(self, rule: Rule, key: str) -> str:
+        if rule.event_type is not None:
+            return f"type = {self.found.types[rule.event_type]}"
+        if not self.found.numbers[rule.column]:
+            raise rule.without_numbers(key)
+        name = f"n{self.found.compared.index(rule.column)}"
+        sign = {"==": "=", "!=": "<>"}.get(rule.sign, rule.sign)
+        return f"({name} IS NOT NULL AND {name} {sign} CAST('{rule.number!r}' AS DOUBLE))"
+
+    def find_first_clicks(self) -> np.ndarray:
+        """Finds the first click of each user on each item.
+
+        Returns:
+            how many items each user has clicked, by number of the user, int64.
+        """
+        part = f"MIN_BY(part, {_EARLIEST})" if self.found.has_split else "-1"
+        self._run(
+            f"""CREATE TABLE first_clicks AS
+            SELECT user, item, MIN(timestamp) AS timestamp, MIN(CASE WHEN purchase THEN timestamp END) AS bought_at,
+                CAST({part} AS TINYINT) AS part
+            FROM events WHERE click GROUP BY user, item"""
+        )
+        users, clicks = self._columns("SELECT user, COUNT(*) AS clicks FROM first_clicks GROUP BY user", 2)
+        counts = np.zeros(len(self.found.user_ids), dtype=np.int64)
+        counts[users.astype(np.int64)] = clicks
+        return counts
+
+    def keep_users(self, numbers: np.ndarray) -> None:
+        """Chooses the users of all later queries.
+
+        Args:
+            numbers: number of each user, in the order of the prepared data, int64 [U].
+        """
+        chosen = pa.table({"number": numbers.astype(np.int32), "u": np.arange(len(numbers), dtype=np.int32)})
+        self.connection.register("chosen", chosen)
+        self._run("CREATE TABLE kept AS SELECT * FROM chosen")
+        self._run("CREATE VIEW kept_events AS SELECT * FROM events JOIN kept ON events.user = kept.number")
+
+    def histories(self) -> dict[str, np.ndarray]:
+        """The first clicks of the chosen users, sorted by user, time, part of the log's split and item.
+
+        Returns:
+            `user` (int32), `item`, `timestamp` (int64), `bought_at` (float64, NaN without a purchase) and `part`
+            (int8), each [E].
+        """
+        clicks = int(self._one("SELECT COUNT(*) FROM first_clicks JOIN kept ON user = number")[0])
+        kinds = {"u": np.int32, "item": np.int64, "timestamp": np.int64, "bought_at": np.float64, "part": np.int8}
+        columns = {name: np.empty(clicks, dtype=kind) for name, kind in kinds.items()}
+        table = "first_clicks JOIN kept ON user = number"
+        query = f"SELECT {', '.join(columns)} FROM {table} ORDER BY u, timestamp, part, item"
+        row = 0
+        for batch in self._batches(query):
+            for name, values in columns.items():
+                values[row : row + len(batch)] = batch[name].to_numpy(zero_copy_only=False)
+            row += len(batch)
+        columns["user"] = columns.pop("u")
+        return columns
+
+    def counts(self) -> EventCounts:
+        """Counts of the events of the chosen users."""
+        events, clicks, purchases, items, first, last = self._one(
+            """SELECT COUNT(*), SUM(CAST(click AS INTEGER)), SUM(CAST(purchase AS INTEGER)), COUNT(DISTINCT item),
+            MIN(timestamp), MAX(timestamp) FROM kept_events"""
+        )
+        (tied,) = self._one(
+            """SELECT SUM(n) FROM (SELECT COUNT(*) AS n FROM kept_events GROUP BY u, timestamp HAVING COUNT(*) > 1)"""
+        )
+        test_rows, seen = None, 0
+        if self.found.has_split:
+            test_rows, seen = self._one(
+                f"""SELECT COUNT(*), COUNT(known.u) FROM
+                (SELECT u, item FROM kept_events WHERE click AND part = {PARTS.index("test")}) AS test LEFT JOIN
+                (SELECT DISTINCT u, item FROM kept_events WHERE click AND part = {PARTS.index("train")}) AS known
+                ON test.u = known.u AND test.item = known.item"""
+            )
+        return EventCounts(
+            events=events,
+            clicks=int(clicks),
+            purchases=int(purchases),
+            items=items,
+            first=first,
+            last=last,
+            tied=int(tied or 0) / events,
+            test_rows=test_rows,
+            test_rows_in_training=seen,
+        )
+
+    def shown(self) -> pd.DataFrame:
+        """The events that show what users were shown, in the order of the log, see `find_exposures`."""
+        marks = self.found.exposure_columns
+        if not marks:
+            return pd.DataFrame()
+        condition = " OR ".join(f"{name} IS NOT NULL" for name in marks)
+        columns = ["u", "item", "timestamp", "click", *marks]
+        query = f"SELECT {', '.join(columns)} FROM kept_events WHERE {condition} ORDER BY row"
+        frame = self.connection.sql(query).to_arrow_table().to_pandas().rename(columns={"u": "user"})
+        kinds = {"user": "int64", "item": "int64", "position": "Int64"}
+        return frame.astype({name: kind for name, kind in kinds.items() if name in frame})
+
+    def _run(self, query: str) -> None:
+        self.connection.execute(query).fetchall()
+
+    def _one(self, query: str) -> tuple[Any, ...]:
+        return self.connection.execute(query).fetchall()[0]
+
+    def _columns(self, query: str, count: int) -> list[np.ndarray]:
+        table = self.connection.sql(query).to_arrow_table()
+        return [table.column(number).to_numpy() for number in range(count)]
+
+    def _batches(self, query: str) -> Iterator[pa.RecordBatch]:
+        yield from self.connection.sql(query).to_arrow_reader(1_000_000)
+
+
+@contextmanager
+def open_store(found: Collected, config: DataConfig) -> Iterator[EventStore]:
+    """Opens a store, whose temporary files lie beside the collected events.
+
+    Raises:
+        ConfigError: a rule cannot be used with this log.
+        UserError: there is too little memory or disk for the queries.
+    """
+    import duckdb
+
+    memory = int(SHARE_OF_MEMORY * psutil.virtual_memory().available)
+    settings: dict[str, Any] = {
+        "memory_limit": f"{max(memory, 256 << 20)}B",
+        "temp_directory": str(found.file.parent / "sorting"),
+        "preserve_insertion_order": False,
+        "autoinstall_known_extensions": False,
+    }
+    with duckdb.connect(config=settings) as connection:
+        try:
+            yield EventStore(connection, found, config)
+        except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+            raise UserError(
+                f"Cannot sort the {found.events:,} events of {found.log.event_source.path}: {error} Free memory and "
+                "space on the disk of `output_dir`, and run the same command again."
+            ) from None
