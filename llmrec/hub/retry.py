@@ -1,5 +1,6 @@
 """Failures of the hub and the network: retries temporary ones and explains the others to the user."""
 
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -67,7 +68,7 @@ def _is_temporary(error: BaseException) -> bool:
     if not isinstance(error, Exception):  # Ctrl-C while a failure is handled
         return False
     fault = hub_fault(error)
-    if fault is None or isinstance(fault, OfflineModeIsEnabled) or _is_xet_denial(fault):
+    if fault is None or isinstance(fault, OfflineModeIsEnabled) or _is_xet_denial(fault) or _is_unknown_host(fault):
         return False
     if not isinstance(fault, HfHubHTTPError):
         return True
@@ -150,6 +151,11 @@ def _is_transfer_fault(error: BaseException) -> bool:
 def _is_xet_denial(error: BaseException) -> bool:
     """Whether the Xet storage refused a token or a file, which is never temporary."""
     return type(error).__module__.startswith("hf_xet")
+
+
+def _is_unknown_host(error: BaseException) -> bool:
+    """Whether there is no such host, as without a network. huggingface_hub has then tried for 20 seconds already."""
+    return any(isinstance(one, socket.gaierror) and one.errno == socket.EAI_NONAME for one in _causes(error))
 
 
 # --- explanations ---------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import re
+import socket
 import threading
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -59,6 +60,21 @@ def missing_file() -> None:
     httpx = importlib.import_module(HTTPError.__module__.split(".")[0])  # the HTTP library that huggingface_hub uses
     request = httpx.Request("GET", "http://localhost/a/b/resolve/main/report.json")
     hf_raise_for_status(httpx.Response(404, headers={"X-Error-Code": "EntryNotFound"}, request=request))
+
+
+@pytest.mark.parametrize(("number", "calls"), [(socket.EAI_NONAME, 1), (socket.EAI_AGAIN, retry.ATTEMPTS)])
+def test_a_host_that_does_not_exist_is_asked_once(number: int, calls: int) -> None:
+    """A name server that does not answer may answer later."""
+    made: list[int] = []
+    httpx = importlib.import_module(HTTPError.__module__.split(".")[0])
+
+    def call() -> None:
+        made.append(1)
+        raise httpx.ConnectError("no name") from socket.gaierror(number, "no name")
+
+    with pytest.raises(UserError, match="cannot be reached"), explained(NAME):
+        retried(call)
+    assert len(made) == calls
 
 
 def test_a_missing_file_is_requested_once(waits: list[float]) -> None:
