@@ -44,6 +44,8 @@ def print_report(console: Console, report: Report) -> None:
     for adapter, generation in report.generation.items():
         print_line(console, f"guarantees of the mask, {label(adapter)}: {_rates(generation, GUARANTEES)}")
         print_line(console, f"completions of {label(adapter)}: {_rates(generation, SHOWN_RATES)}")
+    if report.requests:
+        print_table(console, _as_rich(tables.requests_table(report.requests)))
     if report.reward:
         print_line(console, f"reward: {_reward_changes(report.reward)}")
     if report.fell_back:

@@ -145,6 +145,12 @@ class RewardConfig(Section):
     groundedness_weight: float = Field(
         default=1.0, ge=0, description="Weight of the share of the justification's statements that are true."
     )
+    request_weight: float = Field(
+        default=5.0,
+        ge=0,
+        description="Reward in nats for an item that satisfies the request. Only prompts with a request have it, see "
+        "`sft.requests`.",
+    )
     text: TextRewardConfig | None = Field(
         default=None, description="Second reward model, which reads text. null: no text reward model."
     )

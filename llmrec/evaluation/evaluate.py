@@ -44,10 +44,12 @@ from llmrec.evaluation.report import (
     GuardReport,
     PartTime,
     Report,
+    RequestReport,
     RewardModelReport,
     RewardReport,
     SplitReport,
 )
+from llmrec.evaluation.requests import SETS, TARGETS, request_reports
 from llmrec.evaluation.reward_change import list_rewards, reward_report, sampled_rewards
 from llmrec.evaluation.reward_rankings import RewardPass, RewardRankings
 from llmrec.evaluation.split_report import split_report
@@ -119,6 +121,7 @@ class PolicyResults:
         answers: its answers to the example users.
         valid_lists: its ten best items for each validation target, [V, 10].
         rewards: rewards of its sampled completions on validation by part, each [V].
+        requests: how well it follows requests, by kind; empty if it was trained without requests.
     """
 
     ranked: Ranked
@@ -128,6 +131,7 @@ class PolicyResults:
     answers: list[ExampleAnswer]
     valid_lists: np.ndarray
     rewards: dict[str, np.ndarray]
+    requests: dict[str, RequestReport]
 
 
 def evaluate(run: Run) -> Report | None:
@@ -176,6 +180,7 @@ def evaluate(run: Run) -> Report | None:
         best_rival=rival,
         baselines=chosen,
         generation={name: policy.generation for name, policy in policies.items()},
+        requests={name: policy.requests for name, policy in policies.items() if policy.requests},
         reward=reward,
         reward_model=RewardModelReport.model_validate(run.metrics("reward")),
         guard=GuardReport.model_validate(run.metrics("ppo")["guard"]),
@@ -230,6 +235,14 @@ def measure_policy(name: str, inputs: Inputs, progress: ProgressBar) -> PolicyRe
         strangers = replace(inputs.test, profiles=[NEW_USER] * len(inputs.test))
         with timed(f"{name}: ranking for new users"):
             as_new_user, _ = rank_policy(policy, strangers, config.seed, progress.advance)
+    requests = {}
+    if policy.attributes is not None:
+        progress.start(f"{name}: requests", len(SETS) * min(TARGETS, len(inputs.test)))
+        clicks = np.bincount(np.concatenate(data.train_histories), minlength=data.num_items)
+        with timed(f"{name}: requests"):
+            requests = request_reports(
+                policy, inputs.test, log_probs, clicks, config.evaluation.bootstrap, config.seed, progress.advance
+            )
     progress.start(f"{name}: writing for every user", data.num_users)
     with timed(f"{name}: writing for every user"):
         generation = generation_report(policy, data, config, progress.advance)
@@ -246,6 +259,7 @@ def measure_policy(name: str, inputs: Inputs, progress: ProgressBar) -> PolicyRe
         answers=written,
         valid_lists=valid_ranked.lists,
         rewards=rewards,
+        requests=requests,
     )
 
 

@@ -31,6 +31,7 @@ from llmrec.evaluation.estimates import (
     measurement,
     verdict_of,
 )
+from llmrec.evaluation.request_records import RequestReport
 from llmrec.evaluation.stage_reports import (
     DatasetCard,
     DatasetSource,
@@ -81,6 +82,7 @@ __all__ = [
     "Rate",
     "Reliability",
     "Report",
+    "RequestReport",
     "RewardChange",
     "RewardModelReport",
     "RewardModelSplit",
@@ -363,6 +365,11 @@ class Report(Section):
     baselines: dict[str, BaselineReport] = Field(default={}, description="Choice of settings, by baseline.")
     generation: dict[str, GenerationReport] = Field(
         default={}, description="Quality of written recommendations, by policy."
+    )
+    requests: dict[str, dict[str, RequestReport]] = Field(
+        default={},
+        description="How well the policies follow requests in words on test targets, by policy, and by kind of request "
+        "with its number of conditions. Empty if they were trained without requests.",
     )
     reward: RewardReport = Field(
         default=RewardReport(),

@@ -16,6 +16,7 @@ from llmrec.data.seen_mask import seen_since
 from llmrec.policy.decoding import DecodingState
 from llmrec.policy.distribution import TokenLogProbs
 from llmrec.policy.model import RecPolicy
+from llmrec.requests.request import Request
 
 Branches = Sequence[Sequence[int]]  # token ids of all completions of one prompt
 
@@ -271,13 +272,16 @@ def decision_log_probs(
     return list(torch.split(log_probs, counts))
 
 
-def taken_log_probs(policy: RecPolicy, log_probs: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+def taken_log_probs(
+    policy: RecPolicy, log_probs: torch.Tensor, items: torch.Tensor, request: Request | None = None
+) -> torch.Tensor:
     """Log-probabilities of the items that the user took at the decisions of one prompt.
 
     Args:
         policy: whose distributions they are.
         log_probs: distributions after each of J shown items, [J, C]. The prompt does not show what follows the last.
         items: the prompt's items, padded, int64 [width].
+        request: the prompt's request. Items that do not satisfy it are left out.
 
     Returns:
         at most J - 1 numbers; items that had been seen before could not have been chosen and are left out.
@@ -285,4 +289,8 @@ def taken_log_probs(policy: RecPolicy, log_probs: torch.Tensor, items: torch.Ten
     following = items[1 : len(log_probs)]
     column = policy.vocabulary.trie.rank[following]
     taken = log_probs[:-1].gather(1, column[:, None])[:, 0]
-    return taken[taken.isfinite()]
+    chosen = taken.isfinite()
+    if request is not None and policy.attributes is not None:
+        satisfied = torch.from_numpy(policy.attributes.satisfied(request.conditions)).to(following.device)
+        chosen = chosen & satisfied[following]
+    return taken[chosen]

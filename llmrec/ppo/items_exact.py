@@ -85,7 +85,7 @@ class ExactItems:
                 kl_coef=kl_scale * self.section.item_kl_coef,
                 entropy_coef=self.section.item_entropy_coef,
             )
-            observed = len(taken_log_probs(self.policy, log_probs, prompts.items[b]))
+            observed = len(taken_log_probs(self.policy, log_probs, prompts.items[b], decisions[b].request))
             experience.append(ItemExperience(log_probs=log_probs, advantages=advantages, observed=observed))
             kl.append(categorical_kl(log_probs, ref_log_probs).mean())
             expected_reward.append((log_probs.exp() * of_columns).sum(1).mean())
@@ -107,8 +107,8 @@ class ExactItems:
         advantages = torch.cat([item.advantages for item in part.items])
         item_loss, clipped = self._item_loss(log_probs, old_log_probs, advantages, kl_scale)
         likelihoods = [
-            taken_log_probs(self.policy, decisions, shown).sum()
-            for decisions, shown in zip(new.items, batch.items, strict=True)
+            taken_log_probs(self.policy, log_probs_of_prompt, shown, decision.request).sum()
+            for log_probs_of_prompt, shown, decision in zip(new.items, batch.items, part.decisions, strict=True)
         ]
         text_kl = kl_loss(new.scores.log_probs, part.ref_log_probs, part.policy_mask) / counts.policy_tokens
         anchor = anchor_loss(new.scores.log_probs, part.ref_log_probs, part.anchor_mask) / counts.anchor_tokens

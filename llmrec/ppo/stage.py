@@ -11,7 +11,7 @@ from trl.experimental.ppo import PPOConfig as TRLPPOConfig
 
 from llmrec.config import Config, PPOConfig
 from llmrec.config.batch import ppo_share
-from llmrec.data.dataset import InteractionData, load_data
+from llmrec.data.dataset import InteractionData, Targets, load_data
 from llmrec.data.decision import Decisions
 from llmrec.data.profiles import drop_profiles, profile_texts
 from llmrec.distributed import is_main_process, settle_mixed_precision
@@ -20,6 +20,7 @@ from llmrec.policy.model import RecPolicy
 from llmrec.ppo.checkpoint import newest_checkpoint
 from llmrec.ppo.trainer import RecPPOTrainer
 from llmrec.progress import watch
+from llmrec.requests.draw import ask
 from llmrec.reward.composite import CompositeReward
 from llmrec.run import Run
 from llmrec.selection.guard import Guard, ValidationSet
@@ -81,9 +82,11 @@ def train_ppo(run: Run) -> dict[str, Any]:
         policy = RecPolicy.from_pretrained(run.path("sft", "adapter"))
         policy.add_rl_adapter()
     with timed("rewards of validation users"):
-        reward = CompositeReward.from_pretrained(run.path("reward"), data, policy.facts, run.config.reward)
+        reward = CompositeReward.from_pretrained(
+            run.path("reward"), data, policy.facts, run.config.reward, policy.attributes
+        )
         guard = validation_guard(run, data, reward)
-    prompts = training_decisions(data, run.config)
+    prompts = ask(training_decisions(data, run.config), policy.attributes, run.config.sft.requests, run.config.seed)
     trainer = RecPPOTrainer(training_arguments(run), run.config.ppo, policy, reward, prompts, guard)
     _train(run, trainer)
     weights = policy.adapter_weights()
@@ -145,10 +148,16 @@ def validation_guard(run: Run, data: InteractionData, reward: CompositeReward) -
     sample = validation_sample(data, run.config.ppo.eval_users, run.config.seed)
     judge = EaseJudge.from_pretrained(run.path("reward"), data.items["item_id"])
     choosing, deciding = (
-        validation_set(Decisions.from_targets(data, part, run.config.catalogue), reward, judge)
+        validation_set(_validation_decisions(run, data, part, reward), reward, judge)
         for part in choosing_and_deciding(sample)
     )
     return Guard(choosing, deciding, run.path("ppo", "best"))
+
+
+def _validation_decisions(run: Run, data: InteractionData, part: Targets, reward: CompositeReward) -> Decisions:
+    """The decisions at some targets; the share `sft.requests` of them has a request, as in training."""
+    decisions = Decisions.from_targets(data, part, run.config.catalogue)
+    return ask(decisions, reward.attributes, run.config.sft.requests, run.config.seed)
 
 
 def validation_set(decisions: Decisions, reward: CompositeReward, judge: EaseJudge) -> ValidationSet:

@@ -83,6 +83,7 @@ def render(
             verdict=verdict(report),
             remarks=remarks(report),
             splits=[_split(split, results, report.best_rival) for split, results in report.splits.items()],
+            requests=tables.requests_table(report.requests) if report.requests else None,
             reward=tables.reward_table(report.reward) if report.reward else None,
             curves=_curves(report, stages),
             events=_metrics(stages, "ppo").get("events", []),

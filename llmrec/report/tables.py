@@ -15,6 +15,7 @@ from llmrec.evaluation.report import (
     OptimumReport,
     PartTime,
     PurchaseReport,
+    RequestReport,
     RewardReport,
 )
 from llmrec.report.format import ABSENT, UNDEFINED, digits_for, interval, measured_percent, number, percent, seeds
@@ -181,6 +182,31 @@ def purchases_table(split: str, purchases: Mapping[str, PurchaseReport]) -> Tabl
     caption = f"{label(split)}: rankings for purchases, by weight of log P(purchase given click)"
     columns = [*map(label, first), f"optimum minus this, {label('purchase_ndcg@10')}"]
     return Table(caption, "weight: ranking", columns, rows)
+
+
+def requests_table(requests: Mapping[str, Mapping[str, RequestReport]]) -> Table:
+    """A row per kind of request and policy: satisfied items and NDCG@10, beside the controls."""
+    columns = {
+        "requests": "requests",
+        "satisfied": "satisfied, top 10",
+        "satisfied_without": "without request",
+        "ndcg": label("ndcg@10"),
+        "ndcg_without": "without request",
+        "ndcg_oracle": "oracle filter",
+        "ndcg_popular": "popular, oracle filter",
+        "of_oracle": "share of oracle filter",
+    }
+    kinds = list(dict.fromkeys(kind for of_policy in requests.values() for kind in of_policy))
+    rows: list[Row] = []
+    for kind in kinds:
+        for policy, of_policy in requests.items():
+            if kind not in of_policy:
+                continue
+            found = of_policy[kind]
+            cells = [Cell(str(found.requests)), *(cell(getattr(found, key), 3) for key in list(columns)[1:])]
+            name, _, conditions = kind.rpartition("_")
+            rows.append(Row(f"{label(name)}, {conditions}: {label(policy)}", cells))
+    return Table("Requests in words, by kind and number of conditions", "request: policy", [*columns.values()], rows)
 
 
 def times_table(parts: Mapping[str, Mapping[str, PartTime]]) -> Table:

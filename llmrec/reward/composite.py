@@ -24,6 +24,7 @@ from llmrec.data.seen_mask import seen_mask
 from llmrec.errors import DataError
 from llmrec.language.groundedness import check
 from llmrec.language.prompt import Recommendation
+from llmrec.requests.attributes import Attributes
 from llmrec.reward.functions import call, finite, load_callable, standardized
 from llmrec.reward.item_rewards import CLIP, clipped_lift, item_log_odds, log_odds, lowest_lift, sampled_prefixes
 from llmrec.reward.penalties import OF_TEXT, VIOLATIONS, violations
@@ -42,8 +43,9 @@ BATCH = 64  # decisions that the model scores in one forward pass
 class CompositeReward(nn.Module):
     """A `RewardFunction` of weighted parts. Item rewards are computed on the device of the click/purchase model.
 
-    Parts of the item: log-odds of the click/purchase model, popularity, columns of the item table, and the penalty for
-    seen items. Parts of the justification: groundedness, penalties, the text reward model, and functions of the user.
+    Parts of the item: log-odds of the click/purchase model, popularity, columns of the item table, the satisfied
+    request, and the penalty for seen items. Parts of the justification: groundedness, penalties, the text reward model,
+    and functions of the user.
 
     Args:
         model: the click/purchase model.
@@ -51,6 +53,7 @@ class CompositeReward(nn.Module):
         config: weights of the parts.
         data: the log that the model was fitted on. Its item table, user table and training clicks are used.
         text: the text reward model, if one is configured.
+        attributes: which items satisfy requests; None if no decision has one.
 
     Raises:
         ConfigError: a column of the item table or a function cannot be used.
@@ -67,12 +70,14 @@ class CompositeReward(nn.Module):
         config: RewardConfig,
         data: InteractionData,
         text: "TextRewardModel | None" = None,
+        attributes: Attributes | None = None,
     ):
         super().__init__()
         self.model = model
         self.facts = facts
         self.config = config
         self.text = text
+        self.attributes = attributes
         self.profiles = profile_words(data.users)
         self.prefixes = sampled_prefixes(data)
         popularity = self.popularity_at([config.conversion_weight])[0]
@@ -86,7 +91,12 @@ class CompositeReward(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, directory: Path, data: InteractionData, facts: FactBook, config: RewardConfig
+        cls,
+        directory: Path,
+        data: InteractionData,
+        facts: FactBook,
+        config: RewardConfig,
+        attributes: Attributes | None = None,
     ) -> "CompositeReward":
         """The reward of a run, from the models that its reward stage wrote.
 
@@ -95,6 +105,7 @@ class CompositeReward(nn.Module):
             data: the prepared log.
             facts: facts about the items.
             config: weights of the parts.
+            attributes: which items satisfy requests; None if no decision has one.
 
         Raises:
             ConfigError: as the constructor.
@@ -106,7 +117,7 @@ class CompositeReward(nn.Module):
             from reward_models.text.model import TextRewardModel
 
             text = TextRewardModel.from_pretrained(directory / "text", data.items)
-        return cls(model, facts, config, data, text)
+        return cls(model, facts, config, data, text, attributes)
 
     def forward(self, recommendations: Sequence[Recommendation], decisions: Sequence[Decision]) -> RewardBatch:
         """Scores recommendations.
@@ -136,12 +147,16 @@ class CompositeReward(nn.Module):
         }
         for term, values in zip(self.config.terms, self.term_values, strict=True):
             of_items[f"item_{term.column}"] = torch.where(has_item, values[index], 0.0)
+        if self.attributes is not None:
+            of_items["request"] = torch.where(has_item.cpu(), _pick(self._satisfied(decisions), index.cpu()), 0.0)
         parts = {name: values.cpu() for name, values in of_items.items()}
         parts |= self._text_parts(recommendations, decisions)
         for name, values in parts.items():
             finite(name, values)
         item = torch.where(has_item, _pick(self.item_rewards(log_rewards), index), lowest * self.config.item_weight)
         item = item.cpu() - self.config.penalties.seen * parts["seen"]
+        if self.attributes is not None:
+            item = item + self.config.request_weight * parts["request"]
         return RewardBatch(item=item, text=self._text_reward(parts), parts=parts)
 
     def _text_parts(
@@ -237,7 +252,7 @@ class CompositeReward(nn.Module):
             prediction = self.predict(decisions[start : start + BATCH])
             of_items = self.item_rewards(prediction.rewards(self.config.conversion_weight))
             rewards.append(finite("log_odds", of_items).cpu())
-        return torch.cat(rewards)
+        return torch.cat(rewards) + self._of_requests(decisions)
 
     @timed("rewards")
     def item_rewards_per_prefix(self, decisions: Sequence[Decision]) -> list[Tensor]:
@@ -268,7 +283,25 @@ class CompositeReward(nn.Module):
             conversion_weight=self.config.conversion_weight,
         )
         shown = [rewards[:length] for rewards, length in zip(log_rewards, lengths.tolist(), strict=True)]
-        return [finite("log_odds", self.item_rewards(rewards)) for rewards in shown]
+        of_requests = self._of_requests(decisions).to(log_rewards.device)
+        return [
+            finite("log_odds", self.item_rewards(rewards)) + of_request
+            for rewards, of_request in zip(shown, of_requests, strict=True)
+        ]
+
+    def _of_requests(self, decisions: Sequence[Decision]) -> Tensor:
+        """Weighted reward of each item for satisfying the request of each decision, on the CPU, float [B, N or 1]."""
+        return self.config.request_weight * self._satisfied(decisions)
+
+    def _satisfied(self, decisions: Sequence[Decision]) -> Tensor:
+        """1 for items that satisfy the request of each decision, else 0, float [B, N]; [B, 1] if no request can."""
+        if self.attributes is None:
+            return torch.zeros(len(decisions), 1)
+        satisfied = torch.zeros(len(decisions), self.attributes.num_items)
+        for row, decision in enumerate(decisions):
+            if decision.request is not None:
+                satisfied[row] = torch.from_numpy(self.attributes.satisfied(decision.request.conditions))
+        return satisfied
 
     def _prediction_of_prefixes(self, rows: slice) -> Prediction:
         """What the model predicts after some of the sampled prefixes, [b, N]."""

@@ -38,7 +38,7 @@ class Stage:
 
 # The reward stage fits models. These keys combine the fitted models into one reward, which only PPO reads.
 _REWARD_WEIGHTS = (
-    *(f"reward.{part}_weight" for part in ("item", "conversion", "popularity", "groundedness")),
+    *(f"reward.{part}_weight" for part in ("item", "conversion", "popularity", "groundedness", "request")),
     *(f"reward.penalties.{key}" for key in PenaltyConfig.model_fields),
     "reward.text.weight",
     "reward.terms",

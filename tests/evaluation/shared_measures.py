@@ -8,12 +8,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from llmrec.data.decision import Decision, Decisions
 from llmrec.distributed import leave_processes
 from llmrec.evaluation.generation import generation_report
 from llmrec.evaluation.ranking import rank_policy
+from llmrec.evaluation.requests import request_reports
 from llmrec.evaluation.reward_change import sampled_rewards
 from llmrec.files import plain, write_json
 from llmrec.language.prompt import Recommendation
@@ -34,7 +36,7 @@ def lengths(recommendations: Sequence[Recommendation], decisions: Sequence[Decis
 def main(base: str, output: Path) -> None:
     """Writes all measurements of this process to `RANK.json`."""
     data = make_data()
-    config = make_config(base)
+    config = make_config(base, sft={"requests": 0.5})
     torch.manual_seed(0)
     policy = RecPolicy.create(config, data).eval()
     disturb(policy)
@@ -51,6 +53,10 @@ def main(base: str, output: Path) -> None:
         "ndcg": mean_policy_ndcg(policy, decisions),
         "guard": _user_means(policy, ValidationSet(decisions, rewards, -rewards)),
         "batches": len(done),
+        "requests": {
+            kind: one.model_dump()
+            for kind, one in request_reports(policy, decisions, log_probs, np.ones(10), 20, 0, lambda _: None).items()
+        },
     }
     write_json(output / f"{os.environ.get('RANK', '0')}.json", plain(measured))
 

@@ -9,6 +9,7 @@ from llmrec.evaluation.report import (
     PartTime,
     PurchaseReport,
     Rate,
+    RequestReport,
 )
 from llmrec.report.tables import (
     comparisons_table,
@@ -18,6 +19,7 @@ from llmrec.report.tables import (
     pairs,
     purchases_table,
     quality_tables,
+    requests_table,
     slices_tables,
     times_table,
 )
@@ -89,6 +91,18 @@ def test_the_optimum_names_its_weights():
     table = optimum_table("temporal", optimum)
     assert table.caption == "temporal: E[reward] − β KL(policy, SFT) + α H(policy), β = 0.60, α = 1.00, nats"
     assert [cell.text for cell in table.rows[0].cells] == ["1.000", "-", "-", "50 % [25 %, 75 %]"]
+
+
+def test_requests_stand_beside_their_controls():
+    def one(value: float) -> RequestReport:
+        return RequestReport(requests=9, satisfied=Estimate(value=value), ndcg_oracle=Estimate(value=0.25))
+
+    table = requests_table({"sft": {"unseen_wording_2": one(0.5)}, "ppo": {"unseen_wording_2": one(0.75)}})
+    assert [row.heading for row in table.rows] == ["unseen wording, 2: SFT", "unseen wording, 2: PPO"]
+    satisfied, oracle = table.columns.index("satisfied, top 10"), table.columns.index("oracle filter")
+    assert [row.cells[satisfied].text for row in table.rows] == ["0.500", "0.750"]
+    assert [row.cells[oracle].text for row in table.rows] == ["0.250", "0.250"]
+    assert [row.cells[0].text for row in table.rows] == ["9", "9"]
 
 
 def test_times_name_large_parts_and_add_up_small_ones():
