@@ -203,7 +203,7 @@ def requests_table(requests: Mapping[str, Mapping[str, RequestReport]]) -> Table
             if kind not in of_policy:
                 continue
             found = of_policy[kind]
-            cells = [Cell(str(found.requests)), *(cell(getattr(found, key), 3) for key in list(columns)[1:])]
+            cells = [Cell(number(found.requests, 0)), *(cell(getattr(found, key), 3) for key in list(columns)[1:])]
             name, _, conditions = kind.rpartition("_")
             rows.append(Row(f"{label(name)}, {conditions}: {label(policy)}", cells))
     return Table("Requests in words, by kind and number of conditions", "request: policy", [*columns.values()], rows)

@@ -19,6 +19,7 @@ from llmrec.requests.request import Condition, Request
 from llmrec.reward.composite import CompositeReward
 from reward_models import ClickPurchaseConfig, ClickPurchaseModel
 from tests.conftest import disturb, make_config
+from tests.ppo.test_trainer import PreferItem, make_trainer
 
 FUNNY = Request("something funny", (Condition("category", "Comedy"),))  # items 1, 2 and 6
 PLAIN = Decision("new user", [9], [0, 3], user=0)
@@ -91,3 +92,24 @@ def test_only_satisfying_items_are_supervised_beside_the_reward(tiny_base, data)
     assert torch.equal(asked, every[[0, 2]])  # items 1 and 6, not 3
     assert pack(policy, [ASKED]).prompt_length > pack(policy, [PLAIN]).prompt_length
     assert np.isfinite(every.numpy()).all()
+
+
+def test_training_raises_the_probability_of_items_that_satisfy(tiny_base, data, tmp_path):
+    """The reward is 1 for an item that satisfies the request, and 0 without a request."""
+
+    class Satisfied(PreferItem):
+        def item_rewards_per_prefix(self, decisions):
+            masks = [attributes.satisfied(one.request.conditions) if one.request else np.zeros(10) for one in decisions]
+            return [
+                torch.from_numpy(mask).float().expand(len(one.items), 10)
+                for mask, one in zip(masks, decisions, strict=True)
+            ]
+
+    options = {"total_episodes": 160, "learning_rate": 3e-3, "item_kl_coef": 0.1, "num_ppo_epochs": 2, "text": "off"}
+    trainer = make_trainer(tiny_base, data, tmp_path, **options)
+    attributes = Attributes.from_data(data)
+    trainer.reward = Satisfied()
+    trainer.rollouts.dataset = ask(trainer.rollouts.dataset, attributes, 0.5, 0)
+    trainer.train()
+    rewards = [entry["objective/item_reward"] for entry in trainer.state.log_history]
+    assert np.mean(rewards[-4:]) > np.mean(rewards[:4]) + 0.02
