@@ -1,6 +1,5 @@
 """Recommends items to one person: ranks the catalogue and writes a justification for each of the best items."""
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -9,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from llmrec.catalogue.names import NameIndex, folded
+from llmrec.catalogue.lookup import items_named, items_with_ids, user_with_id
+from llmrec.catalogue.names import NameIndex
 from llmrec.data.dataset import InteractionData, load_data
 from llmrec.data.decision import Decision, stranger
 from llmrec.data.profiles import NEW_USER, profile_texts
 from llmrec.distributed import own_device
-from llmrec.errors import CatalogueError, ModelError, nearest
+from llmrec.errors import CatalogueError, ModelError
 from llmrec.hub.client import find_adapter
 from llmrec.language.groundedness import check
 from llmrec.policy.generate import generate, parse
@@ -26,9 +26,6 @@ from llmrec.requests.reading import Reader
 from llmrec.requests.request import Request
 from llmrec.run import Run
 
-LISTED_ITEMS = 10  # items that an error message lists at most
-SUGGESTED_TITLES = 3  # titles that an error message suggests at most
-
 
 @dataclass(frozen=True)
 class RankedItem:
@@ -37,15 +34,16 @@ class RankedItem:
     Attributes:
         item_id: the item's id in the event log.
         title: the item's title.
-        score: probability of the item under the policy, among all items that the person has not seen.
-        justification: the text that the policy writes for the item.
+        score: probability of the item under the policy, among all items that the person has not seen. None: the
+            recommender has no probabilities.
+        justification: the text that the policy writes for the item, "" without one.
         grounded: whether every statement of the justification is true.
         satisfies: whether the item satisfies what was recognized in the request; None without a recognized request.
     """
 
     item_id: str
     title: str
-    score: float
+    score: float | None
     justification: str
     grounded: bool
     satisfies: bool | None = None
@@ -139,7 +137,7 @@ class Recommender:
         Raises:
             CatalogueError: a title is not in the catalogue, or several items have it; the message lists candidates.
         """
-        return [self._resolve(title) for title in titles]
+        return items_named(self.names, titles)
 
     def resolve_ids(self, item_ids: Sequence[str]) -> list[int]:
         """Finds items by id.
@@ -150,27 +148,7 @@ class Recommender:
         Raises:
             CatalogueError: there is no item with an id; the message suggests the most similar one.
         """
-        found = {item_id: self.names.of_id(item_id) for item_id in item_ids}
-        for item_id, items in found.items():
-            if not items:
-                similar = nearest(item_id, self.names.ids)
-                hint = f"; did you mean {similar}?" if similar else "."
-                raise CatalogueError(f"There is no item with the id {item_id} in the catalogue{hint}")
-        return [found[item_id][0] for item_id in item_ids]
-
-    def _resolve(self, title: str) -> int:
-        found = self.names.find(title)
-        if len(found) == 1:
-            return found[0]
-        names = self.names.names
-        if found:
-            listed = ", ".join(f'"{names[item]}" (id {self.names.ids[item]})' for item in found[:LISTED_ITEMS])
-            more = f" and {len(found) - LISTED_ITEMS} more" if len(found) > LISTED_ITEMS else ""
-            raise CatalogueError(f'"{title}" may mean {listed}{more}. Give the full name or the id.')
-        index_of = {folded(name): item for item, name in enumerate(names)}
-        similar = [names[index_of[key]] for key in similar_titles(folded(title), list(index_of))]
-        hint = "; did you mean " + " or ".join(f'"{name}"' for name in similar) + "?" if similar else "."
-        raise CatalogueError(f'There is no item "{title}" in the catalogue{hint}')
+        return items_with_ids(self.names, item_ids)
 
     def recommend(
         self,
@@ -310,16 +288,5 @@ class Recommender:
                 f"An adapter loaded without a run has no user data, so user {user} is not known: give a history "
                 "instead."
             )
-        index = self.data.user_index.get(str(user))
-        if index is None:
-            similar = nearest(str(user), self.data.user_index)
-            hint = f"; did you mean {similar}?" if similar else "."
-            raise CatalogueError(f"There is no user {user} among the {self.data.num_users} users of the log{hint}")
+        index = user_with_id(self.data.user_index, user)
         return self.profiles[index], self.data.histories[index].tolist()
-
-
-def similar_titles(wanted: str, titles: list[str]) -> list[str]:
-    """Titles to suggest instead of one that does not exist: the most similar first, then those that contain it."""
-    similar = difflib.get_close_matches(wanted, titles, n=SUGGESTED_TITLES, cutoff=0.5)
-    containing = [title for title in titles if wanted and wanted in title][:SUGGESTED_TITLES]
-    return list(dict.fromkeys([*similar[:1], *containing, *similar]))[:SUGGESTED_TITLES]

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from llmrec.catalogue.lookup import similar_titles
 from llmrec.data.dataset import InteractionData
 from llmrec.errors import CatalogueError, ModelError
 from llmrec.policy.model import RecPolicy
-from llmrec.recommend import Recommender, similar_titles
+from llmrec.recommend import Recommender
 from tests.conftest import make_config
 
 LENGTH = 24  # tokens of a completion

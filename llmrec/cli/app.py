@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 import llmrec
-from llmrec.cli import ab_test, config, estimate, export, feedback, hub, off_policy, recommend, serve, simulate, stages
+from llmrec.cli import ab_test, agents, config, estimate, export, feedback, hub, off_policy, recommend, serve, simulate, stages
 from llmrec.cli.process import exit_with, fail
 
 
@@ -54,6 +54,7 @@ COMMANDS = {
     "config": config.config_command,
     "estimate": estimate.estimate_command,
     "simulate": simulate.simulate_command,
+    "agents": agents.agents_command,
     "off-policy": off_policy.off_policy_command,
     "ab-test": ab_test.ab_test_command,
     "export": export.export_command,

@@ -18,6 +18,7 @@ from llmrec.progress.console import console_for
 from llmrec.run import Run
 
 if TYPE_CHECKING:
+    from llmrec.agents.recommend import AgentRecommender
     from llmrec.recommend import RankedItem, Recommender
 
 
@@ -73,6 +74,12 @@ def recommend_command(
     ] = None,
     interactive: Annotated[bool, typer.Option("--interactive", help="Ask for titles and requests in a loop.")] = False,
     adapter: AdapterOption = None,
+    agent: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Agent of `llmrec agents` in --run, instead of an adapter. `best`: the best."
+        ),
+    ] = None,
     as_json: JsonOption = False,
     removed: Annotated[
         list[str] | None, typer.Option("--history", hidden=True, callback=_explain_positional_titles)
@@ -82,7 +89,7 @@ def recommend_command(
 
     Example: llmrec recommend --run runs/quickstart "Toy Story (1995)" "Aladdin (1992)" --exclude "Babe (1995)"
     """
-    source = ModelSource(run, model, revision, adapter, quantized=not full_precision)
+    source = ModelSource(run, model, revision, adapter, agent, quantized=not full_precision)
     source.check(user)
     if batch is not None:
         _check_alone(user, history, history_ids, request, interactive)
@@ -105,7 +112,7 @@ def recommend_command(
             Loop(console, recommender, top_k, excluded, user=user, request=request or "").run()
     if as_json:
         liked = {"history": history or [], "history_ids": history_ids or []}
-        asked = {"user": user, **liked, "exclude": exclude or [], "adapter": adapter, "model": model}
+        asked = {"user": user, **liked, "exclude": exclude or [], "adapter": adapter, "agent": agent, "model": model}
         asked |= {} if request is None else {"request": request}
         print_json({**asked, "recommendations": [asdict(item) for item in ranked]})
 
@@ -119,6 +126,7 @@ class ModelSource:
         model: Directory of a saved adapter, or `OWNER/NAME` on a hub.
         revision: Branch, tag or commit of `model` on the hub.
         adapter: Adapter of `run`, `sft` or `ppo`; None selects ppo if that stage has finished, else sft.
+        agent: Agent of `run` that recommends instead of an adapter; None for an adapter.
         quantized: Whether a base that was quantized in training is quantized again.
     """
 
@@ -126,6 +134,7 @@ class ModelSource:
     model: str | None
     revision: str | None
     adapter: str | None
+    agent: str | None
     quantized: bool
 
     def check(self, user: str | None) -> None:
@@ -147,9 +156,18 @@ class ModelSource:
             raise UserError("--user needs --run: a saved adapter comes without the event log. Give titles instead.")
         if self.model is not None and self.adapter is not None:
             raise UserError("--adapter needs --run: --model is a single adapter. Leave out --adapter.")
+        if self.model is not None and self.agent is not None:
+            raise UserError("--agent needs --run: --model is an adapter. Leave out --agent.")
+        if self.adapter is not None and self.agent is not None:
+            raise UserError("--adapter and --agent were both given. Give one of them, not both.")
 
-    def load(self) -> "Recommender":
+    def load(self) -> "Recommender | AgentRecommender":
         """Loads the model."""
+        if self.agent is not None:
+            from llmrec.agents.recommend import AgentRecommender
+
+            assert self.run is not None  # see check
+            return AgentRecommender.from_run(Run.open(self.run), self.agent)
         # bitsandbytes compiles functions when it is imported, which loads PyTorch's whole compiler for nothing.
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
         from llmrec.recommend import Recommender
@@ -192,7 +210,9 @@ def _check_alone(
 def print_ranked(console: Console, ranked: list["RankedItem"]) -> None:
     """Prints recommendations with their probability and justification, best first."""
     for rank, item in enumerate(ranked, start=1):
-        line = Text.assemble(f"{rank:>2}. ", (item.title, "bold"), f"  p={item.score:.4f}")
+        line = Text.assemble(f"{rank:>2}. ", (item.title, "bold"))
+        if item.score is not None:
+            line.append(f"  p={item.score:.4f}")
         if item.justification:
             line.append(f"\n    {item.justification}", style="dim" if item.grounded else "yellow")
             line.append("" if item.grounded else "  (not grounded in the data)")
@@ -201,7 +221,7 @@ def print_ranked(console: Console, ranked: list["RankedItem"]) -> None:
         console.print(line, soft_wrap=True)
 
 
-def _print_understood(console: Console, recommender: "Recommender", request: str | None) -> None:
+def _print_understood(console: Console, recommender: "Recommender | AgentRecommender", request: str | None) -> None:
     """Prints what was recognized in a request, if there is one."""
     if request is None:
         return
@@ -225,7 +245,7 @@ class Loop:
     def __init__(
         self,
         console: Console,
-        recommender: "Recommender",
+        recommender: "Recommender | AgentRecommender",
         top_k: int,
         excluded: list[int],
         user: str | None = None,
@@ -282,7 +302,7 @@ class Loop:
         self.request = request  # a request that was refused refines nothing
 
 
-def _resolve_line(recommender: "Recommender", line: str) -> list[int]:
+def _resolve_line(recommender: "Recommender | AgentRecommender", line: str) -> list[int]:
     """Item indices of the titles on a typed line. A title may itself hold `;`, so the whole line is tried first."""
     titles = [title.strip() for title in line.split(";") if title.strip()]
     try:

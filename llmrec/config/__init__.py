@@ -1,6 +1,7 @@
 """The config of an experiment: one class a section, and a loader for its YAML file."""
 
 from llmrec.config.ab_test import ABMetricConfig, ABTestConfig, ABTestDataConfig
+from llmrec.config.agents import AgentsConfig
 from llmrec.config.catalogue import CatalogueConfig
 from llmrec.config.data import ColumnsConfig, DataConfig
 from llmrec.config.evaluation import BASELINES, BaselineName, EvaluationConfig, SASRecConfig
@@ -27,6 +28,7 @@ __all__ = [
     "ABMetricConfig",
     "ABTestConfig",
     "ABTestDataConfig",
+    "AgentsConfig",
     "BASELINES",
     "BaselineName",
     "CatalogueConfig",

@@ -4,6 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from llmrec.config.agents import AgentsConfig
 from llmrec.config.catalogue import CatalogueConfig
 from llmrec.config.data import EXPOSURE_COLUMNS, DataConfig
 from llmrec.config.evaluation import EvaluationConfig
@@ -41,6 +42,9 @@ class Config(Section):
     evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="Evaluation and baselines.")
     simulator: SimulatorConfig = Field(
         default=SimulatorConfig(), description="Worlds that are fitted on held-out users, see `llmrec simulate`."
+    )
+    agents: AgentsConfig = Field(
+        default=AgentsConfig(), description="Learners that act in those worlds, see `llmrec agents`."
     )
     hub: HubConfig | None = Field(
         default=None, description="Repository that the finished run is pushed to. null: no push."

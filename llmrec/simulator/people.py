@@ -25,6 +25,7 @@ class People:
         behavior: how they act.
         weights: weights of the reward's parts, in the order of `REWARD_PARTS`.
         history: number H of recent clicks that a state holds.
+        users: users whose lives are lived; None for all of them.
 
     Raises:
         RewardError: a value of an item or a weight is not finite.
@@ -37,12 +38,13 @@ class People:
         behavior: Behavior,
         weights: Sequence[float] = (1.0, 1.0, 0.0),
         history: int = 8,
+        users: np.ndarray | None = None,
     ) -> None:
         self.population = population
         self.behavior = behavior
         self.weights = np.asarray(weights, dtype=np.float64)
         self.history = history
-        self.num_users = len(population.known)
+        self.users = np.arange(len(population.known)) if users is None else users
         self.num_items = population.tastes.num_items
         self._gap_quantiles = np.asarray(behavior.gap_quantiles, dtype=np.float64)
         self._gap_probabilities = np.linspace(0.0, 1.0, len(self._gap_quantiles))
@@ -62,7 +64,7 @@ class People:
                 f"The weights of the reward's parts {REWARD_PARTS} are {self.weights.tolist()}; expected finite "
                 "numbers. Correct `simulator.rewards`."
             )
-        if not self.num_users:
+        if not len(self.users):
             raise DataError("The world has no users; expected at least one. Use a longer log.")
         returning = float(sigmoid(np.asarray(self.behavior.return_intercept)))
         if returning < 0.01 and self.behavior.return_satisfaction <= 0:
@@ -126,7 +128,7 @@ class People:
     def _begin(self, state: State, rows: np.ndarray) -> None:
         """Draws the users of new lives and gives them their known clicks."""
         draws = uniforms(keys(self._seed, state.life[rows], np.zeros(len(rows), np.int64)), Purpose.USER)
-        state.user[rows] = (draws * self.num_users).astype(np.int64)
+        state.user[rows] = self.users[(draws * len(self.users)).astype(np.int64)]
         for row in rows.tolist():
             known = self.population.known[int(state.user[row])]
             state.last_click[row, known] = 0.0

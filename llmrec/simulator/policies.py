@@ -44,17 +44,25 @@ class Lives:
 
 
 def log_policies(data: InteractionData) -> dict[str, Scores]:
-    """Policies that are fitted on the training clicks of the log, without any knowledge of the world.
+    """Policies that know the training clicks of the log alone, and nothing of the world.
 
     Args:
         data: the prepared log.
     """
-    fitted: dict[str, Fitted] = {
+    return {"random": random_scores, **{name: of_recommender(one) for name, one in log_recommenders(data).items()}}
+
+
+def log_recommenders(data: InteractionData) -> dict[str, Fitted]:
+    """Recommenders that are fitted on the training clicks of the log.
+
+    Args:
+        data: the prepared log.
+    """
+    return {
         "popularity": Popularity().fit(data.train_histories, data.num_items),
         "ease": EASE(l2=300.0).fit(data.train_histories, data.num_items),
         "markov": Markov().fit(data.train_histories, data.num_items),
     }
-    return {"random": random_scores, **{name: of_recommender(one) for name, one in fitted.items()}}
 
 
 def random_scores(people: People, state: State) -> np.ndarray:
@@ -80,11 +88,12 @@ def of_recommender(fitted: Fitted) -> Scores:
 
 def clicked_histories(state: State, num_items: int) -> list[np.ndarray]:
     """Clicked items of each life, oldest first as far as the state remembers the order, int64 arrays."""
+    older = state.seen
     histories = []
     for row in range(len(state.life)):
         newest = state.recent[row][state.recent[row] < num_items]
-        older = np.setdiff1d(np.flatnonzero(state.seen[row]), newest)
-        histories.append(np.concatenate([older, newest]))
+        older[row, newest] = False
+        histories.append(np.concatenate([np.flatnonzero(older[row]), newest]))
     return histories
 
 

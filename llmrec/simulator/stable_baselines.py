@@ -11,6 +11,7 @@ from llmrec.simulator.observations import observe
 from llmrec.simulator.people import People
 
 try:
+    from gymnasium import spaces
     from stable_baselines3.common.vec_env import VecEnv
 except ImportError:
     raise UserError("The agents need Stable-Baselines3: run `pip install 'llmrec[simulate]'`.") from None
@@ -29,7 +30,15 @@ class PeopleVecEnv(VecEnv):
     def __init__(self, people: People, num_envs: int, seed: int = 0, slate: int = 1) -> None:
         self.people = people
         self._world_seed = seed
-        super().__init__(num_envs, observation_space(people), action_space(people, slate))
+        super().__init__(num_envs, observation_space(people), self.actions_of(people, slate))
+
+    def actions_of(self, people: People, slate: int) -> spaces.Space[Any]:
+        """The actions of one life. A subclass may have others than items."""
+        return action_space(people, slate)
+
+    def slates(self, actions: np.ndarray) -> np.ndarray:
+        """What each life is shown, int64 [n, K]."""
+        return without_repeats(np.asarray(actions).reshape(self.num_envs, -1), self.people.num_items)
 
     def reset(self) -> np.ndarray:
         """Starts all lives anew."""
@@ -43,8 +52,7 @@ class PeopleVecEnv(VecEnv):
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """Shows each life its item or slate. A life that is over is replaced in the same step."""
-        slates = without_repeats(np.asarray(self._actions).reshape(self.num_envs, -1), self.people.num_items)
-        outcome = self.people.step(self.state, slates)
+        outcome = self.people.step(self.state, self.slates(self._actions))
         observations = observe(self.people, self.state)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         rows = np.flatnonzero(outcome.over)

@@ -70,14 +70,15 @@ class World:
         """The world with the result of its check."""
         return replace(self, validated=validated)
 
-    def people(self, **changes: float) -> People:
+    def people(self, users: np.ndarray | None = None, **changes: float) -> People:
         """Its people.
 
         Args:
+            users: users whose lives are lived; None for all of them.
             **changes: parameters of `Behavior` that replace those of the world.
         """
         behavior = {**Behavior.from_parameters(self.parameters).__dict__, **changes}
-        return People(self.population, Behavior(**behavior), self.weights, HISTORY)
+        return People(self.population, Behavior(**behavior), self.weights, HISTORY, users)
 
 
 # --- fit ------------------------------------------------------------------------------------------

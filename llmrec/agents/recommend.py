@@ -1,0 +1,131 @@
+"""Recommendations by a trained agent: it observes what a person has clicked, and its action ranks the catalogue."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from llmrec.agents.agent import policy_of
+from llmrec.agents.registry import LEARNERS, action_sets, contenders
+from llmrec.agents.report import AGENTS_REPORT
+from llmrec.agents.stage import FOLDER, agent_folder
+from llmrec.catalogue.lookup import items_named, items_with_ids, user_with_id
+from llmrec.catalogue.names import NameIndex
+from llmrec.data.dataset import InteractionData, load_data
+from llmrec.errors import CatalogueError, RunError, UserError, nearest
+from llmrec.files import read_json
+from llmrec.recommend import RankedItem
+from llmrec.requests.request import Request
+from llmrec.run import Run
+from llmrec.simulator.people import People
+from llmrec.simulator.policies import Scores
+from llmrec.simulator.stage import FOLDER as WORLDS
+from llmrec.simulator.stage import PLANS
+from llmrec.simulator.world import World, load_world, profile_features
+
+BEST = "best"  # stands for the agent that the report chose
+
+
+class AgentRecommender:
+    """Recommends with an agent that was trained in the first world of a run.
+
+    Args:
+        policy: the agent's scores of all items.
+        world: its world, which says what an observation holds.
+        data: the prepared log.
+    """
+
+    def __init__(self, policy: Scores, world: World, data: InteractionData) -> None:
+        self.policy = policy
+        self.world = world
+        self.data = data
+        self.names = NameIndex(data.items["title"].tolist(), data.items["item_id"].astype(str).tolist())
+        self._profiles = profile_features(data.users)
+
+    @classmethod
+    def from_run(cls, run: Run, name: str) -> "AgentRecommender":
+        """Loads an agent of a run, of the training seed that was best on training users.
+
+        Args:
+            run: a run with trained agents.
+            name: name of the agent, or `best`.
+
+        Raises:
+            RunError: there are no trained agents, or none of that name.
+        """
+        report = run.directory / FOLDER / AGENTS_REPORT
+        if not report.is_file():
+            raise RunError(f"{run.directory} has no trained agents. Run `llmrec agents {run.directory}` first.")
+        found = read_json(report)
+        name = found["best"]["name"] if name == BEST else name
+        every = {one.name: one for one in contenders(run.config.agents.names, run.config.agents.gamma)}
+        if name not in every:
+            similar = nearest(name, every)
+            hint = f"; did you mean {similar}?" if similar else "."
+            raise RunError(f"There is no agent {name}. Trained are {', '.join(every)}{hint}")
+        world = PLANS[0].name
+        results = [(_validation(run, world, name, seed), -seed) for seed in range(found["seeds"])]
+        folder = agent_folder(run, world, name, -max(results)[1])
+        learner = LEARNERS[every[name].learner]
+        data = load_data(run.path("data"))
+        policy = policy_of(learner.load(folder), action_sets(data)[learner.actions])
+        return cls(policy, load_world(run.directory / WORLDS / world), data)
+
+    def resolve_titles(self, titles: Sequence[str]) -> list[int]:
+        """Items by title; see `items_named`."""
+        return items_named(self.names, titles)
+
+    def resolve_ids(self, item_ids: Sequence[str]) -> list[int]:
+        """Items by id; see `items_with_ids`."""
+        return items_with_ids(self.names, item_ids)
+
+    def understand(self, request: str) -> Request:
+        """Refuses a request.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("Agents read no requests in words. Leave the request out, or recommend with an adapter.")
+
+    def recommend(
+        self,
+        history: Sequence[int] | None = None,
+        user: str | None = None,
+        top_k: int = 5,
+        exclude: Sequence[int] | None = None,
+        request: str | None = None,
+    ) -> list[RankedItem]:
+        """The unseen items that the agent's action ranks highest at the start of a session, best first.
+
+        Args:
+            history: item indices of somebody who need not be in the event log, oldest first.
+            user: id of a user of the event log, instead of a history.
+            top_k: number of items. Fewer are returned if fewer are left.
+            exclude: item indices that are not recommended.
+            request: refused unless None; see `understand`.
+
+        Raises:
+            CatalogueError: the user is unknown, or no item is left to recommend.
+            UserError: there is a request.
+        """
+        if request is not None:
+            self.understand(request)
+        index = None if user is None else user_with_id(self.data.user_index, user)
+        items = np.array(history if index is None else self.data.histories[index], dtype=np.int64)
+        profile = np.zeros(self._profiles.shape[1], np.float32) if index is None else self._profiles[index]
+        people = self._alone(items, profile)
+        scores = self.policy(people, people.reset(0, 1))[0]
+        left = np.setdiff1d(np.arange(len(scores)), [*items.tolist(), *(exclude or [])])
+        if not len(left):
+            raise CatalogueError("Every item was seen or excluded, so none is left to recommend.")
+        best = left[np.argsort(-scores[left], kind="stable")[:top_k]]
+        return [RankedItem(self.names.ids[item], self.names.names[item], None, "", True) for item in best.tolist()]
+
+    def _alone(self, items: np.ndarray, profile: np.ndarray) -> People:
+        """A world in which one person lives, whose clicks are known."""
+        population = replace(self.world.population, known=[items], profiles=profile[None])
+        return People(population, self.world.people().behavior)
+
+
+def _validation(run: Run, world: str, name: str, seed: int) -> float:
+    return read_json(agent_folder(run, world, name, seed) / "result.json")["validation"]

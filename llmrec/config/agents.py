@@ -1,0 +1,55 @@
+"""Config section `agents`: learners that act in the worlds of `llmrec simulate`."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from llmrec.config.section import Section
+
+AgentName = Literal[
+    "blend_search", "linucb", "thompson", "q_learning", "dqn", "qr_dqn", "ppo", "a2c", "ddpg", "td3", "ddpg_item",
+    "td3_item",
+]  # fmt: skip
+
+AGENTS: dict[AgentName, str] = {  # how each learns: llmrec/agents/registry.py
+    "blend_search": "constant weights of the rankers, the best of a random search",
+    "linucb": "LinUCB, a contextual bandit over mixtures of rankers",
+    "thompson": "linear Thompson sampling over mixtures of rankers",
+    "q_learning": "tabular Q-learning over mixtures of rankers",
+    "dqn": "DQN over mixtures of rankers",
+    "qr_dqn": "QR-DQN over mixtures of rankers",
+    "ppo": "PPO with an MLP over the weights of the rankers",
+    "a2c": "A2C, the synchronous form of A3C, over the weights of the rankers",
+    "ddpg": "DDPG over the weights of the rankers",
+    "td3": "TD3 over the weights of the rankers",
+    "ddpg_item": "DDPG over item vectors, with lookup of the nearest item",
+    "td3_item": "TD3 over item vectors, with lookup of the nearest item",
+}
+
+
+class AgentsConfig(Section):
+    """Learners that act in the worlds of `llmrec simulate`, all on the same number of steps."""
+
+    names: list[AgentName] = Field(
+        default=list(AGENTS),
+        min_length=1,
+        description="Learners: " + "; ".join(f"`{name}`: {text}" for name, text in AGENTS.items()) + ".",
+    )
+    steps: int = Field(
+        default=20_000, ge=1000, description="Steps of people that each learner may use for training, in each world."
+    )
+    seeds: int = Field(default=3, ge=1, description="Number of trainings of each learner in each world.")
+    gamma: float = Field(
+        default=0.95,
+        gt=0,
+        lt=1,
+        description="Discount factor of sequential learners. Each has a twin with gamma 0, its control.",
+    )
+    num_envs: int = Field(default=64, ge=1, description="Lives that a learner meets at a time.")
+
+    @field_validator("names")
+    @classmethod
+    def _names_once(cls, names: list[AgentName]) -> list[AgentName]:
+        if repeated := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"{', '.join(sorted(repeated))} is listed twice; expected each learner once")
+        return names
