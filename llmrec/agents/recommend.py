@@ -119,7 +119,7 @@ class AgentRecommender:
         if not len(left):
             raise CatalogueError("Every item was seen or excluded, so none is left to recommend.")
         best = left[np.argsort(-scores[left], kind="stable")[:top_k]]
-        return [RankedItem(self.names.ids[item], self.names.names[item], None, "", True) for item in best.tolist()]
+        return [RankedItem(self.names.ids[item], self.names.names[item], None, "", True) for item in map(int, best)]
 
     def _alone(self, items: np.ndarray, profile: np.ndarray) -> People:
         """A world in which one person lives, whose clicks are known."""

@@ -6,7 +6,7 @@ Two thirds of the users of a world train agents and choose the best; the last th
 import resource
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def train_agents(run: Run, say: Callable[[str], Any]) -> dict[str, Any]:
 
 
 def _train_all(
-    run: Run, world: World, every: list[Contender], actions: dict[str, Actions], say: Callable[[str], Any]
+    run: Run, world: World, every: list[Contender], actions: Mapping[str, Actions], say: Callable[[str], Any]
 ) -> dict[str, list[dict[str, Any]]]:
     """Results of each contender, one for each seed. Finished agents are not trained again."""
     config = run.config.agents
@@ -136,7 +136,7 @@ def people_of(world: World, seed: int) -> tuple[People, People]:
     """
     order = np.random.default_rng([seed, 4]).permutation(len(world.users))
     cut = max(1, 2 * len(order) // 3)
-    return world.people(users=np.sort(order[:cut])), world.people(users=np.sort(order[cut:]))
+    return world.people(np.sort(order[:cut])), world.people(np.sort(order[cut:]))
 
 
 def agent_folder(run: Run, world: str, name: str, seed: int) -> Path:

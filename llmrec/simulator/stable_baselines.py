@@ -46,6 +46,11 @@ class PeopleVecEnv(VecEnv):
         self._next_life = self.num_envs
         return observe(self.people, self.state)
 
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Acts for all lives: observations, rewards, which lives are over, and what the library asks for beside."""
+        self.step_async(actions)
+        return self.step_wait()
+
     def step_async(self, actions: np.ndarray) -> None:
         """Keeps the actions for `step_wait`."""
         self._actions = actions

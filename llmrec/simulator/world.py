@@ -70,7 +70,7 @@ class World:
         """The world with the result of its check."""
         return replace(self, validated=validated)
 
-    def people(self, users: np.ndarray | None = None, **changes: float) -> People:
+    def people(self, users: np.ndarray | None = None, /, **changes: float) -> People:
         """Its people.
 
         Args:

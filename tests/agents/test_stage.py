@@ -32,7 +32,7 @@ def small_world(users: int = 9) -> World:
     everybody = people(users=users, items=ITEMS)
     world = World("base", 0, everybody.population, {}, (1.0, 1.0, 0.0), 1, [f"u{n}" for n in range(users)], "", False)
     object.__setattr__(
-        world, "people", lambda users=None: People(everybody.population, everybody.behavior, users=users)
+        world, "people", lambda users=None, /: People(everybody.population, everybody.behavior, users=users)
     )
     return world
 
