@@ -10,7 +10,20 @@ import typer
 from typer.core import TyperGroup
 
 import llmrec
-from llmrec.cli import ab_test, agents, config, estimate, export, feedback, hub, off_policy, recommend, serve, simulate, stages
+from llmrec.cli import (
+    ab_test,
+    agents,
+    config,
+    estimate,
+    export,
+    feedback,
+    hub,
+    off_policy,
+    recommend,
+    serve,
+    simulate,
+    stages,
+)
 from llmrec.cli.process import exit_with, fail
 
 

@@ -89,8 +89,10 @@ def recommend_command(
 
     Example: llmrec recommend --run runs/quickstart "Toy Story (1995)" "Aladdin (1992)" --exclude "Babe (1995)"
     """
-    source = ModelSource(run, model, revision, adapter, agent, quantized=not full_precision)
+    source = ModelSource(run, model, revision, adapter, quantized=not full_precision)
     source.check(user)
+    if agent is not None and (run is None or adapter is not None or batch is not None):
+        raise UserError("--agent needs --run, and neither --adapter nor --batch. Leave the others out.")
     if batch is not None:
         _check_alone(user, history, history_ids, request, interactive)
         recommend_batch(source.load, batch, top_k, exclude or [], has_users=model is None)
@@ -99,7 +101,7 @@ def recommend_command(
     ranked: list[RankedItem] = []
     with reserve_stdout(as_json):
         console = console_for(stderr=as_json)
-        recommender = source.load()
+        recommender = source.load() if run is None or agent is None else _load_agent(run, agent)
         excluded = recommender.resolve_titles(exclude or [])
         if user is not None or history or history_ids:
             items = None if user is not None else recommender.resolve_titles(history or [])
@@ -126,7 +128,6 @@ class ModelSource:
         model: Directory of a saved adapter, or `OWNER/NAME` on a hub.
         revision: Branch, tag or commit of `model` on the hub.
         adapter: Adapter of `run`, `sft` or `ppo`; None selects ppo if that stage has finished, else sft.
-        agent: Agent of `run` that recommends instead of an adapter; None for an adapter.
         quantized: Whether a base that was quantized in training is quantized again.
     """
 
@@ -134,7 +135,6 @@ class ModelSource:
     model: str | None
     revision: str | None
     adapter: str | None
-    agent: str | None
     quantized: bool
 
     def check(self, user: str | None) -> None:
@@ -156,18 +156,9 @@ class ModelSource:
             raise UserError("--user needs --run: a saved adapter comes without the event log. Give titles instead.")
         if self.model is not None and self.adapter is not None:
             raise UserError("--adapter needs --run: --model is a single adapter. Leave out --adapter.")
-        if self.model is not None and self.agent is not None:
-            raise UserError("--agent needs --run: --model is an adapter. Leave out --agent.")
-        if self.adapter is not None and self.agent is not None:
-            raise UserError("--adapter and --agent were both given. Give one of them, not both.")
 
-    def load(self) -> "Recommender | AgentRecommender":
+    def load(self) -> "Recommender":
         """Loads the model."""
-        if self.agent is not None:
-            from llmrec.agents.recommend import AgentRecommender
-
-            assert self.run is not None  # see check
-            return AgentRecommender.from_run(Run.open(self.run), self.agent)
         # bitsandbytes compiles functions when it is imported, which loads PyTorch's whole compiler for nothing.
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
         from llmrec.recommend import Recommender
@@ -176,6 +167,12 @@ class ModelSource:
             return Recommender.from_pretrained(self.model, self.revision, self.quantized)
         assert self.run is not None  # see check
         return Recommender.from_run(Run.open(self.run), self.adapter, self.quantized)
+
+
+def _load_agent(run: Path, name: str) -> "AgentRecommender":
+    from llmrec.agents.recommend import AgentRecommender
+
+    return AgentRecommender.from_run(Run.open(run), name)
 
 
 def _check_person(
