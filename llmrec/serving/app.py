@@ -33,6 +33,7 @@ from llmrec.serving.store import StoreError
 
 LOG = logging.getLogger("llmrec.serving")
 ERRORS = {
+    400: "The request is no JSON.",
     401: "The API key is missing or unknown.",
     404: "An item, category or person is unknown.",
     408: "The request arrived too slowly.",
@@ -50,7 +51,7 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorResponse, "description": ERRORS[status]} for status in statuses}
 
 
-LIMITED = _errors(401, 408, 413, 422, 429, 503)
+LIMITED = _errors(400, 401, 408, 413, 422, 429, 503)
 
 
 def make_app(service: Service, limits: Limits, keys: Sequence[str]) -> FastAPI:
@@ -90,8 +91,7 @@ def _recommend_routes(service: Service) -> APIRouter:
         "/recommend",
         response_model=RecommendResponse,
         response_model_exclude_none=True,
-        responses=_errors(404, 409)
-        | {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "The list."}},
+        responses=_errors(404, 409) | {200: {"content": {"text/event-stream": {}}, "description": "The list."}},
     )
     async def recommend(request: RecommendRequest) -> Any:
         """Recommends items to a person, best first, and records what is shown.

@@ -5,7 +5,7 @@ import time
 from datetime import datetime
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Header, Path, Query
 from pydantic import BaseModel, Field
 
 from llmrec.serving.errors import ApiError
@@ -25,6 +25,11 @@ ACTIONS: dict[str, Literal["impression", "click", "purchase", "skip"]] = {
 
 
 User = Annotated[UserId, Path(description="Id of the person.")]
+Category = Annotated[str, Path(min_length=1, max_length=200, description="A category.")]
+Offset = Annotated[int, Query(ge=0, le=0, description="Lists have one page, because all shown items are recorded.")]
+Version = Annotated[
+    str | None, Header(alias="X-API-Version", description="`2`: items with their probability. Otherwise ids alone.")
+]
 Count = Annotated[int, Query(ge=1, le=MAX_LENGTH, description="Number of items.")]
 
 
@@ -45,6 +50,16 @@ class GorseSuccess(BaseModel):
     RowAffected: int
 
 
+class GorseScore(BaseModel):
+    """A recommended item."""
+
+    Id: str
+    Score: float
+
+
+Recommended = list[str] | list[GorseScore]
+
+
 def gorse_routes(service: Service) -> APIRouter:
     """The routes of Gorse that this server has."""
     router = APIRouter(prefix="/api", tags=["Gorse"])
@@ -58,19 +73,22 @@ def gorse_routes(service: Service) -> APIRouter:
         return GorseSuccess(RowAffected=await service.add_feedback([to_event(event) for event in events]))
 
     @router.get("/recommend/{user}")
-    async def recommend(user: User, n: Count = 10) -> list[str]:
-        """Recommends ids of items to a person, and records them as shown."""
-        return await recommended(RecommendRequest(user=user, k=n))
+    async def recommend(user: User, n: Count = 10, offset: Offset = 0, version: Version = None) -> Recommended:
+        """Recommends items to a person, and records them as shown."""
+        return await recommended(RecommendRequest(user=user, k=n), version)
 
     @router.get("/recommend/{user}/{category}")
     async def recommend_category(
-        user: User, category: Annotated[str, Path(max_length=200, description="A category.")], n: Count = 10
-    ) -> list[str]:
-        """Recommends ids of items of a category to a person, and records them as shown."""
-        return await recommended(RecommendRequest(user=user, k=n, categories=[category]))
+        user: User, category: Category, n: Count = 10, offset: Offset = 0, version: Version = None
+    ) -> Recommended:
+        """Recommends items of a category to a person, and records them as shown."""
+        return await recommended(RecommendRequest(user=user, k=n, categories=[category]), version)
 
-    async def recommended(request: RecommendRequest) -> list[str]:
-        return [item.item for item in (await service.recommend(request)).items]
+    async def recommended(request: RecommendRequest, version: str | None) -> Recommended:
+        items = (await service.recommend(request)).items
+        if version == "2":
+            return [GorseScore(Id=item.item, Score=item.score) for item in items]
+        return [item.item for item in items]
 
     return router
 

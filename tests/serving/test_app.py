@@ -180,6 +180,27 @@ def test_items_are_found_by_title_and_category(client: TestClient) -> None:
     assert wrong["code"] == "unknown_category" and "Did you mean Sci-Fi?" in wrong["message"]
 
 
+def test_routes_of_gorse(client: TestClient, service: Service) -> None:
+    """`read` is an impression, `like` a click; equal events are stored once; ids or scores by the API version."""
+    rows = [
+        {"FeedbackType": kind, "UserId": "g", "ItemId": item, "Timestamp": "2026-01-31T12:00:00+00:00", "Value": value}
+        for kind, item, value in (("read", "i1", 0), ("like", "i2", 0), ("rating", "i3", 4.0))
+    ]
+    assert client.post("/api/feedback", json=rows).json() == {"RowAffected": 3}
+    assert client.put("/api/feedback", json=rows).json() == {"RowAffected": 0}
+    stored = [(row["type"], row["value"], row["at"]) for row in service.store.rows(feedback, ["item_id"])]
+    assert stored == [("impression", None, 1769860800.0), ("click", None, 1769860800.0), ("rating", 4.0, 1769860800.0)]
+    found = client.get("/api/recommend/g", params={"n": 20}).json()
+    assert sorted(found) == ["i0", "i1", "i4", "i5", "i6", "i7", "i8", "i9"]
+    scored = client.get("/api/recommend/g/Comedy", headers={"X-API-Version": "2"}).json()
+    assert {one["Id"] for one in scored} == {"i1", "i6"} and sum(one["Score"] for one in scored) == pytest.approx(1)
+    wrong = client.post("/api/feedback", json=[rows[0] | {"FeedbackType": "hate"}])
+    assert wrong.status_code == 422 and wrong.json()["error"]["code"] == "unknown_feedback_type"
+    late = client.post("/api/feedback", json=[rows[0] | {"Timestamp": "yesterday"}])
+    assert late.json()["error"]["message"].startswith("Timestamp is not a date")
+    assert client.get("/api/recommend/g", params={"offset": 5}).status_code == 422
+
+
 # --- errors ---
 
 
