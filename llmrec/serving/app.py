@@ -72,7 +72,7 @@ def make_app(service: Service, limits: Limits, keys: Sequence[str]) -> FastAPI:
     app.include_router(_recommend_routes(service))
     app.include_router(_catalogue_routes(service))
     app.include_router(_operation_routes(service))
-    app.include_router(gorse_routes(service), responses=LIMITED)
+    app.include_router(gorse_routes(service), responses=LIMITED | _errors(404, 409))
     app.add_middleware(Guard, limits=limits, keys=keys, metrics=service.metrics)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _invalid_request)

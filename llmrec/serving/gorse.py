@@ -122,5 +122,5 @@ def _seconds(timestamp: str) -> float:
         return datetime.fromisoformat(timestamp).timestamp()
     except (ValueError, OverflowError):
         raise ApiError(
-            422, "invalid_request", "Timestamp is not a date. Expected ISO 8601, such as 2026-01-31."
+            422, "invalid_timestamp", "Timestamp is not a date. Expected ISO 8601, such as 2026-01-31."
         ) from None
