@@ -1,12 +1,13 @@
 """Commands that run the stages of an experiment: prepare, sft, reward, ppo, evaluate, report and run."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from llmrec.cli.check import check_log_of, print_log_check
 from llmrec.cli.doctor import data_report, print_data_report
 from llmrec.cli.hub import push_if_configured
 from llmrec.cli.options import ConfigArgument, JsonOption
@@ -29,13 +30,29 @@ if TYPE_CHECKING:
 
 
 def prepare_command(
-    config: ConfigArgument,
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="YAML config or run directory; with --check also an event log.")
+    ],
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Read the first 10,000 lines only, and print what each column is and a config that fits."
+        ),
+    ] = False,
     report: Annotated[
         bool, typer.Option("--report", help="Print what misleads about the data, and what plain counts reach on it.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Read the event log, split it and write the dataset card."""
+    if check:
+        with reserve_stdout(as_json):
+            found = check_log_of(config)
+        if as_json:
+            print_json(asdict(found))
+        else:
+            print_log_check(console_for(), found)
+        return
     if not report:
         run_one_stage(config, "data", as_json)
         return

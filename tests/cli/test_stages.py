@@ -59,6 +59,23 @@ def test_prepare_reports_what_misleads_and_what_counts_reach(llmrec, capsys, tmp
     assert card == json.loads((tmp_path / "runs" / "a" / "data" / "card.json").read_text()) | card
 
 
+def test_prepare_checks_a_log_and_prints_a_config_that_works(llmrec, capsys, tmp_path: Path) -> None:
+    rows = [f"u{n % 4},{n % 7},{10**9 + n},{n % 5 + 1}" for n in range(60)]
+    (tmp_path / "log.csv").write_text("user,product,time,stars\n" + "\n".join(rows))
+    (tmp_path / "goods.csv").write_text("product,title\n" + "\n".join(f"{n},Pan {n}" for n in range(7)))
+    assert llmrec("prepare", "--check", str(tmp_path / "log.csv")) == 0
+    out = capsys.readouterr().out
+    assert "60 events, 60 clicks, 24 purchases" in out and not (tmp_path / "runs").exists()
+    config = tmp_path / "log.yaml"
+    config.write_text(out[out.index("# A config") :] + f"output_dir: {tmp_path}/runs\n")
+    assert llmrec("prepare", str(config)) == 0
+    assert "60 events read" in capsys.readouterr().out
+    assert llmrec("prepare", "--check", str(config), "--json") == 0
+    check = json.loads(capsys.readouterr().out)
+    assert [one["use"].split(":")[0] for one in check["columns"]] == ["user_id", "item_id", "timestamp", "rating"]
+    assert llmrec("prepare", "--check", str(tmp_path)) == 2
+
+
 def make_report() -> dict:
     value = {"value": 0.2, "ci95": [0.1, 0.3], "n": 9}
     return {

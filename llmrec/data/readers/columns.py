@@ -276,11 +276,11 @@ def _seconds_of(dates: pd.Series) -> pd.Series:
     return (dates - epoch) / pd.Timedelta(seconds=1)
 
 
-def date_formats(values: pd.Series) -> list[str]:
-    """The common formats of dates and times that fit the first 1,000 values."""
+def date_formats(values: pd.Series, share: float = 1.0) -> list[str]:
+    """The common formats of dates and times that fit a share of the first 1,000 values."""
     sample = as_text(values.iloc[:1000])
     formats = [date + time for date in _COMMON_DATES for time in _COMMON_TIMES]
-    return [one for one in formats if pd.to_datetime(sample, format=one, errors="coerce").notna().all()]
+    return [one for one in formats if pd.to_datetime(sample, format=one, errors="coerce").notna().mean() >= share]
 
 
 def _suggested_formats(values: pd.Series) -> str:

@@ -1,0 +1,118 @@
+"""`prepare --check`: roles of columns, and a suggested config that works as it is."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from llmrec.config import parse_config
+from llmrec.data.check import check_config, check_file
+from llmrec.data.prepare import build_data
+from llmrec.data.readers import read_log
+from llmrec.errors import DataError
+
+ACTIONS = ["view", "add_to_cart", "remove_from_cart", "order"]
+
+
+def shop(directory: Path, log: str = "orders.csv", separator: str = ",", encoding: str = "utf-8", **renamed) -> Path:
+    """A log of a shop, with a table of its products and one of its customers."""
+    rows = [
+        {
+            "customer": f"ç{n % 7}",
+            "sku": f"{n % 11}",
+            "created_at": f"{1 + n % 28:02}/09/2020 12:{n % 60:02}",
+            "action": ACTIONS[n % 4],
+            "amount": str(n / 2),
+        }
+        for n in range(300)
+    ]
+    frame = pd.DataFrame(rows).rename(columns=renamed)
+    tables = {
+        log: frame,
+        "products.csv": pd.DataFrame({"sku": range(11), "title": [f"Café {n}" for n in range(11)]}),
+        "customers.csv": pd.DataFrame({"customer": [f"ç{n}" for n in range(7)], "country": "DE"}),
+    }
+    for name, table in tables.items():
+        (directory / name).write_bytes(table.to_csv(index=False).replace(",", separator).encode(encoding))
+    return directory / log
+
+
+def prepared(check):
+    """The data that the suggested config gives."""
+    config = parse_config(json.loads(json.dumps(check.config)))
+    return build_data(read_log(config.data), config.data, seed=0)
+
+
+@pytest.mark.parametrize(("separator", "encoding"), [(",", "utf-8"), (";", "utf-8"), ("::", "utf-8"), ("\t", "cp1252")])
+def test_an_unknown_log_gets_a_config_that_works(tmp_path, separator, encoding):
+    check = check_file(shop(tmp_path, separator=separator, encoding=encoding))
+    data = check.config["data"]
+    assert data["columns"] == {
+        "user_id": "customer",
+        "item_id": "sku",
+        "timestamp": "created_at",
+        "event_type": "action",
+    }
+    assert (Path(data["items"]).name, Path(data["users"]).name) == ("products.csv", "customers.csv")
+    assert data["click"] == ["add_to_cart", "order", "view"] and data["purchase"] == ["order"]
+    assert data["timestamp_format"] in ("%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M")
+    assert data.get("encoding") == (encoding if encoding != "utf-8" else None)
+    result = prepared(check)
+    assert (result.num_users, result.num_items) == (7, 11)
+    assert result.card["purchase_events"] == 75
+    assert result.items["title"].iloc[0] == "Café 0" and result.users["country"].iloc[0] == "DE"
+
+
+def test_each_column_is_described(tmp_path):
+    columns = {one.name: one for one in check_file(shop(tmp_path)).columns}
+    assert columns["customer"].use == "user_id: 7 different"
+    assert columns["created_at"].use.endswith("2020-09-01 12:00 to 2020-09-28 12:55")
+    assert columns["action"].use.startswith("event_type: view 25%")
+    assert columns["amount"].use == "none, but rules can compare it"
+    assert columns["sku"].examples == ["0", "1", "2"] and columns["sku"].missing == 0
+
+
+def test_ratings_make_rules(tmp_path):
+    path = shop(tmp_path)
+    frame = pd.read_csv(path).rename(columns={"created_at": "time"}).drop(columns=["action", "amount"])
+    frame.assign(stars=[1 + n % 5 for n in range(300)], time=range(10**9, 10**9 + 300)).to_parquet(
+        tmp_path / "log.parquet", index=False
+    )
+    path.unlink()
+    check = check_file(tmp_path / "log.parquet")
+    assert (check.config["data"]["click"], check.config["data"]["purchase"]) == (["rating>=1"], ["rating>=4"])
+    assert prepared(check).num_users == 7
+
+
+def test_rows_that_cannot_be_used_are_counted(tmp_path):
+    path = shop(tmp_path)
+    with path.open("a") as file:
+        file.write("x,missing,01/09/2020 12:00,view,1\nx,1,never,view,1\n")
+    check = check_file(path)
+    assert check.config["data"]["bad_rows"] == "skip"
+    assert any("unusable created_at" in note and "line 303: 'never'" in note for note in check.notes)
+    assert any("item that the item table lacks" in note for note in check.notes)
+    prepared(check)
+
+
+def test_what_is_missing_is_said(tmp_path):
+    path = shop(tmp_path)
+    (tmp_path / "products.csv").write_text("code,name\n" + "".join(f"{n},Pan {n}\n" for n in range(11)))
+    (note,) = check_file(path).notes
+    assert "products.csv may be the item table: its column `code`" in note and "`item_id`" in note
+    (tmp_path / "products.csv").unlink()
+    assert "No file beside the log is its item table" in check_file(path).notes[0]
+    (tmp_path / "log.csv").write_text("a,b\n1,2\n")
+    check = check_file(tmp_path / "log.csv")
+    assert check.config is None and "`data.columns.user_id`" in check.notes[0]
+    with pytest.raises(DataError, match="expected an event log"):
+        check_file(tmp_path / "absent.csv")
+
+
+def test_a_config_is_checked_on_the_first_lines(tmp_path):
+    check = check_file(shop(tmp_path))
+    config = parse_config(check.config)
+    again = check_config(config.data)
+    assert again.columns == check.columns and again.outcome == check.outcome and again.config is None
+    assert "300 events, 225 clicks, 75 purchases" in again.outcome
