@@ -74,7 +74,7 @@ def by_pandas(path: Path) -> int:
 
 
 def by_polars(path: Path) -> int:
-    import polars
+    import polars  # pyright: ignore[reportMissingImports]
 
     time_of = polars.col("timestamp")
     first = polars.scan_csv(path).group_by("user_id", "item_id")

@@ -349,9 +349,9 @@ def _faults_of_a_call(shop: Shop, call: Call) -> Iterator[Outcome]:
     # The last statement of a text that was broken off may be half of one.
     if any(one.statements - one.true > (not one.finished) for one in call.stated):
         yield Outcome("wrong", "a justification is untrue")
-    scores = [one.score for one in call.answer]
+    scores = [one.score for one in call.answer if one.score is not None]
     proper = all(math.isfinite(score) and score > 0 for score in scores) and sum(scores) < 1 + 1e-4
-    if not proper or scores != sorted(scores, reverse=True):
+    if len(scores) < len(call.answer) or not proper or scores != sorted(scores, reverse=True):
         yield Outcome("wrong", "scores are not probabilities in order")
 
 

@@ -10,6 +10,7 @@ model of item ids alone cannot exceed.
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def without(data: InteractionData, hidden: np.ndarray) -> InteractionData:
     """The training events of a log without the hidden items, bool [N]. There is no validation set."""
     keep = [~hidden[history] for history in data.train_histories]
 
-    def kept(columns: list[np.ndarray]) -> list[np.ndarray]:
+    def kept(columns: Sequence[np.ndarray]) -> list[np.ndarray]:
         return [values[: len(mask)][mask] for values, mask in zip(columns, keep, strict=True)]
 
     return replace(

@@ -43,7 +43,7 @@ def generation_report(
     decisions = Decisions.from_targets(data, Targets(users, lengths[users]), config.catalogue)
     own = decisions.select(own_rows(len(decisions)))
     written = gathered(write(policy, own, config.ppo.response_length, advance), len(decisions))
-    histories = [set(data.histories[user].tolist()) for user in users]
+    histories = [set(data.histories[user].tolist()) for user in users.tolist()]
     sample = np.random.default_rng((config.seed, 17)).permutation(len(decisions))[:FAITHFULNESS_USERS]
     chosen = decisions.select(sample), [written[m] for m in sample]
     measured: dict[str, Any] = {
