@@ -230,7 +230,10 @@ def compared_with_process(shop: Shop, request: Request) -> Outcome:
     if any("\0" in argument for argument in request.arguments):
         return Outcome("refused", "the operating system")
     here = answer_in_process(shop, request)
-    there = answer_of_process(request)
+    try:
+        there = answer_of_process(request)
+    except subprocess.TimeoutExpired:
+        return Outcome("hang", "the process")
     if there.code not in (0, 2):
         return Outcome("traceback", f"exit code {there.code}: {without_values(_last_line(there.err), shop.directory)}")
     if (here.code, here.out) != (there.code, there.out):
