@@ -283,10 +283,10 @@ def recorded_calls(shop: Shop) -> Iterator[list[Call]]:
     alone = Recommender(shop.recommender.policy, shop.recommender.max_new_tokens)
     from_pretrained = Recommender.from_pretrained
 
-    def recorded(self: Recommender, history: Any = None, user: Any = None, top_k: int = 5, exclude: Any = None) -> Any:
+    def recorded(self: Recommender, history: Any = None, user: Any = None, exclude: Any = None, **others: Any) -> Any:
         call = Call(history, user, exclude or (), [], [])
         calls.append(call)
-        call.answer.extend(recommend(self, history, user, top_k, exclude))
+        call.answer.extend(recommend(self, history=history, user=user, exclude=exclude or (), **others))
         return call.answer
 
     def checked(*arguments: Any) -> Groundedness:
