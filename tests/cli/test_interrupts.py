@@ -36,8 +36,8 @@ def config(tmp_path: Path, base: str) -> Path:
 
 
 def tiny_config(folder: Path, base: str) -> Path:
-    """Writes a log of 14 users and 16 items and its config; returns the path of the config."""
-    clicks = [(user, step, (user * 5 + step * (1 + user % 4)) % 16) for user in range(14) for step in range(9)]
+    """Writes a log of 40 users and 16 items and its config; returns the path of the config."""
+    clicks = [(user, step, (user * 5 + step * (1 + user % 4)) % 16) for user in range(40) for step in range(9)]
     rows = [f"u{user},i{item},{step},{1 + step % 5}" for user, step, item in clicks]
     (folder / "log.csv").write_text("user_id,item_id,timestamp,rating\n" + "\n".join(rows) + "\n")
     items = [f"i{item},Film {item},{('Drama', 'Comedy', 'War')[item % 3]},{1980 + item}" for item in range(16)]
