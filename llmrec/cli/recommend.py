@@ -101,7 +101,7 @@ def recommend_command(
     ranked: list[RankedItem] = []
     with reserve_stdout(as_json):
         console = console_for(stderr=as_json)
-        recommender = source.load() if run is None or agent is None else _load_agent(run, agent)
+        recommender = source.load() if run is None or agent is None else _load_agent(Run.open(run), agent)
         excluded = recommender.resolve_titles(exclude or [])
         if user is not None or history or history_ids:
             items = None if user is not None else recommender.resolve_titles(history or [])
@@ -159,20 +159,21 @@ class ModelSource:
 
     def load(self) -> "Recommender":
         """Loads the model."""
+        run = None if self.run is None else Run.open(self.run)  # tells of a wrong path before the slow imports
         # bitsandbytes compiles functions when it is imported, which loads PyTorch's whole compiler for nothing.
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
         from llmrec.recommend import Recommender
 
         if self.model is not None:
             return Recommender.from_pretrained(self.model, self.revision, self.quantized)
-        assert self.run is not None  # see check
-        return Recommender.from_run(Run.open(self.run), self.adapter, self.quantized)
+        assert run is not None  # see check
+        return Recommender.from_run(run, self.adapter, self.quantized)
 
 
-def _load_agent(run: Path, name: str) -> "AgentRecommender":
+def _load_agent(run: Run, name: str) -> "AgentRecommender":
     from llmrec.agents.recommend import AgentRecommender
 
-    return AgentRecommender.from_run(Run.open(run), name)
+    return AgentRecommender.from_run(run, name)
 
 
 def _check_person(
