@@ -1,6 +1,7 @@
 """Fixtures: a tiny language model and a tiny catalogue, of the same classes as real ones."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ TITLES = (
     ("Delta", ["Musical"], 1990),
     ("Echo", [], None),
 )
+
+os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and tables would be narrower than without it
 
 
 def make_base(directory: Path | str, hidden_size: int = 32, layers: int = 2) -> str:

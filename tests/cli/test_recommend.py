@@ -19,7 +19,8 @@ def test_titles_are_arguments_before_or_after_the_options(llmrec, capsys, run_di
     assert llmrec("recommend", *arguments) == 0
     out, err = capsys.readouterr()
     answer = json.loads(out)
-    assert set(answer) == {"user", "history", "history_ids", "exclude", "adapter", "model", "recommendations"}
+    asked = {"user", "history", "history_ids", "exclude", "adapter", "agent", "model"}
+    assert set(answer) == asked | {"recommendations"}
     assert answer["history"] == TITLES and answer["exclude"] == []
     assert [item["title"] for item in answer["recommendations"]] == ["Heat (1995)"]
     assert "a library prints this" in err
