@@ -9,7 +9,7 @@ from stable_baselines3 import A2C, DDPG, DQN, PPO, TD3
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import NormalActionNoise
 
-from llmrec.agents.agent import DeepAgent
+from llmrec.agents.agent import MODEL_FILE, DeepAgent
 from llmrec.agents.environment import AgentVecEnv
 from llmrec.agents.learners import Advance
 
@@ -51,8 +51,6 @@ class Deep:
 
     def load(self, folder: Any) -> DeepAgent:
         """Reads what `DeepAgent.save` wrote."""
-        from llmrec.agents.agent import MODEL_FILE
-
         return DeepAgent(self.kind.load(folder / MODEL_FILE, device="cpu"))
 
 

@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from llmrec.agents.agent import ConstantAgent, LinearAgent, TableAgent, policy_of, table_states, with_constant
+from llmrec.agents.agent import (
+    TABLE_FEATURES,
+    ConstantAgent,
+    LinearAgent,
+    TableAgent,
+    policy_of,
+    table_states,
+    with_constant,
+)
 from llmrec.agents.environment import AgentVecEnv
 from llmrec.simulator.policies import live
 from llmrec.simulator.tabular import q_target
@@ -106,8 +114,6 @@ def q_learning(env: AgentVecEnv, steps: int, gamma: float, seed: int, advance: A
 
 def table_edges(observations: np.ndarray) -> np.ndarray:
     """Quantiles that cut each feature of the table into bins, float64 [3, bins - 1]."""
-    from llmrec.agents.agent import TABLE_FEATURES
-
     shares = np.arange(1, TABLE_BINS) / TABLE_BINS
     return np.quantile(observations[:, list(TABLE_FEATURES)], shares, axis=0).T.astype(np.float64)
 

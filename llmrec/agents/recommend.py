@@ -8,7 +8,7 @@ import numpy as np
 from llmrec.agents.agent import policy_of
 from llmrec.agents.registry import LEARNERS, action_sets, contenders
 from llmrec.agents.report import AGENTS_REPORT
-from llmrec.agents.stage import FOLDER, agent_folder
+from llmrec.agents.stage import FOLDER, RESULT_FILE, agent_folder
 from llmrec.catalogue.lookup import items_named, items_with_ids, user_with_id
 from llmrec.catalogue.names import NameIndex
 from llmrec.data.dataset import InteractionData, load_data
@@ -128,4 +128,4 @@ class AgentRecommender:
 
 
 def _validation(run: Run, world: str, name: str, seed: int) -> float:
-    return read_json(agent_folder(run, world, name, seed) / "result.json")["validation"]
+    return read_json(agent_folder(run, world, name, seed) / RESULT_FILE)["validation"]

@@ -3,9 +3,7 @@
 Two thirds of the users of a world train agents and choose the best; the last third tests them.
 """
 
-import resource
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +30,7 @@ from llmrec.simulator.policies import BOUND, Lives, Scores, live, log_policies, 
 from llmrec.simulator.stage import FOLDER as WORLDS
 from llmrec.simulator.stage import PLANS, simulate
 from llmrec.simulator.world import World, load_world
+from llmrec.timing import OTHER, Clock
 
 FOLDER = "agents"
 RESULT_FILE = "result.json"
@@ -99,13 +98,13 @@ def _train(run: Run, world: World, one: Contender, seed: int, actions: Actions, 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     steps = _Counter(advance)
-    clock = _Clock()
+    clock = Clock()
     env = AgentVecEnv(training, actions, config.num_envs, seed, world.slate)
     agent = LEARNERS[one.learner].train(env, config.steps, one.gamma, seed, steps)
-    seconds, cpu_seconds = clock.seconds()
+    spent = clock.spent()[OTHER]
     agent.save(folder)
     found = _measure(training, testing, policy_of(agent, actions), run, world.slate)
-    result = {"steps": steps.count, "seconds": seconds, "cpu_seconds": cpu_seconds, **found}
+    result = {"steps": steps.count, **spent, **found}
     write_json(folder / RESULT_FILE, plain(result))
 
 
@@ -183,18 +182,3 @@ class _Counter:
     def __call__(self, steps: int) -> None:
         self.count += steps
         self.advance(steps)
-
-
-class _Clock:
-    """Seconds, and CPU seconds of this process, since it was made."""
-
-    def __init__(self) -> None:
-        self._started = time.perf_counter(), self._cpu()
-
-    def seconds(self) -> tuple[float, float]:
-        """Seconds and CPU seconds."""
-        return time.perf_counter() - self._started[0], self._cpu() - self._started[1]
-
-    def _cpu(self) -> float:
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        return used.ru_utime + used.ru_stime

@@ -1,5 +1,6 @@
 """`llmrec agents` on a small log: what is trained, measured, kept and served."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from llmrec.agents.recommend import AgentRecommender
 from llmrec.agents.registry import LEARNERS, Contender, Learner
 from llmrec.agents.report import compare
 from llmrec.config import AgentsConfig, load_config
-from llmrec.errors import CatalogueError, RunError
+from llmrec.errors import CatalogueError, RunError, UserError
 from llmrec.run import Run, run_all
 from llmrec.simulator.people import People
 from llmrec.simulator.world import World
@@ -137,6 +138,14 @@ def test_an_agent_recommends_to_users_of_the_log_and_to_others() -> None:
 def test_a_run_without_agents_says_what_to_do(run: Run) -> None:
     with pytest.raises(RunError, match="llmrec agents"):
         AgentRecommender.from_run(run, "best")
+
+
+def test_a_missing_extra_is_named(monkeypatch) -> None:
+    from llmrec import agents
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'llmrec\[simulate\]'"):
+        importlib.reload(agents)
 
 
 def llmrec(*arguments: str) -> SimpleNamespace:
