@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from llmrec.cli.options import AdapterOption, JsonOption
+from llmrec.cli.options import AdapterOption, FullPrecisionOption, JsonOption, ModelOption, RevisionOption
 from llmrec.cli.output import print_json, print_line
 from llmrec.cli.process import reserve_stdout
 from llmrec.cli.recommend_batch import recommend_batch
@@ -44,22 +44,15 @@ def recommend_command(
         ),
     ] = None,
     run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Run directory.")] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(metavar="DIR|OWNER/NAME", help="Saved adapter or hub repository, instead of --run."),
-    ] = None,
-    revision: Annotated[
-        str | None, typer.Option(metavar="REV", help="Branch, tag or commit of the hub repository in --model.")
-    ] = None,
+    model: ModelOption = None,
+    revision: RevisionOption = None,
     user: Annotated[str | None, typer.Option(metavar="ID", help="User of the event log, instead of titles.")] = None,
     top_k: Annotated[int, typer.Option(min=1, metavar="N", help="Number of recommendations.")] = 5,
     exclude: Annotated[
         list[str] | None,
         typer.Option(metavar="TITLE|ID", help="Title or id to leave out. Repeat the option for several."),
     ] = None,
-    full_precision: Annotated[
-        bool, typer.Option("--full-precision", help="Load the base model unquantized, even if training quantized it.")
-    ] = False,
+    full_precision: FullPrecisionOption = False,
     request: Annotated[
         str | None,
         typer.Option(metavar="TEXT", help='What the person asks for, such as "something funny from the eighties".'),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmrec.cli.options import AdapterOption
+from llmrec.cli.options import AdapterOption, FullPrecisionOption, ModelOption, RevisionOption
 from llmrec.cli.output import print_line
 from llmrec.cli.recommend import ModelSource
 from llmrec.errors import UserError
@@ -20,17 +20,10 @@ STORE_FILE = "feedback.db"
 
 def serve_command(
     run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Run directory.")] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(metavar="DIR|OWNER/NAME", help="Saved adapter or hub repository, instead of --run."),
-    ] = None,
-    revision: Annotated[
-        str | None, typer.Option(metavar="REV", help="Branch, tag or commit of the hub repository in --model.")
-    ] = None,
+    model: ModelOption = None,
+    revision: RevisionOption = None,
     adapter: AdapterOption = None,
-    full_precision: Annotated[
-        bool, typer.Option("--full-precision", help="Load the base model unquantized, even if training quantized it.")
-    ] = False,
+    full_precision: FullPrecisionOption = False,
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, metavar="N", help="Port; 0 takes a free one.")] = 8000,
     store: Annotated[
