@@ -27,7 +27,7 @@ class Rankers:
 
     def scores(self, people: People, state: State) -> np.ndarray:
         """Scores of all items by each ranker, with mean 0 and variance 1 over the items of a row, float32 [n, R, N]."""
-        histories = clicked_histories(state, self.num_items)
+        histories = clicked_histories(people, state)
         found = [self._fitted[name].scores(histories) for name in RANKERS if name in self._fitted]
         found.append(np.broadcast_to(self._bought, (len(histories), self.num_items)))
         found.append(-state.fatigue @ people.population.categories.T)

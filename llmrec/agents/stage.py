@@ -17,6 +17,7 @@ from llmrec.agents.environment import AgentVecEnv
 from llmrec.agents.learners import Advance
 from llmrec.agents.registry import LEARNERS, Contender, action_sets, contenders
 from llmrec.agents.report import AGENTS_REPORT, CHART_FILE, compare, draw
+from llmrec.agents.trained import TrainedModels
 from llmrec.data.dataset import load_data
 from llmrec.errors import RunError
 from llmrec.files import plain, read_json, write_json
@@ -56,13 +57,14 @@ def train_agents(run: Run, say: Callable[[str], Any]) -> dict[str, Any]:
     with locked(run.directory):
         data = load_data(run.path("data"))
         actions = action_sets(data)
-        policies = {**log_policies(data), BOUND: true_tastes}
+        models = TrainedModels.from_run(run, data)
         every = contenders(run.config.agents.names, run.config.agents.gamma)
         check_folder(run)
         worlds = {}
         for plan in PLANS:
             world = load_world(run.directory / WORLDS / plan.name)
             trained = _train_all(run, world, every, actions, say)
+            policies = {**log_policies(data), **models.policies(world), BOUND: true_tastes}
             worlds[plan.name] = (world, trained | _fixed(run, world, policies))
         report = compare(worlds, run.config.agents)
         write_json(run.directory / FOLDER / AGENTS_REPORT, plain(report))

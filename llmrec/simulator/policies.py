@@ -81,19 +81,23 @@ def of_recommender(fitted: Fitted) -> Scores:
     """Lets a recommender score the items after what each life has clicked."""
 
     def scores(people: People, state: State) -> np.ndarray:
-        return fitted.scores(clicked_histories(state, people.num_items))
+        return fitted.scores(clicked_histories(people, state))
 
     return scores
 
 
-def clicked_histories(state: State, num_items: int) -> list[np.ndarray]:
-    """Clicked items of each life, oldest first as far as the state remembers the order, int64 arrays."""
-    older = state.seen
+def clicked_histories(people: People, state: State) -> list[np.ndarray]:
+    """Clicked items of each life, oldest first, int64 arrays.
+
+    The order is that of the last click on each item, to the day. Only the newest clicks are remembered exactly.
+    """
     histories = []
-    for row in range(len(state.life)):
-        newest = state.recent[row][state.recent[row] < num_items]
-        older[row, newest] = False
-        histories.append(np.concatenate([np.flatnonzero(older[row]), newest]))
+    for row, seen in enumerate(state.seen):
+        newest = state.recent[row][state.recent[row] < people.num_items]
+        known = people.population.known[int(state.user[row])]
+        items = np.concatenate([known, np.setdiff1d(np.flatnonzero(seen), known)])
+        by_day = items[np.argsort(state.last_click[row, items], kind="stable")]
+        histories.append(np.concatenate([by_day[~np.isin(by_day, newest)], newest]))
     return histories
 
 
