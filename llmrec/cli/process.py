@@ -27,6 +27,10 @@ STOPPED = {
     143: "Terminated.",
     129: "The terminal was closed.",
 }
+# Libraries in Rust and C++ report a full disk in the message only. The last three come from `torch.save`.
+_FULL_DISK = re.compile(
+    "No space left on device|PytorchStreamWriter failed writing|inline_container.*unexpected pos|iostream error"
+)
 _OUT_OF_MEMORY = re.compile(r"can't allocate memory|CUDA(BLAS)?[ _\w:]*(out of memory|ALLOC_FAILED)|bad_alloc")
 
 _OTHER_PROCESS_ENDED = re.compile(r"Connection (closed|reset) by peer|remote (worker|process)", re.IGNORECASE)
@@ -145,15 +149,12 @@ def _explain_encoding(error: UnicodeEncodeError) -> str | None:
 
 
 def _full_disk(error: BaseException | None) -> str | None:
-    """The message of a full disk, if an error or one of its causes is one.
-
-    Libraries in Rust and C++ report a full disk in the message only, without an error number.
-    """
+    """The message of a full disk, if an error or one of its causes is one."""
     followed: set[int] = set()
     while error is not None and id(error) not in followed:
         followed.add(id(error))
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or "No space left on device" in str(error) or "PytorchStreamWriter failed writing" in str(error):
+        if full or _FULL_DISK.search(str(error)):
             return str(error)
         error = error.__cause__ or error.__context__
     return None

@@ -36,6 +36,7 @@ def os_error(number: int, *path: str) -> OSError:
         (TrainingError("the loss is NaN"), 1, "error: the loss is NaN"),
         (os_error(errno.ENOSPC), 2, "Free some space"),
         (RuntimeError("I/O error: No space left on device (os error 28)"), 2, "Free some space"),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 39811 vs 39764"), 2, "Free some"),
         (os_error(errno.EACCES, "log.csv"), 2, "Permission denied (log.csv). Change the permissions"),
         (os_error(errno.EROFS, "runs"), 2, "a writable `output_dir`"),
         (os_error(errno.ENOTDIR, "a/b"), 2, "Not a directory (a/b). Move or rename what is in the way"),
