@@ -50,11 +50,11 @@ class Assigner:
         self.arms = list(config.arms)
         self._shares = list(config.arms.values())
         self._upper = np.cumsum(self._shares)[:-1]
-        self._hash = hashlib.sha256(_SEPARATOR.join([config.salt.encode(), config.name.encode(), b""]))
+        self._hash = _hash_of(config.salt, config.name)
 
     def indices(self, user_ids: Iterable[str]) -> np.ndarray:
         """Index of each user's arm, int64 [U]: the share of the hash space in which the user's SHA-256 lies."""
-        draws = np.array([self._draw(user) for user in user_ids], dtype=np.float64)
+        draws = np.array([_draw(self._hash, user) for user in user_ids], dtype=np.float64)
         return np.searchsorted(self._upper, draws, side="right")
 
     def assign(self, user_ids: Iterable[str]) -> list[Assignment]:
@@ -65,8 +65,18 @@ class Assigner:
             for user, arm in zip(users, self.indices(users), strict=True)
         ]
 
-    def _draw(self, user_id: str) -> float:
-        """A number in [0, 1) from the first 53 bits of the hash."""
-        digest = self._hash.copy()
-        digest.update(user_id.encode())
-        return (int.from_bytes(digest.digest()[:8], "big") >> 11) / 2**53
+
+def draw(salt: str, test: str, user_id: str) -> float:
+    """The place of a user in the hash space of a test, in [0, 1). Arms are served to consecutive parts of it."""
+    return _draw(_hash_of(salt, test), user_id)
+
+
+def _hash_of(salt: str, test: str) -> "hashlib._Hash":
+    return hashlib.sha256(_SEPARATOR.join([salt.encode(), test.encode(), b""]))
+
+
+def _draw(prefix: "hashlib._Hash", user_id: str) -> float:
+    """A number in [0, 1) from the first 53 bits of the hash."""
+    digest = prefix.copy()
+    digest.update(user_id.encode())
+    return (int.from_bytes(digest.digest()[:8], "big") >> 11) / 2**53

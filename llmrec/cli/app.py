@@ -23,6 +23,7 @@ from llmrec.cli import (
     serve,
     simulate,
     stages,
+    versions,
 )
 from llmrec.cli.process import exit_with, fail
 
@@ -64,6 +65,7 @@ COMMANDS = {
     "recommend": recommend.recommend_command,
     "serve": serve.serve_command,
     "feedback": feedback.feedback_command,
+    "versions": versions.versions_command,
     "config": config.config_command,
     "estimate": estimate.estimate_command,
     "simulate": simulate.simulate_command,

@@ -13,7 +13,7 @@ from llmrec.progress.console import console_for
 from llmrec.run import Run
 
 if TYPE_CHECKING:
-    from llmrec.recommend import Recommender
+    from llmrec.serving.server import Model
 
 STORE_FILE = "feedback.db"
 
@@ -74,17 +74,20 @@ def serve_command(
     serve(lambda: _load(source), options, ready=lambda address: print_line(console, f"ready: {address}"))
 
 
-def _load(source: ModelSource) -> tuple["Recommender", str]:
-    """The model of a source, and a name of its version."""
+def _load(source: ModelSource) -> "Model":
+    """The model of a source. A run without `--adapter` is served by its versions."""
     from llmrec.hub.client import find_adapter
-    from llmrec.serving.server import policy_version
+    from llmrec.serving.server import Model
+    from llmrec.versions.registry import Registry, version_label
 
-    recommender = source.load()
     if source.model is not None:
-        return recommender, policy_version(find_adapter(source.model, source.revision), source.model)
+        adapter = find_adapter(source.model, source.revision)
+        return Model(source.load(), version_label(adapter, source.model))
     assert source.run is not None  # see ModelSource.check
     run = Run.open(source.run)
-    return recommender, policy_version(run.adapter(source.adapter), run.adapter_stage(source.adapter))
+    if source.adapter is None:
+        return Model.of_registry(Registry(run), source.quantized)
+    return Model(source.load(), version_label(run.adapter(source.adapter), source.adapter))
 
 
 def require_serving() -> None:

@@ -139,12 +139,16 @@ class Engine:
 
     def close(self) -> None:
         """Ends the thread after the present batch. Questions that still wait are cancelled."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
+        self.end()
         self._thread.join()
         for job in (*self._rankings, *self._reasons):
             job.done.cancel()
+
+    def end(self) -> None:
+        """Tells the thread to end after the present batch, and does not wait for that."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
 
     def _ask(self, queue: "deque[_Job[Any]]", decision: Decision, item: int | None) -> "Future[Any]":
         job: _Job[Any] = _Job(decision, item, time.monotonic(), Future())

@@ -1,6 +1,5 @@
 """Starts and stops the server process."""
 
-import hashlib
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -11,15 +10,16 @@ from pathlib import Path
 import uvicorn
 
 from llmrec.errors import UserError
-from llmrec.language.adapter_files import ADAPTER_WEIGHTS
 from llmrec.recommend import Recommender
 from llmrec.serving.app import make_app
 from llmrec.serving.engine import Engine
 from llmrec.serving.guard import Limits
+from llmrec.serving.live import Follower, Live, Loaded, load_version
 from llmrec.serving.logs import set_up_logs
 from llmrec.serving.monitoring import Metrics
 from llmrec.serving.service import Service
 from llmrec.serving.store import Store, StoreError
+from llmrec.versions.registry import Registry, Version
 
 KEYS_VARIABLE = "LLMREC_API_KEYS"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -78,19 +78,43 @@ def read_keys(file: Path | None) -> tuple[str, ...]:
     return tuple(keys)
 
 
-def policy_version(adapter: Path, name: str) -> str:
-    """A name for the weights of an adapter: what it is, and the start of their SHA-256."""
-    digest = hashlib.sha256((adapter / ADAPTER_WEIGHTS).read_bytes()).hexdigest()
-    return f"{name}@{digest[:12]}"
+@dataclass(frozen=True)
+class Model:
+    """What a server answers with.
+
+    Attributes:
+        recommender: the model in memory.
+        label: what impressions record as the policy.
+        registry: versions that the server follows; None if it always serves the same adapter.
+        number: number of the version in memory.
+        quantized: whether other versions are loaded quantized as in training.
+    """
+
+    recommender: Recommender
+    label: str
+    registry: Registry | None = None
+    number: int = 0
+    quantized: bool = True
+
+    @classmethod
+    def of_registry(cls, registry: Registry, quantized: bool) -> "Model":
+        """The current version of a run, and those that follow it."""
+        current = registry.current()
+        recommender = load_version(registry.run, current, quantized)
+        return cls(recommender, current.label, registry, current.number, quantized)
+
+    def other(self, version: Version) -> Recommender:
+        """Loads another version of the registry."""
+        assert self.registry is not None
+        return load_version(self.registry.run, version, self.quantized, like=self.recommender)
 
 
 @contextmanager
-def serving(recommender: Recommender, version: str, options: ServerOptions) -> Iterator[Service]:
+def serving(model: Model, options: ServerOptions) -> Iterator[Service]:
     """A service that is ready to answer. It commits what is waiting when the `with` block ends.
 
     Args:
-        recommender: the model.
-        version: what impressions record as the policy.
+        model: what it answers with.
         options: its store and its share of lists that are drawn at random.
 
     Raises:
@@ -98,18 +122,32 @@ def serving(recommender: Recommender, version: str, options: ServerOptions) -> I
     """
     metrics = Metrics()
     store = Store(options.store, on_commit=metrics.committed)
-    engine = Engine(recommender, on_batch=metrics.batch.observe, on_cache=metrics.cached)
-    metrics.watch("llmrec_model_waiting", "Rankings and reasons that wait for the model.", engine.waiting)
+
+    def started(recommender: Recommender, label: str) -> Loaded:
+        engine = Engine(recommender, on_batch=metrics.batch.observe, on_cache=metrics.cached)
+        engine.rank(recommender.decision([0])).result()  # the first request must not wait for lazy set-up
+        return Loaded(label, engine)
+
+    live = Live(started(model.recommender, model.label), model.number)
+    follower = None
+    metrics.watch("llmrec_model_waiting", "Rankings and reasons that wait for the model.", live.waiting)
     metrics.watch("llmrec_store_waiting_rows", "Rows that wait for the store.", store.waiting_rows)
     try:
-        service = Service(recommender, engine, store, version, options.sampled_share, metrics)
+        if model.registry is not None:
+            registry = model.registry
+            metrics.watch("llmrec_current_version", "Number of the current version.", lambda: live.traffic.current)
+            metrics.watch("llmrec_canary_share", "Share of users of the canary.", lambda: live.traffic.share)
+            follower = Follower(registry, live, lambda one: started(model.other(one), one.label))
+        service = Service(model.recommender, live, store, options.sampled_share, metrics)
         try:
             service.start()
         except StoreError as error:
             raise UserError(f"The store cannot be written ({error}). Check its disk and its permissions.") from None
         yield service
     finally:
-        engine.close()
+        if follower is not None:
+            follower.close()
+        live.close()
         store.close()
 
 
@@ -127,14 +165,14 @@ class _Server(uvicorn.Server):
 
 
 def serve(
-    load: Callable[[], tuple[Recommender, str]],
+    load: Callable[[], Model],
     options: ServerOptions,
     ready: Callable[[str], None],
 ) -> None:
     """Serves until SIGINT or SIGTERM; requests in progress are answered before it returns.
 
     Args:
-        load: loads the model and names its version.
+        load: loads the model.
         options: how to listen.
         ready: called with the address when the server answers.
 
@@ -142,9 +180,9 @@ def serve(
         UserError: the port is taken, or the store cannot be opened.
     """
     with _bound(options.host, options.port) as listener:
-        recommender, version = load()
+        model = load()
         set_up_logs()
-        with serving(recommender, version, options) as service:
+        with serving(model, options) as service:
             config = uvicorn.Config(
                 make_app(service, options.limits, options.keys),
                 log_config=None,

@@ -14,10 +14,11 @@ from llmrec.data.decision import Decision
 from llmrec.errors import CatalogueError, ModelError, UserError
 from llmrec.recommend import Justification, Recommender
 from llmrec.requests.request import Request
-from llmrec.serving.engine import Engine, EngineBusyError
+from llmrec.serving.engine import EngineBusyError
 from llmrec.serving.errors import ApiError, busy, store_unavailable
 from llmrec.serving.items import Items
 from llmrec.serving.lists import Candidates, RankedList, choose_list
+from llmrec.serving.live import Live, Loaded
 from llmrec.serving.messages import (
     FeedbackEvent,
     Rating,
@@ -38,10 +39,9 @@ class Service:
     """A policy with a store of feedback.
 
     Args:
-        recommender: the model.
-        engine: the thread that uses the model.
+        recommender: a model of the catalogue that all versions share.
+        live: the versions that answer.
         store: the feedback store.
-        policy_version: what impressions record as the policy.
         sampled_share: share of requests whose list is drawn at random.
         metrics: counters.
     """
@@ -49,16 +49,14 @@ class Service:
     def __init__(
         self,
         recommender: Recommender,
-        engine: Engine,
+        live: Live,
         store: Store,
-        policy_version: str,
         sampled_share: float,
         metrics: Metrics,
     ):
         self.recommender = recommender
-        self.engine = engine
+        self.live = live
         self.store = store
-        self.policy_version = policy_version
         self.sampled_share = sampled_share
         self.metrics = metrics
         self.items = Items(recommender)
@@ -76,7 +74,6 @@ class Service:
         ]
         written = self.store.put_items(rows)
         self.people.find("")  # reads the event log
-        self.engine.rank(self.recommender.decision([0])).result()
         written.result()
 
     def check(self) -> None:
@@ -86,7 +83,7 @@ class Service:
             StoreError: the store fails.
             ApiError: the model thread has ended.
         """
-        if not self.engine.alive():
+        if not self.live.alive():
             raise ApiError(503, "model_unavailable", "The model thread has ended. Restart the server.")
         self.store.check()
 
@@ -98,10 +95,11 @@ class Service:
         Raises:
             ApiError: an item or category is unknown, nothing is left to recommend, or the server is too busy.
         """
-        decision, response = await self._list(request)
+        version = self.live.of(request.user)
+        decision, response = await self._list(request, version)
         if request.reasons != "complete":
             return response
-        reasons = await asyncio.gather(*self._reasons(decision, response))
+        reasons = await asyncio.gather(*self._reasons(version, decision, response))
         items = [
             item.model_copy(update={"reason": reason.text, "grounded": reason.grounded})
             for item, reason in zip(response.items, reasons, strict=True)
@@ -118,10 +116,11 @@ class Service:
         Raises:
             ApiError: see `recommend`.
         """
-        decision, response = await self._list(request)
-        pending = self._reasons(decision, response)
+        version = self.live.of(request.user)
+        decision, response = await self._list(request, version)
+        pending = self._reasons(version, decision, response)
 
-        async def reasons() -> AsyncIterator[Reason]:
+        async def reasons(held: Loaded = version) -> AsyncIterator[Reason]:  # `held` keeps the model thread running
             try:
                 for item, waiting in zip(response.items, pending, strict=True):
                     written = await waiting
@@ -132,10 +131,10 @@ class Service:
 
         return response, reasons()
 
-    async def _list(self, request: RecommendRequest) -> tuple[Decision, RecommendResponse]:
+    async def _list(self, request: RecommendRequest, version: Loaded) -> tuple[Decision, RecommendResponse]:
         decision, satisfies = await self._decision(request)
         try:
-            scores = await asyncio.wrap_future(self.engine.rank(decision))
+            scores = await asyncio.wrap_future(version.engine.rank(decision))
         except EngineBusyError:
             raise busy("Too many requests wait for the model.") from None
         chosen = await asyncio.to_thread(self._choose, scores, request)
@@ -154,7 +153,7 @@ class Service:
         ]
         response = RecommendResponse(
             request_id=uuid.uuid4().hex,
-            policy=self.policy_version,
+            policy=version.label,
             sampled=chosen.sampled,
             recorded=True,
             items=items,
@@ -218,11 +217,13 @@ class Service:
         self.metrics.impressions.labels("recorded").inc(len(impressions))
         return True
 
-    def _reasons(self, decision: Decision, response: RecommendResponse) -> "Sequence[asyncio.Future[Justification]]":
+    def _reasons(
+        self, version: Loaded, decision: Decision, response: RecommendResponse
+    ) -> "Sequence[asyncio.Future[Justification]]":
         pending: list[Future[Justification]] = []
         try:
             for item in response.items:
-                pending.append(self.engine.justify(decision, self.items.indices([item.item])[0]))
+                pending.append(version.engine.justify(decision, self.items.indices([item.item])[0]))
         except EngineBusyError:
             for waiting in pending:
                 waiting.cancel()

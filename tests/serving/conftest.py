@@ -15,7 +15,7 @@ from llmrec.policy.model import RecPolicy
 from llmrec.recommend import Recommender
 from llmrec.serving.app import make_app
 from llmrec.serving.guard import Limits
-from llmrec.serving.server import ServerOptions, serving
+from llmrec.serving.server import Model, ServerOptions, serving
 from llmrec.serving.service import Service
 from tests.conftest import disturb, make_config, make_data
 
@@ -33,7 +33,7 @@ def recommender(tiny_base: str) -> Recommender:
 
 @pytest.fixture
 def service(recommender: Recommender, tmp_path: Path) -> Iterator[Service]:
-    with serving(recommender, "tiny@1", options(tmp_path / "feedback.db")) as service:
+    with serving(Model(recommender, "tiny@1"), options(tmp_path / "feedback.db")) as service:
         yield service
 
 

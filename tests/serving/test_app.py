@@ -8,7 +8,7 @@ from starlette.testclient import TestClient
 from llmrec.policy.model import RecPolicy
 from llmrec.recommend import Recommender
 from llmrec.serving.app import make_app
-from llmrec.serving.server import serving
+from llmrec.serving.server import Model, serving
 from llmrec.serving.service import Service
 from llmrec.serving.store import StoreError
 from llmrec.serving.tables import feedback, impressions
@@ -85,7 +85,7 @@ def test_diversity_changes_the_order_and_not_the_scores(client: TestClient) -> N
 
 
 def test_sampled_lists_are_recorded_with_their_propensities(recommender: Recommender, tmp_path) -> None:
-    with serving(recommender, "tiny@1", options(tmp_path / "f.db", sampled_share=1.0)) as service:
+    with serving(Model(recommender, "tiny@1"), options(tmp_path / "f.db", sampled_share=1.0)) as service:
         client = TestClient(make_app(service, LIMITS, ()))
         answers = [recommend(client, user="u1", k=6) for _ in range(5)]
         rows = service.store.rows(impressions, ["at", "request_id", "position"])
@@ -105,7 +105,7 @@ def test_sampled_lists_are_recorded_with_their_propensities(recommender: Recomme
 def test_requests_in_words_reach_the_policy(tiny_base: str, tmp_path) -> None:
     config = make_config(tiny_base, sft={"requests": 0.5})
     recommender = Recommender(RecPolicy.create(config, make_data()), 24, make_data())
-    with serving(recommender, "tiny@1", options(tmp_path / "f.db")) as service:
+    with serving(Model(recommender, "tiny@1"), options(tmp_path / "f.db")) as service:
         client = TestClient(make_app(service, LIMITS, ()))
         answer = recommend(client, history=["i0"], request="funny", k=9)
         expected = recommender.recommend(history=[0], request="funny", top_k=9)

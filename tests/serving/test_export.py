@@ -15,7 +15,7 @@ from llmrec.off_policy.logs import read_exposure_log
 from llmrec.recommend import Recommender
 from llmrec.serving.app import make_app
 from llmrec.serving.export import export_log
-from llmrec.serving.server import serving
+from llmrec.serving.server import Model, serving
 from llmrec.serving.store import Feedback, Impression, Store
 from tests.conftest import make_data
 from tests.export.runs import finished_run
@@ -115,7 +115,7 @@ def test_a_run_comes_first_and_erased_people_stay_out(tiny_base: str, tmp_path: 
     """The whole way: a run is served, people react, one is erased, and the export trains the next model."""
     run = finished_run(tiny_base, make_data(), tmp_path / "runs")
     recommender = Recommender.from_run(run)
-    with serving(recommender, "sft@1", options(tmp_path / "feedback.db", sampled_share=0.5)) as service:
+    with serving(Model(recommender, "sft@1"), options(tmp_path / "feedback.db", sampled_share=0.5)) as service:
         client = TestClient(make_app(service, LIMITS, ()))
         for user in ("u0", "u1", "u3", "somebody"):
             shown = client.post("/recommend", json={"user": user, "k": 2}).json()

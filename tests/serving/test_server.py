@@ -22,7 +22,8 @@ pytest.importorskip("uvicorn")
 
 from llmrec.errors import UserError
 from llmrec.run import Run
-from llmrec.serving.server import KEYS_VARIABLE, policy_version, read_keys
+from llmrec.serving.server import KEYS_VARIABLE, read_keys
+from llmrec.versions.registry import version_label
 from tests.cli.test_startup import modules_after
 from tests.conftest import make_data
 from tests.export.runs import finished_run
@@ -81,7 +82,7 @@ def server(tiny_base: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 def test_a_list_names_the_version_of_its_adapter(server: Server) -> None:
     answer = server.ask("/recommend", {"user": "u1", "k": 3})
-    assert answer["policy"] == policy_version(server.run.adapter(), "sft") and len(answer["items"]) == 3
+    assert answer["policy"] == version_label(server.run.adapter(), "sft") and len(answer["items"]) == 3
     assert re.fullmatch(r"sft@[0-9a-f]{12}", answer["policy"])
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(server.address + "/items")

@@ -1,0 +1,1 @@
+"""Versions of a run's adapter: which one is served to whom, and the history of that."""
