@@ -61,7 +61,8 @@ class InteractionData:
         train_lengths: number of training items of each user, int64 [U].
         targets: prediction targets by split (`temporal`, `leave_one_out`, `given`) and part (`valid`, `test`).
         exposures: logged impressions in time order, rows of `user, item, timestamp, click (bool), position (Int64, may
-            be NA), propensity (float64, may be NaN)`; empty if the log has none.
+            be NA), propensity (float64, may be NaN), ranking (int64, equal in one list, -1 unknown)`; empty if the log
+            has none.
         bought_at: time of the user's first purchase of each item, seconds since 1970, NaN without one, float64 [n_u].
             The list is empty if purchases happen with the click.
         card: the dataset card as JSON values, see `llmrec.data.card`.

@@ -14,8 +14,8 @@ def find_exposures(events: pd.DataFrame) -> pd.DataFrame:
         events: rows of `user, item, timestamp, click` and optional `ranking_id, position, propensity`.
 
     Returns:
-        rows of `user, item, timestamp, click, position, propensity`, in time order; empty if the log has no
-        impressions.
+        rows of `user, item, timestamp, click, position, propensity, ranking`, in time order; empty if the log has no
+        impressions. `ranking` is a number that the items of one list share, -1 without a `ranking_id`.
     """
     marks = [name for name in ("ranking_id", "position", "propensity") if name in events]
     shown = events[events[marks].notna().any(axis=1)] if marks else events[:0]
@@ -38,4 +38,6 @@ def find_exposures(events: pd.DataFrame) -> pd.DataFrame:
         {"timestamp": "min", "click": "any", "position": "first", "propensity": "first"}
     )
     ordered = merged.sort_values(["timestamp", "user", "item"], kind="stable", ignore_index=True)
-    return ordered.drop(columns="ranking").astype({"propensity": "float64", "position": "Int64"})
+    known = ~ordered["ranking"].str.startswith("\x1f")
+    numbers = ordered.groupby(["user", "ranking"], sort=False).ngroup().where(known, -1)
+    return ordered.assign(ranking=numbers).astype({"propensity": "float64", "position": "Int64", "ranking": "int64"})

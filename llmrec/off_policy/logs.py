@@ -1,7 +1,8 @@
 """Logs of exposures with propensities: what a policy showed to whom, how likely it was, and whether it was clicked.
 
 Each exposure is one round. Its position is part of the context. Items shown above or below are assumed to have no
-influence on its click.
+influence on its click. A policy that fills a list never repeats the items above, so its probabilities are those given
+the items that the log shows above.
 """
 
 from dataclasses import dataclass
@@ -27,7 +28,8 @@ class ExposureLog:
         name: the path that the user gave.
         source: resolved `data.path` of its config.
         data: histories, items and users of the log.
-        frame: rows of `user, item, timestamp, click, position, propensity`; an unknown position is 0.
+        frame: rows of `user, item, timestamp, click, position, propensity, ranking`; an unknown position is 0, an
+            unknown list -1.
     """
 
     name: str
@@ -87,6 +89,8 @@ def read_exposure_log(path: Path) -> ExposureLog:
             "probability with which each was shown. Name its column in `data.columns.propensity`."
         )
     frame = data.exposures.assign(position=data.exposures["position"].fillna(0).astype("int64"))
+    if "ranking" not in frame:  # prepared by an earlier version
+        frame["ranking"] = -1
     source = str(Path(config.path).expanduser().resolve())
     return ExposureLog(name=str(path), source=source, data=data, frame=frame)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from llmrec.data.dataset import InteractionData, Targets, load_data
@@ -128,13 +129,37 @@ def policy_of_run(log: ExposureLog, run: Run, model: str | None) -> TargetPolicy
     states = np.stack([log.frame["user"].to_numpy(), clicks_before], 1)[rows]
     distinct, state = np.unique(states, axis=0, return_inverse=True)
     targets = Targets(users=distinct[:, 0].astype(np.int64), positions=distinct[:, 1].astype(np.int64))
-    probabilities = _reward_probabilities if model == "reward" else _policy_probabilities
+    of_model = _reward_probabilities if model == "reward" else _policy_probabilities
+    probabilities = of_model(run, model, log.data, targets)[state]
     return TargetPolicy(
         name=f"{model} of {run.directory}",
         description=description,
         rows=rows,
-        probabilities=probabilities(run, model, log.data, targets)[:, Support.from_log(log).items][state],
+        probabilities=without_items_above(probabilities, log.frame[rows])[:, Support.from_log(log).items],
     )
+
+
+def without_items_above(probabilities: np.ndarray, rounds: pd.DataFrame) -> np.ndarray:
+    """Probabilities given the items that the log shows above in the same list: those are not shown again.
+
+    Args:
+        probabilities: probabilities of the N items, float [m, N]. Rows sum to 1.
+        rounds: the m rounds, with `item`, `position` and `ranking`; rounds without a list (-1) stay as they are.
+
+    Returns:
+        float64 [m, N]. Rows sum to 1, or to 0 if the policy shows only items that are above.
+    """
+    left = np.array(probabilities, dtype=np.float64)
+    items = rounds["item"].to_numpy()
+    positions = rounds["position"].to_numpy()
+    lists = rounds.assign(row=np.arange(len(rounds)))
+    for _, rows in lists[lists["ranking"] >= 0].groupby("ranking")["row"]:
+        members = rows.to_numpy()
+        above = positions[members][None, :] < positions[members][:, None]  # [round, item of the list]
+        at, item = np.nonzero(above)
+        left[members[at], items[members[item]]] = 0.0
+    total = left.sum(1, keepdims=True)
+    return np.divide(left, total, out=np.zeros_like(left), where=total > 0)
 
 
 def _clicks_before(log: ExposureLog) -> np.ndarray:

@@ -70,13 +70,15 @@ def test_exposures_join_the_events_of_one_ranking():
         ("u", "b", 1, "view", "r1", 1, 0.25),
         ("u", "b", 5, "click", None, None, None),  # a click without a ranking is no impression
         ("u", "c", 6, "click", None, None, None),
+        ("u", "c", 9, "view", None, 0, 0.1),  # an impression that names no list
     ]
     log = raw_log(rows, "user_id item_id timestamp event_type ranking_id position propensity")
     data = build_data(log, config(click=["click"], purchase=[]), seed=0)
-    assert data.exposures["item"].tolist() == [0, 1]
-    assert data.exposures["click"].tolist() == [True, False]
-    assert data.exposures["position"].tolist() == [0, 1]
-    assert data.exposures["propensity"].tolist() == [0.5, 0.25]
+    assert data.exposures["item"].tolist() == [0, 1, 2]
+    assert data.exposures["click"].tolist() == [True, False, False]
+    assert data.exposures["position"].tolist() == [0, 1, 0]
+    assert data.exposures["propensity"].tolist() == [0.5, 0.25, 0.1]
+    assert data.exposures["ranking"].tolist() == [0, 0, -1]
 
 
 @pytest.mark.parametrize(
