@@ -47,13 +47,23 @@ def feedback_command(
     if (user is not None) != (action == "delete"):
         raise UserError(f"`{action}` {'needs --user ID' if user is None else 'takes no --user'}. Correct it.")
     require_serving()
-    place = store or str((run or Path()) / STORE_FILE)
-    if "://" not in place and not Path(place).is_file():
-        raise UserError(f"{place}: there is no feedback store. `llmrec serve` makes one; --store names its place.")
+    place = store_place(store, run)
     if output is not None:
         _export(place, run, output, as_json)
     elif user is not None:
         _delete(place, user, as_json)
+
+
+def store_place(store: str | None, run: Path | None) -> str:
+    """URL or path of a store that exists: `store` if it is given, else the store in a run directory.
+
+    Raises:
+        UserError: it is a file that does not exist.
+    """
+    place = store or str((run or Path()) / STORE_FILE)
+    if "://" not in place and not Path(place).is_file():
+        raise UserError(f"{place}: there is no feedback store. `llmrec serve` makes one; --store names its place.")
+    return place
 
 
 def _export(place: str, run: Path | None, output: Path, as_json: bool) -> None:

@@ -7,6 +7,7 @@ from llmrec.config.data import ColumnsConfig, DataConfig
 from llmrec.config.evaluation import BASELINES, BaselineName, EvaluationConfig, SASRecConfig
 from llmrec.config.experiment import Config
 from llmrec.config.hub import INCLUDABLE, HubConfig
+from llmrec.config.learn import LearnConfig
 from llmrec.config.loader import (
     dump_config,
     dump_yaml,
@@ -39,6 +40,7 @@ __all__ = [
     "HubConfig",
     "INCLUDABLE",
     "LOCAL_BASE",
+    "LearnConfig",
     "ModelConfig",
     "PPOConfig",
     "PartConfig",

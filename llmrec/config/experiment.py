@@ -9,6 +9,7 @@ from llmrec.config.catalogue import CatalogueConfig
 from llmrec.config.data import EXPOSURE_COLUMNS, DataConfig
 from llmrec.config.evaluation import EvaluationConfig
 from llmrec.config.hub import HubConfig
+from llmrec.config.learn import LearnConfig
 from llmrec.config.model import ModelConfig
 from llmrec.config.ppo import PPOConfig
 from llmrec.config.reward import RewardConfig
@@ -45,6 +46,9 @@ class Config(Section):
     )
     agents: AgentsConfig = Field(
         default=AgentsConfig(), description="Learners that act in those worlds, see `llmrec agents`."
+    )
+    learn: LearnConfig = Field(
+        default=LearnConfig(), description="Learning from the feedback of a server, see `llmrec learn`."
     )
     hub: HubConfig | None = Field(
         default=None, description="Repository that the finished run is pushed to. null: no push."

@@ -117,7 +117,7 @@ def load_version(run: Run, version: Version, quantized: bool = True, like: Recom
         raise ModelError(
             f"{version.adapter} has another catalogue than the version that is served. Restart the server."
         )
-    data = partial(load_data, run.path("data")) if like is None else lambda: like.data
+    data = partial(load_data, run.path("data")) if like is None else like.data
     return Recommender(policy, run.config.ppo.response_length, data)
 
 

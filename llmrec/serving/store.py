@@ -267,14 +267,22 @@ class Store:
             rows = connection.execute(events.order_by(table.c.at, table.c.received, table.c.event_id)).all()
             return StoredPerson([(kind, item) for kind, item in rows], connection.execute(erased).first() is not None)
 
-    def rows(self, table: sa.Table, order: Iterable[str]) -> list[dict[str, Any]]:
-        """All rows of a table in an order, for exports.
+    def rows(
+        self, table: sa.Table, order: Iterable[str], where: sa.ColumnElement[bool] | None = None
+    ) -> list[dict[str, Any]]:
+        """Rows of a table in an order, for exports.
+
+        Args:
+            table: the table.
+            order: names of the columns that order the rows.
+            where: condition of the rows; None for all.
 
         Raises:
             StoreError: the database cannot be read.
         """
+        statement = sa.select(table).order_by(*(table.c[name] for name in order))
         with self._reading() as connection:
-            found = connection.execute(sa.select(table).order_by(*(table.c[name] for name in order)))
+            found = connection.execute(statement if where is None else statement.where(where))
             return [dict(row) for row in found.mappings()]
 
     def check(self) -> None:

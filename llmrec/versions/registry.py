@@ -226,8 +226,8 @@ class Registry:
             with atomic_directory(target) as temporary:
                 shutil.copytree(folder, temporary, dirs_exist_ok=True)
                 label = "" if rejected else version_label(temporary / "adapter", f"v{number}")
-                record = {"version": number, "parent": parent, "created": self._now(), "label": label, "metrics": metrics}
-                write_json(temporary / VERSION_FILE, plain(record))
+                record = {"version": number, "parent": parent, "created": self._now(), "label": label}
+                write_json(temporary / VERSION_FILE, plain(record | {"metrics": metrics}))
             changes.append(Change(self._now(), number, "rejected" if rejected else "candidate", why))
         return self.find(number)
 
@@ -318,7 +318,7 @@ class Registry:
         if number == 0:
             adapter = self.run.adapter()
             label = version_label(adapter, self.run.adapter_stage())
-            record = {"parent": None, "created": "", "label": label, "metrics": {}}
+            record: dict[str, Any] = {"parent": None, "created": "", "label": label, "metrics": {}}
             folder = self.run.directory
         else:
             folder = self._folder(number)

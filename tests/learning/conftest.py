@@ -1,0 +1,5 @@
+"""Fixtures: the command line."""
+
+from tests.cli.conftest import llmrec
+
+__all__ = ["llmrec"]
