@@ -14,7 +14,7 @@ pytest.importorskip("sqlalchemy")
 
 from llmrec.config import LearnConfig
 from llmrec.data.dataset import save_data
-from llmrec.errors import RunError
+from llmrec.errors import DataError, RunError
 from llmrec.learning import loop, round
 from llmrec.learning.assessment import Assessment
 from llmrec.learning.canary import Verdict
@@ -149,10 +149,45 @@ def test_a_round_learns_from_people_with_new_clicks_and_a_replay_of_others() -> 
     assert set(newest_and_replay(events, ["click"], 10, 0, 0)["user_id"]) == {"new"}
 
 
-def test_a_candidate_that_was_left_alone_gets_its_canary(run: Run, store: Store, tmp_path: Path) -> None:
+def test_a_candidate_that_was_left_alone_gets_its_canary(
+    run: Run, store: Store, tmp_path: Path, llmrec, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(run.path("sft", "adapter"), tmp_path / "result" / "adapter")
     Registry(run).register(1, 0, tmp_path / "result", "better", {})
+    (run.directory / "learn" / "0001" / "log").mkdir(parents=True)  # a kill before the folder was removed
     assert learn(run, store, lambda line: None).action == "started a canary"
+    assert not (run.directory / "learn" / "0001").exists()
+    assert llmrec("learn", str(run.directory), "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"action": "waited", "why": "nobody was served yet", "version": 1, "metrics": {}}
+    assert llmrec("learn", str(run.directory)) == 0
+    assert capsys.readouterr().out == "waited version 1: nobody was served yet\n"
+
+
+def test_watching_tells_what_changes_and_survives_too_few_people(
+    run: Run, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = DataError("too few people")
+    wait = Outcome("waited", "0 new events", None, {})
+    trained = Outcome("trained", "version 1 was rejected", 1, {})
+    found = iter([few, wait, wait, trained, wait])
+    pauses: list[float] = []
+
+    def take(*_: object) -> Outcome:
+        one = next(found)
+        if isinstance(one, DataError):
+            raise one
+        return one
+
+    monkeypatch.setattr(loop, "learn", take)
+    monkeypatch.setattr("time.sleep", pauses.append)
+    watched = steps(run, store, lambda line: None, 60)
+    assert [next(watched) for _ in range(4)] == [Outcome("waited", "too few people", None, {}), wait, trained, wait]
+    assert pauses == [60, 60, 60]
+    watched.close()
+    found = iter([few])
+    with pytest.raises(DataError, match="too few people"):
+        next(steps(run, store, lambda line: None, None))
 
 
 def test_two_learners_are_one_too_many(run: Run, store: Store) -> None:
