@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Path, Query
 from pydantic import BaseModel, Field
 
 from llmrec.serving.errors import ApiError
-from llmrec.serving.messages import MAX_EVENTS, MAX_LENGTH, Action, ItemId, Rating, RecommendRequest, UserId
+from llmrec.serving.messages import HORIZON, MAX_EVENTS, MAX_LENGTH, Action, ItemId, Rating, RecommendRequest, UserId
 from llmrec.serving.service import Service
 
 # Gorse has no fixed types. These are the ones of its documentation and of this server.
@@ -119,8 +119,10 @@ def _seconds(timestamp: str) -> float:
     if not timestamp:
         return time.time()
     try:
-        return datetime.fromisoformat(timestamp).timestamp()
+        seconds = datetime.fromisoformat(timestamp).timestamp()
     except (ValueError, OverflowError):
-        raise ApiError(
-            422, "invalid_timestamp", "Timestamp is not a date. Expected ISO 8601, such as 2026-01-31."
-        ) from None
+        seconds = -1.0
+    if not 0 <= seconds < HORIZON:
+        message = "Timestamp is not a date from 1970 to 2099. Expected ISO 8601, such as 2026-01-31."
+        raise ApiError(422, "invalid_timestamp", message)
+    return seconds

@@ -201,6 +201,14 @@ def test_routes_of_gorse(client: TestClient, service: Service) -> None:
     assert client.get("/api/recommend/g", params={"offset": 5}).status_code == 422
 
 
+@pytest.mark.parametrize("timestamp", ["0001-01-01T00:00:00Z", "1969-12-31", "2100-01-02", "1970-01-01T00:00:00+14:00"])
+def test_a_time_of_gorse_beyond_the_horizon_is_refused(client: TestClient, timestamp: str) -> None:
+    """The first is what Go writes for a time that was never set."""
+    row = {"FeedbackType": "like", "UserId": "g", "ItemId": "i2", "Timestamp": timestamp}
+    answer = client.post("/api/feedback", json=[row])
+    assert answer.status_code == 422 and answer.json()["error"]["code"] == "invalid_timestamp"
+
+
 # --- errors ---
 
 
