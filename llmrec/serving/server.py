@@ -1,5 +1,6 @@
 """Starts and stops the server process."""
 
+import math
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -47,11 +48,14 @@ class ServerOptions:
     limits: Limits
 
     def check(self) -> None:
-        """Checks that strangers cannot use the server.
+        """Checks that strangers cannot use the server, and that its numbers are numbers.
 
         Raises:
-            UserError: the server would be open to a network without a key.
+            UserError: the server would be open to a network without a key, or a number is NaN.
         """
+        for option, value in (("--sampled-share", self.sampled_share), ("--rate", self.limits.rate)):
+            if math.isnan(value):
+                raise UserError(f"{option} is {value}, which is not a number. Give a number.")
         if self.host not in LOOPBACK and not self.keys:
             raise UserError(
                 f"--host {self.host} opens the server to other machines, but there are no API keys. Give "
@@ -65,7 +69,10 @@ def read_keys(file: Path | None) -> tuple[str, ...]:
     Raises:
         UserError: the file holds no key, or a key is too short to be secret.
     """
-    lines = [] if file is None else file.read_text(encoding="utf-8").split("\n")
+    try:
+        lines = [] if file is None else file.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError:
+        raise UserError(f"{file} is not UTF-8 text. Write one key of at least 16 characters on each line.") from None
     keys = [key.strip() for key in [*lines, *os.environ.get(KEYS_VARIABLE, "").split(",")] if key.strip()]
     if file is not None and not keys:
         raise UserError(f"{file} holds no API key. Write one key of at least 16 characters on each line.")
@@ -207,9 +214,8 @@ def _bound(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter if no host can have such a name
         listener.close()
-        raise UserError(
-            f"Cannot listen on {host}, port {port}: {error.strerror or error}. Choose another --port or --host."
-        ) from None
+        found = getattr(error, "strerror", None) or error
+        raise UserError(f"Cannot listen on {host}, port {port}: {found}. Choose another --port or --host.") from None
     return listener

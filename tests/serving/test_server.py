@@ -1,6 +1,7 @@
 """The command `serve` as its own process: a real port, slow and rude clients, Gorse's client, and a kill."""
 
 import json
+import math
 import os
 import re
 import socket
@@ -22,7 +23,8 @@ pytest.importorskip("uvicorn")
 
 from llmrec.errors import UserError
 from llmrec.run import Run
-from llmrec.serving.server import KEYS_VARIABLE, read_keys
+from llmrec.serving.guard import Limits
+from llmrec.serving.server import KEYS_VARIABLE, ServerOptions, read_keys, serve
 from llmrec.versions.registry import version_label
 from tests.cli.test_startup import modules_after
 from tests.conftest import make_data
@@ -183,6 +185,23 @@ def test_keys_come_from_a_file_and_the_environment(tmp_path: Path, monkeypatch: 
     (tmp_path / "keys").write_text("\n")
     with pytest.raises(UserError, match="holds no API key"):
         read_keys(tmp_path / "keys")
+    (tmp_path / "keys").write_text(KEY, encoding="utf-8-sig")
+    assert read_keys(tmp_path / "keys") == (KEY,)
+    (tmp_path / "keys").write_bytes(KEY.encode() + b"\xe9")
+    with pytest.raises(UserError, match="is not UTF-8 text"):
+        read_keys(tmp_path / "keys")
+
+
+@pytest.mark.parametrize(("share", "rate"), [(math.nan, 1.0), (0.0, math.nan)])
+def test_options_are_numbers(share: float, rate: float) -> None:
+    with pytest.raises(UserError, match="is nan, which is not a number"):
+        ServerOptions("127.0.0.1", 0, "x.db", share, (), Limits(rate=rate)).check()
+
+
+def test_a_host_that_no_machine_can_have_is_refused() -> None:
+    options = ServerOptions("a..b", 0, "x.db", 0.0, (KEY,), Limits())
+    with pytest.raises(UserError, match="Cannot listen on a..b, port 0"):
+        serve(lambda: pytest.fail("the model was loaded"), options, print)
 
 
 def test_mistakes_are_reported_before_anything_is_loaded(
