@@ -60,8 +60,11 @@ def store_place(store: str | None, run: Path | None) -> str:
     Raises:
         UserError: it is a file that does not exist.
     """
+    from llmrec.serving.store import store_url
+
     place = store or str((run or Path()) / STORE_FILE)
-    if "://" not in place and not Path(place).is_file():
+    url = store_url(place)
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():  # opening it would create it
         raise UserError(f"{place}: there is no feedback store. `llmrec serve` makes one; --store names its place.")
     return place
 

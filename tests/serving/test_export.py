@@ -159,6 +159,8 @@ def test_an_empty_store_and_an_existing_directory_are_errors(
     export = ("feedback", "export", "--store", place, "--output", str(tmp_path / "out"))
     assert command(monkeypatch, *export) == 2
     assert "there is no feedback store" in capsys.readouterr().err
+    assert command(monkeypatch, "feedback", "delete", "--store", f"sqlite:///{place}", "--user", "p1") == 2
+    assert "there is no feedback store" in capsys.readouterr().err and not Path(place).exists()
     Store(place).close()
     assert command(monkeypatch, *export) == 2
     assert "holds no click" in capsys.readouterr().err and not (tmp_path / "out").exists()
