@@ -53,7 +53,7 @@ def _read_batch(file: Path, has_users: bool) -> list[dict[str, Any]]:
         UserError: The file is missing or empty, or a line is not what `recommend_batch` expects.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").split("\n")  # a string may hold other line ends, such as U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--batch: {file} cannot be read: {error}. Name a file of JSON Lines.") from None
     people = ("user", "history") if has_users else ("history",)
@@ -62,6 +62,8 @@ def _read_batch(file: Path, has_users: bool) -> list[dict[str, Any]]:
     )
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
         except ValueError:

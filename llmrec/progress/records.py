@@ -38,7 +38,8 @@ class RecordFiles(Watcher):
         """Keeps the records of an earlier process up to the step that training resumes from."""
         for kind, file in self.files.items():
             if file.exists():
-                records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+                lines = file.read_text(encoding="utf-8").split("\n")  # a text may hold other line ends, such as U+2028
+                records = [json.loads(line) for line in lines if line]
                 self.records[kind] = [record for record in records if 0 < state.global_step >= record["step"]]
                 self._add(kind, [])
 

@@ -171,6 +171,15 @@ def test_a_batch(llmrec, capsys, run_directory: Path, tmp_path: Path) -> None:
     assert titles == [["Answer to: funny"], ["Toy Story (1995)"], ["Toy Story (1995)"]]
 
 
+def test_a_batch_with_other_line_ends_in_its_strings(llmrec, capsys, run_directory: Path, tmp_path: Path) -> None:
+    """A byte-order mark, empty lines, and line separators that JSON allows inside of a string."""
+    file = tmp_path / "people.jsonl"
+    request = "a\u2028b\u0085c"
+    file.write_text(json.dumps({"user": "7", "request": request}, ensure_ascii=False) + "\n\n", encoding="utf-8-sig")
+    assert llmrec("recommend", "--run", str(run_directory), "--batch", str(file)) == 0
+    assert [json.loads(line)["request"] for line in capsys.readouterr().out.splitlines()] == [request]
+
+
 @pytest.mark.parametrize(
     ("content", "shown"),
     [

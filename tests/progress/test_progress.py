@@ -219,6 +219,18 @@ def test_json_lines_hold_every_step_once(tmp_path):
     assert events[0] == {"step": 0, "event": "start"} and events[-2] == {"step": 5, "event": "from 2"}
 
 
+def test_json_lines_with_other_line_ends_in_their_strings(tmp_path):
+    """JSON leaves U+2028, U+2029 and U+0085 as they are; a resumed run reads them back."""
+    text = "a\u2028b\u2029c\u0085d"
+    for last in (1, 2):
+        watcher = RecordFiles(tmp_path)
+        trainer = FakeTrainer(watcher, last - 1)
+        trainer.step(loss=1.0)
+        TrainingLog([watcher]).event(last, text)
+    lines = (tmp_path / "events.jsonl").read_text(encoding="utf-8").split("\n")
+    assert [json.loads(line)["event"] for line in lines if line] == [text, text]
+
+
 def test_a_stage_without_samples_leaves_no_empty_files(tmp_path):
     FakeTrainer(RecordFiles(tmp_path)).step(loss=1.0)
     assert list(tmp_path.iterdir()) == []
