@@ -10,7 +10,7 @@ from llmrec.agents.registry import LEARNERS, action_sets, contenders
 from llmrec.agents.report import AGENTS_REPORT
 from llmrec.agents.stage import FOLDER, RESULT_FILE, agent_folder
 from llmrec.catalogue.lookup import items_named, items_with_ids, user_with_id
-from llmrec.catalogue.names import NameIndex
+from llmrec.catalogue.names import NameIndex, distinct_names
 from llmrec.data.dataset import InteractionData, load_data
 from llmrec.errors import CatalogueError, RunError, UserError, nearest
 from llmrec.files import read_json
@@ -39,7 +39,7 @@ class AgentRecommender:
         self.policy = policy
         self.world = world
         self.data = data
-        self.names = NameIndex(data.items["title"].tolist(), data.items["item_id"].astype(str).tolist())
+        self.names = NameIndex(distinct_names(data.items), data.items["item_id"].astype(str).tolist())
         self._profiles = profile_features(data.users)
 
     @classmethod
@@ -97,6 +97,8 @@ class AgentRecommender:
     ) -> list[RankedItem]:
         """The unseen items that the agent's action ranks highest at the start of a session, best first.
 
+        Items that people cannot tell apart count as one, as in `Recommender.recommend`.
+
         Args:
             history: item indices of somebody who need not be in the event log, oldest first.
             user: id of a user of the event log, instead of a history.
@@ -115,11 +117,15 @@ class AgentRecommender:
         profile = np.zeros(self._profiles.shape[1], np.float32) if index is None else self._profiles[index]
         people = self._alone(items, profile)
         scores = self.policy(people, people.reset(0, 1))[0]
-        left = np.setdiff1d(np.arange(len(scores)), [*items.tolist(), *(exclude or [])])
+        left_out = [other for item in [*items.tolist(), *(exclude or [])] for other in self.names.alike(item)]
+        left = np.setdiff1d(np.arange(len(scores)), left_out)
         if not len(left):
             raise CatalogueError("Every item was seen or excluded, so none is left to recommend.")
-        best = left[np.argsort(-scores[left], kind="stable")[:top_k]]
-        return [RankedItem(self.names.ids[item], self.names.names[item], None, "", True) for item in map(int, best)]
+        best: dict[int, int] = {}
+        for item in left[np.argsort(-scores[left], kind="stable")].tolist():
+            best.setdefault(self.names.representative(item), item)
+        chosen = list(best.values())[:top_k]
+        return [RankedItem(self.names.ids[item], self.names.names[item], None, "", True) for item in chosen]
 
     def _alone(self, items: np.ndarray, profile: np.ndarray) -> People:
         """A world in which one person lives, whose clicks are known."""

@@ -4,6 +4,7 @@ import importlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -133,6 +134,23 @@ def test_an_agent_recommends_to_users_of_the_log_and_to_others() -> None:
         recommender.recommend(user="u999")
     with pytest.raises(CatalogueError, match="none is left"):
         recommender.recommend(history=list(range(ITEMS)))
+
+
+def test_an_agent_counts_items_that_look_alike_as_one() -> None:
+    """Items 3 and 9 have the same title, year and categories; item 4 differs from them in its categories."""
+    data = log()
+    titles = [f"Film {3 if item in (4, 9) else item}" for item in range(ITEMS)]
+    data = replace(data, items=data.items.assign(title=titles, year=1999))
+    agent = policy_of(ConstantAgent(np.zeros(len(RANKERS), np.float32)), Weights(Rankers(data)))
+    recommender = AgentRecommender(agent, small_world(), data)
+    with pytest.raises(CatalogueError, match="may mean"):
+        recommender.resolve_titles(["Film 3"])
+    (found,) = recommender.resolve_titles(["Film 3 [even]"])
+    assert found == 4
+    again = recommender.recommend(history=[9], top_k=ITEMS)
+    assert len(again) == ITEMS - 2 and not {"3", "9"} & {one.item_id for one in again}
+    everything = recommender.recommend(history=[0], top_k=ITEMS)
+    assert len(everything) == ITEMS - 2 and len({one.title for one in everything}) == ITEMS - 2
 
 
 def test_a_run_without_agents_says_what_to_do(run: Run) -> None:
