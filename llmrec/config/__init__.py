@@ -5,7 +5,7 @@ from llmrec.config.agents import AgentsConfig
 from llmrec.config.catalogue import CatalogueConfig
 from llmrec.config.data import ColumnsConfig, DataConfig
 from llmrec.config.evaluation import BASELINES, BaselineName, EvaluationConfig, SASRecConfig
-from llmrec.config.experiment import Config
+from llmrec.config.experiment import Config, run_name
 from llmrec.config.hub import INCLUDABLE, HubConfig
 from llmrec.config.learn import LearnConfig
 from llmrec.config.loader import (
@@ -64,4 +64,5 @@ __all__ = [
     "parse_section",
     "read_yaml",
     "reference_markdown",
+    "run_name",
 ]

@@ -1,5 +1,6 @@
 """The whole config of one experiment."""
 
+import re
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -16,6 +17,11 @@ from llmrec.config.reward import RewardConfig
 from llmrec.config.section import Section
 from llmrec.config.sft import SFTConfig
 from llmrec.config.simulator import SimulatorConfig
+
+
+def run_name(text: str, otherwise: str) -> str:
+    """A text as `Config.name` may be, such as the name of a file; `otherwise` if nothing is left of it."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._") or otherwise
 
 
 class Config(Section):

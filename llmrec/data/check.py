@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from llmrec.config import DataConfig
+from llmrec.config import DataConfig, run_name
 from llmrec.data.feedback import match_rules
 from llmrec.data.readers import check_log, read_log
 from llmrec.data.readers.columns import as_numbers, date_formats, to_seconds
@@ -116,7 +116,8 @@ def check_file(path: Path) -> LogCheck:
             notes = [f"No column looks like the {own}. Name it in `data.columns.{own}` of a config." for own in missing]
             return LogCheck(len(table.frame), columns, "the log cannot be read without these columns", notes)
         data: dict[str, Any] = {"format": "table", "path": str(path)}
-        notes = _neighbors(path, text, table, roles, data)
+        without_items = _neighbors(path, text, table, roles, data)
+        notes = list(without_items)
         columns_of: dict[str, str | None] = {o: name for o, name in roles.items() if name != o or o not in _AS_NAMED}
         data["columns"] = columns_of
         if "timestamp" not in roles:
@@ -127,11 +128,11 @@ def check_file(path: Path) -> LogCheck:
         data |= {key: value for key, value in values.items() if value is not None} | _rules(table, roles)
         data["min_user_events"] = 3
         outcome, found = "unknown without an item table", []
-        if Path(data["items"]).is_file():
+        if not without_items:
             _, outcome, found = _outcome(DataConfig.model_validate(data | {"path": str(sample)}))
             if found:
                 data["bad_rows"] = "skip"
-        config = {"name": path.name.split(".")[0], "data": data, "model": {"base": BASE, "layers": 12}}
+        config = {"name": run_name(path.name.split(".")[0], "log"), "data": data, "model": {"base": BASE, "layers": 12}}
         return LogCheck(len(table.frame), columns, outcome, [*notes, *found], config)
 
 
@@ -280,7 +281,11 @@ def _rules(table: Table, roles: dict[str, str]) -> dict[str, list[str]]:
 
 
 def _neighbors(path: Path, text: TextFormat, table: Table, roles: dict[str, str], data: dict[str, Any]) -> list[str]:
-    """Finds the item table and the user table beside a log, adds them to the config, and says what is missing."""
+    """Finds the item table and the user table beside a log, and adds them to the config.
+
+    Returns:
+        what to do if there is no item table; nothing if there is one.
+    """
     near_misses = []
     for other in sorted(path.parent.iterdir()):
         suffix = Path(other.name.removesuffix(".gz")).suffix
@@ -305,7 +310,7 @@ def _neighbors(path: Path, text: TextFormat, table: Table, roles: dict[str, str]
                 )
     if "items" in data:
         return []
-    data["items"] = str(path.with_name("items.csv"))
+    data["items"] = str(path.with_name("titles.csv" if path.name == "items.csv" else "items.csv"))
     return near_misses or [
         f"No file beside the log is its item table. Write one with the columns `item_id` and `title`, such as "
         f"{data['items']}."

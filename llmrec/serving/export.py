@@ -1,6 +1,5 @@
 """Export of the feedback store as an event log, in the form that `llmrec prepare` and `llmrec off-policy` read."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 
-from llmrec.config import Config, dump_config, parse_config
+from llmrec.config import Config, dump_config, parse_config, run_name
 from llmrec.data.dataset import InteractionData
 from llmrec.errors import UserError
 from llmrec.files import atomic_directory, write_text
@@ -155,5 +154,4 @@ def _config(directory: Path, kinds: list[str], files: dict[str, str], config: Co
     } | {key: str(place / file) for key, file in files.items()}
     values = {"reward": {}} if config is None else config.model_dump(mode="json")
     values["reward"]["linear"] = False  # a log with exposures trains the reward on what was shown
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", place.name).strip("-._") or "served"
-    return dump_config(parse_config(values | {"name": name, "data": data}))
+    return dump_config(parse_config(values | {"name": run_name(place.name, "served"), "data": data}))

@@ -116,3 +116,28 @@ def test_a_config_is_checked_on_the_first_lines(tmp_path):
     again = check_config(config.data)
     assert again.columns == check.columns and again.outcome == check.outcome and again.config is None
     assert "300 events, 225 clicks, 75 purchases" in again.outcome
+
+
+@pytest.mark.parametrize(
+    ("log", "name"), [("my orders (1).csv", "my-orders-1"), ("..csv", "log"), ("заказы.csv", "log"), ("_x.csv", "x")]
+)
+def test_the_suggested_name_is_one_that_configs_accept(tmp_path, log, name):
+    assert parse_config(check_file(shop(tmp_path, log)).config).name == name
+
+
+def test_a_log_is_not_its_own_item_table(tmp_path):
+    """The log has the name that is suggested for a missing item table."""
+    log = shop(tmp_path, "items.csv")
+    (tmp_path / "products.csv").unlink()
+    check = check_file(log)
+    assert Path(check.config["data"]["items"]).name == "titles.csv" and "titles.csv" in check.notes[0]
+
+
+def test_an_item_table_of_other_columns_is_only_named(tmp_path):
+    """A file items.csv that lacks the columns of an item table ends in a note on them, and in no error."""
+    log = shop(tmp_path)
+    (tmp_path / "products.csv").unlink()
+    pd.DataFrame({"sku": range(11), "name": "x"}).to_csv(tmp_path / "items.csv", index=False)
+    check = check_file(log)
+    assert check.outcome == "unknown without an item table"
+    assert "items.csv may be the item table" in check.notes[0]
