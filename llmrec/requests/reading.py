@@ -41,6 +41,9 @@ def checked(text: str) -> str:
         raise UserError(
             f'The request "{plain[:SHOWN]}..." has {len(plain):,} characters; expected at most {LONGEST}. Shorten it.'
         )
+    if any(unicodedata.category(character) == "Cs" for character in plain):
+        shown = plain[:SHOWN].encode(errors="backslashreplace").decode()
+        raise UserError(f'The request "{shown}" holds half of a character. Write it as UTF-8 text.')
     letters = [letter for letter in plain if letter.isalpha()]
     foreign = [letter for letter in letters if not unicodedata.name(letter, "").startswith("LATIN")]
     if not letters or 2 * len(foreign) > len(letters):

@@ -82,6 +82,7 @@ def test_the_reader_reads_what_the_grammar_says():
         ("x" * 10_000, "has 10,000 characters; expected at most 300"),
         ("что-нибудь смешное", "written in the script of 'ч'; expected English words"),
         ("何か面白い", "written in the script of '何'"),
+        ("something funny \ud800", 'funny \\ud800" holds half of a character'),
         ("?!", "written in no letters"),
     ],
 )
