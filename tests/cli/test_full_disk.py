@@ -18,7 +18,7 @@ from tests.conftest import make_base
 
 pytestmark = pytest.mark.slow
 ROOM = 64 * 2**20  # more than any stage of the tiny run writes
-SHARES = (0.0, 0.3, 0.7, 0.95)  # of what a stage writes, the part that still fits
+SHARES = (0.0, 0.4, 0.8)  # of what a stage writes, the part that still fits
 
 
 @pytest.fixture
@@ -55,6 +55,8 @@ def test_a_full_disk_in_any_stage(tmp_path: Path, disk: Path) -> None:
     run = disk / "runs" / "tiny"
     refused = dict.fromkeys(STAGES, 0)
     for stage in STAGES:
+        # The page is written last, after the stage has finished. The same command writes it again.
+        result = run / "report.html" if stage == "evaluate" else run / stage / "metrics.json"
         kept = tmp_path / f"before_{stage}"
         run.mkdir(parents=True, exist_ok=True)
         shutil.copytree(run, kept)
@@ -75,11 +77,11 @@ def test_a_full_disk_in_any_stage(tmp_path: Path, disk: Path) -> None:
                 continue
             refused[stage] += 1
             assert "No space" in err and "Traceback" not in err, err
-            assert unfinished_files(run) == [] and not (run / stage / "metrics.json").exists()
+            assert unfinished_files(run) == [] and not result.exists()
             earlier = {name: digest for name, digest in digests(kept).items() if not name.startswith(f"{stage}/")}
             assert digests(run).items() >= earlier.items()
         process = start(stage, config)  # continues what the last refusal left
         _, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, err
-        assert (run / stage / "metrics.json").exists() and unfinished_files(run) == []
+        assert result.exists() and unfinished_files(run) == []
     assert min(refused.values()) >= 2, refused
