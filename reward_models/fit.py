@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from llmrec.config import RewardConfig
 from llmrec.data.dataset import InteractionData
+from llmrec.data.ragged import Ragged
 from llmrec.distributed import own_device
 from llmrec.errors import DataError
 from llmrec.evaluation.metrics import hit_rate, ndcg
@@ -66,8 +67,8 @@ def fit_reward(
     model, quality = fit_click_purchase(data, config, seed, progress, users)
     with timed("judge"):
         judge = fit_judge(
-            [data.train_histories[user] for user in judge_users],
-            [data.purchases[user][: data.train_lengths[user]] for user in judge_users],
+            data.train_histories.select(judge_users),
+            Ragged.of(data.purchases).select(judge_users),
             data.num_items,
             catalogue_hash(data.items["item_id"]),
         )
@@ -168,16 +169,18 @@ def new_model(sources: Sources, config: RewardConfig) -> ClickPurchaseModel:
             hidden_size=config.hidden_size,
             num_layers=config.num_layers,
             dropout=config.dropout,
+            window=config.window,
             words=events.words.shape[1],
             purchases=events.has_purchases,
         )
     )
     model.item_words.copy_(torch.from_numpy(events.words))
-    model.trained.zero_()
-    model.trained[torch.from_numpy(np.concatenate([*events.histories, sources.shown.items]))] = True
+    rates = ItemRates.from_events(events)
+    model.trained.copy_(torch.from_numpy(rates.clicks > 0))
+    model.trained[torch.tensor(sources.shown.items)] = True
     # Sampled items are updated rarely, so their biases start from popularity. Exposures would correct that start.
     if is_sampled(events.num_items, config) and not len(sources.shown):
-        log_share = torch.from_numpy(ItemRates.from_events(events).log_share)
+        log_share = torch.from_numpy(rates.log_share)
         model.click_bias.data.copy_(log_share - log_share.min())
     if sources.shown.has_both_classes:
         rate = float(np.average(sources.shown.clicked, weights=sources.shown.weights))
@@ -236,11 +239,14 @@ def measure(model: Fitted, sources: Sources, seed: int) -> Quality:
     if len(valid):
         metrics["ranking"] = {"split": valid.split, "part": "valid", "n": len(valid), **ranking(model, valid)}
     curves: dict[str, Curves] = {}
+    training = sources.events
+    item_item = None
     for split in sources.data.targets:
         test = held_out(sources.data, "test", HELD_OUT_LIMIT, seed, split)
         events = test if len(test) else valid
         if len(events):
-            of_split, curves[split] = measure_split(model, events, sources.events, seed)
+            item_item = item_item or fit_judge(training.histories, training.purchases, training.num_items)
+            of_split, curves[split] = measure_split(model, events, training, item_item, seed)
             metrics["splits"][split] = of_split | {"part": "test" if len(test) else "valid"}
     if len(sources.shown):
         member = click_purchase_models(model)[0]
@@ -257,7 +263,7 @@ def _training_counts(model: Fitted, sources: Sources) -> dict[str, Any]:
     return {
         "users": len(events.histories),
         "clicks": events.num_events,
-        "purchases": int(sum(flags.sum() for flags in events.purchases)),
+        "purchases": int(ItemRates.from_events(events).purchases.sum()),
         "exposures": len(shown),
         "exposures_clicked": int(shown.clicked.sum()),
         "exposures_effective": round(shown.effective_sample_size, 1),

@@ -24,12 +24,12 @@ class ItemRates:
     @classmethod
     def from_events(cls, events: TrainingEvents) -> "ItemRates":
         """Counts the training events."""
-        items = np.concatenate(events.histories)
-        purchased = np.concatenate(events.purchases).astype(np.float64)
-        return cls(
-            clicks=np.bincount(items, minlength=events.num_items),
-            purchases=np.bincount(items, purchased, minlength=events.num_items),
-        )
+        clicks = np.zeros(events.num_items, dtype=np.int64)
+        purchases = np.zeros(events.num_items)
+        for items, flags in zip(events.histories.parts(), events.purchases.parts(), strict=True):
+            clicks += np.bincount(items.flat(), minlength=events.num_items)
+            purchases += np.bincount(items.flat(), flags.flat(), minlength=events.num_items)
+        return cls(clicks=clicks, purchases=purchases)
 
     @property
     def log_share(self) -> np.ndarray:

@@ -16,14 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from llmrec.data.ragged import Ragged
 from llmrec.data.seen_mask import seen_mask
 from llmrec.errors import DataError
 from llmrec.recommenders.ease import ease_weights
+from llmrec.recommenders.popularity import item_counts
 from reward_models.reward_model import Histories, mask_seen
 from reward_models.storage import SavedModel
 
 # EASE inverts a dense matrix of at most this size. Rarer items are scored by their popularity alone.
 MAX_EASE_ITEMS = 5_000
+MIX_SCORES = 50_000_000  # largest number of scores (users x items) that the mixture is fitted on
 # Number of clicks with the average purchase rate that are added to an item's own clicks.
 PURCHASE_PRIOR = 10.0
 
@@ -137,6 +140,8 @@ def fit_judge(
 ) -> EaseJudge:
     """Fits the judge. The two weights of the mixture are fitted on the last item of every fifth user.
 
+    Large logs fit them on fewer users, so that `MIX_SCORES` is kept.
+
     Args:
         histories: item indices of each user in time order.
         purchases: whether each item was purchased, bool, shaped as `histories`.
@@ -147,7 +152,9 @@ def fit_judge(
     Raises:
         DataError: fewer than two users have at least two events.
     """
-    usable = [user for user, history in enumerate(histories) if len(history) > 1]
+    histories = Ragged.of(histories)
+    lengths = histories.lengths
+    usable = np.flatnonzero(lengths > 1)
     if len(usable) < 2:
         raise DataError(
             f"The judge needs at least 2 users with 2 or more training events, found {len(usable)}: "
@@ -155,27 +162,27 @@ def fit_judge(
         )
     # EASE must not see the last items on which the mixture is fitted.
     held_out = usable[::5]
-    without_last = set(held_out)
-    shown = [history[:-1] if user in without_last else history for user, history in enumerate(histories)]
-    judge = _count(shown, purchases, num_items, items_sha256, l2)
-    targets = torch.tensor([int(histories[user][-1]) for user in held_out])
-    judge.mix.copy_(_fit_mix(judge, [shown[user] for user in held_out], targets))
+    is_held_out = np.zeros(len(lengths), dtype=bool)
+    is_held_out[held_out] = True
+    shown = histories.first(lengths - is_held_out)
+    judge = _count(shown, Ragged.of(purchases), num_items, items_sha256, l2)
+    sample = held_out[:: -(-len(held_out) * num_items // MIX_SCORES)]
+    targets = torch.from_numpy(histories.at(sample, lengths[sample] - 1))
+    judge.mix.copy_(_fit_mix(judge, shown.select(sample), targets))
     return judge
 
 
-def _count(
-    histories: Sequence[np.ndarray], purchases: Sequence[np.ndarray], num_items: int, items_sha256: str, l2: float
-) -> EaseJudge:
+def _count(histories: Ragged, purchases: Ragged, num_items: int, items_sha256: str, l2: float) -> EaseJudge:
     """A judge with everything but the weights of its mixture, from the clicks and purchases of each user."""
-    clicks = np.zeros(num_items)
+    clicks = item_counts(histories, num_items)
     purchased = np.zeros(num_items)
-    for history, flags in zip(histories, purchases, strict=True):
-        np.add.at(clicks, history, 1.0)
-        np.add.at(purchased, history, np.asarray(flags[: len(history)], dtype=np.float64))
+    for items, flags in zip(histories.parts(), purchases.first(histories.lengths).parts(), strict=True):
+        purchased += np.bincount(items.flat(), flags.flat(), minlength=num_items)
     covered = np.sort(np.argsort(-clicks, kind="stable")[:MAX_EASE_ITEMS])
     row_of_item = np.full(num_items, -1)
     row_of_item[covered] = np.arange(len(covered))
-    inside = [row_of_item[history][row_of_item[history] >= 0] for history in histories]
+    rows = (row_of_item[history] for history in histories)
+    inside = (row[row >= 0] for row in rows)
     judge = EaseJudge(JudgeConfig(num_items=num_items, ease_items=len(covered), items_sha256=items_sha256))
     judge.covered.copy_(torch.from_numpy(covered))
     judge.weights.copy_(torch.from_numpy(ease_weights(inside, len(covered), l2)))

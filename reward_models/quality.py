@@ -27,7 +27,7 @@ from reward_models.click_purchase import ClickPurchaseModel
 from reward_models.exposures import Exposures, exposure_logits
 from reward_models.held_out import HeldOut, chunks, predictions, ranking
 from reward_models.item_rates import SHRINKAGE, ItemRates
-from reward_models.judge import EaseJudge, fit_judge
+from reward_models.judge import EaseJudge
 from reward_models.reward_model import Prediction, RewardModel
 from reward_models.training_events import TrainingEvents
 
@@ -77,7 +77,7 @@ class References:
 
 
 def measure_split(
-    model: RewardModel, events: HeldOut, training: TrainingEvents, seed: int
+    model: RewardModel, events: HeldOut, training: TrainingEvents, item_item: EaseJudge, seed: int
 ) -> tuple[dict[str, Any], Curves]:
     """Measures clicks and purchases of one split, with baselines and slices.
 
@@ -85,6 +85,7 @@ def measure_split(
         model: the fitted model.
         events: held-out events of the split.
         training: the training events, for the baselines.
+        item_item: an item-item model of the same training events.
         seed: seed of negatives and bootstrap.
 
     Returns:
@@ -94,7 +95,7 @@ def measure_split(
     rates = ItemRates.from_events(training)
     references = References(
         rates=rates,
-        item_item=fit_judge(training.histories, training.purchases, training.num_items),
+        item_item=item_item,
         slices=_slices(events, rates),
     )
     click, click_events = click_quality(model, events, references, seed)

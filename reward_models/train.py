@@ -5,7 +5,7 @@ clicks on some training exposures. Validation chooses the epoch that is kept. He
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -79,11 +79,11 @@ class Step(NamedTuple):
     """What one step trains on.
 
     Attributes:
-        pieces: (user, start, end) of windows of training histories, possibly none.
+        pieces: user, start and end of windows of training histories, int32 [B, 3], possibly none.
         shown: row numbers of training exposures, possibly none.
     """
 
-    pieces: list[tuple[int, int, int]]
+    pieces: np.ndarray
     shown: np.ndarray
 
 
@@ -131,7 +131,7 @@ def train_epochs(
     """
     rng = np.random.default_rng(seed)
     log_share = ItemRates.from_events(sources.events).log_share
-    total = len(epoch_steps(sources, model.config.window, config, np.random.default_rng(seed)))
+    total = sum(1 for _ in epoch_steps(sources, model.config.window, config, np.random.default_rng(seed)))
     total *= config.num_train_epochs  # an estimate, because the cuts and so the number of windows differ in every epoch
     optimizer, schedule = _optimizer(model, config, total)
     best = BestState()
@@ -188,19 +188,17 @@ def _optimizer(
     return optimizer, LambdaLR(optimizer, learning_rate)
 
 
-def epoch_steps(sources: Sources, window: int, config: RewardConfig, rng: np.random.Generator) -> list[Step]:
+def epoch_steps(sources: Sources, window: int, config: RewardConfig, rng: np.random.Generator) -> Iterator[Step]:
     """The steps of one epoch; if windows or exposures run out earlier, the last steps are without them."""
     size = config.batch_size
     pieces = cut_windows(sources.events.histories, window, rng)
     shown = rng.permutation(len(sources.shown))
     steps = max(math.ceil(len(pieces) / size), math.ceil(len(shown) / EXPOSURE_BATCH))
-    return [
-        Step(
+    for number in range(steps):
+        yield Step(
             pieces=pieces[number * size : (number + 1) * size],
             shown=shown[number * EXPOSURE_BATCH : (number + 1) * EXPOSURE_BATCH],
         )
-        for number in range(steps)
-    ]
 
 
 def step_loss(

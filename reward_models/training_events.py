@@ -1,6 +1,5 @@
 """Training events of a log, and batches of windows in which every event is predicted from the events before it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from llmrec.data.dataset import InteractionData
+from llmrec.data.ragged import Ragged
 from llmrec.errors import DataError
 from reward_models.click_purchase import UNKNOWN
 from reward_models.features import item_words, profile_words
@@ -22,15 +22,15 @@ class TrainingEvents:
     """The training part of a log, for the users that a model may see.
 
     Attributes:
-        histories: item indices of each user in time order, int64 [n_u].
-        purchases: whether each item was purchased, bool [n_u].
+        histories: item indices of each user in time order, int64 [n_u]; views of the log.
+        purchases: whether each item was purchased, bool [n_u]; views of the log.
         profiles: profile words of each user, int64 [U, P].
         words: words of each item, int64 [N, W].
         has_purchases: whether the log distinguishes purchases from clicks.
     """
 
-    histories: list[np.ndarray]
-    purchases: list[np.ndarray]
+    histories: Ragged
+    purchases: Ragged
     profiles: np.ndarray
     words: np.ndarray
     has_purchases: bool
@@ -38,7 +38,7 @@ class TrainingEvents:
     @property
     def num_events(self) -> int:
         """Number of clicks."""
-        return sum(map(len, self.histories))
+        return int(self.histories.lengths.sum())
 
     @property
     def num_items(self) -> int:
@@ -58,12 +58,17 @@ def training_events(data: InteractionData, users: np.ndarray | None = None) -> T
             or no events are purchases although the config has a rule for purchases.
     """
     users = np.arange(data.num_users) if users is None else np.asarray(users)
-    histories = [np.asarray(data.train_histories[user]) for user in users]
-    purchases = [np.asarray(data.purchases[user])[: len(data.train_histories[user])] for user in users]
-    for user, history, flags in zip(users, histories, purchases, strict=True):
-        _check_user(data, int(user), history, flags)
-    total = sum(map(len, histories))
-    purchased = int(sum(flags.sum() for flags in purchases))
+    histories = data.train_histories.select(users)
+    purchases = Ragged.of(data.purchases).select(users)
+    _check_lengths(data, users, histories.lengths, purchases.lengths)
+    purchases = purchases.first(histories.lengths)
+    total = int(histories.lengths.sum())
+    purchased = 0
+    start = 0
+    for items, flags in zip(histories.parts(), purchases.parts(), strict=True):
+        _check_values(data, users[start : start + len(items)], items, flags)
+        purchased += int(flags.flat().sum())
+        start += len(items)
     if not total:
         raise DataError("No training events: use a longer log, or smaller `temporal_valid` and `temporal_test`.")
     has_purchases = data.card.get("rules", {}).get("purchase") != []
@@ -76,28 +81,43 @@ def training_events(data: InteractionData, users: np.ndarray | None = None) -> T
         )
     return TrainingEvents(
         histories=histories,
-        purchases=[flags.astype(bool) for flags in purchases],
+        purchases=Ragged(purchases.values.astype(bool, copy=False), purchases.starts, purchases.stops),
         profiles=profile_words(data.users)[users],
         words=item_words(data.items),
         has_purchases=has_purchases,
     )
 
 
-def _check_user(data: InteractionData, user: int, history: np.ndarray, flags: np.ndarray) -> None:
-    name = data.users["user_id"].iloc[user] if "user_id" in data.users else user
-    if len(history) and (history.min() < 0 or history.max() >= data.num_items):
+def _name(data: InteractionData, user: int) -> str | int:
+    return data.users["user_id"].iloc[user] if "user_id" in data.users else user
+
+
+def _check_lengths(data: InteractionData, users: np.ndarray, clicks: np.ndarray, flags: np.ndarray) -> None:
+    short = np.flatnonzero(flags < clicks)
+    if len(short):
+        row = short[0]
         raise DataError(
-            f"User {name}: the history holds an item index outside 0..{data.num_items - 1}. "
+            f"User {_name(data, users[row])}: {clicks[row]} training clicks but {flags[row]} purchase flags. Run the "
+            "prepare stage again."
+        )
+
+
+def _check_values(data: InteractionData, users: np.ndarray, histories: Ragged, purchases: Ragged) -> None:
+    """Checks the items and the purchase flags of some users."""
+    items = histories.flat()
+    flags = purchases.flat()
+    owner = np.repeat(users, histories.lengths)
+    outside = (items < 0) | (items >= data.num_items)
+    if outside.any():
+        raise DataError(
+            f"User {_name(data, owner[outside][0])}: the history holds an item index outside 0..{data.num_items - 1}. "
             "Run the prepare stage again."
         )
-    if len(flags) != len(history):
+    wrong = ~np.isin(flags, (0, 1)) if flags.dtype != bool else np.zeros(len(flags), dtype=bool)
+    if wrong.any():
         raise DataError(
-            f"User {name}: {len(history)} training clicks but {len(flags)} purchase flags. Run the prepare stage again."
-        )
-    if not np.isin(flags, (0, 1)).all():
-        wrong = flags[~np.isin(flags, (0, 1))][0]
-        raise DataError(
-            f"User {name}: a purchase flag is {wrong}, expected true or false. Run the prepare stage again."
+            f"User {_name(data, owner[wrong][0])}: a purchase flag is {flags[wrong][0]}, expected true or false. "
+            "Run the prepare stage again."
         )
 
 
@@ -131,25 +151,25 @@ class Batch:
         return Batch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
 
-def collate(events: TrainingEvents, pieces: Sequence[tuple[int, int, int]], rng: np.random.Generator) -> Batch:
+def collate(events: TrainingEvents, pieces: np.ndarray, rng: np.random.Generator) -> Batch:
     """Makes a batch of windows.
 
     Args:
         events: the training events.
-        pieces: (user, start, end) of each window, as `data.windows.cut_windows` gives them.
+        pieces: user, start and end of each window, as `data.windows.cut_windows` gives them, int [B, 3].
         rng: draws which profiles and purchases are hidden.
     """
     rows = len(pieces)
-    width = max(end - start for _, start, end in pieces)
+    width = int((pieces[:, 2] - pieces[:, 1]).max())
     targets = np.zeros((rows, width), np.int64)
     target_purchased = np.zeros((rows, width), np.float32)
     mask = np.zeros((rows, width), bool)
     positions = np.zeros((rows, width), np.int32)
     purchased = np.full((rows, width - 1), UNKNOWN, np.int64)
     first = np.full((rows, events.num_items), np.iinfo(np.int32).max, np.int32)
-    profiles = events.profiles[[user for user, _, _ in pieces]]
+    profiles = events.profiles[pieces[:, 0]]
     profiles = profiles * (rng.random((rows, 1)) >= HIDE_PROFILE)
-    for row, (user, start, end) in enumerate(pieces):
+    for row, (user, start, end) in enumerate(pieces.tolist()):
         history = events.histories[user]
         flags = events.purchases[user]
         size = end - start

@@ -25,7 +25,7 @@ from llmrec.ppo.trainer import RecPPOTrainer
 from llmrec.run import Run
 from llmrec.sft.stage import training_arguments
 from llmrec.sft.trainer import RecSFTTrainer
-from llmrec.sft.windows import training_windows
+from llmrec.sft.windows import TrainingWindows
 from tests.conftest import make_config
 from tests.ppo.test_trainer import PreferItem
 from tests.processes import run_processes
@@ -63,7 +63,7 @@ def test_sft_runs_in_the_precision_that_the_launcher_was_given(config, data, fre
     policy = RecPolicy.create(config, data)
     arguments = training_arguments(config.sft, Run.create(config))
     arguments.logging_steps, arguments.disable_tqdm = 1, True
-    trainer = RecSFTTrainer(policy, training_windows(policy, data, ["age"], config.sft, 0), arguments, config.sft)
+    trainer = RecSFTTrainer(policy, TrainingWindows(policy, data, ["age"], config.sft, 0), arguments, config.sft)
     seen = dtypes_inside(policy)
     trainer.train()
     assert seen == {dtype}

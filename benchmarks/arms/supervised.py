@@ -13,13 +13,12 @@ from torch.nn.utils.rnn import pad_sequence
 from benchmarks.arms.start import DECAY, Start, fit_policy
 from benchmarks.budget import WARMUP, Budget, Trained, fit, gradient_step
 from benchmarks.research.sdpo import sdpo_loss
-from llmrec.data.decision import Decision
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import decision_log_probs, pack, taken_log_probs, target_log_probs
 from llmrec.policy.ranking import all_item_scores
 from llmrec.ppo.kl import categorical_kl
 from llmrec.sft.trainer import sft_losses
-from llmrec.sft.windows import training_windows
+from llmrec.sft.windows import TrainingWindows, decision_of
 
 NEGATIVES = 15  # of a decision in S-DPO
 LAMBDA = 1.0  # weight of the soft labels
@@ -49,15 +48,15 @@ def sft_loss(start: Start, policy: RecPolicy) -> Loss:
     def windows() -> Iterator[Any]:
         for epoch in count(1):
             seed = config.seed + 1000 * epoch  # SFT itself has drawn the windows of `seed`
-            rows = training_windows(policy, start.data, config.catalogue.user_attributes, section, seed)
-            yield from rows.iter(section.batch_size)
+            rows = TrainingWindows(policy, start.data, config.catalogue.user_attributes, section, seed)
+            for first in range(0, len(rows), section.batch_size):
+                yield [rows[number] for number in range(first, first + section.batch_size)]
 
     queue = windows()
 
     def loss() -> torch.Tensor:
         rows = next(queue)
-        decisions = [Decision(*row) for row in zip(rows["profile"], rows["prior"], rows["items"], strict=True)]
-        batch = pack(policy, decisions, rows["completions"])
+        batch = pack(policy, [decision_of(row) for row in rows], [row["completions"] for row in rows])
         policy.train()
         items, text = sft_losses(policy, batch, policy(*batch.inputs(), section.dropout))
         return items + section.text_weight * text

@@ -5,21 +5,25 @@ mutual information of the counts, as word2vec does implicitly (Levy & Goldberg, 
 Matrix Factorization", NeurIPS 2014).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
 import torch
 
+from llmrec.data.ragged import Ragged
+
 WINDOW = 5  # positions between which two items of a history count as near
+MAX_CLICKS = 2_000_000  # clicks whose co-occurrence is counted for item vectors; the counts take 1 KB a click
 DIMENSIONS = 128  # largest rank of the factorization
 
 
-def cooccurrence_vectors(histories: Sequence[np.ndarray], num_items: int, size: int, seed: int = 0) -> torch.Tensor:
+def cooccurrence_vectors(histories: Iterable[np.ndarray], num_items: int, size: int, seed: int = 0) -> torch.Tensor:
     """Vectors of items; items that stand near each other in histories have similar vectors.
 
     Args:
-        histories: item indices in time order, training data only.
+        histories: item indices in time order, training data only. Of more than `MAX_CLICKS` clicks, the histories of
+            a seeded sample of users are read.
         num_items: number N of items.
         size: length d of a vector.
         seed: seed of the random projection to d dimensions.
@@ -27,7 +31,7 @@ def cooccurrence_vectors(histories: Sequence[np.ndarray], num_items: int, size: 
     Returns:
         float32 [N, d] of norm 1; zeros for an item without a neighbor in any history.
     """
-    weights = positive_information(cooccurrence(histories, num_items, "distance"))
+    weights = positive_information(cooccurrence(_sample(Ragged.of(histories), seed), num_items, "distance"))
     rank = min(DIMENSIONS, size, num_items)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -39,8 +43,21 @@ def cooccurrence_vectors(histories: Sequence[np.ndarray], num_items: int, size: 
     return torch.where(has_neighbors, vectors / norms.clamp(min=1e-12), 0.0).float()
 
 
+def _sample(histories: Ragged, seed: int) -> Ragged:
+    """The histories of random users with at most `MAX_CLICKS` clicks together; all of them if they have no more.
+
+    A longer history than that gives its newest clicks.
+    """
+    if histories.lengths.sum() <= MAX_CLICKS:
+        return histories
+    order = np.random.default_rng(seed).permutation(len(histories))
+    shown = histories.select(order).newest(MAX_CLICKS)
+    count = int(np.searchsorted(np.cumsum(shown.lengths), MAX_CLICKS, side="right"))
+    return shown[: max(1, count)]
+
+
 def cooccurrence(
-    histories: Sequence[np.ndarray],
+    histories: Iterable[np.ndarray],
     num_items: int,
     weighting: Literal["users", "distance"],
     window: int = WINDOW,
@@ -60,10 +77,10 @@ def cooccurrence(
     """
     if weighting == "users":
         return _shared_users(histories, num_items)
-    return _inverse_distances(histories, num_items, window)
+    return _inverse_distances(Ragged.of(histories), num_items, window)
 
 
-def _shared_users(histories: Sequence[np.ndarray], num_items: int) -> torch.Tensor:
+def _shared_users(histories: Iterable[np.ndarray], num_items: int) -> torch.Tensor:
     counts = np.zeros((num_items, num_items), dtype=np.float64)
     for history in histories:
         items = np.unique(history)
@@ -71,7 +88,7 @@ def _shared_users(histories: Sequence[np.ndarray], num_items: int) -> torch.Tens
     return torch.from_numpy(counts)
 
 
-def _inverse_distances(histories: Sequence[np.ndarray], num_items: int, window: int) -> torch.Tensor:
+def _inverse_distances(histories: Ragged, num_items: int, window: int) -> torch.Tensor:
     pairs = [np.zeros((2, 0), np.int64)]
     weights = [np.zeros(0)]
     for distance in range(1, window + 1):

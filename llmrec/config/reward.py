@@ -96,6 +96,9 @@ class RewardConfig(Section):
     weight_decay: float = Field(default=0.0, ge=0, description="Weight decay of AdamW.")
     hidden_size: int = Field(default=64, ge=4, multiple_of=2, description="Width of the hidden states, an even number.")
     num_layers: int = Field(default=2, ge=1, description="Number of transformer layers.")
+    window: int = Field(
+        default=50, ge=2, description="Number of newest items of a history that the click/purchase model reads."
+    )
     dropout: float = Field(default=0.2, ge=0, lt=1, description="Dropout probability.")
     purchase_weight: float = Field(
         default=1.0,

@@ -39,6 +39,11 @@ class Targets:
     def __len__(self) -> int:
         return len(self.users)
 
+    def of_users(self, chosen: np.ndarray) -> "Targets":
+        """The targets of some users; `chosen` marks them, bool [U]."""
+        rows = chosen[self.users]
+        return Targets(self.users[rows], self.positions[rows])
+
 
 @dataclass(frozen=True)
 class InteractionData:

@@ -13,6 +13,7 @@ import numpy as np
 from llmrec.config import CatalogueConfig
 from llmrec.data.dataset import InteractionData, Targets
 from llmrec.data.profiles import NEW_USER, profile_texts
+from llmrec.data.ragged import Ragged
 from llmrec.requests.request import Request
 
 _ROW_KEYS = ("user", "profile", "prior", "items", "purchased")
@@ -82,8 +83,40 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class KnownPurchases(Sequence[np.ndarray]):
+    """Which items were known to be purchased at M positions of the log, bool [n_m] each; computed when they are read.
+
+    Attributes:
+        data: the prepared log.
+        targets: the M positions.
+    """
+
+    data: InteractionData
+    targets: Targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @overload
+    def __getitem__(self, index: int) -> np.ndarray: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "KnownPurchases": ...
+
+    def __getitem__(self, index: int | slice) -> "np.ndarray | KnownPurchases":
+        users, positions = self.targets.users[index], self.targets.positions[index]
+        if isinstance(index, slice):
+            return KnownPurchases(self.data, Targets(users, positions))
+        return self.data.purchases_before(int(users), int(positions))
+
+    def select(self, rows: np.ndarray) -> "KnownPurchases":
+        """Some of the positions, in the order of `rows`."""
+        return KnownPurchases(self.data, Targets(self.targets.users[rows], self.targets.positions[rows]))
+
+
+@dataclass(frozen=True)
 class Decisions(Sequence[Decision]):
-    """M decisions by column. Histories are views of the event log's arrays, so M decisions cost no copies of them.
+    """M decisions by column. Histories are views of the event log's arrays, which are made when they are read.
 
     Attributes:
         profiles: what the prompt says of each user, [M].
@@ -96,8 +129,8 @@ class Decisions(Sequence[Decision]):
     """
 
     profiles: list[str]
-    histories: list[np.ndarray]
-    purchased: list[np.ndarray]
+    histories: Sequence[np.ndarray]
+    purchased: Sequence[np.ndarray]
     users: np.ndarray
     targets: np.ndarray
     max_history: int
@@ -116,14 +149,14 @@ class Decisions(Sequence[Decision]):
         """
         catalogue = catalogue or CatalogueConfig()
         texts = profile_texts(data.users, catalogue.user_attributes)
-        pairs = list(zip(targets.users.tolist(), targets.positions.tolist(), strict=True))
-        taken = [data.histories[user][at] if at < len(data.histories[user]) else -1 for user, at in pairs]
+        users = np.asarray(targets.users, dtype=np.int64)
+        positions = np.asarray(targets.positions, dtype=np.int64)
         return cls(
-            profiles=[texts[user] for user, _ in pairs],
-            histories=[data.histories[user][:position] for user, position in pairs],
-            purchased=[data.purchases_before(user, position) for user, position in pairs],
-            users=np.asarray(targets.users, dtype=np.int64),
-            targets=np.array(taken, dtype=np.int64),
+            profiles=[texts[user] for user in users],
+            histories=Ragged.of(data.histories).select(users).first(positions),
+            purchased=KnownPurchases(data, Targets(users, positions)),
+            users=users,
+            targets=items_at(data, users, positions),
             max_history=catalogue.max_history,
         )
 
@@ -170,8 +203,12 @@ class Decisions(Sequence[Decision]):
         index = np.asarray(rows, dtype=np.int64)
         return Decisions(
             profiles=[self.profiles[m] for m in index],
-            histories=[self.histories[m] for m in index],
-            purchased=[self.purchased[m] for m in index],
+            histories=Ragged.of(self.histories).select(index),
+            purchased=(
+                self.purchased.select(index)
+                if isinstance(self.purchased, KnownPurchases)
+                else Ragged.of(self.purchased).select(index)
+            ),
             users=self.users[index],
             targets=self.targets[index],
             max_history=self.max_history,
@@ -186,6 +223,15 @@ class Decisions(Sequence[Decision]):
         """At most `size` decisions at a time, in order."""
         for start in range(0, len(self), size):
             yield self[start : start + size]
+
+
+def items_at(data: InteractionData, users: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """The items at positions of histories, each int64 [M]; -1 at the end of a history."""
+    histories = Ragged.of(data.histories)
+    inside = positions < histories.lengths[users]
+    items = np.full(len(users), -1, dtype=np.int64)
+    items[inside] = histories.at(users[inside], positions[inside])
+    return items
 
 
 def stranger(

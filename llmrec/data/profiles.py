@@ -19,7 +19,7 @@ def profile_texts(users: "pd.DataFrame", attributes: list[str]) -> list[str]:
         attributes: columns of the user table.
 
     Returns:
-        one text a user, [U].
+        one text a user, [U]. Equal texts are one object.
 
     Raises:
         ConfigError: an attribute is not a column of the user table.
@@ -29,7 +29,9 @@ def profile_texts(users: "pd.DataFrame", attributes: list[str]) -> list[str]:
             known = ", ".join(column for column in users.columns if column != "user_id") or "none"
             raise ConfigError(f"catalogue.user_attributes: the user table has no `{name}`; its attributes: {known}.")
     rows = users[attributes].fillna("").astype(str).itertuples(index=False) if attributes else [()] * len(users)
-    return [" ".join(value for value in row if value) or NEW_USER for row in rows]
+    known: dict[str, str] = {NEW_USER: NEW_USER}
+    texts = (" ".join(value for value in row if value) or NEW_USER for row in rows)
+    return [known.setdefault(text, text) for text in texts]
 
 
 def drop_profiles(profiles: list[str], share: float, seed: int) -> list[str]:

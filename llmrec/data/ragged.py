@@ -5,6 +5,8 @@ from typing import overload
 
 import numpy as np
 
+PART = 1_000_000  # items that a pass over all arrays reads at once
+
 
 class Ragged(Sequence[np.ndarray]):
     """U arrays that are views of one flat array.
@@ -44,9 +46,34 @@ class Ragged(Sequence[np.ndarray]):
         """The first items of each array; `lengths` is int64 [U]."""
         return Ragged(self.values, self.starts, self.starts + lengths)
 
+    def newest(self, count: int) -> "Ragged":
+        """At most `count` last items of each array."""
+        return Ragged(self.values, np.maximum(self.starts, self.stops - count), self.stops)
+
+    def select(self, rows: Sequence[int] | np.ndarray) -> "Ragged":
+        """Some of the arrays, in the order of `rows`."""
+        index = np.asarray(rows, dtype=np.int64)
+        return Ragged(self.values, self.starts[index], self.stops[index])
+
+    def parts(self, size: int = PART) -> Iterator["Ragged"]:
+        """Consecutive arrays with about `size` items together, so that a pass over all of them needs little memory."""
+        ends = np.cumsum(self.lengths)
+        start = 0
+        while start < len(self):
+            before = ends[start - 1] if start else 0
+            stop = max(start + 1, int(np.searchsorted(ends, before + size, side="right")))
+            yield self[start:stop]
+            start = stop
+
     def at(self, rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """The items at `positions` of the arrays `rows`, each int64 [M]."""
         return self.values[self.starts[rows] + positions]
+
+    def items(self, numbers: np.ndarray) -> np.ndarray:
+        """Items by their numbers in `flat`, which is not made."""
+        ends = np.cumsum(self.lengths)
+        rows = np.searchsorted(ends, numbers, side="right")
+        return self.values[self.stops[rows] - (ends[rows] - numbers)]
 
     def flat(self) -> np.ndarray:
         """All items of all arrays, in order. It is a view if the arrays are consecutive."""

@@ -12,8 +12,9 @@ from trl.experimental.ppo import PPOConfig as TRLPPOConfig
 from llmrec.config import Config, PPOConfig
 from llmrec.config.batch import ppo_share
 from llmrec.data.dataset import InteractionData, Targets, load_data
-from llmrec.data.decision import Decisions
+from llmrec.data.decision import Decisions, items_at
 from llmrec.data.profiles import drop_profiles, profile_texts
+from llmrec.data.ragged import Ragged
 from llmrec.distributed import is_main_process, settle_mixed_precision
 from llmrec.errors import RewardError
 from llmrec.policy.model import RecPolicy
@@ -128,17 +129,18 @@ def training_decisions(data: InteractionData, config: Config) -> Decisions:
     """
     width = config.catalogue.max_history
     texts = profile_texts(data.users, config.catalogue.user_attributes)
-    windows = [
-        (user, stop) for user, history in enumerate(data.train_histories) for stop in range(len(history), 0, -width)
-    ]
     lengths = data.train_lengths
-    targets = [data.histories[user][stop] if stop < lengths[user] else -1 for user, stop in windows]
+    counts = -(-lengths // width)
+    users = np.repeat(np.arange(data.num_users), counts)
+    number = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)  # of each window, the newest first
+    stops = lengths[users] - number * width
+    targets = np.where(number > 0, items_at(data, users, stops), -1)
     return Decisions(
-        profiles=drop_profiles([texts[user] for user, _ in windows], config.sft.profile_dropout, config.seed),
-        histories=[data.histories[user][:stop] for user, stop in windows],
-        purchased=[data.purchases[user][:stop] for user, stop in windows],
-        users=np.array([user for user, _ in windows], dtype=np.int64),
-        targets=np.array(targets, dtype=np.int64),
+        profiles=drop_profiles([texts[user] for user in users], config.sft.profile_dropout, config.seed),
+        histories=Ragged.of(data.histories).select(users).first(stops),
+        purchased=Ragged.of(data.purchases).select(users).first(stops),
+        users=users,
+        targets=targets,
         max_history=width,
     )
 

@@ -4,6 +4,7 @@ from typing import Self
 
 import numpy as np
 
+from llmrec.data.ragged import Ragged
 from llmrec.recommenders.protocol import Histories
 
 
@@ -22,5 +23,7 @@ class Popularity:
 
 def item_counts(histories: Histories, num_items: int) -> np.ndarray:
     """How often each item occurs in the histories, float64 [N]."""
-    items = np.concatenate([np.zeros(0, np.int64), *histories])
-    return np.bincount(items, minlength=num_items).astype(np.float64)
+    counts = np.zeros(num_items)
+    for part in Ragged.of(histories).parts():
+        counts += np.bincount(part.flat(), minlength=num_items)
+    return counts

@@ -5,7 +5,6 @@ needs no forward pass.
 """
 
 import torch
-from datasets import Dataset
 
 from llmrec.errors import ConfigError
 from llmrec.language.grammar import DONE
@@ -13,17 +12,17 @@ from llmrec.policy.decoding import Decoder, DecodingState
 from llmrec.policy.distribution import NextToken
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import pack
-from llmrec.sft.windows import decision_of
+from llmrec.sft.windows import TrainingWindows, decision_of
 
 SAMPLE = 256  # completions that are checked, spread over all windows
 
 
-def check_completions(policy: RecPolicy, windows: Dataset) -> None:
+def check_completions(policy: RecPolicy, windows: TrainingWindows) -> None:
     """Checks a sample of supervised completions against the mask.
 
     Args:
         policy: its decoder and tokenizer are used.
-        windows: rows of `training_windows`.
+        windows: the windows.
 
     Raises:
         ConfigError: the mask forbids a token of a completion.

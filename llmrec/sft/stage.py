@@ -26,7 +26,7 @@ from llmrec.run import Run
 from llmrec.selection.validation import validation_sample
 from llmrec.sft.check import check_completions
 from llmrec.sft.trainer import NDCG, RecSFTTrainer, ValidationCallback
-from llmrec.sft.windows import training_windows
+from llmrec.sft.windows import TrainingWindows
 from llmrec.sharding import check_launch
 from llmrec.timing import timed
 
@@ -68,7 +68,7 @@ def train_sft(run: Run) -> dict[str, Any]:
 @timed("training windows")
 def _make_trainer(run: Run, policy: RecPolicy, data: InteractionData) -> RecSFTTrainer:
     section = run.config.sft
-    windows = training_windows(policy, data, run.config.catalogue.user_attributes, section, run.config.seed)
+    windows = TrainingWindows(policy, data, run.config.catalogue.user_attributes, section, run.config.seed)
     check_completions(policy, windows)
     return RecSFTTrainer(policy, windows, training_arguments(section, run), section)
 

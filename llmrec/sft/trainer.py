@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch.utils.data import SequentialSampler
@@ -19,10 +20,11 @@ from llmrec.language.grammar import ITEM
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import PackedBatch, pack, target_log_probs
 from llmrec.selection.best_adapter import BestAdapter, evaluation_due
-from llmrec.sft.windows import Window, decision_of
+from llmrec.sft.windows import TrainingWindows, decision_of
 from llmrec.sharding import Shards, configure
 
 NDCG = "eval_ndcg@10"
+ROW = "row"  # column of the data set that TRL sees: numbers of windows
 COUNTS = "counts"  # key of a collated batch: its item tokens and its text tokens, int64 [2]
 
 
@@ -59,14 +61,14 @@ class RecSFTTrainer(SFTTrainer):
 
     Args:
         policy: trained in place.
-        windows: rows of `training_windows`, in training order.
+        windows: the windows, in training order.
         args: TRL's arguments.
         section: dropout, text weight and evaluation steps.
     """
 
     loss_is_scaled_for_ga = True  # transformers then does not divide the loss by the number of forward passes
 
-    def __init__(self, policy: RecPolicy, windows: Dataset, args: TRLSFTConfig, section: SFTConfig):
+    def __init__(self, policy: RecPolicy, windows: TrainingWindows, args: TRLSFTConfig, section: SFTConfig):
         self.policy = policy
         self.section = section
         self.windows = windows
@@ -75,7 +77,7 @@ class RecSFTTrainer(SFTTrainer):
         super().__init__(
             model=policy,  # pyright: ignore[reportArgumentType]  # any nn.Module trains
             args=args,
-            train_dataset=windows,
+            train_dataset=Dataset.from_dict({ROW: np.arange(len(windows), dtype=np.int32)}),  # TRL takes no other type
             data_collator=self._collate,
             processing_class=policy.tokenizer,
         )
@@ -118,7 +120,8 @@ class RecSFTTrainer(SFTTrainer):
             self._logged_steps = 0
         super().log(logs, start_time)
 
-    def _collate(self, rows: Sequence[Window]) -> dict[str, torch.Tensor]:
+    def _collate(self, numbers: Sequence[dict[str, int]]) -> dict[str, torch.Tensor]:
+        rows = [self.windows[number[ROW]] for number in numbers]
         completions = [row["completions"] for row in rows]
         batch = pack(self.policy, [decision_of(row) for row in rows], completions)
         batch = batch.with_choices([row["learned"] for row in rows])
@@ -128,7 +131,7 @@ class RecSFTTrainer(SFTTrainer):
         return vars(batch) | {COUNTS: torch.tensor(counts)}
 
     def _get_train_sampler(self, *_: Any) -> SequentialSampler:
-        return SequentialSampler(self.windows)  # the rows are shuffled already, epoch by epoch
+        return SequentialSampler(range(len(self.windows)))  # the rows are shuffled already, epoch by epoch
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the adapter only, in a folder of its own. All processes must call this."""

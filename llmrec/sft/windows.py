@@ -1,28 +1,35 @@
-"""Training windows of SFT: slices of user histories, each followed by a true justification of its last item."""
+"""Training windows of SFT: slices of user histories, each followed by a true justification of its last item.
+
+`TrainingWindows` keeps a few numbers a window. A window's texts and tokens are drawn when it is read, from a generator
+of its own, so a log of any size takes little memory and a window is the same whenever it is read.
+"""
 
 import random
-from itertools import cycle, islice
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
 
 from llmrec.config import SFTConfig
 from llmrec.data.dataset import InteractionData
 from llmrec.data.decision import Decision
-from llmrec.data.profiles import drop_profiles, profile_texts
+from llmrec.data.profiles import NEW_USER, profile_texts
+from llmrec.data.windows import cut
 from llmrec.language.templates import sample_justification
 from llmrec.policy.model import RecPolicy
 from llmrec.requests.draw import RequestSampler
 from llmrec.requests.request import Request
 
-Window = dict[str, Any]  # {profile, request, prior, items, learned, completions}, a row of the data set
+Window = dict[str, Any]  # {profile, request, prior, items, learned, completions}
+CHUNK = 16  # batches whose windows are sorted by length
 
 
-def training_windows(
-    policy: RecPolicy, data: InteractionData, attributes: list[str], section: SFTConfig, seed: int
-) -> Dataset:
-    """The windows of all epochs, in training order. Each epoch draws new windows and new justifications.
+class TrainingWindows:
+    """The windows of all epochs, in training order. Each epoch has new cuts, a new order and new justifications.
+
+    A window is a row `{profile, request, prior, items, learned, completions}`. The only completion recommends the item
+    that followed `items` and justifies it with true facts. It satisfies the request, which is "" in most rows.
+    `learned` says which of the shown items are targets: all, or those that satisfy the request.
 
     Args:
         policy: renders completions as tokens.
@@ -31,48 +38,83 @@ def training_windows(
         section: number of epochs, batch size, and shares of hidden profiles and of requests.
         seed: seed of windows, justifications and order.
 
-    Returns:
-        rows `{profile, request, prior, items, learned, completions}`. The only completion recommends the item that
-        followed `items` and justifies it with true facts. It satisfies the request, which is "" in most rows.
-        `learned` says which of the shown items are targets: all, or those that satisfy the request.
+    Attributes:
+        places: user, start and end of each window, int32 [W, 3].
     """
-    generator = random.Random(seed)
-    profiles = profile_texts(data.users, attributes)
-    rows: list[Window] = []
-    for _ in range(int(np.ceil(section.num_train_epochs))):
-        epoch: list[Window] = []
-        for user, history in enumerate(data.train_histories):
-            for start, stop in _cut(len(history), policy.catalogue.max_history, generator):
-                *shown, last = history[start:stop].tolist()
-                completion = _completion(policy, shown, last, generator)
-                prior = history[:start].tolist()
-                epoch.append({"profile": profiles[user], "prior": prior, "items": shown, "completions": [completion]})
-        rows += _batches_of_like_length(epoch, section.batch_size, generator)
-    shown_profiles = drop_profiles([row["profile"] for row in rows], section.profile_dropout, seed)
-    rows = [row | {"profile": profile} for row, profile in zip(rows, shown_profiles, strict=True)]
-    rows = _with_requests(policy, rows, section.requests, seed)
-    share = section.num_train_epochs / np.ceil(section.num_train_epochs)
-    rows = rows[: int(len(rows) * share)]
-    # The first windows fill up the last batch. A smaller one could not be shared by processes evenly.
-    return Dataset.from_list(rows + list(islice(cycle(rows), -len(rows) % section.batch_size)))
+
+    def __init__(
+        self, policy: RecPolicy, data: InteractionData, attributes: list[str], section: SFTConfig, seed: int
+    ) -> None:
+        self.policy = policy
+        self.histories = data.train_histories
+        self.profiles = profile_texts(data.users, attributes)
+        self.section = section
+        self.seed = seed
+        self.sampler = RequestSampler(policy.attributes) if policy.attributes is not None else None
+        width = policy.catalogue.max_history
+        epochs = int(np.ceil(section.num_train_epochs))
+        lengths = self.histories.lengths
+        places = np.concatenate([_epoch(lengths, width, section.batch_size, seed, epoch) for epoch in range(epochs)])
+        self.places = places[: int(len(places) * section.num_train_epochs / epochs)]
+
+    def __len__(self) -> int:
+        # The first windows fill up the last batch. A smaller one could not be shared by processes evenly.
+        return len(self.places) + -len(self.places) % self.section.batch_size
+
+    def __iter__(self) -> Iterator[Window]:
+        return (self[number] for number in range(len(self)))
+
+    def __getitem__(self, number: int) -> Window:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        number %= len(self.places)
+        user, start, stop = self.places[number].tolist()
+        history = self.histories[user]
+        *items, target = history[start:stop].tolist()
+        generator = random.Random(f"window {number} {self.seed}")
+        hidden = generator.random() < self.section.profile_dropout
+        request, learned = self._request(number, items, target)
+        return {
+            "profile": NEW_USER if hidden else self.profiles[user],
+            "prior": history[:start].tolist(),
+            "items": items,
+            "completions": [_completion(self.policy, items, target, generator)],
+            "request": request,
+            "learned": learned,
+        }
+
+    def _request(self, number: int, items: list[int], target: int) -> tuple[str, list[bool]]:
+        """A request that the target satisfies, "" in most windows, and which of the shown items satisfy it."""
+        generator = random.Random(f"request {number} {self.seed}")  # the other draws do not depend on requests
+        if self.sampler is not None and generator.random() < self.section.requests:
+            request = self.sampler.draw(target, items, generator)
+            if request is not None:
+                return request.text, self.sampler.attributes.satisfied(request.conditions)[items].tolist()
+        return "", [True] * len(items)
 
 
-def _with_requests(policy: RecPolicy, rows: list[Window], share: float, seed: int) -> list[Window]:
-    """Adds `request` and `learned` to rows. A share of the rows gets a request that the recommended item satisfies."""
-    generator = random.Random(f"requests {seed}")  # the other draws are the same with and without requests
-    sampler = RequestSampler(policy.attributes) if policy.attributes is not None else None
-    found: list[Window] = []
-    for row in rows:
-        request = None
-        if sampler is not None and generator.random() < share:
-            item = policy.prompts.parse(row["completions"][0]).item
-            request = sampler.draw(item, row["items"], generator)
-        if sampler is None or request is None:
-            found.append(row | {"request": "", "learned": [True] * len(row["items"])})
-        else:
-            learned = sampler.attributes.satisfied(request.conditions)[row["items"]].tolist()
-            found.append(row | {"request": request.text, "learned": learned})
-    return found
+def _epoch(lengths: np.ndarray, width: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+    """The places of an epoch's windows in training order, int32 [W, 3].
+
+    A window has at most `width` shown items and one item to predict. The first cut is random, so that epochs differ.
+    """
+    generator = np.random.default_rng((seed, epoch))
+    is_long = lengths > width + 1
+    firsts = np.where(is_long, generator.integers(2, width + 2, len(lengths)), width + 1)
+    places = cut(lengths, width + 1, firsts)
+    sizes = places[:, 2] - places[:, 1]
+    places = places[(sizes > 1) | ~is_long[places[:, 0]]]
+    return _batches_of_like_length(places, batch_size, generator)
+
+
+def _batches_of_like_length(places: np.ndarray, batch_size: int, generator: np.random.Generator) -> np.ndarray:
+    """Shuffles windows into batches of similar length: less padding, and still a random order of batches."""
+    places = places[generator.permutation(len(places))]
+    chunk = np.arange(len(places)) // (CHUNK * batch_size)
+    places = places[np.lexsort((places[:, 2] - places[:, 1], chunk))]
+    batch = generator.permutation(-(-len(places) // batch_size))
+    rows = (batch[:, None] * batch_size + np.arange(batch_size)).ravel()
+    return places[rows[rows < len(places)]]
 
 
 def _completion(policy: RecPolicy, shown: list[int], item: int, generator: random.Random) -> list[int]:
@@ -80,29 +122,6 @@ def _completion(policy: RecPolicy, shown: list[int], item: int, generator: rando
     justification = policy.prompts.justification(sample_justification(policy.facts, item, shown, generator))
     completion: list[Any] = [*policy.vocabulary.sequences[item], *justification, policy.prompts.end]
     return completion
-
-
-def _cut(length: int, width: int, generator: random.Random) -> list[tuple[int, int]]:
-    """Cuts positions [0, length) into windows of at most `width` shown items and one item to predict.
-
-    The first cut is random, so that epochs differ.
-    """
-    if length <= width + 1:
-        return [(0, length)] if length else []
-    bounds = [0, *range(generator.randint(2, width + 1), length, width + 1), length]
-    return [(start, stop) for start, stop in zip(bounds, bounds[1:], strict=False) if stop - start > 1]
-
-
-def _batches_of_like_length(rows: list[Window], batch_size: int, generator: random.Random) -> list[Window]:
-    """Shuffles rows into batches of similar length: less padding, and still a random order of batches."""
-    generator.shuffle(rows)
-    chunk_size = 16 * batch_size
-    ordered: list[Window] = []
-    for start in range(0, len(rows), chunk_size):
-        ordered += sorted(rows[start : start + chunk_size], key=lambda row: len(row["items"]))
-    batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
-    generator.shuffle(batches)
-    return [row for batch in batches for row in batch]
 
 
 def decision_of(row: Window) -> Decision:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llmrec.data.dataset import InteractionData
+from llmrec.data.ragged import Ragged
 from reward_models.exposures import exposures_of
 from reward_models.training_events import TrainingEvents
 
@@ -71,14 +72,16 @@ def preference_pairs(events: TrainingEvents, skipped: list[np.ndarray], limit: i
         seed: seed of the sample.
     """
     generator = np.random.default_rng(seed)
-    candidates: list[tuple[int, int, str]] = []
-    for user, (history, flags) in enumerate(zip(events.histories, events.purchases, strict=True)):
-        candidates += [(user, position, "clicked") for position in range(len(history))]
-        candidates += [(user, int(position), "purchased") for position in np.flatnonzero(flags[1:] != flags[:-1])]
-    all_clicks = np.concatenate(events.histories)
+    clicks = events.histories.lengths
+    ends = np.cumsum(clicks + _changes(events.purchases))  # a candidate is a click, or a change between two flags
     pairs: list[Pair] = []
-    for number in generator.permutation(len(candidates)):
-        user, position, kind = candidates[number]
+    for number in map(int, generator.permutation(ends[-1])):
+        user = int(np.searchsorted(ends, number, side="right"))
+        position = number - int(ends[user - 1] if user else 0)
+        kind = "clicked"
+        if position >= clicks[user]:
+            kind = "purchased"
+            position = int(np.flatnonzero(np.diff(events.purchases[user]))[position - clicks[user]])
         history = events.histories[user]
         if kind == "purchased":
             chosen, rejected = history[position : position + 2]
@@ -86,7 +89,7 @@ def preference_pairs(events: TrainingEvents, skipped: list[np.ndarray], limit: i
                 chosen, rejected = rejected, chosen
         else:
             chosen = history[position]
-            rejected = _skipped(skipped[user], history, position, all_clicks, generator)
+            rejected = _skipped(skipped[user], history, position, events, generator)
         if rejected is not None:
             pairs.append(Pair(user=user, position=position, chosen=int(chosen), rejected=int(rejected), kind=kind))
         if len(pairs) == limit:
@@ -94,8 +97,19 @@ def preference_pairs(events: TrainingEvents, skipped: list[np.ndarray], limit: i
     return pairs
 
 
+def _changes(purchases: Ragged) -> np.ndarray:
+    """How often the purchase flag changes between two consecutive clicks of each user, int64 [U]."""
+    counts = [np.zeros(0, dtype=np.int64)]
+    for part in purchases.parts():
+        flags = part.flat()
+        owner = np.repeat(np.arange(len(part)), part.lengths)
+        changes = (owner[1:] == owner[:-1]) & (flags[1:] != flags[:-1])
+        counts.append(np.bincount(owner[1:][changes], minlength=len(part)))
+    return np.concatenate(counts)
+
+
 def _skipped(
-    logged: np.ndarray, history: np.ndarray, position: int, all_clicks: np.ndarray, generator: np.random.Generator
+    logged: np.ndarray, history: np.ndarray, position: int, events: TrainingEvents, generator: np.random.Generator
 ) -> int | None:
     """An item that the user skipped at a position; None if no unclicked item was found.
 
@@ -103,12 +117,12 @@ def _skipped(
         logged: skipped exposures of the user, [m, 2].
         history: training clicks of the user.
         position: position of the click.
-        all_clicks: items of all training clicks.
+        events: the training events, of which a click is drawn.
         generator: draws the item.
     """
     shown = logged[logged[:, 0] == position, 1]
     if len(shown):
         return int(generator.choice(shown))
-    drawn = generator.choice(all_clicks, RANDOM_DRAWS)
+    drawn = events.histories.items(generator.choice(events.num_events, RANDOM_DRAWS))
     unclicked = drawn[~np.isin(drawn, history)]
     return int(unclicked[0]) if len(unclicked) else None

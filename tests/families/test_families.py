@@ -18,7 +18,7 @@ from llmrec.policy.ranking import item_scores
 from llmrec.recommend import Recommender
 from llmrec.sft.check import check_completions
 from llmrec.sft.trainer import sft_losses
-from llmrec.sft.windows import training_windows
+from llmrec.sft.windows import TrainingWindows
 from tests.conftest import disturb, make_config, make_data
 from tests.families.bases import FAMILIES, make_base
 from tests.ppo.test_trainer import make_trainer
@@ -57,7 +57,7 @@ def test_what_is_written_is_read_back(policy):
 def test_a_step_of_sft(policy):
     """The mask allows every target, gradients reach the items, and no router of experts is trained."""
     data = make_data()
-    rows = training_windows(policy, data, ["age"], SFTConfig(num_train_epochs=2.0, per_device_train_batch_size=4), 0)
+    rows = TrainingWindows(policy, data, ["age"], SFTConfig(num_train_epochs=2.0, per_device_train_batch_size=4), 0)
     check_completions(policy, rows)
     some = [rows[index] for index in range(4)]
     decisions = [Decision(row["profile"], row["prior"], row["items"]) for row in some]

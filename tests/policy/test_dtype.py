@@ -11,7 +11,7 @@ from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import pack
 from llmrec.policy.ranking import item_scores
 from llmrec.sft.trainer import sft_losses
-from llmrec.sft.windows import training_windows
+from llmrec.sft.windows import TrainingWindows
 from tests.conftest import disturb, make_config
 from tests.ppo.test_trainer import first_step, make_trainer
 
@@ -68,9 +68,7 @@ def test_a_saved_adapter_keeps_its_format_or_loads_in_full_precision(halved, tin
 def test_losses_of_sft_are_near_those_of_float32_and_gradients_are_float32(halved, tiny_base, data):
     losses = []
     for policy in (halved, make_policy(tiny_base, data, "float32")):
-        rows = training_windows(
-            policy, data, ["age"], SFTConfig(num_train_epochs=1.0, per_device_train_batch_size=4), 0
-        )
+        rows = TrainingWindows(policy, data, ["age"], SFTConfig(num_train_epochs=1.0, per_device_train_batch_size=4), 0)
         decisions = [Decision(row["profile"], row["prior"], row["items"]) for row in rows]
         batch = pack(policy, decisions, [row["completions"] for row in rows])
         losses.append(torch.stack(sft_losses(policy, batch, policy(*batch.inputs()))))

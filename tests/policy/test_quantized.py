@@ -16,7 +16,7 @@ from llmrec.policy.ranking import item_scores
 from llmrec.run import Run
 from llmrec.sft.stage import training_arguments
 from llmrec.sft.trainer import RecSFTTrainer
-from llmrec.sft.windows import training_windows
+from llmrec.sft.windows import TrainingWindows
 from tests.conftest import disturb, make_base, make_config
 from tests.ppo.test_trainer import first_step, make_trainer
 
@@ -67,7 +67,7 @@ def test_sft_on_a_quantised_base_learns(quantized, data, tmp_path):
     config = quantized(name="run", output_dir=str(tmp_path), sft={"num_train_epochs": 30.0, "learning_rate": 5e-3})
     policy = RecPolicy.create(config, data)
     frozen = policy.model.get_base_model().model.layers[0].mlp.up_proj.base_layer.weight.clone()
-    windows = training_windows(policy, data, ["age"], config.sft, 0)
+    windows = TrainingWindows(policy, data, ["age"], config.sft, 0)
     arguments = training_arguments(config.sft, Run.create(config))
     arguments.logging_steps, arguments.disable_tqdm = 1, True
     trainer = RecSFTTrainer(policy, windows, arguments, config.sft)

@@ -23,7 +23,7 @@ from llmrec.policy.model import RecPolicy
 from llmrec.ppo.checkpoint import newest_checkpoint
 from llmrec.ppo.trainer import RecPPOTrainer
 from llmrec.sft.trainer import RecSFTTrainer, ValidationCallback
-from llmrec.sft.windows import training_windows
+from llmrec.sft.windows import TrainingWindows
 from llmrec.sharding import whole
 from tests.conftest import make_config, make_data
 from tests.fakes.sharding import shard_on_cpus
@@ -115,7 +115,7 @@ def fine_tune(base: str, output: Path) -> None:
         remove_unused_columns=False, dataset_kwargs={"skip_prepare_dataset": True}, gradient_checkpointing=False,
         disable_tqdm=True,
     )  # fmt: skip
-    trainer = RecSFTTrainer(policy, training_windows(policy, data, ["age"], config.sft, 0), arguments, config.sft)
+    trainer = RecSFTTrainer(policy, TrainingWindows(policy, data, ["age"], config.sft, 0), arguments, config.sft)
     validation = ValidationCallback(trainer, Decisions.from_decisions(SFT_DECISIONS, max_history=3))
     trainer.add_callback(validation)
     trainer.train()

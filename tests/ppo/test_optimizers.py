@@ -10,7 +10,7 @@ from llmrec.ppo.checkpoint import newest_checkpoint
 from llmrec.run import Run
 from llmrec.sft.stage import training_arguments
 from llmrec.sft.trainer import RecSFTTrainer
-from llmrec.sft.windows import training_windows
+from llmrec.sft.windows import TrainingWindows
 from tests.conftest import make_base, make_config
 from tests.ppo.test_trainer import make_trainer, weights
 
@@ -32,7 +32,7 @@ def sft_trainer(base: str, data, tmp_path, **section) -> RecSFTTrainer:
     policy = RecPolicy.create(config, data)
     arguments = training_arguments(config.sft, Run.create(config))
     arguments.logging_steps, arguments.disable_tqdm = 1, True
-    return RecSFTTrainer(policy, training_windows(policy, data, ["age"], config.sft, 0), arguments, config.sft)
+    return RecSFTTrainer(policy, TrainingWindows(policy, data, ["age"], config.sft, 0), arguments, config.sft)
 
 
 @needs_bitsandbytes

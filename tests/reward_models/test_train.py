@@ -89,7 +89,7 @@ def test_held_out_events_are_never_trained_on(data):
 
 def test_click_loss_excludes_seen_items(data):
     events = training_events(data)
-    batch = collate(events, [(0, 2, 5)], np.random.default_rng(0))
+    batch = collate(events, np.array([(0, 2, 5)]), np.random.default_rng(0))
     model = tiny_model(data.num_items)
     states = model.states(batch.history, batch.purchased)[batch.mask]
     history, expected = events.histories[0], []
@@ -102,7 +102,7 @@ def test_click_loss_excludes_seen_items(data):
 
 
 def test_sampled_softmax_with_every_item_once_equals_the_full_softmax(data):
-    batch = collate(training_events(data), [(0, 0, 6), (1, 0, 3)], np.random.default_rng(0))
+    batch = collate(training_events(data), np.array([(0, 0, 6), (1, 0, 3)]), np.random.default_rng(0))
     model = tiny_model(data.num_items)
     states = model.states(batch.history, batch.purchased)[batch.mask]
     full, items = click_loss(model, states, batch, None).item(), torch.arange(data.num_items)
@@ -140,7 +140,7 @@ def test_large_catalogues_start_from_popularity(data, monkeypatch):
 
 def test_purchases_are_sometimes_hidden(data):
     events = training_events(data)
-    batch = collate(events, [(u, 0, len(events.histories[u])) for u in range(60)], np.random.default_rng(0))
+    batch = collate(events, np.array([(u, 0, len(events.histories[u])) for u in range(60)]), np.random.default_rng(0))
     hidden = (batch.purchased == UNKNOWN).all(1)
     assert 0 < hidden.sum() < 30
 

@@ -8,11 +8,11 @@ from llmrec.data.decision import Decision
 from llmrec.language.grammar import ITEM
 from llmrec.policy.packing import pack
 from llmrec.sft.trainer import sft_losses
-from llmrec.sft.windows import training_windows
+from llmrec.sft.windows import TrainingWindows
 
 
 def test_every_target_token_is_allowed_by_the_mask(policy, data):
-    rows = list(training_windows(policy, data, ["age"], SFTConfig(num_train_epochs=4.0), seed=1))
+    rows = list(TrainingWindows(policy, data, ["age"], SFTConfig(num_train_epochs=4.0), seed=1))
     decisions = [Decision(row["profile"], row["prior"], row["items"]) for row in rows]
     batch = pack(policy, decisions, [row["completions"] for row in rows])
     with torch.no_grad():

@@ -6,12 +6,12 @@ from llmrec.config import SFTConfig
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import pack, target_log_probs
 from llmrec.requests.reading import Reader
-from llmrec.sft.windows import decision_of, training_windows
+from llmrec.sft.windows import TrainingWindows, decision_of
 from tests.conftest import make_config
 
 
 def test_windows_cover_the_training_part_only(policy, data):
-    rows = training_windows(policy, data, ["age"], SFTConfig(num_train_epochs=2.0), seed=0)
+    rows = TrainingWindows(policy, data, ["age"], SFTConfig(num_train_epochs=2.0), seed=0)
     allowed = {tuple(history.tolist()) for history in data.train_histories}
     covered = set()
     for row in rows:
@@ -29,8 +29,8 @@ def test_a_share_of_windows_has_a_request_that_is_true_of_the_recommended_item(t
     section = SFTConfig(num_train_epochs=20.0, requests=0.5)
     config = make_config(tiny_base, sft={"requests": 0.5})
     policy = RecPolicy.create(config, data)
-    rows = list(training_windows(policy, data, ["age"], section, seed=0))
-    plain = list(training_windows(without, data, ["age"], section.model_copy(update={"requests": 0.0}), seed=0))
+    rows = list(TrainingWindows(policy, data, ["age"], section, seed=0))
+    plain = list(TrainingWindows(without, data, ["age"], section.model_copy(update={"requests": 0.0}), seed=0))
     asked = [row for row in rows if row["request"]]
     assert 0.3 < len(asked) / len(rows) < 0.6
     reader = Reader(policy.attributes)
