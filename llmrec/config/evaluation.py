@@ -87,6 +87,12 @@ class EvaluationConfig(Section):
         ge=100,
         description="Bootstrap resamples behind a confidence interval. A p-value takes ten times as many.",
     )
+    users: int = Field(
+        default=100_000,
+        ge=1,
+        description="Largest number of users whose targets are measured, on validation and test; of more, a seeded "
+        "sample. Every model scores all items for each of them.",
+    )
     baselines: list[BaselineName] = Field(
         default=DEFAULT_BASELINES,
         description="Baselines that are fitted and compared. The default takes minutes on MovieLens-100K. `sasrec_x3`, "

@@ -7,10 +7,10 @@ Generated text is the most probable completion. Only the comparison of rewards b
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from llmrec.catalogue.facts import FactBook
 from llmrec.config import Config
@@ -27,7 +27,9 @@ from llmrec.evaluation.purchases import REWARD, Purchases, purchase_report
 from llmrec.evaluation.ranking import (
     OBJECTIVES,
     RANKS,
+    LogProbs,
     Ranked,
+    Recomputed,
     distinct_targets,
     rank,
     rank_policy,
@@ -56,8 +58,9 @@ from llmrec.evaluation.split_report import split_report
 from llmrec.language.adapter_files import same_weights
 from llmrec.policy.model import RecPolicy
 from llmrec.progress.bars import ProgressBar, bar
+from llmrec.recommenders.popularity import item_counts
 from llmrec.recommenders.registry import fit_baselines
-from llmrec.recommenders.tuning import FittedBaseline
+from llmrec.recommenders.tuning import FittedBaseline, evaluated_users
 from llmrec.reward.composite import CompositeReward
 from llmrec.run import STAGES, VERBS, Run, library_versions
 from llmrec.timing import spent, timed
@@ -91,14 +94,16 @@ class Inputs:
         """Reads the data and the reward of a run."""
         data = load_data(run.path("data"))
         facts = FactBook.load(run.path("ppo", "adapter"))
-        targets, rows = distinct_targets({split: parts["test"] for split, parts in data.targets.items()})
+        chosen = evaluated_users(data.num_users, run.config)
+        test = {split: parts["test"].of_users(chosen) for split, parts in data.targets.items()}
+        targets, rows = distinct_targets(test)
         return cls(
             run=run,
             data=data,
             targets=targets,
             rows=rows,
             test=Decisions.from_targets(data, targets, run.config.catalogue),
-            valid=Decisions.from_targets(data, data.selection_targets(), run.config.catalogue),
+            valid=Decisions.from_targets(data, data.selection_targets().of_users(chosen), run.config.catalogue),
             reward=CompositeReward.from_pretrained(run.path("reward"), data, facts, run.config.reward),
         )
 
@@ -115,8 +120,8 @@ class PolicyResults:
     Attributes:
         ranked: its ranking of the test targets.
         as_new_user: its ranking of them with the profile `new user`; None if no prompt holds another profile.
-        log_probs: log-probability of every item after every test prompt, float32 [M, N]; None if PPO's objective has
-            no computable optimum.
+        log_probs: log-probability of every item after every test prompt, [M, N]; None if PPO's objective has no
+            computable optimum.
         generation: quality of what it writes.
         answers: its answers to the example users.
         valid_lists: its ten best items for each validation target, [V, 10].
@@ -126,7 +131,7 @@ class PolicyResults:
 
     ranked: Ranked
     as_new_user: Ranked | None
-    log_probs: Tensor | None
+    log_probs: LogProbs | None
     generation: GenerationReport
     answers: list[ExampleAnswer]
     valid_lists: np.ndarray
@@ -224,11 +229,10 @@ def measure_policy(name: str, inputs: Inputs, progress: ProgressBar) -> PolicyRe
     config = inputs.config
     valid = inputs.valid
     with timed("base model"):
-        policy = RecPolicy.from_pretrained(inputs.run.path(name, "adapter")).eval().to(own_device())
-        policy.merge()
+        policy = load_policy(name, inputs.run)
     progress.start(f"{name}: ranking", len(inputs.test))
     with timed(f"{name}: ranking"):
-        ranked, log_probs = rank_policy(policy, inputs.test, config.seed, progress.advance)
+        ranked, log_probs = rank_policy(policy, inputs.test, config.seed, progress.advance, keep=True)
     as_new_user = None
     if any(profile != NEW_USER for profile in inputs.test.profiles):
         progress.start(f"{name}: ranking for new users", len(inputs.test))
@@ -238,7 +242,7 @@ def measure_policy(name: str, inputs: Inputs, progress: ProgressBar) -> PolicyRe
     requests = {}
     if policy.attributes is not None:
         progress.start(f"{name}: requests", len(SETS) * min(TARGETS, len(inputs.test)))
-        clicks = np.bincount(np.concatenate(data.train_histories), minlength=data.num_items)
+        clicks = item_counts(data.train_histories, data.num_items)
         with timed(f"{name}: requests"):
             requests = request_reports(
                 policy, inputs.test, log_probs, clicks, config.evaluation.bootstrap, config.seed, progress.advance
@@ -251,16 +255,24 @@ def measure_policy(name: str, inputs: Inputs, progress: ProgressBar) -> PolicyRe
     with timed(f"{name}: reward on validation"):
         valid_ranked, _ = rank_policy(policy, valid, config.seed, progress.advance)
         rewards = sampled_rewards(policy, valid, inputs.reward, config, progress.advance)
+    read: LogProbs = Recomputed(partial(load_policy, name, inputs.run), inputs.test) if log_probs is None else log_probs
     return PolicyResults(
         ranked=ranked,
         as_new_user=as_new_user,
-        log_probs=log_probs if has_optimum(config.ppo) else None,
+        log_probs=read if has_optimum(config.ppo) else None,
         generation=generation,
         answers=written,
         valid_lists=valid_ranked.lists,
         rewards=rewards,
         requests=requests,
     )
+
+
+def load_policy(name: str, run: Run) -> RecPolicy:
+    """The policy `sft` or `ppo` of a run, for inference on the device of this process."""
+    policy = RecPolicy.from_pretrained(run.path(name, "adapter")).eval().to(own_device())
+    policy.merge()
+    return policy
 
 
 @timed("reward before and after")

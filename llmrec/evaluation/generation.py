@@ -1,7 +1,7 @@
 """Quality of the recommendations that a policy writes: valid, unseen, grounded, varied and faithful."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,15 +10,17 @@ from llmrec.catalogue.facts import Fact, FactBook
 from llmrec.config import Config
 from llmrec.data.dataset import InteractionData, Targets
 from llmrec.data.decision import Decisions
+from llmrec.data.ragged import Ragged
 from llmrec.distributed import gathered, own_rows
 from llmrec.evaluation.faithfulness import faithfulness
 from llmrec.evaluation.ranking import BATCH, by_length, chunks
 from llmrec.evaluation.report import Count, Estimate, GenerationReport, Measurement, Rate
-from llmrec.language.groundedness import check, sentences
+from llmrec.language.groundedness import Groundedness, check, sentences
 from llmrec.language.prompt import Recommendation
 from llmrec.policy.generate import generate, parse
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import pack
+from llmrec.recommenders.tuning import evaluated_users
 
 FAITHFULNESS_USERS = 300  # faithfulness takes three forward passes per user
 TITLE = "X"  # placeholder for a cited title, so that wordings can be compared across users
@@ -27,7 +29,7 @@ TITLE = "X"  # placeholder for a cited title, so that wordings can be compared a
 def generation_report(
     policy: RecPolicy, data: InteractionData, config: Config, advance: Callable[[int], None]
 ) -> GenerationReport:
-    """Writes the most probable recommendation for every user after the whole history, and measures its quality.
+    """Writes the most probable recommendation for every evaluated user after the whole history, and measures it.
 
     The processes share the users. Users who have seen the whole catalogue are left out. Faithfulness is measured on a
     seeded sample of at most `FAITHFULNESS_USERS` users (see `llmrec.evaluation.faithfulness`).
@@ -38,12 +40,12 @@ def generation_report(
         config: config of the run.
         advance: called after each batch with the number of its users.
     """
-    lengths = np.array([len(history) for history in data.histories])
-    users = np.flatnonzero(lengths < data.num_items)
+    lengths = Ragged.of(data.histories).lengths
+    users = np.flatnonzero((lengths < data.num_items) & evaluated_users(data.num_users, config))
     decisions = Decisions.from_targets(data, Targets(users, lengths[users]), config.catalogue)
     own = decisions.select(own_rows(len(decisions)))
     written = gathered(write(policy, own, config.ppo.response_length, advance), len(decisions))
-    histories = [set(data.histories[user].tolist()) for user in users.tolist()]
+    histories = (set(history.tolist()) for history in decisions.histories)
     sample = np.random.default_rng((config.seed, 17)).permutation(len(decisions))[:FAITHFULNESS_USERS]
     chosen = decisions.select(sample), [written[m] for m in sample]
     measured: dict[str, Any] = {
@@ -76,7 +78,7 @@ def write(
 
 
 def rates(
-    written: Sequence[Recommendation], histories: Sequence[set[int]], facts: FactBook, num_items: int
+    written: Sequence[Recommendation], histories: Iterable[set[int]], facts: FactBook, num_items: int
 ) -> dict[str, Rate]:
     """Shares of M recommendations that are valid, unseen, grounded and repetitive, and the share of true statements.
 
@@ -88,8 +90,11 @@ def rates(
         facts: facts of the catalogue.
         num_items: size of the catalogue.
     """
-    checked = [check(facts, one, history) for one, history in zip(written, histories, strict=True)]
-    unseen = [one.item >= 0 and one.item not in seen for one, seen in zip(written, histories, strict=True)]
+    checked: list[Groundedness] = []
+    unseen: list[bool] = []
+    for one, seen in zip(written, histories, strict=True):
+        checked.append(check(facts, one, seen))
+        unseen.append(one.item >= 0 and one.item not in seen)
     pairs = [_ngrams(words(one), 2) for one in written]
     true = sum(one.true for one in checked)
     statements = sum(one.statements for one in checked)

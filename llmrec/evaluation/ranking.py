@@ -2,19 +2,23 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from llmrec.data.dataset import InteractionData, Targets
 from llmrec.data.decision import Decision, Decisions
+from llmrec.data.ragged import Ragged
 from llmrec.distributed import gathered, own_rows
 from llmrec.evaluation.metrics import ranks, top_k
 from llmrec.files import write_with
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.ranking import all_item_scores
+from llmrec.policy.ranking import all_item_scores, score_batches
 from llmrec.recommenders.protocol import Score
 
 BATCH = 64  # decisions per batch
@@ -22,6 +26,7 @@ RANKS = "ranks.parquet"  # file name of the table of ranks
 OBJECTIVES = "objectives.parquet"  # file name of the table of PPO's objective at each target
 TARGET_COLUMNS = ("user", "user_id", "position", "purchased")  # columns of these tables that describe the target
 LIST_LENGTH = 10
+KEPT_SCORES = 250_000_000  # log-probabilities that a policy's ranking keeps at most, 1 GB
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ def rank(scores: Score, decisions: Decisions, seed: int) -> Ranked:
         decisions: M decisions with known targets.
         seed: seed of the order among equal scores in lists, see `metrics.tie_keys`.
     """
-    batches = (scores([decisions.histories[m] for m in rows]) for rows in chunks(len(decisions)))
+    batches = (scores(part.histories) for part in decisions.batches(BATCH))
     return rank_batches(batches, decisions, seed)
 
 
@@ -95,8 +100,8 @@ def join(parts: Sequence[Ranked]) -> Ranked:
 
 
 def rank_policy(
-    policy: RecPolicy, decisions: Decisions, seed: int, advance: Callable[[int], None]
-) -> tuple[Ranked, torch.Tensor]:
+    policy: RecPolicy, decisions: Decisions, seed: int, advance: Callable[[int], None], keep: bool = False
+) -> tuple[Ranked, Tensor | None]:
     """Ranks by the policy's exact distribution over items. The processes share the decisions, and all get the result.
 
     Args:
@@ -104,14 +109,57 @@ def rank_policy(
         decisions: M decisions with known targets.
         seed: seed of the order among equal scores in lists.
         advance: called after each batch with the number of its decisions.
+        keep: whether the log-probabilities are wanted as well.
 
     Returns:
-        The ranking, and the log-probability of every item, float32 [M, N] (see `policy.ranking.all_item_scores`).
+        The ranking, and the log-probability of every item, float32 [M, N] (see `policy.ranking.all_item_scores`). The
+        latter is None without `keep`, and if it would have more than `KEPT_SCORES` numbers.
     """
     own = decisions.select(own_rows(len(decisions)))
-    rows = list(all_item_scores(policy, own, advance, share_prompts=True).numpy())
-    log_probs = torch.from_numpy(np.stack(gathered(rows, len(decisions))))
-    return rank_batches((part.numpy() for part in log_probs.split(BATCH)), decisions, seed), log_probs
+    num_items = policy.vocabulary.trie.num_items
+    log_probs = torch.empty(len(own), num_items) if keep and len(decisions) * num_items <= KEPT_SCORES else None
+    found = Ranked(np.empty(len(own)), np.empty((len(own), LIST_LENGTH), dtype=np.int64))
+    for rows, scores in score_batches(policy, own, advance, share_prompts=True):
+        one = rank_batch(scores.numpy(), own.select(rows), seed)
+        found.ranks[rows] = one.ranks
+        found.lists[rows] = one.lists
+        if log_probs is not None:
+            log_probs[rows] = scores
+    ranks_of_all = np.array(gathered(list(found.ranks), len(decisions)))
+    lists_of_all = np.stack(gathered(list(found.lists), len(decisions)))
+    if log_probs is not None:
+        log_probs = torch.from_numpy(np.stack(gathered(list(log_probs.numpy()), len(decisions))))
+    return Ranked(ranks_of_all, lists_of_all), log_probs
+
+
+class LogProbs(Protocol):
+    """Log-probabilities of all items at M decisions, of which slices are read; a tensor [M, N] is one."""
+
+    def __getitem__(self, rows: slice, /) -> Tensor:
+        """Log-probabilities at consecutive decisions, float32 [b, N]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """Log-probabilities that are computed when they are read, because all of them would not fit into memory.
+
+    Attributes:
+        load: reads the policy; called once.
+        decisions: the M decisions.
+    """
+
+    load: Callable[[], RecPolicy]
+    decisions: Decisions
+
+    @cached_property
+    def policy(self) -> RecPolicy:
+        """The policy, which stays in memory."""
+        return self.load()
+
+    def __getitem__(self, rows: slice, /) -> Tensor:
+        """As in `LogProbs`."""
+        return all_item_scores(self.policy, self.decisions[rows], share_prompts=True)
 
 
 def by_length(decisions: Sequence[Decision]) -> np.ndarray:
@@ -131,12 +179,11 @@ def target_table(data: InteractionData, targets: Targets) -> pd.DataFrame:
     Returns:
         M rows of `TARGET_COLUMNS`: index and id of the user, position in the history, whether the user purchased it.
     """
-    pairs = zip(targets.users.tolist(), targets.positions.tolist(), strict=True)
     values = (
         targets.users,
         data.users["user_id"].to_numpy()[targets.users],
         targets.positions,
-        np.array([data.purchases[user][position] for user, position in pairs], dtype=bool),
+        Ragged.of(data.purchases).at(targets.users, targets.positions).astype(bool),
     )
     return pd.DataFrame(dict(zip(TARGET_COLUMNS, values, strict=True)))
 

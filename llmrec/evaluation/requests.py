@@ -19,6 +19,7 @@ from llmrec.evaluation.metrics import bootstrap_ratio, ndcg, per_user
 from llmrec.evaluation.ranking import LIST_LENGTH, Ranked, rank_batches, rank_policy
 from llmrec.evaluation.report import Estimate, RequestReport
 from llmrec.policy.model import RecPolicy
+from llmrec.policy.ranking import all_item_scores
 from llmrec.requests.attributes import Attributes
 from llmrec.requests.draw import KINDS, Kind, RequestSampler
 from llmrec.requests.request import Request
@@ -49,7 +50,7 @@ class Asked:
 def request_reports(
     policy: RecPolicy,
     test: Decisions,
-    log_probs: torch.Tensor,
+    log_probs: torch.Tensor | None,
     clicks: np.ndarray,
     samples: int,
     seed: int,
@@ -60,7 +61,7 @@ def request_reports(
     Args:
         policy: a policy that was trained with requests.
         test: M decisions with known targets and without requests.
-        log_probs: log-probability of every item at these decisions, float [M, N].
+        log_probs: log-probability of every item at these decisions, float [M, N]; None computes what is needed.
         clicks: training clicks of each item, [N].
         samples: bootstrap resamples.
         seed: seed of the sample of decisions, of the requests and of the bootstrap.
@@ -72,7 +73,9 @@ def request_reports(
     attributes = policy.attributes
     assert attributes is not None, "the policy was trained without requests"
     chosen = np.sort(np.random.default_rng((seed, 23)).permutation(len(test))[:TARGETS])
-    decisions, without = test.select(chosen), log_probs[chosen].numpy()
+    decisions = test.select(chosen)
+    scores = all_item_scores(policy, decisions, share_prompts=True) if log_probs is None else log_probs[chosen]
+    without = scores.numpy()
     found: dict[str, RequestReport] = {}
     for kind, number in SETS:
         asked = draw_requests(decisions, attributes, kind, number, seed)

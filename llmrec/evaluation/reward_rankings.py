@@ -18,7 +18,7 @@ from llmrec.data.decision import Decisions
 from llmrec.evaluation.metrics import ranks
 from llmrec.evaluation.optimum import optimum, optimum_log_probs
 from llmrec.evaluation.purchases import RERANKED, REWARD, WEIGHTS
-from llmrec.evaluation.ranking import Ranked, chunks, join, rank_batch
+from llmrec.evaluation.ranking import LogProbs, Ranked, chunks, join, rank_batch
 from llmrec.evaluation.report import OPTIMUM
 from llmrec.reward.composite import CompositeReward
 from reward_models.reward_model import Prediction
@@ -68,14 +68,15 @@ class RewardPass:
         section: weights of PPO's objective.
         lists: the ten best items of every other model at the M targets, by model, [M, 10]; empty if no target was
             purchased.
-        log_probs: log-probability of every item under `sft` and `ppo`, [M, N]; empty without a computable optimum.
+        log_probs: log-probability of every item under `sft` and `ppo`, [M, N], of which one batch is read at a time;
+            empty without a computable optimum.
         seed: seed of the order among equal scores in lists.
     """
 
     reward: CompositeReward
     section: PPOConfig
     lists: Mapping[str, np.ndarray]
-    log_probs: Mapping[str, Tensor]
+    log_probs: Mapping[str, LogProbs]
     seed: int
 
     @torch.no_grad()

@@ -5,6 +5,7 @@ import numpy as np
 from llmrec.data.dataset import InteractionData, Targets
 from llmrec.data.decision import Decisions
 from llmrec.data.doctor import is_same_day
+from llmrec.data.ragged import Ragged
 
 COLD_CLICKS = 5  # an item with fewer training clicks is cold
 HEAD_SHARE = 0.2  # share of the catalogue in its head; all other items are the long tail
@@ -32,7 +33,7 @@ def slices(decisions: Decisions, clicks: np.ndarray, user_clicks: np.ndarray) ->
     head = np.isin(decisions.targets, most_clicked)
     activity = user_clicks[decisions.users]
     low, high = np.quantile(user_clicks[np.unique(decisions.users)], [1 / 3, 2 / 3])
-    lengths = np.array([len(history) for history in decisions.histories])
+    lengths = Ragged.of(decisions.histories).lengths
     return {
         "cold_items": clicks[decisions.targets] < COLD_CLICKS,
         "long_tail": ~head,
@@ -61,6 +62,6 @@ def day_slices(data: InteractionData, decisions: Decisions) -> dict[str, np.ndar
     """
     if not data.card.get("time"):
         return {}
-    positions = np.array([len(history) for history in decisions.histories], dtype=np.int64)
+    positions = Ragged.of(decisions.histories).lengths
     same_day = is_same_day(data, Targets(decisions.users, positions))
     return {"later_day": ~same_day, "same_day": same_day}

@@ -19,6 +19,7 @@ from llmrec.evaluation.purchases import Purchases, purchase_columns
 from llmrec.evaluation.ranking import Ranked
 from llmrec.evaluation.report import Estimate, SplitReport
 from llmrec.evaluation.slices import day_slices, slices
+from llmrec.recommenders.popularity import item_counts
 
 SLICED_METRICS = ("hr@10", "ndcg@10")
 
@@ -45,7 +46,7 @@ def split_report(
     """
     samples = config.bootstrap
     users = decisions.users
-    clicks = np.bincount(np.concatenate(data.train_histories), minlength=data.num_items)
+    clicks = item_counts(data.train_histories, data.num_items)
     categories = category_matrix(data.items["categories"].tolist())
     accuracy = {name: accuracy_columns(ranked.ranks, config.ks) for name, ranked in models.items()}
     by_user = {

@@ -43,14 +43,31 @@ def item_scores(policy: RecPolicy, decisions: Sequence[Decision], batch_size: in
         yield scores
 
 
-@torch.no_grad()
 def all_item_scores(
     policy: RecPolicy,
     decisions: Sequence[Decision],
     advance: Callable[[int], None] = lambda _: None,
     share_prompts: bool = False,
 ) -> torch.Tensor:
-    """Log-probabilities of all items at M decisions. Prompts of similar length share a batch.
+    """Log-probabilities of all items at M decisions; arguments as in `score_batches`.
+
+    Returns:
+        float32 [M, N], on the CPU; -inf as in `item_scores`.
+    """
+    scores = torch.empty(len(decisions), policy.vocabulary.trie.num_items)
+    for rows, of_rows in score_batches(policy, decisions, advance, share_prompts):
+        scores[rows] = of_rows
+    return scores
+
+
+@torch.no_grad()
+def score_batches(
+    policy: RecPolicy,
+    decisions: Sequence[Decision],
+    advance: Callable[[int], None] = lambda _: None,
+    share_prompts: bool = False,
+) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+    """Log-probabilities of all items at M decisions, batch by batch. Prompts of similar length share a batch.
 
     Args:
         policy: the policy.
@@ -59,32 +76,39 @@ def all_item_scores(
         share_prompts: decisions of one user share a prompt where they can, see `shared_prompts`. Processes with equally
             many decisions may then make different numbers of forward passes, so each needs the whole weights.
 
-    Returns:
-        float32 [M, N], on the CPU; -inf as in `item_scores`.
+    Yields:
+        rows of b decisions, int64 [b], and their log-probabilities on the CPU, float32 [b, N]; -inf as in
+        `item_scores`. Each row comes once.
     """
     policy.eval()
-    rows = list(decisions)
     flat = policy.vocabulary.trie.flat
-    prompt_of = shared_prompts(rows) if flat and share_prompts else np.arange(len(rows))
-    lengths = np.array([len(row.items) for row in rows], dtype=np.int64)
-    prompts = np.unique(prompt_of)
-    prompts = prompts[np.argsort(lengths[prompts], kind="stable")]
-    scores = torch.empty(len(rows), policy.vocabulary.trie.num_items)
-    for start in range(0, len(prompts), BATCH):
-        chosen = prompts[start : start + BATCH]
-        answered = np.concatenate([np.flatnonzero(prompt_of == prompt) for prompt in chosen])
+    prompt_of = shared_prompts(decisions) if flat and share_prompts else np.arange(len(decisions))
+    lengths = np.array([len(decision.items) for decision in decisions], dtype=np.int64)
+    for chosen, answered in _prompt_batches(prompt_of, lengths):
+        part = [decisions[prompt] for prompt in chosen.tolist()]
         with policy.shards.gathered():
             if flat:
-                batch = pack(policy, [rows[prompt] for prompt in chosen]).to(policy.device)
+                batch = pack(policy, part).to(policy.device)
                 hidden = policy(*batch.inputs())
-                row = np.repeat(np.arange(len(chosen)), [(prompt_of == prompt).sum() for prompt in chosen])
-                for part in np.array_split(np.arange(len(answered)), -(-len(answered) // BATCH)):  # [b, N] in memory
-                    where = torch.from_numpy(np.stack([row[part], lengths[answered[part]]])).to(hidden.device)
-                    scores[answered[part]] = _scores_after(policy, batch, hidden, *where).float().cpu()
+                row = np.cumsum(np.diff(prompt_of[answered], prepend=chosen[:1]) != 0)  # its prompt in the batch
+                for some in np.array_split(np.arange(len(answered)), -(-len(answered) // BATCH)):  # [b, N] in memory
+                    where = torch.from_numpy(np.stack([row[some], lengths[answered[some]]])).to(hidden.device)
+                    yield answered[some], _scores_after(policy, batch, hidden, *where).float().cpu()
             else:
-                scores[answered] = torch.cat([_beam(policy, rows[prompt]) for prompt in chosen]).float().cpu()
+                yield answered, torch.cat([_beam(policy, decision) for decision in part]).float().cpu()
         advance(len(answered))
-    return scores
+
+
+def _prompt_batches(prompt_of: np.ndarray, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Prompts in the order of their length, and the decisions that each batch of them answers, prompt by prompt."""
+    prompts, place, counts = np.unique(prompt_of, return_inverse=True, return_counts=True)
+    by_prompt = np.argsort(place, kind="stable")
+    first = np.cumsum(counts) - counts
+    order = np.argsort(lengths[prompts], kind="stable")
+    for start in range(0, len(order), BATCH):
+        chosen = order[start : start + BATCH]
+        answered = [by_prompt[first[one] : first[one] + counts[one]] for one in chosen]
+        yield prompts[chosen], np.concatenate(answered)
 
 
 def shared_prompts(decisions: Sequence[Decision]) -> np.ndarray:
@@ -94,6 +118,7 @@ def shared_prompts(decisions: Sequence[Decision]) -> np.ndarray:
     with the others, its prompt answers all of them.
     """
     longest: dict[tuple[int, str, Request | None], int] = {}
+    decisions = list(decisions)
     whole = [decision.user is not None and not len(decision.prior) for decision in decisions]
     for m in np.flatnonzero(whole).tolist():
         key = (cast(int, decisions[m].user), decisions[m].profile, decisions[m].request)

@@ -1,10 +1,14 @@
-"""Histories as sparse rows of weights over the catalogue, and counts of users who share two items."""
+"""Histories as sparse rows of weights over the catalogue."""
 
 import numpy as np
 from scipy import sparse
 
 from llmrec.errors import DataError
 from llmrec.recommenders.protocol import Histories
+
+# Newest items of a training history whose pairs are counted. Pairs grow with the square of the length, so a single
+# user with 100,000 clicks would take longer than all others together.
+LONGEST = 5_000
 
 
 def bags(histories: Histories, num_items: int, newest: int | None = None, decay: float = 1.0) -> sparse.csr_array:
@@ -43,9 +47,3 @@ def distinct_bags(histories: Histories, num_items: int) -> sparse.csr_array:
     result.sum_duplicates()
     result.data[:] = 1.0
     return result
-
-
-def shared_users(histories: Histories, num_items: int) -> sparse.csr_array:
-    """How many users have both items; the diagonal counts the users of one item, symmetric float64 [N, N]."""
-    seen = distinct_bags(histories, num_items).astype(np.float64)
-    return sparse.csr_array(seen.T @ seen)

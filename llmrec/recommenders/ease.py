@@ -1,5 +1,6 @@
 """EASE, a linear item-item model in closed form (Steck, Embarrassingly Shallow Autoencoders, WWW 2019)."""
 
+from collections.abc import Iterable
 from typing import Self
 
 import numpy as np
@@ -12,7 +13,7 @@ from llmrec.recommenders.protocol import Histories
 MAX_ITEMS = 8_000  # largest number of items of the dense matrix that is inverted
 
 
-def ease_weights(histories: Histories, num_items: int, l2: float) -> np.ndarray:
+def ease_weights(histories: Iterable[np.ndarray], num_items: int, l2: float) -> np.ndarray:
     """Weights B of EASE: argmin |X - XB|^2 + l2 |B|^2 with a zero diagonal (Steck, 2019, eq. 8).
 
     Args:
@@ -53,8 +54,8 @@ class EASE:
         self.covered = np.sort(np.argsort(-clicks, kind="stable")[: self.max_items])
         row_of_item = np.full(num_items, -1)
         row_of_item[self.covered] = np.arange(len(self.covered))
-        rows = [row_of_item[history] for history in train_histories]
-        self.weights = ease_weights([row[row >= 0] for row in rows], len(self.covered), self.l2)
+        rows = (row_of_item[history] for history in train_histories)
+        self.weights = ease_weights((row[row >= 0] for row in rows), len(self.covered), self.l2)
         return self
 
     def scores(self, histories: Histories) -> np.ndarray:

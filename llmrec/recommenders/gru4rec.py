@@ -65,7 +65,7 @@ def bpr_max(logits: Tensor, batch: Batch) -> Tensor:
         batch: the R decisions.
     """
     excluded = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
-    excluded[batch.seen_rows, batch.seen_items] = True
+    batch.exclude_seen(excluded, True)
     excluded.scatter_(1, batch.targets[:, None], True)
     drawn = torch.randperm(logits.shape[1], device=logits.device)[:NEGATIVES]
     negative = logits[:, drawn]

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from llmrec.recommenders.bags import LONGEST
+from llmrec.recommenders.popularity import item_counts
 from llmrec.recommenders.protocol import Histories
 
 DECAY = 0.7  # factor on an item's recent weights with every newer item
@@ -86,7 +88,8 @@ class Linear:
 class LinearFit:
     """The matrices X'X and X'Y of training histories, from which models of several strengths `l2` are solved.
 
-    A history of n items changes its own rows and columns only, so its cost is n^3 instead of K^2.
+    A history of n items changes its own rows and columns only, so its cost is n^3 instead of K^2. Of a long history the
+    newest `LONGEST` modeled items are read.
 
     Args:
         histories: item indices of each user in time order.
@@ -94,7 +97,7 @@ class LinearFit:
     """
 
     def __init__(self, histories: Sequence[np.ndarray], num_items: int):
-        clicks = np.bincount(np.concatenate([np.zeros(0, np.int64), *histories]), minlength=num_items)
+        clicks = item_counts(histories, num_items)
         self.share = torch.from_numpy((clicks + 0.5) / (clicks.sum() + 0.5 * num_items)).float()
         self.covered = torch.from_numpy(np.sort(np.argsort(-clicks, kind="stable")[:MAX_ITEMS]))
         count = len(self.covered)
@@ -103,8 +106,8 @@ class LinearFit:
         self.gram = torch.zeros(2 * count, 2 * count)
         self.cross = torch.zeros(2 * count, count)
         for history in histories:
-            covered = row_of_item[torch.tensor(history)]
-            items, column = covered[covered >= 0].unique(return_inverse=True)
+            covered = row_of_item[torch.from_numpy(np.array(history, dtype=np.int64))]
+            items, column = covered[covered >= 0][-LONGEST:].unique(return_inverse=True)
             if len(column) < 2:
                 continue
             bags = _bags(column, len(items))[1:]

@@ -61,6 +61,5 @@ def unseen_cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
         logits: float [R, N]; changed in place.
         batch: the R decisions.
     """
-    with torch.no_grad():  # their probability is 0, and so is their gradient
-        logits[batch.seen_rows, batch.seen_items] = -torch.inf
+    batch.exclude_seen(logits, -torch.inf)  # their probability is 0, and so is their gradient
     return F.cross_entropy(logits, batch.targets)

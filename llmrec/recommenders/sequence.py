@@ -4,7 +4,7 @@ Their only input is the order of item ids: no titles, no profiles, no purchases.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Self, cast
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import PARAM_LIST, AveragedModel
 
+from llmrec.data.ragged import Ragged
 from llmrec.data.windows import cut_windows
 from llmrec.distributed import own_device
 from llmrec.recommenders.protocol import Histories, Score
@@ -56,35 +57,57 @@ class Batch:
         inputs: all items of each window but the last, padded on the right, int64 [B, T].
         is_decision: whether a position is a decision, which excludes padding, bool [B, T].
         targets: the next item at each decision, in the order of `is_decision`, int64 [R].
-        seen_rows: with `seen_items`, the items that a user had seen before a decision, also those before the window.
-            Each pair is the index of a decision and an item, int64 [S]. Targets are not among them.
+        windows: number of decisions of each window, [B].
+        before: items that a user had seen before each window, int64 [n] each.
+        seen_rows: with `seen_items`, the items of a window that a user had seen before a decision in it. Each pair is
+            the index of a decision and an item, int64 [S].
         seen_items: see `seen_rows`, int64 [S].
     """
 
     inputs: Tensor
     is_decision: Tensor
     targets: Tensor
+    windows: list[int]
+    before: list[Tensor]
     seen_rows: Tensor
     seen_items: Tensor
 
     @classmethod
-    def of(cls, histories: Histories, windows: Sequence[tuple[int, int, int]], device: torch.device) -> Self:
-        """The batch of windows (user, start, end) of histories; a window of one item has no decision."""
-        _, starts, ends = np.array(windows, dtype=np.int64).T
-        seen = np.concatenate([histories[user][:end] for user, _, end in windows]).astype(np.int64)
-        first = np.cumsum(ends) - ends  # index in `seen` of the first item of each window's history
-        row, column = _ragged(ends - starts - 1)  # window of each decision, and its position there
-        lengths = starts[row] + column + 1  # items that were seen before each decision
-        inputs = np.zeros((len(windows), max(1, int((ends - starts).max()) - 1)), dtype=np.int64)
+    def of(cls, histories: Histories, windows: np.ndarray, device: torch.device) -> Self:
+        """The batch of windows (user, start, end) of histories, int [B, 3]; a window of one item has no decision."""
+        places = [(histories[user], start, end) for user, start, end in windows.tolist()]
+        items = [np.asarray(history[start:end], dtype=np.int64) for history, start, end in places]
+        decisions = np.array([max(0, len(part) - 1) for part in items])
+        row, column = _ragged(decisions)  # window of each decision, and its position there
+        inputs = np.zeros((len(items), max(1, int(decisions.max()))), dtype=np.int64)
         is_decision = np.zeros(inputs.shape, dtype=bool)
-        inputs[row, column] = seen[first[row] + lengths - 1]
         is_decision[row, column] = True
-        targets = seen[first[row] + lengths]
-        seen_rows, position = _ragged(lengths)
-        seen_items = seen[first[row[seen_rows]] + position]
-        is_other = seen_items != targets[seen_rows]  # a log with repeats can have a target that was seen
-        arrays = (inputs, is_decision, targets, seen_rows[is_other], seen_items[is_other])
-        return cls(*(torch.from_numpy(array).to(device) for array in arrays))
+        inputs[row, column] = np.concatenate([part[:-1] for part in items])
+        seen_rows, position = _ragged(column + 1)
+        arrays = {
+            "inputs": inputs,
+            "is_decision": is_decision,
+            "targets": np.concatenate([part[1:] for part in items]),
+            "seen_rows": seen_rows,
+            "seen_items": inputs[row[seen_rows], position],
+        }
+        before = [
+            torch.from_numpy(np.asarray(history[:start], dtype=np.int64)).to(device) for history, start, _ in places
+        ]
+        tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+        return cls(windows=decisions.tolist(), before=before, **tensors)
+
+    @torch.no_grad()
+    def exclude_seen(self, values: Tensor, value: float | bool) -> None:
+        """Sets values of all items at each decision, [R, N], to `value` where the user had seen the item, in place.
+
+        Targets keep their values, because a log with repeats can have a target that was seen.
+        """
+        of_targets = values.gather(1, self.targets[:, None])
+        values[self.seen_rows, self.seen_items] = value
+        for part, items in zip(values.split(self.windows), self.before, strict=True):
+            part.index_fill_(1, items, value)
+        values.scatter_(1, self.targets[:, None], of_targets)
 
 
 def _ragged(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -153,10 +176,11 @@ class SequenceModel:
         """Trains the encoder and keeps the evaluation that was best on validation."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            self._fit([history for history in train_histories if len(history) > 1], num_items)
+            histories = Ragged.of(train_histories)
+            self._fit(histories.select(np.flatnonzero(histories.lengths > 1)), num_items)
         return self
 
-    def _fit(self, histories: list[np.ndarray], num_items: int) -> None:
+    def _fit(self, histories: Ragged, num_items: int) -> None:
         rng = np.random.default_rng(self.seed)
         encoder = self.make_encoder(num_items).to(own_device())
         average = AveragedModel(encoder, multi_avg_fn=_average)
@@ -182,7 +206,7 @@ class SequenceModel:
                     best = self._copy_of_state()
         self.encoder.load_state_dict(best)
 
-    def _batches(self, histories: list[np.ndarray], rng: np.random.Generator, device: torch.device) -> Iterator[Batch]:
+    def _batches(self, histories: Ragged, rng: np.random.Generator, device: torch.device) -> Iterator[Batch]:
         for _ in range(self.epochs):
             windows = cut_windows(histories, self.window, rng)
             for start in range(0, len(windows), BATCH_SIZE):

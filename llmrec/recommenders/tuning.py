@@ -15,6 +15,7 @@ import numpy as np
 from llmrec.config import Config
 from llmrec.data.dataset import InteractionData
 from llmrec.data.decision import Decisions
+from llmrec.data.ragged import Ragged
 from llmrec.evaluation.metrics import ndcg, ranks
 from llmrec.recommenders.protocol import Fitted, Histories, Score
 
@@ -77,7 +78,8 @@ class Tuning:
         self.data = data
         self.config = config
         self.advance = advance
-        self.valid = Decisions.from_targets(data, data.selection_targets())
+        chosen = evaluated_users(data.num_users, config)
+        self.valid = Decisions.from_targets(data, data.selection_targets().of_users(chosen))
 
     @property
     def histories(self) -> Histories:
@@ -89,8 +91,8 @@ class Tuning:
         """The training histories, with what each user clicked up to the validation target."""
         lengths = self.data.train_lengths.copy()
         targets = self.data.selection_targets()
-        lengths[targets.users] = np.maximum(lengths[targets.users], targets.positions + 1)
-        return [history[:length] for history, length in zip(self.data.histories, lengths, strict=True)]
+        np.maximum.at(lengths, targets.users, targets.positions + 1)
+        return Ragged.of(self.data.histories).first(lengths)
 
     def validate(self, scores: Score) -> float:
         """NDCG@10 of a scoring function on the validation targets."""
@@ -116,6 +118,13 @@ class Tuning:
             self.advance()
         assert best is not None  # a grid has at least one setting
         return best
+
+
+def evaluated_users(num_users: int, config: Config) -> np.ndarray:
+    """Marks the users whose targets are measured: a seeded sample of `evaluation.users`, bool [U]."""
+    chosen = np.zeros(num_users, dtype=bool)
+    chosen[np.random.default_rng((config.seed, 29)).permutation(num_users)[: config.evaluation.users]] = True
+    return chosen
 
 
 def mean_ndcg(scores: Score, decisions: Decisions, k: int = 10) -> float:

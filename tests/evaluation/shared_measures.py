@@ -43,7 +43,7 @@ def main(base: str, output: Path) -> None:
     decisions = Decisions.from_targets(data, data.targets["leave_one_out"]["test"], config.catalogue).select(range(5))
     rewards = torch.arange(50.0).view(5, 10)
     done: list[None] = []
-    ranked, log_probs = rank_policy(policy, decisions, 0, lambda _: done.append(None))
+    ranked, log_probs = rank_policy(policy, decisions, 0, lambda _: done.append(None), keep=True)
     measured = {
         "ranks": ranked.ranks.tolist(),
         "lists": ranked.lists.tolist(),

@@ -76,7 +76,7 @@ def test_a_policy_that_knows_the_conditions_reaches_the_oracle(tiny_base, data, 
     decisions = Decisions.from_targets(data, Targets(np.arange(6), lengths - 1), policy.catalogue)
     from llmrec.evaluation.ranking import rank_policy
 
-    _, log_probs = rank_policy(policy, decisions, 0, lambda _: None)
+    _, log_probs = rank_policy(policy, decisions, 0, lambda _: None, keep=True)
 
     def filtered(policy, asked, seed, advance):
         masks = np.array([policy.attributes.satisfied(one.conditions) for one in asked.requests])

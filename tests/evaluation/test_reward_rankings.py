@@ -8,14 +8,16 @@ import torch.nn.functional as F
 from llmrec.catalogue.facts import FactBook
 from llmrec.config import CatalogueConfig, PPOConfig, RewardConfig
 from llmrec.data.decision import Decisions
-from llmrec.evaluation import reward_rankings
+from llmrec.evaluation import ranking, reward_rankings
 from llmrec.evaluation.metrics import ranks, top_k
 from llmrec.evaluation.optimum import objective, optimum_log_probs
-from llmrec.evaluation.ranking import chunks
+from llmrec.evaluation.ranking import chunks, rank_policy
 from llmrec.evaluation.reward_rankings import RewardPass, expected_purchases
+from llmrec.policy.model import RecPolicy
 from llmrec.reward.composite import CompositeReward
 from reward_models.click_purchase import ClickPurchaseConfig, ClickPurchaseModel
 from reward_models.reward_model import Prediction
+from tests.conftest import make_config
 
 SECTION = PPOConfig(item_kl_coef=0.3, item_entropy_coef=1.0, temperature=2.0)
 
@@ -102,3 +104,21 @@ def test_expected_purchases_are_the_mass_of_the_list():
     found = expected_purchases(prediction, lists)
     assert found["full"] == pytest.approx(np.full(4, 0.15))
     assert found["short"] == pytest.approx(np.full(4, 0.05))
+
+
+def test_recomputed_log_probabilities_give_the_same_rankings(reward, data, tiny_base, monkeypatch):
+    policy = RecPolicy.create(make_config(tiny_base), data).eval()
+    decisions = decisions_of(data, 50)
+    kept, log_probs = rank_policy(policy, decisions, 0, lambda _: None, keep=True)
+    monkeypatch.setattr(ranking, "KEPT_SCORES", 0)
+    ranked, nothing = rank_policy(policy, decisions, 0, lambda _: None, keep=True)
+    assert nothing is None and ranked.ranks.tolist() == kept.ranks.tolist()
+    loads: list[None] = []
+    again = ranking.Recomputed(lambda: loads.append(None) or policy, decisions)
+    results = [
+        RewardPass(reward, SECTION, {}, {"sft": source, "ppo": source}, seed=0).measure(decisions, lambda _: None)
+        for source in (log_probs, again)
+    ]
+    first, second = (one.ranked["optimum"].ranks.tolist() for one in results)
+    assert first == second and len(loads) == 1
+    assert results[0].objective["sft"] == pytest.approx(results[1].objective["sft"], abs=1e-5)

@@ -35,7 +35,7 @@ def test_a_policy_is_ranked_in_the_order_of_its_questions(policy, data, tiny_bas
     targets = Targets(np.array([0, 3, 0, 2, 5]), np.array([5, 2, 1, 6, 3]))
     decisions = Decisions.from_targets(data, targets, config.catalogue)
     alone = np.concatenate([next(item_scores(policy, [decision])).numpy() for decision in decisions])
-    ranked, log_probs = rank_policy(policy, decisions, 0, lambda _: None)
+    ranked, log_probs = rank_policy(policy, decisions, 0, lambda _: None, keep=True)
     assert log_probs.numpy() == pytest.approx(alone, abs=1e-4)
     whole = rank(lambda _: alone, decisions, 0)
     assert ranked.ranks.tolist() == whole.ranks.tolist() and ranked.lists.tolist() == whole.lists.tolist()
