@@ -13,6 +13,7 @@ Clicks are measured on pairs (event, item): the clicked item and `NEGATIVES` ite
 Purchases are measured on the clicked items. Intervals and `ece_floor` are explained in `binary_metrics`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -183,7 +184,7 @@ def _collect_click_scores(model: RewardModel, events: HeldOut, references: Refer
 
 
 def _log_probabilities(
-    prediction: Prediction, unseen: Tensor, popular: Tensor, item_item: EaseJudge, histories: list[np.ndarray]
+    prediction: Prediction, unseen: Tensor, popular: Tensor, item_item: EaseJudge, histories: Sequence[np.ndarray]
 ) -> dict[str, Tensor]:
     """log P(click) of the model and of the baselines, float64 [m, N] each."""
     return {

@@ -1,6 +1,7 @@
 """Training events of a log, and batches of windows in which every event is predicted from the events before it."""
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,8 +89,9 @@ def training_events(data: InteractionData, users: np.ndarray | None = None) -> T
     )
 
 
-def _name(data: InteractionData, user: int) -> str | int:
-    return data.users["user_id"].iloc[user] if "user_id" in data.users else user
+def _name(data: InteractionData, user: Any) -> Any:
+    """The id of a user by index; the index if the users have no ids."""
+    return data.users["user_id"].iloc[int(user)] if "user_id" in data.users else user
 
 
 def _check_lengths(data: InteractionData, users: np.ndarray, clicks: np.ndarray, flags: np.ndarray) -> None:

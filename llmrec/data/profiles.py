@@ -29,9 +29,9 @@ def profile_texts(users: "pd.DataFrame", attributes: list[str]) -> list[str]:
             known = ", ".join(column for column in users.columns if column != "user_id") or "none"
             raise ConfigError(f"catalogue.user_attributes: the user table has no `{name}`; its attributes: {known}.")
     rows = users[attributes].fillna("").astype(str).itertuples(index=False) if attributes else [()] * len(users)
-    known: dict[str, str] = {NEW_USER: NEW_USER}
+    one_of: dict[str, str] = {NEW_USER: NEW_USER}
     texts = (" ".join(value for value in row if value) or NEW_USER for row in rows)
-    return [known.setdefault(text, text) for text in texts]
+    return [one_of.setdefault(text, text) for text in texts]
 
 
 def drop_profiles(profiles: list[str], share: float, seed: int) -> list[str]:

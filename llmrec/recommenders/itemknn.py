@@ -31,8 +31,9 @@ class ItemKNN:
 
     def fit(self, train_histories: Histories, num_items: int) -> Self:
         """Computes the similarities of items, a block of items at a time. Long histories count from `LONGEST` on."""
-        seen = distinct_bags(Ragged.of(train_histories).newest(LONGEST), num_items).astype(np.float64)
-        by_item = seen.tocsc()
+        bags = distinct_bags(Ragged.of(train_histories).newest(LONGEST), num_items)
+        seen = sparse.csr_array(bags, dtype=np.float64)
+        by_item = sparse.csc_array(seen)
         users = np.diff(by_item.indptr)  # number of users of each item
         lengths = np.diff(seen.indptr)
         pairs = by_item.T @ lengths  # pairs of items that each item is a part of
@@ -53,7 +54,7 @@ class ItemKNN:
         similarity[rows == columns + block.start] = 0.0
         weights = sparse.csc_array((similarity, (rows, columns)), shape=shared.shape)
         weights.eliminate_zeros()
-        for start, end in pairwise(weights.indptr.tolist()):
+        for start, end in pairwise(weights.indptr):
             if end - start > self.neighbors:
                 column = weights.data[start:end]
                 column[column < np.partition(column, -self.neighbors)[-self.neighbors]] = 0.0
