@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llmrec.distributed import is_main_process
-from llmrec.errors import LlmrecError, ModelError, UserError, explain_os_error
+from llmrec.errors import DataError, LlmrecError, ModelError, UserError, explain_os_error
 
 Built = TypeVar("Built")
 
@@ -143,8 +143,15 @@ def write_json(target: str | os.PathLike[str], value: Any) -> None:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Reads a JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Reads a JSON file.
+
+    Raises:
+        DataError: the file is not JSON in UTF-8.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # json and codecs raise subclasses of it
+        raise DataError(f"{path} is not readable ({error}). Copy it again, or write it again.") from None
 
 
 def read_versioned(
@@ -167,13 +174,16 @@ def read_versioned(
     path = Path(path)
     try:
         values = read_json(path)
+    except DataError as error:
+        raise ModelError(str(error)) from None
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing: {path.parent} is not {kind} written by llmrec.") from None
+    try:
         if values["format"] > newest:
             raise ModelError(f"{path} has format {values['format']}; this llmrec reads up to {newest}: update it.")
         return build(values)
     except LlmrecError:  # some are also a ValueError or a KeyError
         raise
-    except FileNotFoundError:
-        raise ModelError(f"{path} is missing: {path.parent} is not {kind} written by llmrec.") from None
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ModelError(f"{path} is not readable ({error}). Copy it again, or write it again.") from None
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from llmrec import files
-from llmrec.errors import CatalogueError, ModelError, UserError
+from llmrec.errors import CatalogueError, DataError, ModelError, UserError
 from llmrec.files import (
     atomic_directory,
     atomic_path,
@@ -51,6 +51,13 @@ def test_failure_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
         write_json(tmp_path / "a.json", float("nan"))
     assert read_json(tmp_path / "a.json") == 1
     assert _names(tmp_path) == {"a.json"}
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"\xff"])
+def test_a_damaged_json_file_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"a.json is not readable .*Copy it again, or write it again"):
+        read_json(tmp_path / "a.json")
 
 
 def test_directory_is_swapped_whole(tmp_path: Path) -> None:

@@ -64,3 +64,16 @@ def test_exit_codes_of_processes(tmp_path: Path, arguments: list[str], code: int
 def test_help_and_config_errors_do_not_import_torch(tmp_path: Path) -> None:
     code = "import sys, llmrec.cli.app; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert python("-c", code, cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["serve", "--run", "x", "--sampled-share", "nan"],
+        ["serve", "--run", "x", "--rate", "nan"],
+        ["learn", "x", "--every", "nan"],
+    ],
+)
+def test_nan_is_outside_of_all_limits(llmrec, capsys, arguments: list[str]) -> None:
+    assert llmrec(*arguments) == 2
+    assert "Input should be" in capsys.readouterr().err
