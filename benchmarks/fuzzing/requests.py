@@ -21,6 +21,7 @@ from benchmarks.fuzzing.outcomes import Hang, Outcome, place_of, seldom, time_li
 from benchmarks.fuzzing.shops import HOSTILE, Shop
 from llmrec.cli.app import main
 from llmrec.language.groundedness import Groundedness, check
+from llmrec.policy.saved import completion_length
 from llmrec.recommend import RankedItem, Recommender
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a terminal would obey these
@@ -280,7 +281,8 @@ def recorded_calls(shop: Shop) -> Iterator[list[Call]]:
     """Replaces the loading of the shop's model inside the `with` block, and records the calls of `recommend`."""
     calls: list[Call] = []
     recommend = Recommender.recommend
-    alone = Recommender(shop.recommender.policy, shop.recommender.max_new_tokens)
+    policy = shop.recommender.policy
+    alone = Recommender(policy, completion_length(shop.adapter) or policy.completion_length)
     from_pretrained = Recommender.from_pretrained
 
     def recorded(self: Recommender, history: Any = None, user: Any = None, exclude: Any = None, **others: Any) -> Any:
