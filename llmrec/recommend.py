@@ -16,7 +16,7 @@ from llmrec.data.profiles import NEW_USER, profile_texts
 from llmrec.distributed import own_device
 from llmrec.errors import CatalogueError, ModelError
 from llmrec.hub.client import find_adapter
-from llmrec.language.groundedness import check
+from llmrec.language.groundedness import Statement, check, statements
 from llmrec.policy.generate import generate, parse
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import pack
@@ -56,10 +56,12 @@ class Justification:
     Attributes:
         text: the text that the policy writes.
         grounded: whether every statement of it is true.
+        statements: its statements and the words between them, in order.
     """
 
     text: str
     grounded: bool
+    statements: tuple[Statement, ...] = ()
 
 
 class Recommender:
@@ -222,13 +224,18 @@ class Recommender:
         chosen = torch.tensor(items, dtype=torch.long)
         completions = generate(self.policy, prompts, self.max_new_tokens, first_items=chosen)
         titles = self.policy.vocabulary.titles
-        return [
-            Justification(
-                text=recommendation.text(titles),
-                grounded=check(self.policy.facts, recommendation, set(map(int, decision.items))).grounded,
+        facts = self.policy.facts
+        justifications: list[Justification] = []
+        for decision, recommendation in zip(decisions, parse(self.policy, completions), strict=True):
+            shown = set(map(int, decision.items))
+            justifications.append(
+                Justification(
+                    text=recommendation.text(titles),
+                    grounded=check(facts, recommendation, shown).grounded,
+                    statements=tuple(statements(facts, recommendation, shown)),
+                )
             )
-            for decision, recommendation in zip(decisions, parse(self.policy, completions), strict=True)
-        ]
+        return justifications
 
     def understand(self, request: str) -> Request:
         """The request with the conditions that are recognized in it.

@@ -37,10 +37,7 @@ def answers(policy: RecPolicy, data: InteractionData, config: Config) -> list[Ex
     for seen, recommendation in zip(decisions.histories, written, strict=True):
         history = set(seen.tolist())
         justification = [
-            Statement(
-                text=f' "{titles[statement.segment]}"' if isinstance(statement.segment, int) else statement.segment,
-                true=statement.true,
-            )
+            Statement(text=statement.text(titles), true=statement.true)
             for statement in statements(policy.facts, recommendation, history)
         ]
         found.append(

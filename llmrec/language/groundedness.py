@@ -9,7 +9,7 @@ cited items is measured by `evaluation.faithfulness`.
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -75,11 +75,18 @@ class Statement:
         segment: its text, or the cited item.
         true: whether it is true; None for plain words, which state nothing.
         fact: it states a fact of the catalogue.
+        about: indices of the items of which it states something: the recommended item and those that the sentence
+            cites, or the cited item itself. Empty for plain words, and for names and numbers that no fact explains.
     """
 
     segment: Segment
     true: bool | None
     fact: bool = False
+    about: tuple[int, ...] = ()
+
+    def text(self, titles: Sequence[str]) -> str:
+        """The stretch as `Recommendation.text` writes it."""
+        return f' "{titles[self.segment]}"' if isinstance(self.segment, int) else self.segment
 
 
 def statements(facts: FactBook, recommendation: Recommendation, history: Collection[int]) -> list[Statement]:
@@ -94,12 +101,13 @@ def statements(facts: FactBook, recommendation: Recommendation, history: Collect
         opening = True  # the first word of a sentence may be capitalised
         for piece in sentence:
             if isinstance(piece, int):
-                found.append(Statement(piece, piece in history))
+                found.append(Statement(piece, piece in history, about=(piece,)))
                 opening = False
                 continue
             for text, fact in facts.split(piece):
                 if fact is not None:
-                    found.append(Statement(text, facts.is_true(fact, recommendation.item, cited), fact=True))
+                    true = facts.is_true(fact, recommendation.item, cited)
+                    found.append(Statement(text, true, fact=True, about=(recommendation.item, *cited)))
                     opening = False
                     continue
                 for word in re.findall(r"[\w'-]+|[^\w'-]+", text):

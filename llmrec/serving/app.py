@@ -27,7 +27,9 @@ from llmrec.serving.messages import (
     RecommendResponse,
     UserId,
     UserResponse,
+    UsersResponse,
 )
+from llmrec.serving.page import page_routes
 from llmrec.serving.service import Service
 from llmrec.serving.store import StoreError
 
@@ -72,6 +74,7 @@ def make_app(service: Service, limits: Limits, keys: Sequence[str]) -> FastAPI:
     app.include_router(_recommend_routes(service))
     app.include_router(_catalogue_routes(service))
     app.include_router(_operation_routes(service))
+    app.include_router(page_routes())
     app.include_router(gorse_routes(service), responses=LIMITED | _errors(404, 409))
     app.add_middleware(Guard, limits=limits, keys=keys, metrics=service.metrics)
     app.add_exception_handler(ApiError, _api_error)
@@ -129,6 +132,15 @@ def _catalogue_routes(service: Service) -> APIRouter:
         found = await asyncio.to_thread(service.items.find, query, category)
         page = service.items.describe(found[offset : offset + limit])
         return ItemsResponse(total=len(found), items=page)
+
+    @router.get("/users")
+    async def users(
+        query: Annotated[str, Query(max_length=200, description="First characters of the id.")] = "",
+        limit: Annotated[int, Query(ge=1, le=1000, description="Ids at most.")] = 20,
+    ) -> UsersResponse:
+        """Lists people of the event log."""
+        found = await service.users(query)
+        return UsersResponse(total=len(found), users=found[:limit])
 
     @router.get("/users/{user:path}", responses=_errors(404))
     async def user(user: Annotated[UserId, user_path]) -> UserResponse:

@@ -17,6 +17,7 @@ from llmrec.serving.monitoring import Metrics
 
 LOG = logging.getLogger("llmrec.serving")
 OPEN_ROUTES = ("/healthz", "/readyz")  # answered without a key and beyond all limits
+PAGE = "/page/"  # where the files of the page at `/` lie; they hold no data and are answered without a key
 METHODS = ("GET", "HEAD", "POST", "DELETE")  # others are counted together, because clients may invent them
 MAX_CLIENTS = 10_000  # clients whose rate is remembered
 
@@ -101,12 +102,12 @@ class Guard:
     # --- keys and rates ---
 
     def _client(self, scope: Scope) -> bytes:
-        """What stands for the client: the digest of its key, or its address if no keys are needed.
+        """What stands for the client: the digest of its key, or its address if it needs none.
 
         Raises:
             ApiError: there is no key, or a wrong one.
         """
-        if not self._keys:
+        if not self._keys or scope["path"] == "/" or scope["path"].startswith(PAGE):
             return str((scope.get("client") or ("",))[0]).encode()
         headers = dict(scope["headers"])
         given = headers.get(b"x-api-key", b"")

@@ -75,6 +75,16 @@ class RecommendRequest(Message):
     )
 
 
+class Statement(Message):
+    """A stretch of a reason. The stretches of a reason make up its text."""
+
+    text: str
+    true: bool | None = Field(description="Whether the statement is true; null for words that state nothing.")
+    about: list[str] = Field(
+        description="Ids of the items of which it must be true: the recommended item and those that the sentence cites."
+    )
+
+
 class RecommendedItem(Message):
     """An item of a list."""
 
@@ -90,6 +100,7 @@ class RecommendedItem(Message):
     )
     reason: str | None = Field(default=None, description="The reason, with `reasons: complete`.")
     grounded: bool | None = Field(default=None, description="Whether every statement of the reason is true.")
+    statements: list[Statement] | None = Field(default=None, description="The statements of the reason.")
 
 
 class RecommendResponse(Message):
@@ -109,6 +120,7 @@ class Reason(Message):
     item: str
     reason: str
     grounded: bool
+    statements: list[Statement]
 
 
 # --- feedback -------------------------------------------------------------------------------------
@@ -189,6 +201,13 @@ class ItemsResponse(Message):
 
     total: int = Field(description="Number of items that match.")
     items: list[Item]
+
+
+class UsersResponse(Message):
+    """People of the event log."""
+
+    total: int = Field(description="Number of people that match.")
+    users: list[str] = Field(description="The first ids, in the order of the log.")
 
 
 class UserResponse(Message):

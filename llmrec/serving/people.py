@@ -6,6 +6,7 @@ from llmrec.data.profiles import NEW_USER
 from llmrec.recommend import Recommender
 from llmrec.serving.items import Items
 from llmrec.serving.store import Store
+from llmrec.serving.tables import erasures
 
 SEEN = ("click", "purchase", "rating")  # feedback whose item joins the history
 
@@ -44,6 +45,16 @@ class People:
         self._recommender = recommender
         self._items = items
         self._store = store
+
+    def ids(self, start: str) -> list[str]:
+        """Ids of the event log that start with some characters, in its order. Deleted people are left out.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        data = self._recommender.data
+        erased = {row["user_id"] for row in self._store.rows(erasures, ["user_id"])}
+        return [] if data is None else [one for one in data.user_index if one.startswith(start) and one not in erased]
 
     def find(self, user_id: str) -> Person:
         """What is known of a person; an empty history of a new user if nothing is.

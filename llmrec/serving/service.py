@@ -26,6 +26,7 @@ from llmrec.serving.messages import (
     RecommendedItem,
     RecommendRequest,
     RecommendResponse,
+    Statement,
 )
 from llmrec.serving.monitoring import Metrics
 from llmrec.serving.people import People, Person
@@ -101,7 +102,9 @@ class Service:
             return response
         reasons = await asyncio.gather(*self._reasons(version, decision, response))
         items = [
-            item.model_copy(update={"reason": reason.text, "grounded": reason.grounded})
+            item.model_copy(
+                update={"reason": reason.text, "grounded": reason.grounded, "statements": self._statements(reason)}
+            )
             for item, reason in zip(response.items, reasons, strict=True)
         ]
         return response.model_copy(update={"items": items})
@@ -124,7 +127,13 @@ class Service:
             try:
                 for item, waiting in zip(response.items, pending, strict=True):
                     written = await waiting
-                    yield Reason(position=item.position, item=item.item, reason=written.text, grounded=written.grounded)
+                    yield Reason(
+                        position=item.position,
+                        item=item.item,
+                        reason=written.text,
+                        grounded=written.grounded,
+                        statements=self._statements(written),
+                    )
             finally:
                 for waiting in pending:
                     waiting.cancel()
@@ -230,7 +239,25 @@ class Service:
             raise busy("Too many reasons wait for the model.") from None
         return [asyncio.wrap_future(waiting) for waiting in pending]
 
+    def _statements(self, reason: Justification) -> list[Statement]:
+        titles, ids = self.items.titles, self.items.ids
+        return [
+            Statement(text=one.text(titles), true=one.true, about=[ids[item] for item in one.about])
+            for one in reason.statements
+        ]
+
     # --- people ---
+
+    async def users(self, start: str) -> list[str]:
+        """Ids of the people of the event log that start with some characters, without those whose data was deleted.
+
+        Raises:
+            ApiError: the store fails.
+        """
+        try:
+            return await asyncio.to_thread(self.people.ids, start)
+        except StoreError:
+            raise store_unavailable() from None
 
     async def person(self, user_id: str) -> Person:
         """What is known of a person.
