@@ -41,7 +41,7 @@ def random_data() -> InteractionData:
         }
     )
     others = np.arange(MEMBERS, 2 * MEMBERS)
-    nobody = np.zeros(0, dtype=np.int64)
+    selected = Targets(np.array([0]), lengths[:1] - 1)
     return replace(
         make_data(),
         items=items,
@@ -51,7 +51,7 @@ def random_data() -> InteractionData:
         purchases=[np.zeros(length, dtype=bool) for length in lengths],
         timestamps=[np.arange(length) * 86_400 * 20 for length in lengths],
         train_lengths=np.where(np.arange(2 * MEMBERS) < MEMBERS, lengths, 0),
-        targets={"temporal": {"valid": Targets(nobody, nobody), "test": Targets(others, lengths[others] - 1)}},
+        targets={"temporal": {"valid": selected, "test": Targets(others, lengths[others] - 1)}},
         card={"time": {"first": "1970-01-01"}},
     )
 

@@ -17,16 +17,19 @@ from llmrec.serving.app import make_app
 from llmrec.serving.guard import Limits
 from llmrec.serving.server import Model, ServerOptions, serving
 from llmrec.serving.service import Service
-from tests.conftest import disturb, make_config, make_data
+from tests.conftest import disturb, make_base, make_config, make_data
 
 LIMITS = Limits(rate=1e6)
 
 
 @pytest.fixture(scope="session")
-def recommender(tiny_base: str) -> Recommender:
-    """Recommends the ten items of `tests.conftest.TITLES`; the log has the users u0 to u5."""
+def recommender(tmp_path_factory: pytest.TempPathFactory) -> Recommender:
+    """Recommends the ten items of `tests.conftest.TITLES`; the log has the users u0 to u5.
+
+    A new base sets the seed of torch, so that the adapter does not depend on the tests before.
+    """
     data = make_data()
-    policy = RecPolicy.create(make_config(tiny_base), data)
+    policy = RecPolicy.create(make_config(make_base(tmp_path_factory.mktemp("base"))), data)
     disturb(policy)
     return Recommender(policy, 24, data)
 

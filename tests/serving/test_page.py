@@ -17,7 +17,7 @@ from llmrec.serving.app import make_app
 from llmrec.serving.server import serving
 from llmrec.serving.service import Service
 from llmrec.serving.tables import feedback, impressions
-from tests.conftest import disturb, make_config, make_data
+from tests.conftest import disturb, make_base, make_config, make_data
 from tests.serving.browser import TIMEOUT, chromium, listening
 from tests.serving.conftest import LIMITS, options
 
@@ -122,12 +122,12 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def readers(tiny_base: str) -> Recommender:
-    """A policy that reads requests. The title of an item is markup."""
+def readers(tmp_path_factory: pytest.TempPathFactory) -> Recommender:
+    """A policy that reads requests. The title of an item is markup. The seed is as in `recommender`."""
     data = make_data()
     items = data.items.assign(title=[HOSTILE if n == 6 else title for n, title in enumerate(data.items["title"])])
     data = replace(data, items=items)
-    policy = RecPolicy.create(make_config(tiny_base, sft={"requests": 0.5}), data)
+    policy = RecPolicy.create(make_config(make_base(tmp_path_factory.mktemp("base")), sft={"requests": 0.5}), data)
     disturb(policy)
     return Recommender(policy, 24, data)
 
@@ -193,14 +193,15 @@ def test_reasons_arrive_and_say_what_is_true_of_what(visit: Visit) -> None:
     answer = visit.service.recommender.recommend(user="u3", top_k=10)
     assert len(answer) == rows.count()
     for number, item in enumerate(answer):
-        spoken = rows.nth(number).locator(".reason > p").first.inner_text()
+        spoken = rows.nth(number).locator(".reason > p").first.text_content()
         assert re.sub(r" \((true|false)\)", "", spoken).split() == item.justification.split()
-    cited = next(number for number, item in enumerate(answer) if '"' in item.justification)
+    cites = re.compile(r'"(Delta|The 39 Moons)"')
+    cited = next(number for number, item in enumerate(answer) if cites.search(item.justification))
     rows.nth(cited).get_by_text("What is true of what").click()
     claims = rows.nth(cited).locator("details li").all_inner_texts()
-    title = re.findall(r'"([^"]+)"', answer[cited].justification)[0]
-    assert f'✓ "{title}" is in the history' in claims
-    assert all(claim.startswith("✓") == answer[cited].grounded for claim in claims)
+    for title in cites.findall(answer[cited].justification):
+        assert f'✓ "{title}" is in the history' in claims
+    assert all(claim.startswith("✓") for claim in claims)  # the mask allows no false statement
 
 
 def test_the_keyboard_alone_is_enough(visit: Visit) -> None:
@@ -220,7 +221,7 @@ def test_the_keyboard_alone_is_enough(visit: Visit) -> None:
     tab_to("item")
     for words, title in (("moon. l", "Moon. Light"), ("quiet s", "Quiet Storm")):
         keys.type(words)
-        visit.role("option", title).wait_for()
+        visit.page.wait_for_function("document.querySelectorAll('#item-options > li').length === 1")
         keys.press("ArrowDown")
         assert visit.role("listbox", "Items").get_by_role("option", selected=True).inner_text() == title
         keys.press("Enter")

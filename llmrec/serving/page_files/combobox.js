@@ -43,6 +43,7 @@ export function combobox(input, find, choose) {
     const mine = ++round;
     const found = await find(input.value.trim()).catch(() => []); // the field works without suggestions
     if (mine !== round) return;
+    const kept = options[active]?.value; // stays chosen if the new suggestions hold it too
     options = found;
     list.replaceChildren(
       ...options.map((option, index) => {
@@ -54,7 +55,7 @@ export function combobox(input, find, choose) {
     );
     list.hidden = options.length === 0;
     input.setAttribute("aria-expanded", String(options.length > 0));
-    activate(-1);
+    activate(options.findIndex(({ value }) => value === kept));
   }
 
   input.addEventListener("input", () => {

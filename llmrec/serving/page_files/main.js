@@ -54,6 +54,8 @@ async function showHistory() {
   fillHistory(known.history, "Nothing is known of this person yet.", known.profile);
 }
 
+const refreshHistory = () => showHistory().catch(() => {}); // the list that follows says what is wrong
+
 function fillHistory(items, ifEmpty, profile = "") {
   items.forEach(({ item, title }) => titles.set(item, title));
   const newest = items.toReversed().slice(0, SHOWN_HISTORY);
@@ -102,6 +104,7 @@ async function recommend(focus = null) {
     if (error.name === "AbortError") return;
     empty();
     complain(error.message);
+    if (focus) byId("list-title").focus();
     if (["requests_not_read", "unreadable_request", "no_item_satisfies"].includes(error.code)) byId("words").focus();
   } finally {
     if (!signal.aborted) {
@@ -115,7 +118,7 @@ function showList(owner, answer, focus) {
   const before = owner === list.owner ? list.items : new Set();
   list = { owner, requestId: answer.request_id, items: new Set(answer.items.map(({ item }) => item)) };
   answer.items.forEach(({ item, title }) => titles.set(item, title));
-  showItems(answer.items, before, act);
+  showItems(answer.items, before, guarded(act));
   byId("policy").textContent = `policy ${answer.policy}`;
   const notes = [`For ${ofLog() ? owner : "your history"}, best first.`];
   if (answer.sampled) notes.push("This list was drawn at random, as a share of all lists is.");
@@ -144,7 +147,7 @@ async function act(item, type, past) {
   say(`Stored: ${past} ${item.title}.`);
   if (owner !== person()) return empty();
   if (!ofLog() && type !== "skip") addToHistory(item.item, item.title);
-  else await showHistory();
+  else await refreshHistory();
   await recommend(item.position);
 }
 
@@ -196,7 +199,7 @@ byId("start-over").addEventListener("click", () => {
 });
 byId("form").addEventListener("submit", guarded((event) => {
   event.preventDefault();
-  if (ofLog()) showHistory().catch(() => {}); // the list says what is wrong
+  refreshHistory();
   return recommend();
 }));
 
