@@ -14,7 +14,7 @@ import llmrec.serving.page
 from llmrec.policy.model import RecPolicy
 from llmrec.recommend import Recommender
 from llmrec.serving.app import make_app
-from llmrec.serving.server import serving
+from llmrec.serving.server import Model, serving
 from llmrec.serving.service import Service
 from llmrec.serving.tables import feedback, impressions
 from tests.conftest import disturb, make_base, make_config, make_data
@@ -134,7 +134,7 @@ def readers(tmp_path_factory: pytest.TempPathFactory) -> Recommender:
 
 @pytest.fixture
 def served(readers: Recommender, tmp_path: Path) -> Iterator[Service]:
-    with serving(readers, "tiny@1", options(tmp_path / "feedback.db")) as service:
+    with serving(Model(readers, "tiny@1"), options(tmp_path / "feedback.db")) as service:
         yield service
 
 
@@ -221,7 +221,8 @@ def test_the_keyboard_alone_is_enough(visit: Visit) -> None:
     tab_to("item")
     for words, title in (("moon. l", "Moon. Light"), ("quiet s", "Quiet Storm")):
         keys.type(words)
-        visit.page.wait_for_function("document.querySelectorAll('#item-options > li').length === 1")
+        found = visit.role("listbox", "Items").get_by_role("option")
+        pytest.importorskip("playwright.sync_api").expect(found).to_have_count(1, timeout=TIMEOUT)
         keys.press("ArrowDown")
         assert visit.role("listbox", "Items").get_by_role("option", selected=True).inner_text() == title
         keys.press("Enter")
