@@ -107,7 +107,7 @@ def test_slow_clients_delay_nobody(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"\x00\xff\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"POST /feedback HTTP/1.1\r\n\r\n"]
+    "garbage", [b"\x00\xff\r\n\r\n", b"GET /nothing HTTP/9.9\r\n\r\n", b"POST /feedback HTTP/1.1\r\n\r\n"]
 )
 def test_what_is_no_http_is_refused(server: Server, garbage: bytes) -> None:
     with server.connect() as rude:
