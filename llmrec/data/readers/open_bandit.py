@@ -5,13 +5,16 @@ whether it was clicked. The log has no user ids, so users with equal hashed feat
 purchases. Rules can use the columns `click`, `position` and `propensity`.
 """
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import pandas as pd
 
 from llmrec.config import DataConfig
-from llmrec.data.readers.columns import no_years, require_columns, to_events, to_ids
-from llmrec.data.readers.delimited import read_delimited
+from llmrec.data.readers.columns import no_years, require_columns, stream_events, to_ids
+from llmrec.data.readers.delimited import read_delimited, stream_delimited
 from llmrec.data.readers.paths import find_one, resolve_path
-from llmrec.data.readers.raw import RawLog, Table, as_text
+from llmrec.data.readers.raw import RawLog, Source, TableStream, as_text
 from llmrec.data.readers.text_files import TextFormat
 
 _USER_FEATURES = [f"user_feature_{n}" for n in range(4)]
@@ -35,15 +38,10 @@ def read_open_bandit(config: DataConfig) -> RawLog:
     text = TextFormat.of(config)
     context = read_delimited(directory / "item_context.csv", ",", text=text, quoted=True)
     log_path = find_one(directory, "*men.csv", "data.path", "log, men.csv or women.csv")
-    log = read_delimited(log_path, ",", text=text, quoted=True)
+    log = stream_delimited(log_path, ",", text=text, quoted=True)
     require_columns(log, {name: name for name in (*_USER_FEATURES, "item_id", "timestamp", "position", "click")})
     require_columns(log, {"propensity": "propensity_score"})
     require_columns(context, {name: name for name in ("item_id", *_ITEM_FEATURES)})
-    features = pd.DataFrame({name: as_text(log.frame[name]).fillna("").str[:8] for name in _USER_FEATURES})
-    users = features.agg("-".join, axis=1)
-    kept = ["item_id", "timestamp", "position", "click", "propensity_score"]
-    frame = log.frame[kept].assign(user_id=users, click=pd.to_numeric(log.frame["click"], errors="coerce"))
-    events = to_events(Table(frame, log.source), _COLUMNS, None)
     categories = [[f"{name[-1]}:{row[name][:8]}" for name in _ITEM_FEATURES] for _, row in context.frame.iterrows()]
     items = pd.DataFrame(
         {
@@ -54,9 +52,34 @@ def read_open_bandit(config: DataConfig) -> RawLog:
         }
     )
     return RawLog(
-        events=[events.assign(event_type="impression")],
+        events=_events(log),
         items=items,
-        users=features.assign(user_id=users).drop_duplicates("user_id")[["user_id", *_USER_FEATURES]],
+        users=pd.concat([_users(part.frame) for part in log.scan()]).drop_duplicates("user_id"),
         event_source=log.source,
         item_source=context.source,
     )
+
+
+def _users(frame: pd.DataFrame) -> pd.DataFrame:
+    """The users of a part: `user_id`, and the hashed features that it is made of, cut to 8 characters."""
+    features = pd.DataFrame({name: as_text(frame[name]).fillna("").str[:8] for name in _USER_FEATURES})
+    distinct = features.drop_duplicates()
+    return distinct.assign(user_id=distinct.agg("-".join, axis=1))[["user_id", *_USER_FEATURES]]
+
+
+def _user_ids(frame: pd.DataFrame) -> pd.Series:
+    first, *others = (as_text(frame[name]).fillna("").str[:8] for name in _USER_FEATURES)
+    return first.str.cat(others, sep="-")
+
+
+def _events(log: TableStream) -> Iterator[pd.DataFrame]:
+    """The impressions, in parts."""
+    kept = ["item_id", "timestamp", "position", "click", "propensity_score"]
+
+    def read(source: Source) -> Iterator[pd.DataFrame]:
+        for frame in log.read(source):
+            clicked = pd.to_numeric(frame["click"], errors="coerce")
+            yield frame[kept].assign(user_id=_user_ids(frame), click=clicked)
+
+    for events in stream_events(replace(log, read=read), _COLUMNS, None):
+        yield events.assign(event_type="impression")

@@ -7,6 +7,7 @@ from llmrec.config import DataConfig, parse_config
 from llmrec.data.prepare import build_data
 from llmrec.data.readers import read_log
 from llmrec.errors import ConfigError, DataError
+from tests.data.logs import read_all
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_open_bandit_errors(bandit):
     log = pd.read_csv(bandit / "men.csv", index_col=0)
     log.assign(propensity_score=0.0).to_csv(bandit / "men.csv")
     with pytest.raises(DataError, match="a probability above 0"):
-        read_log(bandit_config(bandit))
+        read_all(bandit_config(bandit))
     log.drop(columns="position").to_csv(bandit / "men.csv")
     with pytest.raises(DataError, match="no column `position`"):
         read_log(bandit_config(bandit))
