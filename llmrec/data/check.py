@@ -114,6 +114,12 @@ def check_file(path: Path) -> LogCheck:
         missing = [own for own in ("user_id", "item_id") if own not in roles]
         if missing:
             notes = [f"No column looks like the {own}. Name it in `data.columns.{own}` of a config." for own in missing]
+            nested = [name for name in table.columns if _is_nested(table.frame[name])]
+            if nested:
+                names = ", ".join(nested)
+                notes.append(
+                    f"The columns {names} hold objects or lists. Write the ids in them as columns of their own."
+                )
             return LogCheck(len(table.frame), columns, "the log cannot be read without these columns", notes)
         data: dict[str, Any] = {"format": "table", "path": str(path)}
         without_items = _neighbors(path, text, table, roles, data)
@@ -226,7 +232,12 @@ def _fits(table: Table, own: str, name: str) -> tuple[bool, str | None]:
         return bool(numbers.notna().mean() > 0.5 and numbers.nunique() <= 200), None
     if own == "event_type":
         return bool(numbers.isna().all() and known.astype("str").nunique() <= 50), None
-    return bool((numbers.dropna() % 1 == 0).all()), None
+    return bool((numbers.dropna() % 1 == 0).all()) and not _is_nested(known), None
+
+
+def _is_nested(values: pd.Series) -> bool:
+    """Whether a column holds objects or lists."""
+    return any(isinstance(value, (dict, list)) for value in values)
 
 
 def _columns(table: Table, roles: dict[str, str], date_format: str | None) -> list[ColumnCheck]:

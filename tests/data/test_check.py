@@ -141,3 +141,32 @@ def test_an_item_table_of_other_columns_is_only_named(tmp_path):
     check = check_file(log)
     assert check.outcome == "unknown without an item table"
     assert "items.csv may be the item table" in check.notes[0]
+
+
+def test_dates_with_names_of_months_and_extra_nested_columns_are_read(tmp_path):
+    shop(tmp_path)
+    rows = [
+        {
+            "visitor": f"v{n % 7}",
+            "sku": n % 11,
+            "when": f"Sep {1 + n % 28:02}, 2020 12:{n % 60:02}",
+            "event": ["click", "buy"][n % 2],
+            "context": {"device": "phone", "tags": ["a"]},
+        }
+        for n in range(300)
+    ]
+    log = tmp_path / "export.jsonl"
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    check = check_file(log)
+    assert check.config["data"]["timestamp_format"] == "%b %d, %Y %H:%M"
+    assert check.config["data"]["purchase"] == ["buy"]
+    assert prepared(check).num_users == 7
+
+
+def test_ids_inside_objects_are_no_columns(tmp_path):
+    log = tmp_path / "export.jsonl"
+    rows = [{"user": {"id": n % 7}, "item": {"id": n % 11}, "time": 1_600_000_000 + n} for n in range(50)]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    check = check_file(log)
+    assert check.config is None
+    assert any("The columns user, item hold objects or lists." in note for note in check.notes)

@@ -23,7 +23,10 @@ HORIZON = 4_102_444_800  # start of the year 2100, in seconds since 1970; later 
 # Dates that look like numbers, by their number of digits.
 _COMPACT_DATES = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 # Formats that an error message suggests if they fit.
-_COMMON_DATES = ("%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%Y/%m/%d", "%m/%d/%y", "%d/%m/%y", "%d %b %Y")
+_COMMON_DATES = (
+    *("%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%Y/%m/%d", "%m/%d/%y", "%d/%m/%y"),
+    *("%d %b %Y", "%b %d, %Y", "%B %d, %Y"),
+)
 _COMMON_TIMES = ("", " %H:%M", " %H:%M:%S", ", %H:%M", ", %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
 OPTIONAL_COLUMNS = ("event_type", "rating", "session_id", "ranking_id", "position", "propensity", "split")
 _NO_CATEGORY = {"", "unknown", "(no genres listed)"}
