@@ -34,8 +34,8 @@ class RankedItem:
     Attributes:
         item_id: the item's id in the event log.
         title: the item's title.
-        score: probability of the item under the policy, among all items that the person has not seen. None: the
-            recommender has no probabilities.
+        score: probability of the item under the policy, among all items that may be recommended. None: the recommender
+            has no probabilities.
         justification: the text that the policy writes for the item, "" without one.
         grounded: whether every statement of the justification is true.
         satisfies: whether the item satisfies what was recognized in the request; None without a recognized request.
@@ -160,7 +160,7 @@ class Recommender:
         exclude: Sequence[int] | None = None,
         request: str | None = None,
     ) -> list[RankedItem]:
-        """Recommends the most probable items that the person has not seen, best first.
+        """Recommends the most probable items, best first. Seen items are left out, unless the log's repeats were kept.
 
         Items that people cannot tell apart, because title, year, brand and category are equal, count as one: if one
         is seen or excluded, none is recommended, and at most one is in the result.
@@ -202,7 +202,7 @@ class Recommender:
         profile: str = NEW_USER,
         request: Request | None = None,
     ) -> Decision:
-        """The prompt of a person. Items that look like a seen or excluded item are not recommended either.
+        """The prompt of a person. Items that look like one that must not be recommended are left out as well.
 
         Args:
             items: indices of seen items, oldest first.
@@ -210,8 +210,16 @@ class Recommender:
             profile: what the prompt says of the person.
             request: what the person asks for.
         """
-        left_out = {other for item in [*items, *exclude] for other in self.names.alike(item)}
-        return stranger(items, self.policy.catalogue.max_history, sorted(left_out - set(items)), profile, request)
+        seen = [] if self.policy.repeats else items
+        left_out = {other for item in [*seen, *exclude] for other in self.names.alike(item)}
+        return stranger(
+            items,
+            self.policy.catalogue.max_history,
+            sorted(left_out - set(seen)),
+            profile,
+            request,
+            self.policy.repeats,
+        )
 
     def justify(self, decisions: Sequence[Decision], items: Sequence[int]) -> list[Justification]:
         """Writes a justification for one item of each of B decisions.
@@ -269,7 +277,7 @@ class Recommender:
             return None
         satisfied = self._reader.attributes.satisfied(request.conditions)
         available = np.ones_like(satisfied)
-        available[decision.history] = False
+        available[decision.masked] = False
         self._reader.check_satisfiable(request, available)
         return satisfied
 

@@ -14,9 +14,10 @@ training click are represented by their words alone.
 
     P(click i | history, C) = exp(z_i / T) / sum over j in C of exp(z_j / T)
 
-is the probability that it is item i. The reward uses the unseen items of the whole catalogue as C, so the probabilities
-of unseen items sum to 1. This is *not* the probability of a click on i if i is shown, which `click_if_shown` gives
-after training on a log with exposures. Calibration is measured on the same formula (`quality.py`).
+is the probability that it is item i. The reward uses the unseen items of the whole catalogue as C, so the
+probabilities of unseen items sum to 1. (On a log with `data.repeats: keep`, C is the whole catalogue, and no item
+counts as seen.) This is *not* the probability of a click on i if i is shown, which `click_if_shown` gives after
+training on a log with exposures. Calibration is measured on the same formula (`quality.py`).
 
 **Reward.** As in the entire-space model (ESMM: Ma et al., SIGIR 2018), a purchase is a click that converts:
 
@@ -237,7 +238,8 @@ class ClickPurchaseModel(RewardModel, SavedModel):
         return click + self.exposure_level(states).squeeze(-1) + bias.squeeze(-1)
 
     def predict_states(self, states: Tensor, seen: Tensor) -> Prediction:
-        """Calibrated scores of all items in states [..., D]; `seen`, bool [..., N], marks the seen items."""
+        """Calibrated scores of all items in states [..., D]; `seen`, bool [..., N], is ignored with repeats."""
+        seen = torch.zeros_like(seen) if self.config.repeats else seen
         candidates = self.candidates()
         click = F.linear(states, candidates.click, candidates.click_bias) / self.click_temperature
         log_click = click.masked_fill(seen, float("-inf")).log_softmax(-1)

@@ -22,6 +22,7 @@ class ClickPurchaseConfig:
         rank: width R of the dot product in the purchase head.
         words: number W of columns in the table of item words.
         purchases: False for a log without purchases; P(purchase | click) is then 1.
+        repeats: whether a seen item can be the next click.
 
     Raises:
         ValueError: `num_heads` does not divide `hidden_size`.
@@ -37,6 +38,7 @@ class ClickPurchaseConfig:
     rank: int = 16
     words: int = 1
     purchases: bool = True
+    repeats: bool = False
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_heads:

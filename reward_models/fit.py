@@ -71,6 +71,7 @@ def fit_reward(
             Ragged.of(data.purchases).select(judge_users),
             data.num_items,
             catalogue_hash(data.items["item_id"]),
+            repeats=data.repeats,
         )
     metrics: dict[str, Any] = {"users": len(judge_users), "mix": judge.mix.tolist()}
     valid = held_out(data, "valid", HELD_OUT_LIMIT, seed)
@@ -172,6 +173,7 @@ def new_model(sources: Sources, config: RewardConfig) -> ClickPurchaseModel:
             window=config.window,
             words=events.words.shape[1],
             purchases=events.has_purchases,
+            repeats=sources.data.repeats,
         )
     )
     model.item_words.copy_(torch.from_numpy(events.words))
@@ -245,7 +247,9 @@ def measure(model: Fitted, sources: Sources, seed: int) -> Quality:
         test = held_out(sources.data, "test", HELD_OUT_LIMIT, seed, split)
         events = test if len(test) else valid
         if len(events):
-            item_item = item_item or fit_judge(training.histories, training.purchases, training.num_items)
+            item_item = item_item or fit_judge(
+                training.histories, training.purchases, training.num_items, repeats=sources.data.repeats
+            )
             of_split, curves[split] = measure_split(model, events, training, item_item, seed)
             metrics["splits"][split] = of_split | {"part": "test" if len(test) else "valid"}
     if len(sources.shown):

@@ -39,11 +39,13 @@ class JudgeConfig:
         num_items: size N of the catalogue.
         ease_items: number K of items that EASE covers.
         items_sha256: hash of the item ids in catalogue order, or "" if unknown.
+        repeats: whether a seen item can be the next click.
     """
 
     num_items: int
     ease_items: int
     items_sha256: str = ""
+    repeats: bool = False
 
 
 class EaseJudge(SavedModel):
@@ -81,7 +83,7 @@ class EaseJudge(SavedModel):
         return cls(JudgeConfig(**values))
 
     def features(self, histories: Histories) -> tuple[Tensor, Tensor]:
-        """EASE scores, float [B, N], and which items each history holds, bool [B, N].
+        """EASE scores, float [B, N], and the items that cannot be the next click: the seen ones, or none, bool [B, N].
 
         Raises:
             DataError: an item is outside the catalogue.
@@ -89,7 +91,7 @@ class EaseJudge(SavedModel):
         seen = torch.from_numpy(seen_mask(histories, self.config.num_items)).to(self.weights.device)
         ease = torch.zeros(seen.shape, device=seen.device)
         ease[:, self.covered] = seen[:, self.covered].float() @ self.weights
-        return ease, seen
+        return ease, torch.zeros_like(seen) if self.config.repeats else seen
 
     def click(self, histories: Histories) -> tuple[Tensor, Tensor]:
         """log P(click) among unseen items, float [B, N] (-inf for seen items), and the seen items, bool [B, N]."""
@@ -137,6 +139,7 @@ def fit_judge(
     num_items: int,
     items_sha256: str = "",
     l2: float = 100.0,
+    repeats: bool = False,
 ) -> EaseJudge:
     """Fits the judge. The two weights of the mixture are fitted on the last item of every fifth user.
 
@@ -148,6 +151,7 @@ def fit_judge(
         num_items: size N of the catalogue.
         items_sha256: hash of the item ids.
         l2: L2 regularization of EASE, in users.
+        repeats: whether a seen item can be the next click.
 
     Raises:
         DataError: fewer than two users have at least two events.
@@ -165,25 +169,27 @@ def fit_judge(
     is_held_out = np.zeros(len(lengths), dtype=bool)
     is_held_out[held_out] = True
     shown = histories.first(lengths - is_held_out)
-    judge = _count(shown, Ragged.of(purchases), num_items, items_sha256, l2)
+    config = JudgeConfig(num_items, min(num_items, MAX_EASE_ITEMS), items_sha256, repeats)
+    judge = _count(shown, Ragged.of(purchases), config, l2)
     sample = held_out[:: -(-len(held_out) * num_items // MIX_SCORES)]
     targets = torch.from_numpy(histories.at(sample, lengths[sample] - 1))
     judge.mix.copy_(_fit_mix(judge, shown.select(sample), targets))
     return judge
 
 
-def _count(histories: Ragged, purchases: Ragged, num_items: int, items_sha256: str, l2: float) -> EaseJudge:
+def _count(histories: Ragged, purchases: Ragged, config: JudgeConfig, l2: float) -> EaseJudge:
     """A judge with everything but the weights of its mixture, from the clicks and purchases of each user."""
+    num_items = config.num_items
     clicks = item_counts(histories, num_items)
     purchased = np.zeros(num_items)
     for items, flags in zip(histories.parts(), purchases.first(histories.lengths).parts(), strict=True):
         purchased += np.bincount(items.flat(), flags.flat(), minlength=num_items)
-    covered = np.sort(np.argsort(-clicks, kind="stable")[:MAX_EASE_ITEMS])
+    covered = np.sort(np.argsort(-clicks, kind="stable")[: config.ease_items])
     row_of_item = np.full(num_items, -1)
     row_of_item[covered] = np.arange(len(covered))
     rows = (row_of_item[history] for history in histories)
     inside = (row[row >= 0] for row in rows)
-    judge = EaseJudge(JudgeConfig(num_items=num_items, ease_items=len(covered), items_sha256=items_sha256))
+    judge = EaseJudge(config)
     judge.covered.copy_(torch.from_numpy(covered))
     judge.weights.copy_(torch.from_numpy(ease_weights(inside, len(covered), l2)))
     share = (clicks + 1.0) / (clicks.sum() + num_items)

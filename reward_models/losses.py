@@ -29,7 +29,7 @@ class Negatives:
 
 
 def click_loss(model: ClickPurchaseModel, states: Tensor, batch: Batch, negatives: Negatives | None) -> Tensor:
-    """Mean cross-entropy of the next click among the unseen items, in nats.
+    """Mean cross-entropy of the next click among the unseen items (with repeats, all items), in nats.
 
     Items without a training click are no candidates, because the model would only learn to give them low scores.
 
@@ -44,6 +44,8 @@ def click_loss(model: ClickPurchaseModel, states: Tensor, batch: Batch, negative
     rows = batch.mask.nonzero()[:, 0]
     targets = batch.targets[batch.mask]
     positions = batch.positions[batch.mask][:, None]
+    if model.config.repeats:
+        positions = torch.zeros_like(positions)  # nothing stands before position 0
     if negatives is None:
         excluded = ((batch.first[rows] < positions) | ~model.trained).scatter(1, targets[:, None], False)
         logits = model.click_scores(states).masked_fill(excluded, float("-inf"))

@@ -38,7 +38,7 @@ class Prediction:
     Attributes:
         log_click: log P(click on the item | the next click is on an unseen item), float [..., N]; -inf for seen items.
         purchase: logits of P(purchase | click), float [..., N].
-        seen: whether the user has seen the item, bool [..., N].
+        seen: whether the user has seen the item, so that it cannot be the next click, bool [..., N].
         members: predictions of the members of an ensemble, each with tensors of these shapes.
         penalty: how many standard deviations of the members' rewards are subtracted from the reward.
     """

@@ -74,6 +74,12 @@ class DataConfig(Section):
         description="Format of the times in the log, in the codes of Python's `strptime`, such as `%m/%d/%Y %H:%M`. "
         "null: see `data.columns.timestamp`.",
     )
+    engine: Literal["duckdb", "spark"] = Field(
+        default="duckdb",
+        description="Engine that groups, sorts and counts the events that were read. `duckdb`: this machine, on disk "
+        "where memory is short. `spark`: the Spark that its own configuration names (extra `spark`), whose executors "
+        "reach `output_dir`. Both give the same files.",
+    )
     bad_rows: Literal["error", "skip"] = Field(
         default="error",
         description="Treatment of rows that cannot be used. `error`: the first one is an error. `skip`: they are left "
@@ -90,6 +96,12 @@ class DataConfig(Section):
         default=["rating>=4"],
         description="Rules for purchases, as for clicks. A purchase is also a click. An empty list means that the log "
         "has no purchases.",
+    )
+    repeats: Literal["first", "keep"] = Field(
+        default="first",
+        description="Treatment of clicks on an item that the user has clicked before. `first`: the first click counts, "
+        "and seen items are never recommended. `keep`: all clicks at different times are in histories and targets, and "
+        "seen items may be recommended.",
     )
     min_user_events: int | None = Field(
         default=None,

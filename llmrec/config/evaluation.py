@@ -8,6 +8,7 @@ from llmrec.config.section import Section
 
 BaselineName = Literal[
     "popularity",
+    "personal_popularity",
     "markov",
     "transitions",
     "transitions_refit",
@@ -24,6 +25,8 @@ BaselineName = Literal[
 ]
 BASELINES: dict[BaselineName, str] = {  # how each is fitted: llmrec/recommenders/registry.py
     "popularity": "Items by the number of training clicks.",
+    "personal_popularity": "Items by the user's own clicks on them, then by popularity (GP-TopFreq, Li et al., TOIS "
+    "2023).",
     "markov": "First-order transitions from the last few items, filled up by popularity.",
     "transitions": "Transition counts from the last five items, in sparse matrices.",
     "transitions_refit": "The same, counted again with the validation items.",
@@ -96,7 +99,8 @@ class EvaluationConfig(Section):
     baselines: list[BaselineName] = Field(
         default=DEFAULT_BASELINES,
         description="Baselines that are fitted and compared. The default takes minutes on MovieLens-100K. `sasrec_x3`, "
-        "`bpr`, `gru4rec` and `gsasrec` are further ones.",
+        "`bpr`, `gru4rec` and `gsasrec` are further ones. With `data.repeats: keep` the default includes "
+        "`personal_popularity`.",
     )
     sasrec: SASRecConfig = Field(default=SASRecConfig(), description="Grid of the SASRec baseline.")
 

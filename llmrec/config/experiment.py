@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from llmrec.config.agents import AgentsConfig
 from llmrec.config.catalogue import CatalogueConfig
 from llmrec.config.data import EXPOSURE_COLUMNS, DataConfig
-from llmrec.config.evaluation import EvaluationConfig
+from llmrec.config.evaluation import DEFAULT_BASELINES, EvaluationConfig
 from llmrec.config.hub import HubConfig
 from llmrec.config.learn import LearnConfig
 from llmrec.config.model import ModelConfig
@@ -70,6 +70,8 @@ class Config(Section):
             values = _with_default(values, "ppo", "advantage", "gae")
         if _names_exposures(values.get("data")):
             values = _with_default(values, "reward", "linear", False)
+        if _given(values.get("data"), "repeats") == "keep":
+            values = _with_default(values, "evaluation", "baselines", [*DEFAULT_BASELINES, "personal_popularity"])
         return values
 
     @model_validator(mode="after")

@@ -47,20 +47,25 @@ def dataset_card(data: InteractionData, config: DataConfig, preparation: Prepara
         preparation: what else the stage knows.
 
     Returns:
-        `clicks` and `purchases` count distinct pairs of user and item. `events`, `click_events` and `purchase_events`
+        `clicks` and `purchases` count items of histories: distinct pairs of user and item, or with `repeats: keep`
+        distinct triples of user, item and time. `repeated_items` is the share of the items of histories that the user
+        has clicked before. `events`, `click_events` and `purchase_events`
         count rows of the log. `density` is clicks / (users * items). `tied_events` is the share of rows that share
         their timestamp with another row of the same user. `time` is empty if the log has only an order.
         `train_clicks` counts the clicks that all splits leave for training. `checks` and `warnings` are those of
         `llmrec.data.doctor`.
     """
     lengths = Ragged.of(data.histories).lengths
-    density = int(lengths.sum()) / (data.num_users * data.num_items)
+    pairs = preparation.counts.pairs
+    density = pairs / (data.num_users * data.num_items)
     card: dict[str, Any] = {
         "source": {"format": config.format, "path": config.path},
         "rules": {"click": list(config.click), "purchase": list(config.purchase)},
+        "repeats": config.repeats,
         **_counts(data, preparation.counts),
         "density": density,
         "sparsity": 1 - density,
+        "repeated_items": 1 - pairs / max(1, int(lengths.sum())),
         **_times(preparation),
         "history_length": _quantiles(lengths),
         "train_clicks": int(data.train_lengths.sum()),

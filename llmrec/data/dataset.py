@@ -49,7 +49,8 @@ class Targets:
 class InteractionData:
     """A prepared event log. From here on, users and items are indices 0 to U-1 and 0 to N-1.
 
-    A history holds a user's first click on each item in time order; a seeded hash orders equal timestamps. The first
+    A history holds a user's first click on each item in time order, or all clicks with `repeats`; a seeded hash orders
+    equal timestamps. The first
     `train_lengths[u]` items are training data. At least one split holds out each of the other items. `load_data` maps
     the arrays of histories into memory, so that only what is read takes space there.
 
@@ -71,6 +72,7 @@ class InteractionData:
         bought_at: time of the user's first purchase of each item, seconds since 1970, NaN without one, float64 [n_u].
             The list is empty if purchases happen with the click.
         card: the dataset card as JSON values, see `llmrec.data.card`.
+        repeats: whether histories and targets hold repeated clicks, so that seen items may be recommended.
     """
 
     items: "pd.DataFrame"
@@ -84,6 +86,7 @@ class InteractionData:
     exposures: "pd.DataFrame" = field(default_factory=_no_rows)
     bought_at: Sequence[np.ndarray] = field(default_factory=list)
     card: dict[str, Any] = field(default_factory=dict)
+    repeats: bool = False
 
     @property
     def num_items(self) -> int:
@@ -269,6 +272,7 @@ def load_data(directory: str | Path) -> InteractionData:
         targets=_nested_targets(frames["targets"]),
         exposures=exposures,
         card=card,
+        repeats=card.get("repeats") == "keep",
     )
 
 

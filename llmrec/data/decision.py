@@ -28,12 +28,14 @@ class Decision:
 
     Attributes:
         profile: what the prompt says of the user.
-        prior: item indices seen before the prompt's window, oldest first. They are not shown and never recommended.
+        prior: item indices seen before the prompt's window, oldest first. They are not shown.
         items: item indices that the prompt shows, oldest first.
         purchased: whether each item of `prior + items` is known to be purchased; None if unknown.
         user: index in the event log; None for somebody outside of it.
         target: item index that the user took next; None if unknown.
         request: what the user asks for in words; None for no request.
+        excluded: item indices that must not be recommended, beside the seen ones.
+        repeats: whether seen items may be recommended.
     """
 
     profile: str
@@ -43,11 +45,24 @@ class Decision:
     user: int | None = None
     target: int | None = None
     request: Request | None = None
+    excluded: Sequence[int] = ()
+    repeats: bool = False
 
     @property
     def history(self) -> np.ndarray:
         """All seen items, oldest first, int64 [n]."""
         return np.array([*self.prior, *self.items], dtype=np.int64)
+
+    @property
+    def masked_before(self) -> np.ndarray:
+        """Items that must not be recommended, apart from those that the prompt shows, int64 [n]."""
+        seen = () if self.repeats else self.prior
+        return np.array([*seen, *self.excluded], dtype=np.int64)
+
+    @property
+    def masked(self) -> np.ndarray:
+        """All items that must not be recommended, int64 [n]."""
+        return np.array([*self.masked_before, *(() if self.repeats else self.items)], dtype=np.int64)
 
     @property
     def known_purchases(self) -> np.ndarray:
@@ -126,6 +141,7 @@ class Decisions(Sequence[Decision]):
         targets: the item that each user took next, int64 [M]; -1 if unknown.
         max_history: how many of the newest items a prompt shows.
         requests: what each user asks for, [M]; empty if nobody asks for anything.
+        repeats: whether seen items may be recommended.
     """
 
     profiles: list[str]
@@ -135,6 +151,12 @@ class Decisions(Sequence[Decision]):
     targets: np.ndarray
     max_history: int
     requests: Sequence[Request | None] = ()
+    repeats: bool = False
+
+    @property
+    def masked(self) -> list[np.ndarray]:
+        """Items that must not be recommended at each decision: the seen ones, or none; int64 [n_m]."""
+        return [np.zeros(0, dtype=np.int64)] * len(self) if self.repeats else self.histories
 
     @classmethod
     def from_targets(
@@ -158,6 +180,7 @@ class Decisions(Sequence[Decision]):
             users=users,
             targets=items_at(data, users, positions),
             max_history=catalogue.max_history,
+            repeats=data.repeats,
         )
 
     @classmethod
@@ -172,6 +195,7 @@ class Decisions(Sequence[Decision]):
             targets=np.array([-1 if row.target is None else row.target for row in rows], dtype=np.int64),
             max_history=max_history,
             requests=[row.request for row in rows],
+            repeats=any(row.repeats for row in rows),
         )
 
     def __len__(self) -> int:
@@ -196,6 +220,7 @@ class Decisions(Sequence[Decision]):
             user=None if user < 0 else user,
             target=None if target < 0 else target,
             request=self.requests[index] if self.requests else None,
+            repeats=self.repeats,
         )
 
     def select(self, rows: Sequence[int] | np.ndarray) -> "Decisions":
@@ -213,6 +238,7 @@ class Decisions(Sequence[Decision]):
             targets=self.targets[index],
             max_history=self.max_history,
             requests=[self.requests[m] for m in index] if self.requests else (),
+            repeats=self.repeats,
         )
 
     def without_profiles(self) -> "Decisions":
@@ -240,6 +266,7 @@ def stranger(
     excluded: Sequence[int] = (),
     profile: str = NEW_USER,
     request: Request | None = None,
+    repeats: bool = False,
 ) -> Decision:
     """The decision for somebody with a history of their own.
 
@@ -249,5 +276,7 @@ def stranger(
         excluded: item indices that must not be recommended either.
         profile: what the prompt says of the person.
         request: what the person asks for in words.
+        repeats: whether seen items may be recommended.
     """
-    return Decision(profile, [*items[:-max_history], *excluded], items[-max_history:], request=request)
+    prior, shown = items[:-max_history], items[-max_history:]
+    return Decision(profile, prior, shown, request=request, excluded=excluded, repeats=repeats)

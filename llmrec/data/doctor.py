@@ -48,13 +48,12 @@ def measure_checks(data: InteractionData, counts: EventCounts, timed: bool) -> d
         the start of a training history, by split.
     """
     tests = {split: parts["test"] for split, parts in data.targets.items()}
-    distinct = int(Ragged.of(data.histories).lengths.sum())
     gaps = {split: gap_to_item_before(data, targets) for split, targets in tests.items()} if timed else {}
     in_order, by_chance = _shares_in_order(data)
     return {
         "sorted_histories": in_order,
         "sorted_by_chance": by_chance,
-        "repeated_clicks": (counts.clicks - distinct) / counts.clicks,
+        "repeated_clicks": (counts.clicks - counts.pairs) / counts.clicks,
         "test_rows_seen_in_training": _test_rows_seen_in_training(counts),
         "same_day_targets": {split: float(is_same_day(data, tests[split]).mean()) for split in gaps},
         "median_seconds_before_target": {split: float(np.median(gap)) for split, gap in gaps.items()},
@@ -150,7 +149,7 @@ def warnings_of(card: dict[str, Any]) -> list[str]:
         card: the dataset card. Measurements that it lacks give no warnings.
     """
     checks = card.get("checks", {})
-    return [*_order_warnings(card, checks), *_overlap_warnings(checks), *_item_warnings(card, checks)]
+    return [*_order_warnings(card, checks), *_overlap_warnings(card, checks), *_item_warnings(card, checks)]
 
 
 def _order_warnings(card: dict[str, Any], checks: dict[str, Any]) -> list[str]:
@@ -189,10 +188,10 @@ def _order_warnings(card: dict[str, Any], checks: dict[str, Any]) -> list[str]:
     return found
 
 
-def _overlap_warnings(checks: dict[str, Any]) -> list[str]:
+def _overlap_warnings(card: dict[str, Any], checks: dict[str, Any]) -> list[str]:
     found = []
     share = checks.get("test_rows_seen_in_training") or 0.0
-    if share > 0:
+    if share > 0 and card.get("repeats") != "keep":
         found.append(
             f"{share:.1%} of the test rows repeat a training row of the same user and item: they are no targets here, "
             "but they are in results of others. Compare only results on the same targets."
@@ -209,10 +208,10 @@ def _overlap_warnings(checks: dict[str, Any]) -> list[str]:
 def _item_warnings(card: dict[str, Any], checks: dict[str, Any]) -> list[str]:
     found = []
     share = checks.get("repeated_clicks", 0.0)
-    if share > MANY_REPEATS:
+    if share > MANY_REPEATS and card.get("repeats") != "keep":
         found.append(
             f"{share:.0%} of the clicks repeat an item of the user and are dropped: the task is to predict new items "
-            "only. Do not compare with results that count repeats."
+            "only. Do not compare with results that count repeats, or set `data.repeats: keep`."
         )
     equal = (card.get("items_with_a_repeated_title") or 0) / max(1, card.get("items") or 1)
     if equal > MANY_EQUAL_TITLES:

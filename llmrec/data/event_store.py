@@ -1,32 +1,29 @@
 """The event store: the usable events of a log as a file of numbers, and the queries that turn them into histories.
 
 `collect_events` reads a log once, part by part, and writes a row of integers for every event. `EventStore` queries that
-file with DuckDB, which sorts and groups on disk what does not fit into memory. The queries use plain SQL.
+file with an engine (`llmrec.data.engines`), which sorts and groups what does not fit into memory. All engines run the
+same SQL.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmrec.config import DataConfig
+from llmrec.data.engines import Engine, open_duckdb, open_spark, row_of
 from llmrec.data.feedback import NOT_FOR_RULES, Rule, compared_column, resolve
 from llmrec.data.readers.columns import as_numbers
 from llmrec.data.readers.raw import RawLog
 from llmrec.data.splits import PARTS
-from llmrec.errors import DataError, UserError
+from llmrec.errors import DataError
 
-if TYPE_CHECKING:
-    import duckdb
-
-SHARE_OF_MEMORY = 0.4  # of the free memory, for queries; beyond it they use the disk
 _EXPOSURE_COLUMNS = {"ranking_id": pa.large_string(), "position": pa.int64(), "propensity": pa.float64()}
 # The first click on an item is the one with the earliest time; of equal times, the one on the earliest row.
 _EARLIEST = "timestamp * 2147483648 + row"
@@ -184,6 +181,7 @@ class EventCounts:
         clicks: number of events that are clicks.
         purchases: number of events that are purchases.
         items: number of items with an event.
+        pairs: number of distinct pairs of user and item among the clicks.
         first: earliest time, seconds since 1970.
         last: latest time.
         tied: share of the events that share their time with another event of the same user.
@@ -195,6 +193,7 @@ class EventCounts:
     clicks: int
     purchases: int
     items: int
+    pairs: int
     first: int
     last: int
     tied: float
@@ -206,7 +205,7 @@ class EventStore:
     """Queries about collected events.
 
     Args:
-        connection: a database that may write temporary files.
+        engine: runs the queries.
         found: the collected events.
         config: rules for clicks and purchases.
 
@@ -214,15 +213,14 @@ class EventStore:
         ConfigError: a rule cannot be used with this log.
     """
 
-    def __init__(self, connection: "duckdb.DuckDBPyConnection", found: Collected, config: DataConfig):
-        self.connection = connection
+    def __init__(self, engine: Engine, found: Collected, config: DataConfig):
+        self.engine = engine
         self.found = found
+        self.group = "user, item" if config.repeats == "first" else "user, item, timestamp"
         purchase = self._condition(config.purchase, "data.purchase")
         click = self._condition(config.click, "data.click")
-        connection.read_parquet(str(found.file)).create_view("stored")
-        self._run(
-            f"CREATE VIEW events AS SELECT *, {purchase} AS purchase, ({click}) OR ({purchase}) AS click FROM stored"
-        )
+        engine.open_file("stored", found.file)
+        engine.define("events", f"SELECT *, {purchase} AS purchase, ({click}) OR ({purchase}) AS click FROM stored")
 
     def _condition(self, rules: list[str], key: str) -> str:
         """Some rules as an SQL condition that is never NULL."""
@@ -238,22 +236,22 @@ class EventStore:
         sign = {"==": "=", "!=": "<>"}.get(rule.sign, rule.sign)
         return f"({name} IS NOT NULL AND {name} {sign} CAST('{rule.number!r}' AS DOUBLE))"
 
-    def find_first_clicks(self) -> np.ndarray:
-        """Finds the first click of each user on each item.
+    def find_clicks(self) -> np.ndarray:
+        """Finds the clicks of histories: the first of each user on each item, or all at different times.
 
         Returns:
-            how many items each user has clicked, by number of the user, int64.
+            how many there are of each user, by number of the user, int64.
         """
         part = f"MIN_BY(part, {_EARLIEST})" if self.found.has_split else "-1"
-        self._run(
-            f"""CREATE TABLE first_clicks AS
-            SELECT user, item, MIN(timestamp) AS timestamp, MIN(CASE WHEN purchase THEN timestamp END) AS bought_at,
+        self.engine.store(
+            "clicks",
+            f"""SELECT user, item, MIN(timestamp) AS timestamp, MIN(CASE WHEN purchase THEN timestamp END) AS bought_at,
                 CAST({part} AS TINYINT) AS part
-            FROM events WHERE click GROUP BY user, item"""
+            FROM events WHERE click GROUP BY {self.group}""",
         )
-        users, clicks = self._columns("SELECT user, COUNT(*) AS clicks FROM first_clicks GROUP BY user", 2)
         counts = np.zeros(len(self.found.user_ids), dtype=np.int64)
-        counts[users.astype(np.int64)] = clicks
+        for batch in self.engine.batches("SELECT user, COUNT(*) AS clicks FROM clicks GROUP BY user"):
+            counts[batch["user"].to_numpy()] = batch["clicks"].to_numpy()
         return counts
 
     def keep_users(self, numbers: np.ndarray) -> None:
@@ -263,24 +261,23 @@ class EventStore:
             numbers: number of each user, in the order of the prepared data, int64 [U].
         """
         chosen = pa.table({"number": numbers.astype(np.int32), "u": np.arange(len(numbers), dtype=np.int32)})
-        self.connection.register("chosen", chosen)
-        self._run("CREATE TABLE kept AS SELECT * FROM chosen")
-        self._run("CREATE VIEW kept_events AS SELECT * FROM events JOIN kept ON events.user = kept.number")
+        self.engine.add_table("kept", chosen)
+        self.engine.define("kept_events", "SELECT * FROM events JOIN kept ON events.user = kept.number")
 
     def histories(self) -> dict[str, np.ndarray]:
-        """The first clicks of the chosen users, sorted by user, time, part of the log's split and item.
+        """The clicks of the histories of the chosen users, sorted by user, time, part of the log's split and item.
 
         Returns:
             `user` (int32), `item`, `timestamp` (int64), `bought_at` (float64, NaN without a purchase) and `part`
             (int8), each [E].
         """
-        clicks = int(self._one("SELECT COUNT(*) FROM first_clicks JOIN kept ON user = number")[0])
+        (clicks,) = self._one("SELECT COUNT(*) AS clicks FROM clicks JOIN kept ON user = number")
         kinds = {"u": np.int32, "item": np.int64, "timestamp": np.int64, "bought_at": np.float64, "part": np.int8}
         columns = {name: np.empty(clicks, dtype=kind) for name, kind in kinds.items()}
-        table = "first_clicks JOIN kept ON user = number"
+        table = "clicks JOIN kept ON user = number"
         query = f"SELECT {', '.join(columns)} FROM {table} ORDER BY u, timestamp, part, item"
         row = 0
-        for batch in self._batches(query):
+        for batch in self.engine.batches(query):
             for name, values in columns.items():
                 values[row : row + len(batch)] = batch[name].to_numpy(zero_copy_only=False)
             row += len(batch)
@@ -290,16 +287,21 @@ class EventStore:
     def counts(self) -> EventCounts:
         """Counts of the events of the chosen users."""
         events, clicks, purchases, items, first, last = self._one(
-            """SELECT COUNT(*), SUM(CAST(click AS INTEGER)), SUM(CAST(purchase AS INTEGER)), COUNT(DISTINCT item),
-            MIN(timestamp), MAX(timestamp) FROM kept_events"""
+            """SELECT COUNT(*) AS events, SUM(CAST(click AS INTEGER)) AS clicks,
+            SUM(CAST(purchase AS INTEGER)) AS purchases, COUNT(DISTINCT item) AS items,
+            MIN(timestamp) AS first_time, MAX(timestamp) AS last_time FROM kept_events"""
+        )
+        (pairs,) = self._one(
+            "SELECT COUNT(*) AS pairs FROM (SELECT DISTINCT u, item FROM clicks JOIN kept ON user = number)"
         )
         (tied,) = self._one(
-            """SELECT SUM(n) FROM (SELECT COUNT(*) AS n FROM kept_events GROUP BY u, timestamp HAVING COUNT(*) > 1)"""
+            "SELECT SUM(n) AS tied FROM "
+            "(SELECT COUNT(*) AS n FROM kept_events GROUP BY u, timestamp HAVING COUNT(*) > 1)"
         )
         test_rows, seen = None, 0
         if self.found.has_split:
             test_rows, seen = self._one(
-                f"""SELECT COUNT(*), COUNT(known.u) FROM
+                f"""SELECT COUNT(*) AS test_rows, COUNT(known.u) AS known_rows FROM
                 (SELECT u, item FROM kept_events WHERE click AND part = {PARTS.index("test")}) AS test LEFT JOIN
                 (SELECT DISTINCT u, item FROM kept_events WHERE click AND part = {PARTS.index("train")}) AS known
                 ON test.u = known.u AND test.item = known.item"""
@@ -309,6 +311,7 @@ class EventStore:
             clicks=int(clicks),
             purchases=int(purchases),
             items=items,
+            pairs=pairs,
             first=first,
             last=last,
             tied=int(tied or 0) / events,
@@ -324,22 +327,15 @@ class EventStore:
         condition = " OR ".join(f"{name} IS NOT NULL" for name in marks)
         columns = ["u", "item", "timestamp", "click", *marks]
         query = f"SELECT {', '.join(columns)} FROM kept_events WHERE {condition} ORDER BY row"
-        frame = self.connection.sql(query).to_arrow_table().to_pandas().rename(columns={"u": "user"})
+        batches = list(self.engine.batches(query))
+        if not batches:
+            return pd.DataFrame()
+        frame = pa.Table.from_batches(batches).to_pandas().rename(columns={"u": "user"})
         kinds = {"user": "int64", "item": "int64", "position": "Int64"}
         return frame.astype({name: kind for name, kind in kinds.items() if name in frame})
 
-    def _run(self, query: str) -> None:
-        self.connection.execute(query).fetchall()
-
     def _one(self, query: str) -> tuple[Any, ...]:
-        return self.connection.execute(query).fetchall()[0]
-
-    def _columns(self, query: str, count: int) -> list[np.ndarray]:
-        table = self.connection.sql(query).to_arrow_table()
-        return [table.column(number).to_numpy() for number in range(count)]
-
-    def _batches(self, query: str) -> Iterator[pa.RecordBatch]:
-        yield from self.connection.sql(query).to_arrow_reader(1_000_000)
+        return row_of(self.engine, query)
 
 
 @contextmanager
@@ -347,23 +343,9 @@ def open_store(found: Collected, config: DataConfig) -> Iterator[EventStore]:
     """Opens a store, whose temporary files lie beside the collected events.
 
     Raises:
-        ConfigError: a rule cannot be used with this log.
+        ConfigError: a rule cannot be used with this log, or the engine is missing.
         UserError: there is too little memory or disk for the queries.
     """
-    import duckdb
-
-    memory = int(SHARE_OF_MEMORY * psutil.virtual_memory().available)
-    settings: dict[str, Any] = {
-        "memory_limit": f"{max(memory, 256 << 20)}B",
-        "temp_directory": str(found.file.parent / "sorting"),
-        "preserve_insertion_order": False,
-        "autoinstall_known_extensions": False,
-    }
-    with duckdb.connect(config=settings) as connection:
-        try:
-            yield EventStore(connection, found, config)
-        except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
-            raise UserError(
-                f"Cannot sort the {found.events:,} events of {found.log.event_source.path}: {error} Free memory and "
-                "space on the disk of `output_dir`, and run the same command again."
-            ) from None
+    open_engine = {"duckdb": open_duckdb, "spark": open_spark}[config.engine]
+    with open_engine(found.file.parent) as engine:
+        yield EventStore(engine, found, config)

@@ -68,7 +68,7 @@ def choose_users(counts: pd.Series, config: DataConfig) -> tuple[list[str], int]
     """The users with enough clicks.
 
     Args:
-        counts: number of clicked items, by id, of all users with an event.
+        counts: number of items of the history, by id, of all users with an event.
         config: its `min_user_events` and `splits` are used.
 
     Returns:
@@ -80,17 +80,18 @@ def choose_users(counts: pd.Series, config: DataConfig) -> tuple[list[str], int]
     default, purpose = _default_minimum(config)
     least = default if config.min_user_events is None else config.min_user_events
     short = counts[counts < least]
+    clicks = "different items" if config.repeats == "first" else "items at different times"
     if len(short) and config.min_user_events is None:
         first = sorted(short.index, key=natural_key)[:5]
         named = ", ".join(f"{user!r} ({short[user]})" for user in first) + (", ..." if len(short) > 5 else "")
         raise DataError(
-            f"{len(short)} of {len(counts)} users clicked fewer than {least} different items: {named}; "
+            f"{len(short)} of {len(counts)} users clicked fewer than {least} {clicks}: {named}; "
             f"expected one item each for {purpose}. Set `data.min_user_events: {least}` to drop such users, or loosen "
             "the rules of `data.click`."
         )
     if len(short) == len(counts):
         raise DataError(
-            f"No user clicked {least} different items; expected at least one such user. The most is "
+            f"No user clicked {least} {clicks}; expected at least one such user. The most is "
             f"{counts.max()}: lower `data.min_user_events`, or loosen the rules of `data.click`."
         )
     return sorted(counts.index.difference(short.index), key=natural_key), len(short)

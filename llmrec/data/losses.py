@@ -16,6 +16,7 @@ from llmrec.data.readers.raw import UNKNOWN_ITEM, UNTITLED, RawLog, Source
 
 NOT_A_CLICK = "neither click nor purchase"
 REPEATED_CLICK = "repeated click on an item"
+SAME_CLICK = "repeated click on an item at the same time"
 SHORT_USER = "user with too few clicks"
 
 # A larger share of left-out events, or of items without events, is a warning.

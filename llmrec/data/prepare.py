@@ -1,7 +1,7 @@
 """The prepare stage: reads an event log and writes histories, splits and the dataset card.
 
-Steps: read the log in parts, find clicks and purchases, keep each user's first click on each item in time order, hold
-out targets by every configured split, write the card, and save everything at once.
+Steps: read the log in parts, find clicks and purchases, keep each user's first click on each item (or all clicks) in
+time order, hold out targets by every configured split, write the card, and save everything at once.
 """
 
 import tempfile
@@ -20,7 +20,7 @@ from llmrec.data.dataset import InteractionData, save_data
 from llmrec.data.event_store import Collected, EventStore, collect_events, open_store
 from llmrec.data.exposures import find_exposures
 from llmrec.data.histories import choose_users, known_purchases, order_ties
-from llmrec.data.losses import NOT_A_CLICK, REPEATED_CLICK, SHORT_USER, count_losses, examples, summary
+from llmrec.data.losses import NOT_A_CLICK, REPEATED_CLICK, SAME_CLICK, SHORT_USER, count_losses, examples, summary
 from llmrec.data.ragged import Ragged
 from llmrec.data.readers import RawLog, check_log, read_log
 from llmrec.data.splits import (
@@ -118,7 +118,7 @@ def build_data(log: RawLog, config: DataConfig, seed: int, directory: Path | Non
 def _build(store: EventStore, found: Collected, config: DataConfig, seed: int) -> InteractionData:
     """Histories, splits and card of collected events."""
     log = found.log
-    clicks_of = store.find_first_clicks()
+    clicks_of = store.find_clicks()
     if not clicks_of.any():
         raise DataError(_explain_no_clicks(found, config))
     user_ids, dropped = choose_users(pd.Series(clicks_of, index=pd.Index(found.user_ids)), config)
@@ -142,13 +142,14 @@ def _build(store: EventStore, found: Collected, config: DataConfig, seed: int) -
         targets={name: split.targets for name, split in splits.items()},
         exposures=find_exposures(store.shown()),
         bought_at=Ragged.of_lengths(history["bought_at"], lengths),
+        repeats=config.repeats == "keep",
     )
     _check_splits(data)
     counts = store.counts()
     by_rule = {
         SHORT_USER: found.events - counts.events,
         NOT_A_CLICK: counts.events - counts.clicks,
-        REPEATED_CLICK: counts.clicks - len(history["item"]),
+        SAME_CLICK if data.repeats else REPEATED_CLICK: counts.clicks - len(history["item"]),
     }
     losses = count_losses(found, data, by_rule, config)
     preparation = Preparation(counts, splits, dropped_users=dropped, seed=seed, timed=log.timed, losses=losses)
@@ -209,6 +210,7 @@ def make_splits(
     clicks = Clicks(
         users=history["user"], timestamps=history["timestamp"], parts=history["part"], num_users=len(lengths)
     )
+    times = history["timestamp"] if config.repeats == "keep" else None  # draws of repeats differ
     splits: dict[str, Split] = {}
     for name in config.splits:
         if name == "leave_one_out":
@@ -220,7 +222,7 @@ def make_splits(
         else:
             splits[name] = temporal(
                 clicks,
-                PairHashes(seed, "targets", user_ids, item_ids, history["user"], history["item"]),
+                PairHashes(seed, "targets", user_ids, item_ids, history["user"], history["item"], times),
                 valid=config.temporal_valid,
                 test=config.temporal_test,
                 targets_per_user=config.targets_per_user,

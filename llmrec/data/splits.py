@@ -75,6 +75,7 @@ class PairHashes:
         item_ids: id of each item, [N].
         users: user index of each click, [E].
         items: item index of each click, [E].
+        times: time of each click, int64 [E], which is hashed as well; None if no pair occurs twice.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class PairHashes:
         item_ids: pd.Series,
         users: np.ndarray,
         items: np.ndarray,
+        times: np.ndarray | None = None,
     ):
         self.seed = seed
         self.purpose = purpose
@@ -92,6 +94,7 @@ class PairHashes:
         self.item_ids = item_ids
         self.users = users
         self.items = items
+        self.times = times
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         """The hashes of some clicks, uint64 [R]."""
@@ -100,6 +103,8 @@ class PairHashes:
             some = rows[start : start + _HASHED_AT_A_TIME]
             user_ids = self.user_ids.take(self.users[some])
             item_ids = self.item_ids.take(self.items[some])
+            if self.times is not None:
+                item_ids = item_ids.astype("str") + "\x1f" + pd.Series(self.times[some], item_ids.index).astype("str")
             hashes[start : start + len(some)] = seeded_hash(self.seed, self.purpose, user_ids, item_ids)
         return hashes
 

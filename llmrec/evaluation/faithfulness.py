@@ -1,6 +1,7 @@
 """Faithfulness of justifications: does the recommended item depend on the items that the justification cites?"""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -65,7 +66,7 @@ def _mean(values: torch.Tensor) -> float:
 def _without(decision: Decision, dropped: set[int]) -> Decision:
     """The decision with some items counted as seen but no longer shown."""
     shown = [item for item in decision.items if item not in dropped]
-    return Decision(decision.profile, [*decision.prior, *dropped], shown, request=decision.request)
+    return replace(decision, prior=[*decision.prior, *dropped], items=shown, purchased=None, user=None, target=None)
 
 
 @torch.no_grad()

@@ -31,7 +31,7 @@ def generation_report(
 ) -> GenerationReport:
     """Writes the most probable recommendation for every evaluated user after the whole history, and measures it.
 
-    The processes share the users. Users who have seen the whole catalogue are left out. Faithfulness is measured on a
+    The processes share the users. Users to whom no item may be recommended are left out. Faithfulness is measured on a
     seeded sample of at most `FAITHFULNESS_USERS` users (see `llmrec.evaluation.faithfulness`).
 
     Args:
@@ -41,7 +41,8 @@ def generation_report(
         advance: called after each batch with the number of its users.
     """
     lengths = Ragged.of(data.histories).lengths
-    users = np.flatnonzero((lengths < data.num_items) & evaluated_users(data.num_users, config))
+    may_be_recommended = np.array([data.repeats or len(np.unique(seen)) < data.num_items for seen in data.histories])
+    users = np.flatnonzero(may_be_recommended & evaluated_users(data.num_users, config))
     decisions = Decisions.from_targets(data, Targets(users, lengths[users]), config.catalogue)
     own = decisions.select(own_rows(len(decisions)))
     written = gathered(write(policy, own, config.ppo.response_length, advance), len(decisions))
@@ -49,7 +50,7 @@ def generation_report(
     sample = np.random.default_rng((config.seed, 17)).permutation(len(decisions))[:FAITHFULNESS_USERS]
     chosen = decisions.select(sample), [written[m] for m in sample]
     measured: dict[str, Any] = {
-        **rates(written, histories, policy.facts, data.num_items),
+        **rates(written, histories, policy.facts, data.num_items, data.repeats),
         **text_metrics(written, policy.facts),
         "faithfulness": faithfulness(policy, *chosen, seed=config.seed, batch=BATCH),
     }
@@ -78,7 +79,11 @@ def write(
 
 
 def rates(
-    written: Sequence[Recommendation], histories: Iterable[set[int]], facts: FactBook, num_items: int
+    written: Sequence[Recommendation],
+    histories: Iterable[set[int]],
+    facts: FactBook,
+    num_items: int,
+    may_repeat: bool = False,
 ) -> dict[str, Rate]:
     """Shares of M recommendations that are valid, unseen, grounded and repetitive, and the share of true statements.
 
@@ -89,18 +94,20 @@ def rates(
         histories: seen items of each user, [M].
         facts: facts of the catalogue.
         num_items: size of the catalogue.
+        may_repeat: whether seen items may be recommended. Then `seen` takes the place of `unseen`.
     """
     checked: list[Groundedness] = []
-    unseen: list[bool] = []
+    is_seen: list[bool] = []
     for one, seen in zip(written, histories, strict=True):
         checked.append(check(facts, one, seen))
-        unseen.append(one.item >= 0 and one.item not in seen)
+        is_seen.append(one.item in seen)
+    unseen = [one.item >= 0 and not seen for one, seen in zip(written, is_seen, strict=True)]
     pairs = [_ngrams(words(one), 2) for one in written]
     true = sum(one.true for one in checked)
     statements = sum(one.statements for one in checked)
     return {
         "validity": _share([0 <= one.item < num_items and one.finished for one in written]),
-        "unseen": _share(unseen),
+        **({"seen": _share(is_seen)} if may_repeat else {"unseen": _share(unseen)}),
         "groundedness": _share([one.grounded for one in checked]),
         "repeats": _share([len(set(of_text)) < len(of_text) for of_text in pairs]),
         "factual_precision": _ratio(true, statements),

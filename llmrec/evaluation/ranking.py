@@ -89,8 +89,8 @@ def rank_batches(batches: Iterable[np.ndarray], decisions: Decisions, seed: int)
 def rank_batch(scores: np.ndarray, decisions: Decisions, seed: int) -> Ranked:
     """Ranks by the scores of all items at b decisions, float [b, N]; see `rank_batches`."""
     return Ranked(
-        ranks=ranks(scores, decisions.targets, decisions.histories),
-        lists=top_k(scores, LIST_LENGTH, decisions.histories, seed),
+        ranks=ranks(scores, decisions.targets, decisions.masked),
+        lists=top_k(scores, LIST_LENGTH, decisions.masked, seed),
     )
 
 

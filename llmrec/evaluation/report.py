@@ -226,7 +226,12 @@ class GenerationReport(Section):
         default=None, description="Share of completions that end by themselves and name an item of the catalogue."
     )
     unseen: Rate | None = Field(
-        default=None, description="Share of completions that name an item the user has not seen."
+        default=None,
+        description="Share of completions that name an item the user has not seen; missing if repeats are kept.",
+    )
+    seen: Rate | None = Field(
+        default=None,
+        description="Share of completions that name an item the user has seen; only if repeats are kept.",
     )
     groundedness: Rate | None = Field(
         default=None, description="Share of justifications that cite the history, state a fact and state nothing false."

@@ -100,12 +100,12 @@ def draw_requests(decisions: Decisions, attributes: Attributes, kind: Kind, numb
     chosen = decisions.select(rows)
     satisfied = np.array([attributes.satisfied(request.conditions) for request in requests.values()], dtype=bool)
     satisfied = satisfied.reshape(len(rows), attributes.num_items)
-    unseen = ~seen_mask(chosen.histories, attributes.num_items)
+    possible = ~seen_mask(chosen.masked, attributes.num_items)
     return Asked(
         rows=rows,
         decisions=replace(chosen, requests=list(requests.values())),
         satisfied=satisfied,
-        open=(satisfied & unseen).sum(1),
+        open=(satisfied & possible).sum(1),
     )
 
 

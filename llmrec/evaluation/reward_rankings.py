@@ -115,7 +115,7 @@ class RewardPass:
             rewards = self.reward.item_rewards(shown.rewards(weight), average).cpu()
             scores = purchase_scores(weight, whole, log_probs["sft"], rewards, self.section)
             weighted[weight] = {
-                name: ranks(values.numpy(), part.targets, part.histories) for name, values in scores.items()
+                name: ranks(values.numpy(), part.targets, part.masked) for name, values in scores.items()
             }
         return RewardRankings(ranked=ranked, objective=objective, expected=expected, weighted=weighted)
 

@@ -28,12 +28,18 @@ def slices(decisions: Decisions, clicks: np.ndarray, user_clicks: np.ndarray) ->
         `low_activity`, `middle_activity`, `high_activity`: tercile of the user by training clicks, among the users of
         the targets.
         `short_history`, `middle_history`, `long_history`: up to 10, 11 to 50, or more than 50 items before the target.
+        `seen_targets`, `new_targets`: the user has, or has not, clicked the target before; only if repeats are kept.
     """
     most_clicked = np.argsort(-clicks, kind="stable")[: int(np.ceil(HEAD_SHARE * len(clicks)))]
     head = np.isin(decisions.targets, most_clicked)
     activity = user_clicks[decisions.users]
     low, high = np.quantile(user_clicks[np.unique(decisions.users)], [1 / 3, 2 / 3])
     lengths = Ragged.of(decisions.histories).lengths
+    seen = {}
+    if decisions.repeats:
+        pairs = zip(decisions.targets, decisions.histories, strict=True)
+        is_seen = np.array([target in history for target, history in pairs], dtype=bool)
+        seen = {"seen_targets": is_seen, "new_targets": ~is_seen}
     return {
         "cold_items": clicks[decisions.targets] < COLD_CLICKS,
         "long_tail": ~head,
@@ -44,6 +50,7 @@ def slices(decisions: Decisions, clicks: np.ndarray, user_clicks: np.ndarray) ->
         "short_history": lengths <= SHORT_HISTORY,
         "middle_history": (lengths > SHORT_HISTORY) & (lengths <= LONG_HISTORY),
         "long_history": lengths > LONG_HISTORY,
+        **seen,
     }
 
 

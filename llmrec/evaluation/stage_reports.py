@@ -73,16 +73,24 @@ class DatasetCard(Section):
     rules: dict[str, list[str]] = Field(
         default={}, description="Rules by which an event is a `click` and a `purchase`."
     )
+    repeats: str | None = Field(default=None, description="`data.repeats` of the config.")
+    repeated_items: Number = Field(
+        default=None, description="Share of the items of histories that the user has clicked before."
+    )
     users: int | None = Field(default=None, description="Number of users.")
     items: int | None = Field(default=None, description="Number of items of the catalogue.")
     events: int | None = Field(default=None, description="Number of rows of the log.")
     click_events: int | None = Field(default=None, description="Number of rows of the log that are clicks.")
     purchase_events: int | None = Field(default=None, description="Number of rows of the log that are purchases.")
-    clicks: int | None = Field(default=None, description="Number of distinct pairs of a user and a clicked item.")
-    purchases: int | None = Field(default=None, description="Number of distinct pairs of a user and a purchased item.")
+    clicks: int | None = Field(
+        default=None,
+        description="Number of distinct pairs of a user and a clicked item. If repeats are kept, clicks of one pair at "
+        "different times count.",
+    )
+    purchases: int | None = Field(default=None, description="Number of those clicks that are purchases.")
     exposures: int | None = Field(default=None, description="Number of logged exposures.")
     facts: int | None = Field(default=None, description="Number of facts about items.")
-    density: Number = Field(default=None, description="Clicks divided by users times items.")
+    density: Number = Field(default=None, description="Distinct pairs divided by users times items.")
     sparsity: Number = Field(default=None, description="1 minus the density.")
     tied_events: Number = Field(
         default=None, description="Share of rows that share their timestamp with another row of the same user."
@@ -110,8 +118,9 @@ class DatasetCard(Section):
     warnings: list[str] = Field(default=[], description="What to do about those properties.")
     counts: dict[str, dict[str, dict[str, CountsAccuracy]]] = Field(
         default={},
-        description="Accuracy of `popularity`, `first_order` and `transitions` by split, counts and training data "
-        "(`train`, or `refitted` on all events before the test). Measured by `llmrec prepare --report`.",
+        description="Accuracy of `popularity`, `first_order`, `transitions` and, if repeats are kept, "
+        "`personal_popularity` by split, counts and training data (`train`, or `refitted` on all events before the "
+        "test). Measured by `llmrec prepare --report`.",
     )
 
 

@@ -71,6 +71,8 @@ def run_card(run: SharedRun) -> str:
 
 def _eval_results(run: SharedRun) -> list[EvalResult]:
     """The metrics of the pushed adapter, as hubs index them."""
+    kept = run.report.data is not None and run.report.data.repeats == "keep"
+    seen = "seen items included" if kept else "seen items filtered"
     return [
         EvalResult(
             task_type="recommendation",
@@ -80,7 +82,7 @@ def _eval_results(run: SharedRun) -> list[EvalResult]:
             dataset_config=name,
             dataset_split="test",
             metric_type=metric,
-            metric_name=f"{label(metric)} (full catalogue, seen items filtered)",
+            metric_name=f"{label(metric)} (full catalogue, {seen})",
             metric_value=estimate.value,
         )
         for name, split in run.report.splits.items()

@@ -121,10 +121,10 @@ def policy_of_run(log: ExposureLog, run: Run, model: str | None) -> TargetPolicy
                 "`data.splits: [temporal]`, or give another log of the same items."
             )
     clicks_before = _clicks_before(log)
-    has_unseen_items = clicks_before < log.data.num_items  # a history holds an item once
-    if not has_unseen_items.all():
-        description += f"; without {int((~has_unseen_items).sum())} rounds of users who had clicked every item"
-    rows = rows & has_unseen_items
+    is_possible = (clicks_before < log.data.num_items) | log.data.repeats  # without repeats it holds an item once
+    if not is_possible.all():
+        description += f"; without {int((~is_possible).sum())} rounds of users who had clicked every item"
+    rows = rows & is_possible
     # Rounds of the same user with the same earlier clicks have the same probabilities.
     states = np.stack([log.frame["user"].to_numpy(), clicks_before], 1)[rows]
     distinct, state = np.unique(states, axis=0, return_inverse=True)
@@ -187,7 +187,7 @@ def _policy_probabilities(run: Run, model: str, data: InteractionData, targets: 
 
 
 def _reward_probabilities(run: Run, model: str, data: InteractionData, targets: Targets) -> np.ndarray:
-    """Softmax of the rewards of unseen items at S targets, float64 [S, N]."""
+    """Softmax of the rewards of possible items at S targets, float64 [S, N]."""
     from reward_models import load_reward_model
     from reward_models.features import profile_words
 
@@ -197,6 +197,6 @@ def _reward_probabilities(run: Run, model: str, data: InteractionData, targets: 
     parts: list[np.ndarray] = []
     for part in Decisions.from_targets(data, targets).batches(BATCH_SIZE):
         rewards = reward_model.log_rewards(part.histories, part.purchased, words[part.users], weight).double().cpu()
-        seen = torch.from_numpy(seen_mask(part.histories, data.num_items))
-        parts.append(rewards.masked_fill(seen, -torch.inf).softmax(-1).numpy())
+        masked = torch.from_numpy(seen_mask(part.masked, data.num_items))
+        parts.append(rewards.masked_fill(masked, -torch.inf).softmax(-1).numpy())
     return np.concatenate(parts)

@@ -83,6 +83,7 @@ class RecPolicy(nn.Module):
         facts: what is true of the items.
         attributes: what requests may ask for; None if the policy was trained without requests.
         base_fingerprint: hash of the base's weights (`language.base_model.base_fingerprint`).
+        repeats: whether it was trained to recommend seen items.
         prompts: renders prompts and parses completions.
         decoder: the mask: what a completion may continue with.
         distribution: turns logits into probabilities under the mask.
@@ -100,6 +101,7 @@ class RecPolicy(nn.Module):
         base_fingerprint: str,
         header: HeaderFrame | None = None,
         attributes: Attributes | None = None,
+        repeats: bool = False,
     ):
         super().__init__()
         self.model = model
@@ -110,6 +112,7 @@ class RecPolicy(nn.Module):
         self.facts = facts
         self.attributes = attributes
         self.base_fingerprint = base_fingerprint
+        self.repeats = repeats
         self.prompts = PromptBuilder(tokenizer, vocabulary, catalogue, header)
         classes = TokenClasses.from_prompts(self.prompts, facts)
         self.decoder = Decoder(vocabulary.trie, facts, classes).to(self.device)
@@ -144,7 +147,15 @@ class RecPolicy(nn.Module):
         model = _with_adapter(base, vocabulary, config.model, norm)
         attributes = Attributes.from_data(data) if config.sft.requests else None
         policy = cls(
-            model, tokenizer, vocabulary, config.catalogue, config.model, facts, fingerprint, attributes=attributes
+            model,
+            tokenizer,
+            vocabulary,
+            config.catalogue,
+            config.model,
+            facts,
+            fingerprint,
+            attributes=attributes,
+            repeats=data.repeats,
         )
         if norm is not None:
             policy._refit_final_norm(norm, data)
@@ -420,6 +431,7 @@ class RecPolicy(nn.Module):
             "catalogue": self.catalogue.model_dump(),
             "item_vocabulary": self.vocabulary.vocabulary_hash,
             "base_fingerprint": self.base_fingerprint,
+            "repeats": self.repeats,
             "header": self.prompts.header.frame.as_json(),
         }
 
@@ -472,6 +484,7 @@ class RecPolicy(nn.Module):
             fingerprint,
             about.header,
             Attributes.load(directory, vocabulary.titles),
+            about.repeats,
         )
         policy.load_adapter_weights(directory)
         return policy

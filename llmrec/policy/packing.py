@@ -30,7 +30,8 @@ class PackedBatch:
         branch: 0 for the prompt itself, 1, 2, ... for its completions, -1 at padding, int64 [B, L].
         positions: position of each token in its own branch, int64 [B, L]. Every completion continues the prompt's.
         items: shown items, -1 at padding, int64 [B, J].
-        prior_seen: items that the user had seen before the shown ones, bool [B, N].
+        masked_before: items that must not be recommended, apart from the shown ones, bool [B, N].
+        repeats: whether the shown items may be recommended, bool [B].
         row: prompt of each choice, int64 [R].
         position: index in `tokens` of the hidden state that decides, int64 [R].
         slot: which shown item is being chosen, int64 [R].
@@ -47,7 +48,8 @@ class PackedBatch:
     branch: torch.Tensor
     positions: torch.Tensor
     items: torch.Tensor
-    prior_seen: torch.Tensor
+    masked_before: torch.Tensor
+    repeats: torch.Tensor
     row: torch.Tensor
     position: torch.Tensor
     slot: torch.Tensor
@@ -76,11 +78,11 @@ class PackedBatch:
         return self.tokens, self.positions, self.attention_mask()
 
     def seen_since(self) -> torch.Tensor:
-        """From which slot on each item counts as seen: 0 from the start, J + 1 never; int64 [B, N]."""
-        return seen_since(self.items, self.prior_seen)
+        """From which slot on each item must not be recommended: 0 from the start, J + 1 never; int64 [B, N]."""
+        return seen_since(self.items.masked_fill(self.repeats[:, None], -1), self.masked_before)
 
     def unseen(self, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor:
-        """Items that the user has not seen at choices, and that may be recommended there, bool [R, N]."""
+        """Items that may be recommended at choices, bool [R, N]."""
         return self.seen_since()[self.row[rows]] > self.slot[rows, None]
 
     def with_choices(self, learned: Sequence[Sequence[bool]]) -> "PackedBatch":
@@ -150,11 +152,11 @@ def pack(
     end = policy.prompts.end
     width = max(len(row.tokens) for row in rows)
     items = np.full((len(decisions), max([1, *(len(d.items) for d in decisions)])), -1)
-    prior_seen = np.zeros((len(decisions), len(policy.vocabulary.sequences)), dtype=bool)
+    masked_before = np.zeros((len(decisions), len(policy.vocabulary.sequences)), dtype=bool)
     choices: list[tuple[int, ...]] = []
     for b, decision in enumerate(decisions):
         items[b, : len(decision.items)] = decision.items
-        prior_seen[b, list(decision.prior)] = True
+        masked_before[b, decision.masked_before] = True
         choices += _shown_choices(policy, b, decision, len(headers[b]))
     row, position, slot, node, target = torch.tensor(choices, dtype=torch.int64).reshape(-1, 5).T.contiguous()
     return PackedBatch(
@@ -162,7 +164,8 @@ def pack(
         branch=_padded([row.branch for row in rows], width, -1),
         positions=_padded([row.positions for row in rows], width, 0),
         items=torch.from_numpy(items),
-        prior_seen=torch.from_numpy(prior_seen),
+        masked_before=torch.from_numpy(masked_before),
+        repeats=torch.tensor([decision.repeats for decision in decisions], dtype=torch.bool),
         row=row,
         position=position,
         slot=slot,
@@ -209,16 +212,19 @@ def _shown_choices(policy: RecPolicy, row: int, decision: Decision, position: in
     """(row, position, slot, node, target) of every token of every shown item that the policy could have chosen.
 
     Two kinds of item are shown without being a choice. The first item of a window that starts amid a history follows
-    items that the prompt does not show. A repeated item was seen before, so the mask forbids it.
+    items that the prompt does not show. A repeated item was seen before, so the mask forbids it, unless seen items may
+    be recommended.
     """
     choices: list[tuple[int, ...]] = []
-    seen = set(map(int, decision.prior))
+    starts_amid = len(decision.prior) > 0
+    masked = set(decision.masked_before.tolist())
     for slot, item in enumerate(map(int, decision.items)):
         sequence = policy.vocabulary.sequences[item]
-        if not (slot == 0 and seen) and item not in seen:
+        if not (slot == 0 and starts_amid) and item not in masked:
             for step, node in enumerate(policy.vocabulary.paths[item]):
                 choices.append((row, position - 1 + step, slot, int(node), sequence[step]))
-        seen.add(item)
+        if not decision.repeats:
+            masked.add(item)
         position += len(sequence)
     return choices
 

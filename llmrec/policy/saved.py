@@ -27,6 +27,7 @@ class Description:
         item_vocabulary: hash of the item vocabulary.
         base_fingerprint: hash of the base's weights; None in adapters of early versions.
         header: tokens around the profile in a prompt; None in adapters of early versions.
+        repeats: whether the policy was trained to recommend seen items.
     """
 
     model: ModelConfig
@@ -34,6 +35,7 @@ class Description:
     item_vocabulary: str
     base_fingerprint: str | None
     header: HeaderFrame | None
+    repeats: bool
 
 
 def read_description(directory: Path, quantized: bool = True) -> Description:
@@ -58,6 +60,7 @@ def read_description(directory: Path, quantized: bool = True) -> Description:
             item_vocabulary=values["item_vocabulary"],
             base_fingerprint=values.get("base_fingerprint"),
             header=HeaderFrame.from_json(values["header"]) if "header" in values else None,
+            repeats=bool(values.get("repeats", False)),
         )
 
     return read_versioned(directory / FILE_NAME, FORMAT, build, kind="a policy")

@@ -142,6 +142,7 @@ def training_decisions(data: InteractionData, config: Config) -> Decisions:
         users=users,
         targets=targets,
         max_history=width,
+        repeats=data.repeats,
     )
 
 

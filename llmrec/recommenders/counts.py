@@ -1,5 +1,6 @@
 """What plain counts reach on a prepared log: the numbers that any learned recommender must beat."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from llmrec.data.dataset import InteractionData
 from llmrec.data.decision import Decisions
 from llmrec.evaluation.metrics import hit_rate, ndcg, per_user, ranks
+from llmrec.recommenders.personal_popularity import PersonalPopularity
 from llmrec.recommenders.popularity import Popularity
 from llmrec.recommenders.protocol import Baseline, Histories
 from llmrec.recommenders.transitions import Transitions
@@ -28,16 +30,22 @@ class Accuracy:
 
 
 def accuracy_of_counts(data: InteractionData) -> dict[str, dict[str, dict[str, Accuracy]]]:
-    """HR@10 and NDCG@10 of popularity and transition counts on the test targets, over all unseen items.
+    """HR@10 and NDCG@10 of popularity and transition counts on the test targets, over all items that may follow.
 
     The settings are fixed, so nothing is tuned on the data. `popularity` counts items, `first_order` counts what
-    follows the last item, and `transitions` counts what follows each of the last five.
+    follows the last item, and `transitions` counts what follows each of the last five. If repeats are kept,
+    `personal_popularity` counts the items of the user.
 
     Returns:
         accuracy by split, counts and training data: `train` is the training data of all models, and `refitted` adds
         the events between it and the test targets, such as the validation item.
     """
-    makers = {"popularity": Popularity, "first_order": lambda: Transitions(last=1), "transitions": Transitions}
+    makers: dict[str, Callable[[], Baseline]] = {
+        "popularity": Popularity,
+        **({"personal_popularity": PersonalPopularity} if data.repeats else {}),
+        "first_order": lambda: Transitions(last=1),
+        "transitions": Transitions,
+    }
     found: dict[str, dict[str, dict[str, Accuracy]]] = {}
     for split, parts in data.targets.items():
         decisions = Decisions.from_targets(data, parts["test"])
@@ -65,7 +73,7 @@ def histories_before_test(data: InteractionData, split: str) -> Histories:
 def _accuracy(baseline: Baseline, decisions: Decisions) -> Accuracy:
     found = np.concatenate(
         [
-            ranks(baseline.scores(batch.histories), batch.targets, batch.histories)
+            ranks(baseline.scores(batch.histories), batch.targets, batch.masked)
             for batch in decisions.batches(BATCH_SIZE)
         ]
     )

@@ -37,8 +37,8 @@ class Pool:
         rows = np.sort(np.random.default_rng(0).permutation(len(decisions))[:count])
         sample = decisions.select(rows)
         scores = np.concatenate([self._log_scores(batch.histories) for batch in sample.batches(BATCH_SIZE)], 1)
-        seen = torch.from_numpy(seen_mask(sample.histories, len(self.share)))
-        weights, _ = fit_pool_weights(torch.from_numpy(scores), seen, torch.from_numpy(sample.targets))
+        masked = torch.from_numpy(seen_mask(sample.masked, len(self.share)))
+        weights, _ = fit_pool_weights(torch.from_numpy(scores), masked, torch.from_numpy(sample.targets))
         self.powers = weights.numpy()
         return self
 

@@ -14,6 +14,7 @@ from llmrec.recommenders.gsasrec import GSASRec
 from llmrec.recommenders.itemknn import ItemKNN
 from llmrec.recommenders.linear import Linear, LinearFit
 from llmrec.recommenders.markov import Markov
+from llmrec.recommenders.personal_popularity import PersonalPopularity
 from llmrec.recommenders.pool import MeanLogSoftmax, Pool, smoothed
 from llmrec.recommenders.popularity import Popularity
 from llmrec.recommenders.protocol import Baseline
@@ -159,7 +160,8 @@ def _best_sequence(name: str, kind: type[SequenceModel], grid: Grid, tuning: Tun
 
 def _train(kind: type[SequenceModel], tuning: Tuning, seed: int, **setting: int | float) -> SequenceModel:
     """A sequential baseline that is trained with one setting and one seed."""
-    model = kind(tuning.validate, window=tuning.config.catalogue.max_history, seed=seed, **setting)  # type: ignore[arg-type]
+    shape = {"window": tuning.config.catalogue.max_history, "seed": seed, "repeats": tuning.data.repeats}
+    model = kind(tuning.validate, **shape, **setting)  # type: ignore[arg-type]
     return model.fit(tuning.histories, tuning.data.num_items)
 
 
@@ -178,6 +180,7 @@ def _sasrec_x3(tuning: Tuning, parts: Parts) -> FittedBaseline:
 
 REGISTRY: dict[BaselineName, Entry] = {
     "popularity": _plain("popularity", Popularity, {}),
+    "personal_popularity": _plain("personal_popularity", PersonalPopularity, {"decay": [1.0, 0.99, 0.95, 0.8]}),
     "markov": _plain("markov", Markov, {"decay": [0.5, 0.7, 0.8, 0.9], "smoothing": [3.0, 10.0, 30.0, 100.0]}),
     "transitions": _plain(
         "transitions",

@@ -1,7 +1,7 @@
 """SASRec, the sequential baseline: a small causal transformer over item ids (Kang & McAuley, ICDM 2018).
 
 It is trained with the softmax over the whole catalogue, which makes it competitive with later models (Klenitskiy &
-Vasilev, RecSys 2023). Seen items are left out of the softmax, as the ranking leaves them out.
+Vasilev, RecSys 2023). Seen items are left out of the softmax if the ranking leaves them out.
 """
 
 import torch
@@ -50,7 +50,7 @@ class SASRec(SequenceModel):
         return Encoder(num_items, self.hidden_size, self.num_layers, self.dropout, self.window)
 
     def loss(self, encoder: ItemEncoder, states: Tensor, batch: Batch) -> Tensor:
-        """Mean cross-entropy of the next items among unseen items, in nats."""
+        """Mean cross-entropy of the next items among those that may come next, in nats."""
         return unseen_cross_entropy(encoder.logits(states), batch)
 
 

@@ -58,9 +58,9 @@ class Batch:
         is_decision: whether a position is a decision, which excludes padding, bool [B, T].
         targets: the next item at each decision, in the order of `is_decision`, int64 [R].
         windows: number of decisions of each window, [B].
-        before: items that a user had seen before each window, int64 [n] each.
+        before: items that a user had seen before each window, int64 [n] each; none with repeats.
         seen_rows: with `seen_items`, the items of a window that a user had seen before a decision in it. Each pair is
-            the index of a decision and an item, int64 [S].
+            the index of a decision and an item, int64 [S]; none with repeats.
         seen_items: see `seen_rows`, int64 [S].
     """
 
@@ -73,8 +73,11 @@ class Batch:
     seen_items: Tensor
 
     @classmethod
-    def of(cls, histories: Histories, windows: np.ndarray, device: torch.device) -> Self:
-        """The batch of windows (user, start, end) of histories, int [B, 3]; a window of one item has no decision."""
+    def of(cls, histories: Histories, windows: np.ndarray, device: torch.device, repeats: bool = False) -> Self:
+        """The batch of windows (user, start, end) of histories, int [B, 3]; a window of one item has no decision.
+
+        With `repeats`, a seen item can be the next one, so none is excluded.
+        """
         places = [(histories[user], start, end) for user, start, end in windows.tolist()]
         items = [np.asarray(history[start:end], dtype=np.int64) for history, start, end in places]
         decisions = np.array([max(0, len(part) - 1) for part in items])
@@ -83,7 +86,7 @@ class Batch:
         is_decision = np.zeros(inputs.shape, dtype=bool)
         is_decision[row, column] = True
         inputs[row, column] = np.concatenate([part[:-1] for part in items])
-        seen_rows, position = _ragged(column + 1)
+        seen_rows, position = _ragged((column + 1) * (not repeats))
         arrays = {
             "inputs": inputs,
             "is_decision": is_decision,
@@ -92,7 +95,8 @@ class Batch:
             "seen_items": inputs[row[seen_rows], position],
         }
         before = [
-            torch.from_numpy(np.asarray(history[:start], dtype=np.int64)).to(device) for history, start, _ in places
+            torch.from_numpy(np.asarray(history[: 0 if repeats else start], dtype=np.int64)).to(device)
+            for history, start, _ in places
         ]
         tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
         return cls(windows=decisions.tolist(), before=before, **tensors)
@@ -133,6 +137,7 @@ class SequenceModel:
         epochs: number of passes over the training events.
         window: number of newest items of a history that are read.
         seed: seed of weights, windows and dropout.
+        repeats: whether a seen item can be the next one.
 
     Attributes:
         validation: validation NDCG@10 at each evaluation.
@@ -148,6 +153,7 @@ class SequenceModel:
         epochs: int = 30,
         window: int = 50,
         seed: int = 0,
+        repeats: bool = False,
     ) -> None:
         self.validate = validate
         self.hidden_size = hidden_size
@@ -157,6 +163,7 @@ class SequenceModel:
         self.epochs = epochs
         self.window = window
         self.seed = seed
+        self.repeats = repeats
         self.validation: list[float] = []
 
     def make_encoder(self, num_items: int) -> ItemEncoder:
@@ -210,7 +217,7 @@ class SequenceModel:
         for _ in range(self.epochs):
             windows = cut_windows(histories, self.window, rng)
             for start in range(0, len(windows), BATCH_SIZE):
-                yield Batch.of(histories, windows[start : start + BATCH_SIZE], device)
+                yield Batch.of(histories, windows[start : start + BATCH_SIZE], device, self.repeats)
 
     def _copy_of_state(self) -> dict[str, Tensor]:
         return {name: value.clone() for name, value in self.encoder.state_dict().items()}

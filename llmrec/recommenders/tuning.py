@@ -139,8 +139,8 @@ def mean_ndcg(scores: Score, decisions: Decisions, k: int = 10) -> float:
 
 
 def target_ranks(scores: Score, decisions: Decisions) -> np.ndarray:
-    """Rank of each target among the items that its user has not seen, float64 [M]; only one batch is in memory."""
-    found = [ranks(scores(batch.histories), batch.targets, batch.histories) for batch in decisions.batches(BATCH_SIZE)]
+    """Rank of each target among the items that may be recommended, float64 [M]; only one batch is in memory."""
+    found = [ranks(scores(batch.histories), batch.targets, batch.masked) for batch in decisions.batches(BATCH_SIZE)]
     return np.concatenate(found)
 
 

@@ -97,6 +97,10 @@ GENERATION = (
     ),
     Metric("unseen", "unseen", "Share of completions that name an item the user has not seen.", "0 to 1", "higher"),
     Metric(
+        "seen", "seen", "Share of completions that name an item the user has seen; only if repeats are kept.",
+        "0 to 1", "neither",
+    ),
+    Metric(
         "groundedness", "groundedness",
         "Share of completions that end by themselves, cite the history (if there is one), state a fact (if the item "
         "has any) and state nothing false.",
@@ -213,6 +217,8 @@ SLICES = {
     "short_history": "Targets after at most 10 items.",
     "middle_history": "Targets after 11 to 50 items.",
     "long_history": "Targets after more than 50 items.",
+    "seen_targets": "Targets that the user has clicked before; only with `data.repeats: keep`.",
+    "new_targets": "Targets that the user has never clicked; only with `data.repeats: keep`.",
 }
 METRICS = {metric.key.removesuffix("@K"): metric for metrics in GROUPS.values() for metric in metrics}
 

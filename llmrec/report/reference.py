@@ -31,10 +31,11 @@ _REPORT_INTRODUCTION = """\
 _METRICS_INTRODUCTION = f"""\
 # Metrics
 
-Every model ranks the full catalogue without the items that the user has seen; nothing is sampled. A target
-that ties with other items gets the mean of their places, on validation and on test. Lists order equal scores by a
-seeded hash. A policy's list is the exact top ten of its masked distribution. Under the `title` scheme it is the best
-ten that a beam search finds. Metrics of targets and lists are averaged within users, then over users.
+Every model ranks the full catalogue without the items that the user has seen; nothing is sampled. With `data.repeats:
+keep` seen items are ranked as well, because they can be targets. A target that ties with other items gets the mean of
+their places, on validation and on test. Lists order equal scores by a seeded hash. A policy's list is the exact top
+ten of its masked distribution. Under the `title` scheme it is the best ten that a beam search finds. Metrics of
+targets and lists are averaged within users, then over users.
 
 Comparisons are paired by user. One metric is tested, `{HEADLINE_METRIC}`; the others are descriptive and have an
 interval alone. PPO is tested against SFT, and both against the reward model, the pool, SASRec, Markov and the baseline

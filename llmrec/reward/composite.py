@@ -165,8 +165,10 @@ class CompositeReward(nn.Module):
         """Violations, groundedness, text reward model and functions, before weights, [B] each."""
         histories = [set(decision.history.tolist()) for decision in decisions]
         pairs = list(zip(recommendations, histories, strict=True))
+        may_repeat = torch.tensor([decision.repeats for decision in decisions])
         found = [violations(recommendation, history, self.config.penalties) for recommendation, history in pairs]
         parts = {name: torch.tensor([of_one[name] for of_one in found]) for name in VIOLATIONS}
+        parts["seen"] = parts["seen"].masked_fill(may_repeat, 0.0)
         parts["groundedness"] = torch.tensor([check(self.facts, *pair).score for pair in pairs])
         if self.text is not None:
             parts["text"] = self.text.scores(recommendations, decisions).clamp(-CLIP, CLIP)
@@ -204,7 +206,7 @@ class CompositeReward(nn.Module):
             prediction = self._prediction_of_prefixes(rows)
             return torch.stack([prediction.rewards(weight) for weight in conversion_weights])
 
-        return item_log_odds(log_rewards, self.prefixes.histories, self.model.num_items)
+        return item_log_odds(log_rewards, self.prefixes.masked, self.model.num_items)
 
     def judged(self, judge: EaseJudge) -> Callable[[Sequence[np.ndarray]], Tensor]:
         """The same item reward with the judge in place of the click/purchase model.
@@ -217,7 +219,7 @@ class CompositeReward(nn.Module):
         weight = self.config.conversion_weight
         histories_of_users = self.prefixes.histories
         popularity = item_log_odds(
-            lambda rows: judge.log_rewards(histories_of_users[rows], weight), histories_of_users, len(self.popularity)
+            lambda rows: judge.log_rewards(histories_of_users[rows], weight), self.prefixes.masked, len(self.popularity)
         )
         return lambda histories: self.item_rewards(judge.log_rewards(histories, weight), popularity).cpu()
 

@@ -54,11 +54,13 @@ class SampledPrefixes:
         histories: item indices before a random position, int64 [n] each.
         purchases: whether each item was purchased, bool [n] each.
         profiles: profile words of the users, int64 [U, P].
+        masked: items that may not follow: those of the history, or none with repeats, int64 [n] each.
     """
 
     histories: list[np.ndarray]
     purchases: list[np.ndarray]
     profiles: np.ndarray
+    masked: list[np.ndarray]
 
 
 def sampled_prefixes(data: InteractionData, sample: int = SAMPLED_USERS) -> SampledPrefixes:
@@ -66,18 +68,20 @@ def sampled_prefixes(data: InteractionData, sample: int = SAMPLED_USERS) -> Samp
     generator = np.random.default_rng(0)
     users = generator.permutation(np.flatnonzero(data.train_lengths))[:sample]
     cuts = [(user, int(generator.integers(data.train_lengths[user]))) for user in users]
+    histories = [data.histories[user][:cut] for user, cut in cuts]
     return SampledPrefixes(
-        histories=[data.histories[user][:cut] for user, cut in cuts],
+        histories=histories,
         purchases=[data.purchases[user][:cut] for user, cut in cuts],
         profiles=profile_words(data.users)[users],
+        masked=[history[:0] for history in histories] if data.repeats else histories,
     )
 
 
 @torch.no_grad()
 def item_log_odds(
-    log_rewards: Callable[[slice], Tensor], histories: Sequence[np.ndarray], num_items: int, batch: int = 64
+    log_rewards: Callable[[slice], Tensor], masked: Sequence[np.ndarray], num_items: int, batch: int = 64
 ) -> Tensor:
-    """Log-odds of each item as the next click of an average user who has not seen it.
+    """Log-odds of each item as the next click of an average user to whom it may be recommended.
 
     They are the log-odds of the mean over users of the *model's* probability, not of the log's frequency. A rare item
     that the model overrates is then overrated here as well, so a policy gains nothing from it.
@@ -85,7 +89,7 @@ def item_log_odds(
     Args:
         log_rewards: gives the model's log-rewards after b of the U histories, [..., b, N]; see
             `RewardModel.log_rewards`. Leading dimensions, such as several weights of purchases, stay apart.
-        histories: histories of U users.
+        masked: items that may not follow the history of each of U users.
         num_items: size N of the catalogue.
         batch: number of histories in one forward pass.
 
@@ -94,12 +98,12 @@ def item_log_odds(
     """
     totals: list[Tensor] = []
     counts: list[Tensor] = []
-    for start in range(0, len(histories), batch):
+    for start in range(0, len(masked), batch):
         rows = slice(start, start + batch)
         probabilities = log_rewards(rows).exp()
-        seen = torch.from_numpy(seen_mask(histories[rows], num_items)).to(probabilities.device)
-        totals.append(probabilities.masked_fill(seen, 0.0).sum(-2).double())
-        counts.append((~seen).sum(0))
+        impossible = torch.from_numpy(seen_mask(masked[rows], num_items)).to(probabilities.device)
+        totals.append(probabilities.masked_fill(impossible, 0.0).sum(-2).double())
+        counts.append((~impossible).sum(0))
     total = torch.stack(totals).sum(0)
     users = torch.stack(counts).sum(0).float()
     # One more user, with equal probabilities of all items, is for items that all of these users have seen.

@@ -73,6 +73,7 @@ def _key(decision: Decision) -> tuple[str, str, bytes, bytes]:
     """All that a ranking depends on."""
     asked = "" if decision.request is None else decision.request.text
     prior = np.asarray(decision.prior, dtype=np.int64).tobytes()
+    prior += np.asarray(decision.excluded, dtype=np.int64).tobytes()
     return decision.profile, asked, prior, np.asarray(decision.items, dtype=np.int64).tobytes()
 
 

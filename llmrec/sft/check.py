@@ -28,7 +28,7 @@ def check_completions(policy: RecPolicy, windows: TrainingWindows) -> None:
         ConfigError: the mask forbids a token of a completion.
     """
     rows = [windows[index] for index in range(0, len(windows), max(1, len(windows) // SAMPLE))]
-    decisions = [decision_of(row) for row in rows]
+    decisions = [decision_of(row, policy.repeats) for row in rows]
     batch = pack(policy, decisions, [row["completions"] for row in rows]).to(policy.device)
     state = batch.start(policy).select(batch.owner)
     for step in range(batch.completion.shape[1]):

@@ -123,7 +123,7 @@ class RecSFTTrainer(SFTTrainer):
     def _collate(self, numbers: Sequence[dict[str, int]]) -> dict[str, torch.Tensor]:
         rows = [self.windows[number[ROW]] for number in numbers]
         completions = [row["completions"] for row in rows]
-        batch = pack(self.policy, [decision_of(row) for row in rows], completions)
+        batch = pack(self.policy, [decision_of(row, self.policy.repeats) for row in rows], completions)
         batch = batch.with_choices([row["learned"] for row in rows])
         recommended = [self.policy.prompts.parse(tokens).item for of_window in completions for tokens in of_window]
         item_tokens = sum(len(self.policy.vocabulary.sequences[item]) for item in recommended)

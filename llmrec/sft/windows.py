@@ -124,7 +124,7 @@ def _completion(policy: RecPolicy, shown: list[int], item: int, generator: rando
     return completion
 
 
-def decision_of(row: Window) -> Decision:
-    """The decision that a window ends with."""
+def decision_of(row: Window, repeats: bool = False) -> Decision:
+    """The decision that a window ends with; `repeats` as in `Decision`."""
     request = Request(row["request"]) if row["request"] else None
-    return Decision(row["profile"], row["prior"], row["items"], request=request)
+    return Decision(row["profile"], row["prior"], row["items"], request=request, repeats=repeats)

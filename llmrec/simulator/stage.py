@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from llmrec.data.dataset import InteractionData, load_data
-from llmrec.errors import RunError
+from llmrec.errors import DataError, RunError
 from llmrec.files import plain, read_json, write_json
 from llmrec.run import Run
 from llmrec.run.fingerprint import differences, flatten
@@ -62,12 +62,13 @@ def simulate(run: Run, say: Callable[[str], Any]) -> dict[str, dict[str, Any]]:
         the content of `validation.json` of each world, by name.
 
     Raises:
-        DataError: the log has no times, or too few held-out users.
+        DataError: the log has no times, too few held-out users, or kept repeats.
         RunError: the folder holds worlds of another config.
     """
     run.require("data")
     with locked(run.directory):
         data = load_data(run.path("data"))
+        refuse_repeats(data)
         config = run.config.simulator
         events = held_out_events(data, config.session_gap, config.min_users)
         missing = [plan for plan in PLANS if not is_finished(run, plan.name)]
@@ -76,6 +77,19 @@ def simulate(run: Run, say: Callable[[str], Any]) -> dict[str, dict[str, Any]]:
             _make(run, plan, data, events)
             say(f"simulate: {plan.name} is {verdict(read_validation(run, plan.name))}")
     return {plan.name: read_validation(run, plan.name) for plan in PLANS}
+
+
+def refuse_repeats(data: InteractionData) -> None:
+    """Checks that the lives of a world resemble the log: they choose each item once.
+
+    Raises:
+        DataError: the log's repeats were kept.
+    """
+    if data.repeats:
+        raise DataError(
+            "`data.repeats` is `keep`, but people in a simulated world choose each item once; expected a log of first "
+            "clicks. Prepare a run with `data.repeats: first` for `simulate` and `agents`."
+        )
 
 
 def _make(run: Run, plan: Plan, data: InteractionData, events: UserEvents) -> None:

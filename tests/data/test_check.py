@@ -149,7 +149,7 @@ def test_dates_with_names_of_months_and_extra_nested_columns_are_read(tmp_path):
         {
             "visitor": f"v{n % 7}",
             "sku": n % 11,
-            "when": f"Sep {1 + n % 28:02}, 2020 12:{n % 60:02}",
+            "date": f"Sep {1 + n % 28:02}, 2020 12:{n % 60:02}",
             "event": ["click", "buy"][n % 2],
             "context": {"device": "phone", "tags": ["a"]},
         }

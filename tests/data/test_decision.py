@@ -62,4 +62,5 @@ def test_reward_functions_read_a_decision_as_a_mapping_without_the_target():
 
 def test_a_stranger_is_not_recommended_what_is_excluded():
     decision = stranger([4, 5, 6], max_history=2, excluded=[1])
-    assert (decision.prior, decision.items, decision.user) == ([4, 1], [5, 6], None)
+    assert (decision.prior, decision.items, decision.user) == ([4], [5, 6], None)
+    assert sorted(decision.masked.tolist()) == [1, 4, 5, 6]

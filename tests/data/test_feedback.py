@@ -71,7 +71,7 @@ def test_a_whole_log_is_matched_like_a_table(rule, clicked, tmp_path):
     log = replace(raw_log([("u", item, 0, 0) for item in "abcd"]), events=[EVENTS[:3], EVENTS[3:]])
     section = config(click=[rule], purchase=[])
     with open_store(collect_events(log, section, tmp_path / "events.parquet", now=0), section) as store:
-        assert store.find_first_clicks().tolist() == [len(clicked)]
+        assert store.find_clicks().tolist() == [len(clicked)]
         store.keep_users(np.array([0]))
         assert store.histories()["item"].tolist() == clicked
 

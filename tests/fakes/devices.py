@@ -54,7 +54,7 @@ def fake_gpu() -> Generator[None]:
 
 
 def on_gpu(value: T) -> T:
-    """The tensor, or the record of tensors, on the fake GPU. A module changes in place, as with `to`."""
+    """The tensor, or the list or record of tensors, on the fake GPU. A module changes in place, as with `to`."""
     if isinstance(value, nn.Module):
         for module in value.modules():
             for name, parameter in module._parameters.items():
@@ -65,6 +65,8 @@ def on_gpu(value: T) -> T:
         return value
     if isinstance(value, torch.Tensor):
         return torch.empty(value.shape, dtype=value.dtype, device=FAKE_GPU)  # type: ignore[return-value]
+    if isinstance(value, list):
+        return [on_gpu(one) for one in value]  # type: ignore[return-value]
     if is_dataclass(value) and not isinstance(value, type):
         return type(value)(**{field.name: on_gpu(getattr(value, field.name)) for field in fields(value)})
     return value

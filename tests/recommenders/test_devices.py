@@ -23,7 +23,7 @@ def test_no_tensor_of_an_encoder_stays_behind(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_states_logits_and_loss_are_on_the_device_of_the_encoder(kind):
     model = kind(lambda scores: 0.0, hidden_size=8)
-    batch = Batch.of([np.arange(6), np.arange(4)], [(0, 0, 6), (1, 1, 4)], torch.device("cpu"))
+    batch = Batch.of([np.arange(6), np.arange(4)], np.array([(0, 0, 6), (1, 1, 4)]), torch.device("cpu"))
     decisions = int(batch.is_decision.sum())
     with fake_gpu():
         encoder, there = on_gpu(model.make_encoder(10)), on_gpu(batch)

@@ -75,7 +75,8 @@ def test_every_metric_of_an_evaluation_is_defined(data, decisions):
 
 def test_every_slice_and_model_is_defined(data, decisions):
     of_days = day_slices(replace(data, card={"time": {"first": "1970-01-01T00:00:00+00:00"}}), decisions)
-    assert list(of_days) and set(SLICES) == {*of_days, *slices(decisions, np.ones(10), np.ones(1))}
+    found = slices(replace(decisions, repeats=True), np.ones(10), np.ones(1))
+    assert list(of_days) and set(SLICES) == {*of_days, *found}
     policies = {"sft", "ppo", "sft_new_user", "ppo_new_user", "sft_reranked", "optimum"}
     assert {*REGISTRY, "reward_model", *policies} == set(MODELS)
     assert all(f"| `{key}` | {meaning} |" in metrics_reference() for key, meaning in (SLICES | MODELS).items())

@@ -69,7 +69,7 @@ def _users(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _user_ids(frame: pd.DataFrame) -> pd.Series:
     first, *others = (as_text(frame[name]).fillna("").str[:8] for name in _USER_FEATURES)
-    return first.str.cat(others, sep="-")
+    return first.str.cat(pd.concat(others, axis=1), sep="-")
 
 
 def _events(log: TableStream) -> Iterator[pd.DataFrame]:
