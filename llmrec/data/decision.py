@@ -154,7 +154,7 @@ class Decisions(Sequence[Decision]):
     repeats: bool = False
 
     @property
-    def masked(self) -> list[np.ndarray]:
+    def masked(self) -> Sequence[np.ndarray]:
         """Items that must not be recommended at each decision: the seen ones, or none; int64 [n_m]."""
         return [np.zeros(0, dtype=np.int64)] * len(self) if self.repeats else self.histories
 

@@ -71,8 +71,8 @@ def published(data: InteractionData, precision: Precision) -> Ragged:
     histories = Ragged.of(data.histories)
     of_item = np.arange(data.num_items)
     if precision.item == "categories":
-        names = data.items["categories"].map(lambda values: "|".join(sorted(values)))
-        of_item = names.astype("category").cat.codes.to_numpy().astype(np.int64)
+        names = ["|".join(sorted(values)) for values in data.items["categories"]]
+        of_item = np.unique(names, return_inverse=True)[1]
     labels = of_item[histories.flat()].astype(np.int64)
     if precision.date != "none":
         unit = {"day": "D", "month": "M", "year": "Y"}[precision.date]

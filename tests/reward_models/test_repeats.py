@@ -32,7 +32,7 @@ def test_seen_items_compete_with_the_target(data):
     model = model_of(repeats=True)
     events = replace(training_events(data), histories=HISTORIES[:1], purchases=[np.zeros(6, dtype=bool)])
     events = replace(events, words=np.zeros((6, 1), dtype=np.int64))
-    batch = collate(events, [(0, 0, 6)], np.random.default_rng(0))
+    batch = collate(events, np.array([(0, 0, 6)]), np.random.default_rng(0))
     states = model.states(batch.history, batch.purchased, batch.profiles)[batch.mask]
     expected = torch.nn.functional.cross_entropy(model.click_scores(states), batch.targets[batch.mask])
     torch.testing.assert_close(click_loss(model, states, batch, None), expected)
