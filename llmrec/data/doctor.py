@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from llmrec.data.dataset import InteractionData, Targets
 from llmrec.data.event_store import EventCounts
@@ -111,12 +112,13 @@ def _known_sequences(data: InteractionData, tests: dict[str, Targets]) -> dict[s
     lengths = Ragged.of(data.histories).lengths
     positions = np.arange(len(hashes)) - np.repeat(starts, lengths)
     is_training = positions < np.repeat(data.train_lengths, lengths)
-    known = np.unique(hashes[is_training & (positions >= SHORTEST_SEQUENCE - 1)])
+    training = pd.Series(hashes[is_training & (positions >= SHORTEST_SEQUENCE - 1)])
     shares = {}
     for split, targets in tests.items():
         is_long = targets.positions >= SHORTEST_SEQUENCE - 1
-        ends = (starts[targets.users] + targets.positions)[is_long]
-        shares[split] = float(np.isin(hashes[ends], known).sum() / max(1, len(targets)))
+        tested = hashes[(starts[targets.users] + targets.positions)[is_long]]
+        known = training[training.isin(tested)]  # few, so one table of the targets is searched and none of the clicks
+        shares[split] = float(np.isin(tested, known).sum() / max(1, len(targets)))
     return shares
 
 

@@ -20,7 +20,7 @@ from llmrec.config import DataConfig
 from llmrec.data.engines import Engine, open_duckdb, open_spark, row_of
 from llmrec.data.feedback import NOT_FOR_RULES, Rule, compared_column, resolve
 from llmrec.data.readers.columns import as_numbers
-from llmrec.data.readers.raw import RawLog
+from llmrec.data.readers.raw import RawLog, places
 from llmrec.data.splits import PARTS
 from llmrec.errors import DataError
 
@@ -113,7 +113,7 @@ def _describe(found: Collected, part: pd.DataFrame, config: DataConfig) -> None:
 
 def _rows(found: Collected, part: pd.DataFrame, item_index: pd.Index) -> pa.Table:
     """The rows of one part as numbers."""
-    items = item_index.get_indexer(pd.Index(part["item_id"])).astype(np.int32)
+    items = places(part["item_id"], item_index).astype(np.int32)
     found.used[items] = True
     columns: dict[str, Any] = {
         "row": np.arange(found.events, found.events + len(part)),

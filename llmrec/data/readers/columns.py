@@ -7,11 +7,13 @@ is left out and counted.
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from llmrec.config import DataConfig
 from llmrec.data.readers.raw import Table, TableStream, as_text
@@ -251,6 +253,9 @@ def _seconds_in_any_form(values: pd.Series, dates: bool | None) -> pd.Series:
 
 def as_numbers(values: pd.Series) -> pd.Series:
     """Values as float64; NaN for a value that is not a number."""
+    if isinstance(values.dtype, pd.StringDtype):
+        with suppress(pa.ArrowInvalid):  # some value is not a number, or is written in a form that Arrow does not read
+            return pd.Series(pa.array(values).cast(pa.float64()).to_numpy(), index=values.index)
     flat = values.mask(_is_nested(values)) if values.dtype == object else values
     return pd.to_numeric(flat, errors="coerce").astype("float64")
 

@@ -263,7 +263,7 @@ def check_log(log: RawLog) -> RawLog:
     _check_unique(log.users, "user_id", log.user_source)
     log = _usable(log)
     log = replace(log, items=_titled(log.items, log.item_source))
-    _check_items_exist(log.facts["head"], log.fact_source, log)
+    _check_items_exist(log.facts["head"], log.fact_source, log, pd.Index(log.items["item_id"]))
     return replace(_usable(log), events=_checked_events(log))
 
 
@@ -284,10 +284,11 @@ def _checked_events(log: RawLog) -> Iterator[pd.DataFrame]:
         DataError: there is none; or, unless bad rows are skipped, an event names an item that the item table lacks.
     """
     source = log.event_source
+    known = pd.Index(log.items["item_id"])
     empty = True
     for part in log.events:
         usable = source.kept(part)
-        _check_items_exist(usable["item_id"], source, log)
+        _check_items_exist(usable["item_id"], source, log, known)
         usable = source.kept(usable)
         source.dropped.clear()  # the rows of the next part have other numbers
         empty = empty and usable.empty
@@ -323,7 +324,13 @@ def _titled(items: pd.DataFrame, source: Source) -> pd.DataFrame:
     return items.assign(title=items["title"].mask(untitled, items["item_id"]))
 
 
-def _check_items_exist(item_ids: pd.Series, source: Source, log: RawLog) -> None:
-    unknown = ~item_ids.isin(log.items["item_id"])
+def places(values: pd.Series, index: pd.Index) -> np.ndarray:
+    """The place of each value in an index without repeated values, int64 [E]; -1 for a value that it lacks."""
+    codes, distinct = pd.factorize(values)  # a part has far fewer ids than rows
+    return np.append(index.get_indexer(pd.Index(distinct)), -1)[codes]
+
+
+def _check_items_exist(item_ids: pd.Series, source: Source, log: RawLog, known: pd.Index) -> None:
+    unknown = pd.Series(places(item_ids, known) < 0, index=item_ids.index)
     fix = f"Add the item to {log.item_source.path}, or delete the {source.unit}."
     source.refuse(item_ids, unknown, f"an item of {log.item_source.path}", fix, UNKNOWN_ITEM)
