@@ -64,6 +64,11 @@ class DataConfig(Section):
         description="Text between two fields of a line (formats `table` and `recbole`), such as `;`. null: the comma, "
         "semicolon, tab or bar that cuts the header into the most fields, and also the space in format `recbole`.",
     )
+    decimal: Literal[",", "."] | None = Field(
+        default=None,
+        description="Decimal sign of the numbers in text (format `table`); the other sign separates thousands. null: "
+        "each column shows its own, as `4,5` or `4.5` do; a column that shows both or none is an error.",
+    )
     encoding: str | None = Field(
         default=None,
         description="Encoding of text files, such as `cp1252`. null: UTF-8, or UTF-16 with a byte order mark; "

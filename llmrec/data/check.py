@@ -17,10 +17,12 @@ from llmrec.data.feedback import match_rules
 from llmrec.data.readers import check_log, read_log
 from llmrec.data.readers.columns import as_numbers, date_formats, to_seconds
 from llmrec.data.readers.csv_and_json import TABLE_SUFFIXES, copy_first_rows, read_any_table
+from llmrec.data.readers.decimals import UNCLEAR, plain_numbers
 from llmrec.data.readers.delimited import find_separator
 from llmrec.data.readers.paths import resolve_path
 from llmrec.data.readers.raw import Source, Table
 from llmrec.data.readers.text_files import TextFormat, encoding_of_file, open_text
+from llmrec.data.readers.whole_ids import whole_ids
 from llmrec.errors import DataError
 
 LINES = 10_000  # lines, or rows of a Parquet file, that are read
@@ -89,9 +91,11 @@ def check_config(config: DataConfig) -> LogCheck:
         rows, outcome, notes = _outcome(config)
         return LogCheck(rows, [], outcome, notes)
     with _first_lines(resolve_path(config.path, "data.path"), config.encoding) as (sample, encoding):
-        table = read_any_table(sample, TextFormat(encoding, config.separator, skip=True))
+        text = TextFormat(encoding, config.separator, skip=True)
+        table = plain_numbers(read_any_table(sample, text), (), config.decimal)
         roles = {own: name for own, name in config.columns.model_dump().items() if name is not None}
         rows, outcome, notes = _outcome(config.model_copy(update={"path": str(sample)}))
+        notes += _unclear_numbers(table)
         return LogCheck(rows, _columns(table, roles, config.timestamp_format), outcome, notes)
 
 
@@ -108,7 +112,7 @@ def check_file(path: Path) -> LogCheck:
         )
     with _first_lines(path, None) as (sample, encoding):
         text = TextFormat(encoding, _separator(sample, encoding), skip=True)
-        table = read_any_table(sample, text)
+        table = plain_numbers(read_any_table(sample, text), (), None)
         roles, date_format = _roles(table)
         columns = _columns(table, roles, date_format)
         missing = [own for own in ("user_id", "item_id") if own not in roles]
@@ -123,7 +127,7 @@ def check_file(path: Path) -> LogCheck:
             return LogCheck(len(table.frame), columns, "the log cannot be read without these columns", notes)
         data: dict[str, Any] = {"format": "table", "path": str(path)}
         without_items = _neighbors(path, text, table, roles, data)
-        notes = list(without_items)
+        notes = [*without_items, *_unclear_numbers(table)]
         columns_of: dict[str, str | None] = {o: name for o, name in roles.items() if name != o or o not in _AS_NAMED}
         data["columns"] = columns_of
         if "timestamp" not in roles:
@@ -252,6 +256,17 @@ def _columns(table: Table, roles: dict[str, str], date_format: str | None) -> li
     return checks
 
 
+def _unclear_numbers(table: Table) -> list[str]:
+    """What to do about numbers that may be read in two ways."""
+    loss = table.source.losses.get(UNCLEAR)
+    if loss is None:
+        return []
+    return [
+        f"{loss.count:,} numbers have a comma that may separate decimals or thousands, such as "
+        f"{loss.examples[0].rpartition('/')[2]}. Set `data.decimal` if rules compare them."
+    ]
+
+
 def _use(table: Table, own: str | None, name: str, date_format: str | None) -> str:
     """What one column is used for, in words."""
     values = table.frame[name]
@@ -307,8 +322,8 @@ def _neighbors(path: Path, text: TextFormat, table: Table, roles: dict[str, str]
         except DataError:
             continue
         for key, own in (("items", "item_id"), ("users", "user_id")):
-            ids = set(table.text(roles[own]).dropna())
-            column = next((name for name in neighbor.columns if len(ids & set(neighbor.text(name))) > len(ids) / 2), "")
+            ids = set(whole_ids(table.text(roles[own]).dropna()))
+            column = next((name for name in neighbor.columns if _share(neighbor, name, ids) > 0.5), "")
             if key in data or not column or neighbor.text(column).duplicated().mean() > 0.01:
                 continue
             wanted = {column} <= {own, roles[own]}
@@ -326,6 +341,11 @@ def _neighbors(path: Path, text: TextFormat, table: Table, roles: dict[str, str]
         f"No file beside the log is its item table. Write one with the columns `item_id` and `title`, such as "
         f"{data['items']}."
     ]
+
+
+def _share(table: Table, column: str, ids: set[str]) -> float:
+    """Share of some ids that a column holds."""
+    return len(ids & set(whole_ids(table.text(column).dropna()))) / len(ids)
 
 
 # --- outcome ------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from llmrec.data.dataset import InteractionData
 from llmrec.data.event_store import Collected
 from llmrec.data.ragged import Ragged
 from llmrec.data.readers.amazon import WITHOUT_METADATA
+from llmrec.data.readers.decimals import UNCLEAR
 from llmrec.data.readers.delimited import NOT_PARSED
 from llmrec.data.readers.raw import UNKNOWN_ITEM, UNTITLED, RawLog, Source
 
@@ -41,9 +42,10 @@ class Losses:
     Attributes:
         events_read: rows of the event log.
         left_out: number of rows by table (`events`, `items`, `users`, `facts`) and reason. Under `items` it also
-            counts replaced titles.
+            counts replaced titles and numbers kept as text.
         users_with_attributes: users with at least one attribute that is not empty.
         items_with_facts: items with a category, a year or a row in the table of facts.
+        cut_ids: number of rows whose id `123.0` was read as `123`, by `TABLE.COLUMN`.
         warnings: ratios that are unlikely to be meant, each with the config key that mends it.
     """
 
@@ -51,6 +53,7 @@ class Losses:
     left_out: dict[str, dict[str, int]]
     users_with_attributes: int
     items_with_facts: int
+    cut_ids: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
     def as_card(self) -> dict[str, Any]:
@@ -60,6 +63,7 @@ class Losses:
             **{f"{table}_left_out": counts for table, counts in self.left_out.items() if counts},
             "users_with_attributes": self.users_with_attributes,
             "items_with_facts": self.items_with_facts,
+            **({"ids_without_fraction": self.cut_ids} if self.cut_ids else {}),
             "warnings": self.warnings,
         }
 
@@ -87,6 +91,7 @@ def count_losses(found: Collected, data: InteractionData, by_rule: dict[str, int
         left_out=left_out,
         users_with_attributes=int(has_attribute.sum()),
         items_with_facts=int(has_fact.sum()),
+        cut_ids={f"{name}.{key}": n for name, one in _sources(found.log).items() for key, n in one.cut_ids.items()},
     )
     return replace(losses, warnings=_warnings(found, data, losses, config))
 
@@ -133,6 +138,12 @@ def _warnings(found: Collected, data: InteractionData, losses: Losses, config: D
         texts.append(
             f"{untitled:,} of {len(log.items):,} items have no title, so their ids stand in. Complete the column "
             "`title` of `data.items`, because the language model learns an item from its title."
+        )
+    unclear = losses.left_out["items"].get(UNCLEAR, 0)
+    if unclear:
+        texts.append(
+            f"{unclear:,} numbers of the item table have a comma that may separate decimals or thousands, so they are "
+            "read as text. Set `data.decimal`."
         )
     return [warning for warning in texts if warning]
 
@@ -189,9 +200,11 @@ def summary(card: dict[str, Any]) -> str:
     losses = card["losses"]
     reasons = losses.get("events_left_out", {})
     why = f" ({', '.join(f'{count:,} {reason}' for reason, count in reasons.items())})" if reasons else ""
+    cut = ", ".join(f"{count:,} in {place}" for place, count in losses.get("ids_without_fraction", {}).items())
+    cut_ids = f"; ids such as 123.0 read as 123: {cut}" if cut else ""
     time_range = f"; {card['time']['first'][:10]} to {card['time']['last'][:10]}" if card["time"] else ""
     return (
         f"{losses['events_read']:,} events read, {sum(reasons.values()):,} left out{why}; {card['clicks']:,} clicks, "
         f"{card['purchases']:,} purchases; {card['users']:,} users ({losses['users_with_attributes']:,} with "
-        f"attributes); {card['items']:,} items ({losses['items_with_facts']:,} with facts){time_range}"
+        f"attributes); {card['items']:,} items ({losses['items_with_facts']:,} with facts){time_range}{cut_ids}"
     )

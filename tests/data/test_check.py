@@ -64,6 +64,30 @@ def test_an_unknown_log_gets_a_config_that_works(tmp_path, separator, encoding):
     assert result.items["title"].iloc[0] == "Café 0" and result.users["country"].iloc[0] == "DE"
 
 
+def test_a_log_in_european_style_gets_a_config_that_works(tmp_path):
+    """Semicolons, decimal commas, days before months, and products whose numbers were written as floats."""
+    stars = [f"{1 + n % 9 // 2},{n % 9 % 2 * 5}" for n in range(300)]  # 1,0 to 5,0
+    rows = [f"K{n % 7};{n % 11};{1 + n % 28:02}.09.2020 12:{n % 60:02};{stars[n]}" for n in range(300)]
+    log = tmp_path / "bewertungen.csv"
+    log.write_text("customer;article;date;stars\n" + "\n".join(rows) + "\n")
+    (tmp_path / "artikel.csv").write_text("article;title\n" + "".join(f"{n},0;Pfanne {n}\n" for n in range(11)))
+    check = check_file(log)
+    assert check.config["data"]["timestamp_format"] == "%d.%m.%Y %H:%M"
+    assert check.config["data"]["purchase"] == ["rating>=4"]
+    assert {one.name: one.use for one in check.columns}["stars"] == "rating: 1 to 5"
+    card = prepared(check).card
+    assert (card["events"], card["items"]) == (300, 11) and card["losses"]["ids_without_fraction"] == {
+        "items.article": 11
+    }
+
+
+def test_numbers_that_can_be_read_in_two_ways_are_said(tmp_path):
+    path = shop(tmp_path, separator=";")
+    path.write_text("".join(line + (";1,234\n" if n else ";fee\n") for n, line in enumerate(path.read_text().split())))
+    check = check_file(path)
+    assert any("numbers have a comma" in note and "`data.decimal`" in note for note in check.notes)
+
+
 def test_each_column_is_described(tmp_path):
     columns = {one.name: one for one in check_file(shop(tmp_path)).columns}
     assert columns["customer"].use == "user_id: 7 different"

@@ -5,6 +5,8 @@ Where to change what:
 - how a config value becomes a path: `paths`
 - file syntax (separators, quotes, encodings, JSON lines, Parquet): `csv_and_json`
 - column quirks (missing columns, ids, timestamps, ratings, categories): `columns`
+- decimal commas and separators of thousands: `decimals`; ids that are `123` in one file and `123.0` in another:
+  `whole_ids`
 - the result of all readers and its checks: `raw`
 - one format: the module of that name; a new format is a module and an entry in `_READERS`
 """

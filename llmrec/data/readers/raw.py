@@ -41,6 +41,7 @@ class Source:
         skip: whether rows that cannot be used are left out and counted. If not, the first one is an error.
         losses: rows left out and values replaced, by reason.
         dropped: index labels of the rows left out.
+        cut_ids: number of rows whose id `123.0` was read as `123`, by column.
     """
 
     path: Path | str = "the log"
@@ -48,6 +49,7 @@ class Source:
     skip: bool = False
     losses: dict[str, Loss] = field(default_factory=dict)
     dropped: set[Any] = field(default_factory=set)
+    cut_ids: dict[str, int] = field(default_factory=dict)
 
     def at(self, number: Any) -> str:
         """`FILE, line N`."""

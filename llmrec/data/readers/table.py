@@ -1,6 +1,7 @@
 """Format `table`: an event log in CSV, TSV, Parquet or JSONL, an item table, and optional user and fact tables.
 
-Quirks of files are handled in `csv_and_json`, quirks of values in `columns`.
+Quirks of files are handled in `csv_and_json`, quirks of values in `columns`, and quirks of whole columns in `decimals`
+(numbers) and `whole_ids` (ids).
 """
 
 from dataclasses import replace
@@ -8,6 +9,7 @@ from dataclasses import replace
 import pandas as pd
 
 from llmrec.config import DataConfig
+from llmrec.data.feedback import compared_column
 from llmrec.data.readers.columns import (
     event_columns,
     require_columns,
@@ -19,13 +21,16 @@ from llmrec.data.readers.columns import (
     to_years,
 )
 from llmrec.data.readers.csv_and_json import read_any_table, stream_any_table
+from llmrec.data.readers.decimals import plain_numbers, read_decimals
 from llmrec.data.readers.paths import resolve_path
 from llmrec.data.readers.raw import RawLog, Table, as_text
 from llmrec.data.readers.text_files import TextFormat
+from llmrec.data.readers.whole_ids import agree_on_ids, agree_with_table
 from llmrec.errors import ConfigError
 
 _TRUE = {"true", "1", "yes"}
 _FALSE = {"false", "0", "no"}
+_FACT_COLUMNS = ("head", "relation", "tail")
 
 
 def items_from(table: Table, id_column: str) -> pd.DataFrame:
@@ -34,9 +39,8 @@ def items_from(table: Table, id_column: str) -> pd.DataFrame:
     Categories are lists, or text with `|` between two categories.
 
     Raises:
-        DataError: a column is missing or an id is empty.
+        DataError: an id is empty.
     """
-    require_columns(table, {"item_id": id_column, "title": "title"})
     frame = table.frame
     index = frame.index
     missing = pd.Series(pd.NA, index=index)
@@ -54,10 +58,9 @@ def facts_from(table: Table) -> pd.DataFrame:
     """Typed facts from a table of `head` (item id), `relation` and `tail`; `named` is optional and true by default.
 
     Raises:
-        DataError: a column is missing, a cell is empty, or `named` is neither true nor false.
+        DataError: a cell is empty, or `named` is neither true nor false.
     """
-    require_columns(table, {name: name for name in ("head", "relation", "tail")})
-    facts = pd.DataFrame({name: to_ids(table, name) for name in ("head", "relation", "tail")}).assign(named=True)
+    facts = pd.DataFrame({name: to_ids(table, name) for name in _FACT_COLUMNS}).assign(named=True)
     if "named" in table.frame.columns:
         named = as_text(table.frame["named"]).str.lower()
         bad = ~named.isin(_TRUE | _FALSE)
@@ -84,23 +87,40 @@ def read_table_log(config: DataConfig) -> RawLog:
         )
     text = TextFormat.of(config)
     events = stream_any_table(resolve_path(config.path, "data.path"), text)
+    columns = event_columns(events, config)
     items = read_any_table(resolve_path(config.items, "data.items"), text)
+    item_id = _id_column(items, "item_id", config.columns.item_id)
+    require_columns(items, {"item_id": item_id, "title": "title"})
+    events, items = agree_on_ids(events, columns["item_id"], items, item_id)
+    users, user_id = None, ""
+    if config.users is not None:
+        users = read_any_table(resolve_path(config.users, "data.users"), text)
+        user_id = _id_column(users, "user_id", config.columns.user_id)
+        require_columns(users, {"user_id": user_id})
+        events, users = agree_on_ids(events, columns["user_id"], users, user_id)
+    events = read_decimals(events, _number_columns(columns, config), config.decimal)
     log = RawLog(
-        events=stream_events(events, event_columns(events, config), config.rating_range, config.timestamp_format),
-        items=items_from(items, _id_column(items, "item_id", config.columns.item_id)),
+        events=stream_events(events, columns, config.rating_range, config.timestamp_format),
+        items=items_from(plain_numbers(items, (item_id, "title", "categories"), config.decimal), item_id),
         event_source=events.source,
         item_source=items.source,
         timed=config.columns.timestamp is not None,
     )
-    if config.users is not None:
-        users = read_any_table(resolve_path(config.users, "data.users"), text)
-        column = _id_column(users, "user_id", config.columns.user_id)
-        require_columns(users, {"user_id": column})
-        log = replace(log, users=to_users(users, column), user_source=users.source)
+    if users is not None:
+        log = replace(log, users=to_users(users, user_id), user_source=users.source)
     if config.facts is not None:
         facts = read_any_table(resolve_path(config.facts, "data.facts"), text)
+        require_columns(facts, {name: name for name in _FACT_COLUMNS})
+        facts = agree_with_table(facts, "head", log.items["item_id"])
         log = replace(log, facts=facts_from(facts), fact_source=facts.source)
     return log
+
+
+def _number_columns(columns: dict[str, str], config: DataConfig) -> list[str]:
+    """The columns of a log whose values are numbers, because of what they are or because a rule compares them."""
+    own = ["rating", "position", "propensity"] + (["timestamp"] if config.timestamp_format is None else [])
+    compared = [compared_column(rule) for rule in (*config.click, *config.purchase)]
+    return [columns.get(name, name) for name in (*own, *compared)]
 
 
 def _id_column(table: Table, own: str, mapped: str) -> str:
