@@ -69,7 +69,7 @@ def judge(registry: Registry, canary: Version, store: Store, config: LearnConfig
     start = next(one for one in reversed(registry.history()) if one.version == canary.number and one.state == "canary")
     test = _test(registry, start, config)
     begun = datetime.fromisoformat(start.at).timestamp()
-    rows = _rows(registry, canary, store, begun)
+    rows = _rows(registry, canary, store, begun, int(now))
     over = now > begun + config.canary_days * 86_400
     if not set(ARMS) <= set(rows["arm"]):
         late = f"it served nobody in {config.canary_days} days"
@@ -128,11 +128,12 @@ def _test(registry: Registry, start: Change, config: LearnConfig) -> ABTestConfi
     return parse_section(values, ABTestConfig, "the test of the canary")
 
 
-def _rows(registry: Registry, canary: Version, store: Store, begun: float) -> pd.DataFrame:
-    """The log of the test: shown items with their arm, and clicks on them.
+def _rows(registry: Registry, canary: Version, store: Store, begun: float, until: int) -> pd.DataFrame:
+    """The log of the test until a time: shown items with their arm, and clicks on them.
 
-    Lists that another version ranked than the one that the hash assigns are left out: a server takes a new canary over
-    some seconds after it starts.
+    The test begins with the first list of the canary. A server takes a canary over some seconds after it was started,
+    and in these seconds only the users of the current version would join the test. Other lists that another version
+    ranked than the one that the hash assigns are left out.
     """
     shown, clicks = _shown_and_clicked(store, begun)
     traffic = registry.traffic()
@@ -141,6 +142,7 @@ def _rows(registry: Registry, canary: Version, store: Store, begun: float) -> pd
     version_of = {user: traffic.version_of(user) for user in users}
     assigned = shown["user_id"].map(version_of)
     shown = shown[shown["policy"] == assigned.map(label_of)]
+    shown = shown[(shown["at"] >= shown["at"][shown["policy"] == canary.label].min()) & (shown["at"] < until)]
     arms = shown["user_id"].map(version_of).map({traffic.current: ARMS[0], canary.number: ARMS[1]})
     clicks = clicks[clicks["request_id"].isin(shown["request_id"])]
     parts = [
@@ -173,11 +175,10 @@ def _shown_and_clicked(store: Store, since: float = 0.0) -> tuple[pd.DataFrame, 
         store.rows(tables.feedback, ["at"], kinds & (tables.feedback.c.at >= since)),
         columns=["user_id", "item_id", "at"],
     )
-    first = given.drop_duplicates(["user_id", "item_id"])
-    if shown.empty or first.empty:
-        return shown, first.assign(request_id=None)[:0]
+    if shown.empty or given.empty:
+        return shown, given.assign(request_id=None)[:0]
     keys = ["user_id", "item_id"]
     clicks = pd.merge_asof(
-        first.astype({"at": "float64"}), shown[[*keys, "at", "request_id"]].astype({"at": "float64"}), on="at", by=keys
+        given.astype({"at": "float64"}), shown[[*keys, "at", "request_id"]].astype({"at": "float64"}), on="at", by=keys
     )
-    return shown, clicks[clicks["request_id"].notna()]
+    return shown, clicks[clicks["request_id"].notna()].drop_duplicates(keys)

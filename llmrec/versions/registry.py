@@ -22,7 +22,7 @@ from typing import Any, Literal, get_args
 
 from filelock import FileLock, Timeout
 
-from llmrec.errors import RunError, UserError
+from llmrec.errors import DataError, RunError, UserError
 from llmrec.files import atomic_directory, plain, read_json, write_json, write_text
 from llmrec.language.adapter_files import ADAPTER_WEIGHTS
 from llmrec.run import Run
@@ -125,18 +125,22 @@ class Registry:
         file = self.directory / HISTORY_FILE
         if not file.is_file():
             return []
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise RunError(f"{file} is not UTF-8 text ({error}). Restore the file.") from None
         changes: list[Change] = []
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(lines, start=1):
             try:
-                change = Change(**json.loads(line))
-                if change.state not in get_args(State):
-                    raise ValueError(f"unknown state {change.state}")
-                changes.append(change)
+                changes.append(_read_change(line))
             except (ValueError, TypeError) as error:
                 raise RunError(
                     f"{file}, line {number}: {error}; expected a change of a version as llmrec writes it. Restore the "
-                    "file, or delete the line."
+                    "file."
                 ) from None
+        current = [number for number, state in _states(changes).items() if state == "current"]
+        if len(current) != 1:
+            raise RunError(f"{file}: {len(current)} versions are current; expected one. Restore the file.")
         return changes
 
     def versions(self) -> list[Version]:
@@ -257,13 +261,40 @@ class Registry:
                 raise UserError(f"Version {number} is current already.")
             if states[number] == "rejected":
                 raise UserError(f"Version {number} was rejected and has no adapter. Promote another version.")
-            check_weights(version)
-            for other, state in states.items():
-                if state == "canary" and other != number:
-                    changes.append(Change(self._now(), other, "candidate", f"version {number} was promoted meanwhile"))
-                if state == "current":
-                    changes.append(Change(self._now(), other, "retired", f"version {number} takes its place"))
-            changes.append(Change(self._now(), number, "current", why, metrics=plain(metrics or {})))
+            self._make_current(version, changes, why, metrics)
+
+    def end_canary(self, number: int, promoted: bool, why: str, metrics: dict[str, Any]) -> bool:
+        """Promotes a canary or takes it out of service, unless somebody has ended it since it was judged.
+
+        Args:
+            number: the canary.
+            promoted: whether it becomes the current version.
+            why: one sentence.
+            metrics: numbers that the change rests on.
+
+        Returns:
+            False if the version is no canary any more. Nothing is changed then.
+        """
+        version = self.find(number)
+        with self._changing() as changes:
+            if _states(changes)[number] != "canary":
+                return False
+            if promoted:
+                self._make_current(version, changes, why, metrics)
+            else:
+                changes.append(Change(self._now(), number, "rolled back", why, metrics=plain(metrics)))
+            return True
+
+    def _make_current(self, version: Version, changes: list[Change], why: str, metrics: dict[str, Any] | None) -> None:
+        """Appends the changes by which a version becomes the current one."""
+        check_weights(version)
+        for other, state in _states(changes).items():
+            if state == "canary" and other != version.number:
+                why_ended = f"version {version.number} was promoted meanwhile"
+                changes.append(Change(self._now(), other, "candidate", why_ended))
+            if state == "current":
+                changes.append(Change(self._now(), other, "retired", f"version {version.number} takes its place"))
+        changes.append(Change(self._now(), version.number, "current", why, metrics=plain(metrics or {})))
 
     def roll_back(self, why: str, metrics: dict[str, Any] | None = None) -> tuple[int, int]:
         """Takes the canary out of service; without a canary the current version, whose predecessor takes its place.
@@ -273,6 +304,7 @@ class Registry:
 
         Raises:
             UserError: there is no canary and no earlier version.
+            RunError: the weights of the earlier version are missing or differ.
         """
         with self._changing() as changes:
             states = _states(changes)
@@ -287,6 +319,7 @@ class Registry:
                     f"Version {current} has no predecessor and there is no canary, so nothing can be rolled back. "
                     f"`llmrec versions {self.run.directory} promote V` chooses another version."
                 )
+            check_weights(self.find(before[-1]))
             changes.append(Change(self._now(), current, "rolled back", why, metrics=plain(metrics or {})))
             changes.append(Change(self._now(), before[-1], "current", f"version {current} was rolled back"))
             return current, before[-1]
@@ -298,7 +331,10 @@ class Registry:
         try:
             with FileLock(self.directory / ".lock", timeout=LOCK_SECONDS):
                 changes = self.history()
+                before = len(changes)
                 yield changes
+                if len(changes) == before:
+                    return
                 lines = [json.dumps(_without_defaults(one), ensure_ascii=False, allow_nan=False) for one in changes]
                 write_text(self.directory / HISTORY_FILE, "".join(f"{line}\n" for line in lines))
         except Timeout:
@@ -343,8 +379,24 @@ def _read_record(file: Path) -> dict[str, Any]:
     try:
         record = read_json(file)
         return {key: record[key] for key in ("parent", "created", "label", "metrics")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except DataError as error:
+        raise RunError(str(error)) from None
+    except (OSError, KeyError, TypeError) as error:
         raise RunError(f"{file} is not readable ({error}); the history names this version. Restore it.") from None
+
+
+def _read_change(line: str) -> Change:
+    """A line of the history.
+
+    Raises:
+        ValueError, TypeError: it is none.
+    """
+    change = Change(**json.loads(line))
+    if type(change.version) is not int or change.version < 0:
+        raise ValueError(f"{change.version!r} is no number of a version")
+    if change.state not in get_args(State):
+        raise ValueError(f"unknown state {change.state}")
+    return change
 
 
 def check_weights(version: Version) -> None:

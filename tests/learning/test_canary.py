@@ -39,7 +39,9 @@ def store(tmp_path: Path):
     store.close()
 
 
-def serve(registry: Registry, store: Store, users: int, rates: dict[int, float], lists: int = 6) -> float:
+def serve(
+    registry: Registry, store: Store, users: int, rates: dict[int, float], lists: int = 6, start: float = 1
+) -> float:
     """Shows lists of one item to people from the start of the canary on; returns a time when all users count.
 
     Args:
@@ -48,6 +50,7 @@ def serve(registry: Registry, store: Store, users: int, rates: dict[int, float],
         users: number of people.
         rates: clicks per shown item by version.
         lists: lists of each person.
+        start: seconds from the start of the canary to the first list.
     """
     random = np.random.default_rng(0)
     begun = datetime.fromisoformat(registry.history()[-1].at).timestamp()
@@ -59,7 +62,7 @@ def serve(registry: Registry, store: Store, users: int, rates: dict[int, float],
         user = f"person-{number}"
         version = traffic.version_of(user)
         for one in range(lists):
-            at = begun + 1 + number + 60 * one
+            at = begun + start + number + 60 * one
             request = f"{number}-{one}"
             shown.append(Impression(request, 1, user, f"i{one}", 1.0, 0.5, labels[version], False, at))
             if random.random() < rates[version]:
@@ -110,6 +113,37 @@ def test_lists_of_another_version_do_not_count(registry: Registry, store: Store)
     store.add_impressions(rows).result()
     verdict = decision(registry, store, begun + DAY)
     assert (verdict.action, verdict.why) == ("wait", "nobody was served yet")
+
+
+def test_the_seconds_before_a_server_takes_the_canary_over_do_not_skew_the_shares(
+    registry: Registry, store: Store
+) -> None:
+    """In the first minute 300 people come, and only those of the current version would count."""
+    begun = datetime.fromisoformat(registry.history()[-1].at).timestamp()
+    label = registry.current().label
+    rows = [Impression(f"r{n}", 1, f"early-{n}", "i1", 1.0, 0.5, label, False, begun + n / 5) for n in range(300)]
+    store.add_impressions(rows).result()
+    serve(registry, store, 40, {0: 0.2, 1: 0.2}, start=61)
+    verdict = decision(registry, store, begun + 600)
+    assert (verdict.action, verdict.why) == ("wait", "it is undecided after 0 users")
+
+
+def test_lists_of_the_present_second_count_in_the_next_one(registry: Registry, store: Store) -> None:
+    begun = datetime.fromisoformat(registry.history()[-1].at).timestamp()
+    serve(registry, store, 40, {0: 0.2, 1: 0.2})
+    assert decision(registry, store, begun).why == "nobody was served yet"
+
+
+def test_a_click_counts_for_the_list_before_it_even_if_the_item_was_clicked_earlier(
+    registry: Registry, store: Store
+) -> None:
+    """With `data.repeats: keep`, an item may be shown after it was clicked elsewhere."""
+    begun = datetime.fromisoformat(registry.history()[-1].at).timestamp()
+    label = registry.current().label
+    store.add_impressions([Impression("r1", 1, "a", "i1", 1.0, 0.5, label, False, begun + 10)]).result()
+    clicks = [Feedback(f"e{n}", "a", "i1", "click", None, None, at, at) for n, at in enumerate((begun, begun + 20))]
+    store.add_feedback(clicks).result()
+    assert tolerated_loss(store, CONFIG)["click_rate"] == 1.0
 
 
 def test_the_tolerated_loss_is_a_share_of_the_click_rate(registry: Registry, store: Store) -> None:

@@ -117,6 +117,34 @@ def test_what_cannot_be_promoted(registry: Registry, run: Run, tmp_path: Path) -
     assert states(registry) == ["current", "rejected", "candidate"]
 
 
+def test_a_canary_that_a_person_has_ended_stays_as_the_person_left_it(
+    registry: Registry, run: Run, tmp_path: Path
+) -> None:
+    """The rule judges a canary for seconds, in which a person may promote it or take it out of service."""
+    for number in (1, 2):
+        registry.register(number, 0, result(run, tmp_path / str(number), b"!" * number), "better", {})
+    registry.start_canary(1, 0.1, "it passed", {})
+    registry.promote(1, "by hand")
+    assert not registry.end_canary(1, promoted=False, why="it is worse", metrics={})
+    assert states(registry) == ["retired", "current", "candidate"]
+    registry.start_canary(2, 0.1, "it passed", {})
+    registry.roll_back("by hand")
+    before = registry.mark()
+    assert not registry.end_canary(2, promoted=True, why="it is better", metrics={})
+    assert states(registry) == ["retired", "current", "rolled back"] and registry.mark() == before
+
+
+def test_a_rollback_needs_the_weights_of_the_version_before(registry: Registry, run: Run, tmp_path: Path) -> None:
+    for number in (1, 2):
+        registry.register(number, 0, result(run, tmp_path / str(number)), "better", {})
+        registry.promote(number, "better")
+    weights = registry.find(1).adapter / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes() + b"changed")
+    with pytest.raises(RunError, match="promote another version"):
+        registry.roll_back("worse")
+    assert states(registry) == ["retired", "retired", "current"]
+
+
 def test_a_crash_between_files_and_history_leaves_no_version(
     registry: Registry, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +168,23 @@ def test_damaged_files_are_named(registry: Registry, run: Run, tmp_path: Path) -
     history.write_text(history.read_text() + '{"version": 1, "state": "liked", "at": "", "why": ""}\n')
     with pytest.raises(RunError, match="line 2: unknown state liked"):
         registry.history()
+    history.write_text('{"version": "1", "state": "candidate", "at": "", "why": ""}\n')
+    with pytest.raises(RunError, match="line 1: '1' is no number of a version"):
+        registry.history()
+    history.write_text('{"version": 0, "state": "retired", "at": "", "why": ""}\n')
+    with pytest.raises(RunError, match="0 versions are current; expected one"):
+        registry.current()
+    history.write_bytes(b"\xff\n")
+    with pytest.raises(RunError, match="is not UTF-8 text"):
+        registry.history()
+
+
+def test_a_damaged_record_is_reported_once(registry: Registry, run: Run, tmp_path: Path) -> None:
+    version = registry.register(1, 0, result(run, tmp_path / "one"), "better", {})
+    (version.folder / "version.json").write_text("{")
+    with pytest.raises(RunError) as raised:
+        registry.versions()
+    assert str(raised.value).count("is not readable") == 1
 
 
 def test_a_canary_serves_the_users_that_its_ab_test_assigns_to_it() -> None:
