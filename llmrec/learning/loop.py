@@ -11,7 +11,7 @@ from llmrec.learning.canary import judge, tolerated_loss
 from llmrec.learning.round import FOLDER, PLAN_FILE, Plan, new_events, remove_finished, run_round
 from llmrec.run import Run
 from llmrec.run.lock import locked
-from llmrec.serving.store import Store
+from llmrec.serving.store import Store, StoreError
 from llmrec.versions.registry import Registry, Version
 
 LEAST_EVENTS = 50  # of a round that begins because of `learn.every_hours`
@@ -87,10 +87,11 @@ def steps(run: Run, store: Store, say: Callable[[str], Any], seconds: float | No
         while True:
             try:
                 outcome = learn(run, store, say)
-            except DataError as error:
+            except (DataError, StoreError) as error:  # the database may be starting again
                 if seconds is None:
                     raise
-                outcome = Outcome("waited", str(error), None, {})
+                reason = f"the feedback store fails ({error})" if isinstance(error, StoreError) else str(error)
+                outcome = Outcome("waited", reason, None, {})
             if outcome != before:
                 yield outcome
             before = outcome
@@ -102,13 +103,12 @@ def steps(run: Run, store: Store, say: Callable[[str], Any], seconds: float | No
 
 def _decide(registry: Registry, canary: Version, store: Store, config: LearnConfig, now: float) -> Outcome:
     verdict = judge(registry, canary, store, config, now)
-    if verdict.action == "promote":
-        registry.promote(canary.number, verdict.why, verdict.metrics)
-        return Outcome("promoted", verdict.why, canary.number, verdict.metrics)
-    if verdict.action == "roll back":
-        registry.roll_back(verdict.why, verdict.metrics)
-        return Outcome("rolled back", verdict.why, canary.number, verdict.metrics)
-    return Outcome("waited", verdict.why, canary.number, verdict.metrics)
+    if verdict.action == "wait":
+        return Outcome("waited", verdict.why, canary.number, verdict.metrics)
+    promoted = verdict.action == "promote"
+    if not registry.end_canary(canary.number, promoted, verdict.why, verdict.metrics):
+        return Outcome("waited", f"somebody has ended the canary meanwhile, although {verdict.why}", canary.number, {})
+    return Outcome("promoted" if promoted else "rolled back", verdict.why, canary.number, verdict.metrics)
 
 
 def _start_canary(registry: Registry, candidate: Version, store: Store, config: LearnConfig) -> Outcome:

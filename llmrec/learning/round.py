@@ -37,6 +37,7 @@ FOLDER = "learn"
 PLAN_FILE = "plan.json"
 CHOSEN_FILE = "chosen.parquet"
 REWARD_FOLDER = "reward"
+STRAYS = 100  # one new event in so many may be older than the others by mistake
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ class Plan:
     Attributes:
         number: number of the version that it makes.
         parent: number of the version that it begins with.
-        events: new clicks, purchases and ratings.
+        events: clicks, purchases and ratings since the last round.
         received: when the server received the newest of them, seconds since 1970.
-        since: time of the oldest event that no version was trained on, seconds since 1970.
+        since: time of the oldest event that the parent was not trained on, seconds since 1970.
     """
 
     number: int
@@ -64,24 +65,28 @@ def new_events(registry: Registry, store: Store) -> Plan:
     Raises:
         StoreError: the store cannot be read.
     """
-    last = _last_round(registry)
+    parent = registry.current()
+    received = _received_until(registry)
+    known = parent.metrics.get("round", {})
     column = tables.feedback.c
-    is_new = column.type.in_(SEEN) & (column.received > last.get("received", 0.0))
-    rows = store.rows(tables.feedback, ["received"], is_new)
-    oldest = min((row["at"] for row in rows), default=0.0)
+    is_new = column.type.in_(SEEN) & (column.received > known.get("received", 0.0))
+    rows = store.rows(tables.feedback, ["at"], is_new)
+    times = [row["at"] for row in rows]
+    # A client whose clock is wrong must not make the whole log new.
+    oldest = times[len(times) // STRAYS] if times else 0.0
     return Plan(
         number=registry.next_number(),
-        parent=registry.current().number,
-        events=len(rows),
-        received=max((row["received"] for row in rows), default=0.0),
-        since=min(oldest, last.get("trained_until", oldest)),
+        parent=parent.number,
+        events=sum(row["received"] > received for row in rows),
+        received=max((row["received"] for row in rows), default=received),
+        since=min(oldest, known.get("trained_until", oldest)),
     )
 
 
-def _last_round(registry: Registry) -> dict[str, Any]:
-    """What the newest round has learned from; {} before the first one."""
+def _received_until(registry: Registry) -> float:
+    """When the server received the newest event of the last round, accepted or not; 0 before the first one."""
     rounds = [version.metrics["round"] for version in registry.versions() if "round" in version.metrics]
-    return rounds[-1] if rounds else {}
+    return rounds[-1]["received"] if rounds else 0.0
 
 
 def run_round(registry: Registry, store: Store, plan: Plan, say: Callable[[str], Any]) -> Version:
@@ -102,28 +107,34 @@ def run_round(registry: Registry, store: Store, plan: Plan, say: Callable[[str],
         say(f"round {plan.number}: continued")
     else:
         write_json(folder / PLAN_FILE, asdict(plan))
-    parent = registry.find(plan.parent)
-    inner = _open(folder, registry.run, store, plan, say)
     try:
-        run_all(inner, "data", say=say)
+        version = _train_and_register(registry, store, plan, folder, say)
     except DataError:  # for instance too few people; the next round begins with more events
         shutil.rmtree(folder)
         raise
+    shutil.rmtree(folder)
+    return version
+
+
+def _train_and_register(
+    registry: Registry, store: Store, plan: Plan, folder: Path, say: Callable[[str], Any]
+) -> Version:
+    parent = registry.find(plan.parent)
+    inner = _open(folder, registry.run, store, plan, say)
+    run_all(inner, "data", say=say)
     _start_from(inner, parent)
     run_all(inner, "reward", "ppo", say=say)
     say(f"round {plan.number}: measuring")
     assessment = assess(inner)
     drift, own_loss = _drift(inner, registry.run, parent, plan)
-    version = _register(registry, inner, plan, assessment, drift, own_loss)
-    shutil.rmtree(folder)
-    return version
+    return _register(registry, inner, plan, assessment, drift, own_loss)
 
 
 def remove_finished(registry: Registry) -> None:
     """Removes folders of rounds that have become versions, which a kill has left behind."""
     number = registry.next_number()
     for folder in (registry.run.directory / FOLDER).glob("[0-9]*"):
-        if int(folder.name) < number:
+        if folder.name.isdecimal() and int(folder.name) < number:
             shutil.rmtree(folder)
 
 
@@ -149,6 +160,8 @@ def _config_of_round(exported: Config, config: Config, folder: Path, plan: Plan)
     write_with(folder / "log" / CHOSEN_FILE, lambda path: chosen.to_parquet(path, index=False))
     clicks = _first_clicks(chosen, exported.data.click)
     new = int((clicks["timestamp"] >= plan.since).sum())
+    if not new:
+        raise DataError("No new event is the first of its person with its item; expected some. Wait for more events.")
     share = min(config.learn.held_out * new / len(clicks) / 2, 0.49)
     values = exported.model_dump(mode="json")
     values |= {"name": "run", "output_dir": str(folder), "seed": seed, "hub": None}
