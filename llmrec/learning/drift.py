@@ -1,7 +1,8 @@
 """Drift: how the new events differ from the training window, in categories, popularity and calibration of the reward.
 
-Each distance stands beside the 95 % quantile that chance alone gives: the same distance for users of the training
-window, drawn at random until they have as many clicks.
+Each distance stands beside the 95 % quantile that chance alone gives, by a permutation test: all clicks, old and new,
+are parted at random into as many old and new ones. A user's old clicks stay together and so do the new ones, because
+clicks of one user are alike.
 """
 
 from collections.abc import Callable
@@ -24,7 +25,7 @@ class Shift:
 
     Attributes:
         value: the distance.
-        chance: its 95 % quantile without drift.
+        chance: its 95 % quantile if nothing but chance tells old clicks from new ones.
         drifted: whether `value` is above `chance`.
     """
 
@@ -85,17 +86,17 @@ def measure_drift(data: InteractionData, since: float, reward: Calibration, seed
     item = np.concatenate(list(data.histories))
     new = np.concatenate(list(data.timestamps)) >= since
     shares = _category_shares(data)
-    counts = np.bincount(item[~new], minlength=data.num_items)
-    rank = np.empty(data.num_items)
-    rank[np.argsort(-counts, kind="stable")] = np.arange(data.num_items) / max(data.num_items - 1, 1)
 
-    def categories(one: np.ndarray, other: np.ndarray) -> float:
-        return float(np.abs(shares[one].mean(0) - shares[other].mean(0)).sum() / 2)
+    def categories(old: np.ndarray, newer: np.ndarray) -> float:
+        return float(np.abs(shares[old].mean(0) - shares[newer].mean(0)).sum() / 2)
 
-    def popularity(one: np.ndarray, other: np.ndarray) -> float:
-        return float(abs(rank[one].mean() - rank[other].mean()))
+    def popularity(old: np.ndarray, newer: np.ndarray) -> float:
+        rank = np.empty(data.num_items)
+        counts = np.bincount(old, minlength=data.num_items)
+        rank[np.argsort(-counts, kind="stable")] = np.arange(data.num_items) / max(data.num_items - 1, 1)
+        return float(abs(rank[old].mean() - rank[newer].mean()))
 
-    pairs = _chance_pairs(user[~new], item[~new], int(new.sum()), seed)
+    pairs = _chance_pairs(2 * user + new, item, int(new.sum()), seed)
     return Drift(
         old_clicks=int((~new).sum()),
         new_clicks=int(new.sum()),
@@ -132,18 +133,28 @@ def _category_shares(data: InteractionData) -> np.ndarray:
     return shares
 
 
-def _chance_pairs(user: np.ndarray, item: np.ndarray, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Splits of old clicks into those of random users, about `count`, and the others; [] with fewer than two users."""
-    users, starts = np.unique(user, return_index=True)
-    of_user = np.split(item, starts[1:])
+def _chance_pairs(block: np.ndarray, item: np.ndarray, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Random parts of all clicks: about all but `count`, and about `count`.
+
+    Args:
+        block: clicks with the same number stay together; ascending, int64 [E].
+        item: the clicked items, int64 [E].
+        count: clicks of the second part.
+        seed: seed of the draws.
+
+    Returns:
+        the items of both parts in each draw; [] with fewer than two blocks.
+    """
+    blocks, starts = np.unique(block, return_index=True)
+    of_block = np.split(item, starts[1:])
     random = np.random.default_rng((seed, 13))
     pairs: list[tuple[np.ndarray, np.ndarray]] = []
-    for _ in range(DRAWS if len(users) > 1 else 0):
-        order = random.permutation(len(users))
-        sizes = np.cumsum([len(of_user[one]) for one in order])
-        taken = min(int(np.searchsorted(sizes, count)) + 1, len(users) - 1)
-        drawn = np.concatenate([of_user[one] for one in order[:taken]])
-        pairs.append((np.concatenate([of_user[one] for one in order[taken:]]), drawn))
+    for _ in range(DRAWS if len(blocks) > 1 else 0):
+        order = random.permutation(len(blocks))
+        sizes = np.cumsum([len(of_block[one]) for one in order])
+        taken = min(int(np.searchsorted(sizes, count)) + 1, len(blocks) - 1)
+        drawn = np.concatenate([of_block[one] for one in order[:taken]])
+        pairs.append((np.concatenate([of_block[one] for one in order[taken:]]), drawn))
     return pairs
 
 

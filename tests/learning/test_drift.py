@@ -55,6 +55,24 @@ def test_a_change_is_seen_and_chance_is_not() -> None:
     assert changed.reward.worse is None
 
 
+def test_a_sparse_log_without_a_change_has_no_drift() -> None:
+    """Ranks come from the old clicks, so new ones look less popular. Chance must contain that, and clicks of new users.
+
+    Each log drifts with a probability of 0.05, so more than 3 of 12 do with a probability of 0.002.
+    """
+    random = np.random.default_rng(0)
+    drifted = {"categories": 0, "popularity": 0}
+    for seed in range(12):
+        draws = [random.choice(200, 4, replace=False).tolist() for _ in range(60)]
+        old = [draw if number < 30 else [] for number, draw in enumerate(draws)]
+        new = [[] if number < 30 else draw for number, draw in enumerate(draws)]
+        found = measure_drift(log(old, new, [["War"]] * 100 + [["Comedy"]] * 100), SINCE, NOTHING, seed)
+        assert found.old_clicks == found.new_clicks == 120
+        drifted["categories"] += found.categories.drifted
+        drifted["popularity"] += found.popularity.drifted
+    assert max(drifted.values()) <= 3
+
+
 def test_without_new_or_old_clicks_there_is_no_drift() -> None:
     empty = measure_drift(log([[0], [1]], [[], []], [["War"], ["War"]]), SINCE, NOTHING, seed=0)
     assert not empty.categories.drifted and empty.new_clicks == 0
