@@ -20,6 +20,8 @@ MAX_BATCH = 32  # prompts in a forward pass
 REASONS_AT_ONCE = 4  # a ranking waits for at most one such batch
 CACHE_BYTES = 64 * 2**20
 
+_Key = tuple[str, str, bytes, bytes]  # of a ranking that is kept
+
 
 class EngineBusyError(Exception):
     """More requests are waiting than the model can answer at present."""
@@ -39,14 +41,14 @@ class ScoreCache:
     """Rankings of people whose history has not changed, the most recently used ones.
 
     Args:
-        max_bytes: size of the rankings that are kept.
+        max_bytes: size of the rankings that are kept, with what they depend on.
     """
 
     def __init__(self, max_bytes: int = CACHE_BYTES):
         self._max_bytes = max_bytes
         self._bytes = 0
         self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[str, str, bytes, bytes], np.ndarray] = OrderedDict()
+        self._kept: OrderedDict[_Key, np.ndarray] = OrderedDict()
 
     def get(self, decision: Decision) -> np.ndarray | None:
         """The ranking of a decision, if it is kept."""
@@ -60,16 +62,20 @@ class ScoreCache:
         """Keeps a ranking, and drops the least recently used ones beyond the size."""
         key = _key(decision)
         with self._lock:
-            if key in self._kept or scores.nbytes > self._max_bytes:
+            if key in self._kept or _size(key, scores) > self._max_bytes:
                 return
             self._kept[key] = scores
-            self._bytes += scores.nbytes
+            self._bytes += _size(key, scores)
             while self._bytes > self._max_bytes:
-                _, dropped = self._kept.popitem(last=False)
-                self._bytes -= dropped.nbytes
+                self._bytes -= _size(*self._kept.popitem(last=False))
 
 
-def _key(decision: Decision) -> tuple[str, str, bytes, bytes]:
+def _size(key: _Key, scores: np.ndarray) -> int:
+    """Bytes of a ranking that is kept. Its key holds the excluded items, so it may be the larger part."""
+    return scores.nbytes + sum(len(part) for part in key)
+
+
+def _key(decision: Decision) -> _Key:
     """All that a ranking depends on."""
     asked = "" if decision.request is None else decision.request.text
     prior = np.asarray(decision.prior, dtype=np.int64).tobytes()

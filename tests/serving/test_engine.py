@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import CancelledError
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -132,7 +133,8 @@ def test_a_closed_engine_cancels_what_waits(fake: FakeRecommender) -> None:
 
 
 def test_the_cache_drops_the_least_recently_used() -> None:
-    cache = ScoreCache(max_bytes=16)
+    """A ranking of two items has 8 bytes, and what it depends on 16: the profile "new user" and one seen item."""
+    cache = ScoreCache(max_bytes=2 * 24)
     a, b, c = (stranger([n], 5) for n in range(3))
     for decision in (a, b):
         cache.put(decision, np.zeros(2, dtype=np.float32))
@@ -141,3 +143,11 @@ def test_the_cache_drops_the_least_recently_used() -> None:
     assert cache.get(b) is None and cache.get(a) is not None and cache.get(c) is not None
     cache.put(b, np.zeros(100, dtype=np.float32))  # larger than the cache
     assert cache.get(b) is None and cache.get(a) is not None
+
+
+def test_what_a_ranking_depends_on_counts_in_the_cache() -> None:
+    """A request for one category leaves out nearly all items, whose indices are larger than the ranking."""
+    cache = ScoreCache(max_bytes=1000)
+    for left_out in range(20):
+        cache.put(replace(stranger([1], 5), excluded=list(range(left_out, left_out + 50))), np.zeros(50, np.float32))
+    assert len(cache._kept) == 1  # pyright: ignore[reportPrivateUsage]  # 200 bytes of scores, 416 of the rest
