@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Path, Query
@@ -39,7 +39,7 @@ class GorseFeedback(BaseModel):
     FeedbackType: str = Field(max_length=64, examples=["like"])
     UserId: UserId
     ItemId: ItemId
-    Timestamp: str = Field(default="", max_length=64, description="ISO 8601; empty: now.")
+    Timestamp: str = Field(default="", max_length=64, description="ISO 8601, in UTC if it names no zone; empty: now.")
     Value: float | None = Field(default=None, allow_inf_nan=False)
     Comment: str = ""
 
@@ -119,7 +119,8 @@ def _seconds(timestamp: str) -> float:
     if not timestamp:
         return time.time()
     try:
-        seconds = datetime.fromisoformat(timestamp).timestamp()
+        at = datetime.fromisoformat(timestamp)
+        seconds = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         seconds = -1.0
     if not 0 <= seconds < HORIZON:

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from llmrec.catalogue.names import folded
-from llmrec.errors import CatalogueError, nearest
+from llmrec.errors import nearest
 from llmrec.recommend import Recommender
 from llmrec.serving.errors import ApiError
 from llmrec.serving.messages import Item
+
+MOST_COMPARED = 1000  # names that an unknown one is compared with at most, which takes milliseconds
 
 
 class Items:
@@ -43,12 +45,18 @@ class Items:
         """Finds items by id.
 
         Raises:
-            ApiError: there is no such item; the message suggests the most similar id.
+            ApiError: there is no such item. In a small catalogue, the message suggests the most similar id.
         """
-        try:
-            return self._recommender.resolve_ids(item_ids)
-        except CatalogueError as error:
-            raise ApiError(404, "unknown_item", str(error)) from None
+        names = self._recommender.names
+        found = [names.of_id(item_id) for item_id in item_ids]
+        for item_id, items in zip(item_ids, found, strict=True):
+            if not items:
+                # The search compares the id with all others. In a large catalogue, clients could keep the server busy.
+                near = nearest(item_id, self.ids) if len(self) <= MOST_COMPARED else None
+                hint = f"; did you mean {near}?" if near else ". `GET /items` lists all."
+                message = f"There is no item with the id {item_id} in the catalogue{hint}"
+                raise ApiError(404, "unknown_item", message)
+        return [items[0] for items in found]
 
     def known(self, item_ids: Sequence[str]) -> list[int]:
         """Indices of the items that are in the catalogue, each once, in order."""
@@ -86,7 +94,7 @@ class Items:
     def _columns(self, categories: Sequence[str]) -> list[int]:
         for category in categories:
             if category not in self.categories:
-                near = nearest(category, self.categories)
+                near = nearest(category, self.categories) if len(self.categories) <= MOST_COMPARED else None
                 hint = f" Did you mean {near}?" if near else f" There are {', '.join(self.categories[:20]) or 'none'}."
                 raise ApiError(404, "unknown_category", f"There is no category {category} in the catalogue.{hint}")
         return [self.categories.index(category) for category in categories]

@@ -173,9 +173,13 @@ class Service:
 
     async def _decision(self, request: RecommendRequest) -> tuple[Decision, np.ndarray | None]:
         """The prompt of a request, and which items satisfy what the person asks for, bool [N]; None if nobody knows."""
+        person = Person() if request.user is None else await self.person(request.user)
+        return await asyncio.to_thread(self._decide, request, person)
+
+    def _decide(self, request: RecommendRequest, person: Person) -> tuple[Decision, np.ndarray | None]:
+        """What `_decision` returns. It takes milliseconds in a large catalogue, so a thread runs it."""
         excluded = self.items.indices(request.exclude)
         excluded += [] if request.categories is None else self.items.without(request.categories)
-        person = Person() if request.user is None else await self.person(request.user)
         if request.history is not None:
             given = dict.fromkeys(self.items.indices(request.history))
             person = replace(person, history=tuple(given))
@@ -287,7 +291,7 @@ class Service:
             ApiError: an item is unknown, a time lies in the future, or the store fails. Nothing was written then.
         """
         now = time.time()
-        self.items.indices([event.item for event in events])
+        await asyncio.to_thread(self.items.indices, [event.item for event in events])
         for number, event in enumerate(events):
             if event.timestamp is not None and event.timestamp > now + MAX_AHEAD:
                 message = (

@@ -1,6 +1,8 @@
 """The HTTP interface, end to end on a tiny policy: answers, streams, errors and what is recorded."""
 
+import asyncio
 import json
+import time
 
 import pytest
 from starlette.testclient import TestClient
@@ -157,6 +159,41 @@ def test_a_batch_with_an_unknown_item_is_refused_whole(client: TestClient, servi
     assert service.store.rows(feedback, ["event_id"]) == []
 
 
+def test_a_large_catalogue_is_not_searched_for_similar_names(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a catalogue of 100,000 items, the search takes two seconds, for which clients could ask at any rate."""
+    monkeypatch.setattr("llmrec.serving.items.MOST_COMPARED", 9)
+    monkeypatch.setattr("llmrec.serving.items.nearest", lambda *_: pytest.fail("compared"))
+    answer = client.post("/feedback", json=events(("b", "x", "i77", "click")))
+    message = "There is no item with the id i77 in the catalogue. `GET /items` lists all."
+    assert (answer.status_code, answer.json()["error"]["message"]) == (404, message)
+
+
+def test_slow_work_runs_outside_of_the_event_loop(
+    client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[str] = []
+
+    def watched(owner: object, name: str) -> None:
+        function = getattr(owner, name)
+
+        def check(*given: object):
+            called.append(name)
+            with pytest.raises(RuntimeError, match="no running event loop"):
+                asyncio.get_running_loop()
+            return function(*given)
+
+        monkeypatch.setattr(owner, name, check)
+
+    watched(service.items, "indices")
+    watched(service.items, "without")
+    watched(service.recommender, "decision")
+    recommend(client, history=["i1"], categories=["Comedy"])
+    assert client.post("/feedback", json=events(("b", "x", "i7", "click"))).status_code == 200
+    assert called == ["indices", "without", "indices", "decision", "indices"]
+
+
 def test_an_erased_person_is_new_again(client: TestClient, service: Service) -> None:
     recommend(client, user="u3", k=3)
     client.post("/feedback", json=events(("a", "u3", "i1", "click"), ("b", "u4", "i1", "click")))
@@ -199,6 +236,18 @@ def test_routes_of_gorse(client: TestClient, service: Service) -> None:
     late = client.post("/api/feedback", json=[rows[0] | {"Timestamp": "yesterday"}])
     assert late.json()["error"]["message"].startswith("Timestamp is not a date")
     assert client.get("/api/recommend/g", params={"offset": 5}).status_code == 422
+
+
+def test_a_time_of_gorse_without_a_zone_is_in_utc(
+    client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"FeedbackType": "like", "UserId": "g", "ItemId": "i2", "Timestamp": "2026-01-31T12:00:00"}
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "America/New_York")
+        time.tzset()
+        assert client.post("/api/feedback", json=[row]).status_code == 200
+    time.tzset()
+    assert service.store.rows(feedback, ["at"])[0]["at"] == 1769860800.0
 
 
 @pytest.mark.parametrize("timestamp", ["0001-01-01T00:00:00Z", "1969-12-31", "2100-01-02", "1970-01-01T00:00:00+14:00"])
