@@ -216,7 +216,7 @@ class EventStore:
     def __init__(self, engine: Engine, found: Collected, config: DataConfig):
         self.engine = engine
         self.found = found
-        self.group = "user, item" if config.repeats == "first" else "user, item, timestamp"
+        self.repeats = config.repeats == "keep"
         purchase = self._condition(config.purchase, "data.purchase")
         click = self._condition(config.click, "data.click")
         engine.open_file("stored", found.file)
@@ -243,11 +243,12 @@ class EventStore:
             how many there are of each user, by number of the user, int64.
         """
         part = f"MIN_BY(part, {_EARLIEST})" if self.found.has_split else "-1"
+        group = "user, item, timestamp" if self.repeats else "user, item"
         self.engine.store(
             "clicks",
             f"""SELECT user, item, MIN(timestamp) AS timestamp, MIN(CASE WHEN purchase THEN timestamp END) AS bought_at,
                 CAST({part} AS TINYINT) AS part
-            FROM events WHERE click GROUP BY {self.group}""",
+            FROM events WHERE click GROUP BY {group}""",
         )
         counts = np.zeros(len(self.found.user_ids), dtype=np.int64)
         for batch in self.engine.batches("SELECT user, COUNT(*) AS clicks FROM clicks GROUP BY user"):
@@ -291,9 +292,8 @@ class EventStore:
             SUM(CAST(purchase AS INTEGER)) AS purchases, COUNT(DISTINCT item) AS items,
             MIN(timestamp) AS first_time, MAX(timestamp) AS last_time FROM kept_events"""
         )
-        (pairs,) = self._one(
-            "SELECT COUNT(*) AS pairs FROM (SELECT DISTINCT u, item FROM clicks JOIN kept ON user = number)"
-        )
+        distinct = "SELECT u, item FROM clicks JOIN kept ON user = number"  # one row a pair, unless repeats are kept
+        (pairs,) = self._one(f"SELECT COUNT(*) AS pairs FROM ({distinct}{' GROUP BY u, item' if self.repeats else ''})")
         (tied,) = self._one(
             "SELECT SUM(n) AS tied FROM "
             "(SELECT COUNT(*) AS n FROM kept_events GROUP BY u, timestamp HAVING COUNT(*) > 1)"
