@@ -103,13 +103,13 @@ class RewardEnsemble(RewardModel, SavedModel):
 
     def _combine(self, parts: list[Prediction], linear_scores: Tensor | None = None) -> Prediction:
         seen = parts[0].seen
-        click = torch.stack([part.log_click for part in parts]).mean(0)
+        click = _mean([part.log_click for part in parts])
         if self.linear is not None and linear_scores is not None:
             members, linear, popularity = self.linear.pool_weights
             click = members * click + linear * linear_scores + popularity * self.linear.share.log()
             parts = [replace(part, log_click=members * part.log_click) for part in parts]
         click = (click / self.click_temperature).masked_fill(seen, float("-inf"))
-        purchase = torch.stack([part.purchase for part in parts]).mean(0)
+        purchase = _mean([part.purchase for part in parts])
         return Prediction(
             log_click=click.log_softmax(-1),
             purchase=self.purchase_scale * purchase + self.purchase_offset,
@@ -149,6 +149,11 @@ class RewardEnsemble(RewardModel, SavedModel):
         if "linear_items" in values:
             linear = LinearNextItem.load(directory / LINEAR_FILE, members[0].num_items, linear_items)
         return cls(members, float(penalty), linear)
+
+
+def _mean(parts: list[Tensor]) -> Tensor:
+    """The mean of tensors of one shape, without a copy of a single one."""
+    return parts[0] if len(parts) == 1 else torch.stack(parts).mean(0)
 
 
 def _member_directory(directory: Path, number: int) -> Path:

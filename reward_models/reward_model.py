@@ -55,8 +55,10 @@ class Prediction:
         Returns:
             float [..., N], nats; seen items get the lowest reward of their row (`mask_seen`).
         """
-        value = self.log_click + conversion_weight * F.logsigmoid(self.purchase)
-        if self.members and self.penalty:
+        value = self.log_click
+        if conversion_weight:
+            value = value + conversion_weight * F.logsigmoid(self.purchase)
+        if len(self.members) > 1 and self.penalty:
             of_members = torch.stack([member.rewards(conversion_weight) for member in self.members])
             value = value - self.penalty * of_members.std(0, correction=0)
         return mask_seen(value, self.seen)
