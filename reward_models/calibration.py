@@ -53,10 +53,10 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> float:
         return 1.0
     # The mask is applied after the division, because the gradient of -inf / T is NaN.
     impossible = logits.isneginf()
-    logits = logits.masked_fill(impossible, 0.0)
+    logits = torch.where(impossible, 0.0, logits)
 
     def loss(log_t: Tensor) -> Tensor:
-        scaled = (logits / log_t.exp()).masked_fill(impossible, float("-inf"))
+        scaled = torch.where(impossible, -torch.inf, logits / log_t.exp())
         return F.cross_entropy(scaled, targets) + 1e-4 * log_t.square()
 
     log_t = minimize(torch.zeros(()), loss)

@@ -242,7 +242,7 @@ class ClickPurchaseModel(RewardModel, SavedModel):
         seen = torch.zeros_like(seen) if self.config.repeats else seen
         candidates = self.candidates()
         click = F.linear(states, candidates.click, candidates.click_bias) / self.click_temperature
-        log_click = click.masked_fill(seen, float("-inf")).log_softmax(-1)
+        log_click = torch.where(seen, -torch.inf, click).log_softmax(-1)
         if not self.config.purchases:
             return Prediction(log_click=log_click, purchase=torch.full_like(click, float("inf")), seen=seen)
         purchase = F.linear(self.purchase_query(states), candidates.purchase, candidates.purchase_bias)

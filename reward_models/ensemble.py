@@ -108,7 +108,7 @@ class RewardEnsemble(RewardModel, SavedModel):
             members, linear, popularity = self.linear.pool_weights
             click = members * click + linear * linear_scores + popularity * self.linear.share.log()
             parts = [replace(part, log_click=members * part.log_click) for part in parts]
-        click = (click / self.click_temperature).masked_fill(seen, float("-inf"))
+        click = torch.where(seen, -torch.inf, click / self.click_temperature)
         purchase = _mean([part.purchase for part in parts])
         return Prediction(
             log_click=click.log_softmax(-1),

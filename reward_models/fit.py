@@ -294,7 +294,7 @@ def judge_quality(judge: EaseJudge, model: Fitted, valid: HeldOut, conversion_we
         by_model = model.log_rewards(histories, part.decisions.purchased, part.profiles, conversion_weight)
         seen = judge.features(histories)[1]
         targets = torch.from_numpy(part.decisions.targets)
-        ranks.append(ranks_of_targets(by_judge.masked_fill(seen, float("-inf")), targets))
+        ranks.append(ranks_of_targets(torch.where(seen, -torch.inf, by_judge), targets))
         correlations += _correlations(by_judge, by_model, ~seen)
     rank = np.concatenate(ranks)
     return {

@@ -189,7 +189,7 @@ def calibrate(model: RewardModel, events: HeldOut) -> None:
         purchase_logits.append(prediction.purchase.gather(1, targets[:, None])[:, 0])
     log_click = torch.cat(clicks)
     highest = log_click.amax(1)
-    lowest = log_click.masked_fill(log_click.isneginf(), torch.inf).amin(1)
+    lowest = torch.where(log_click.isneginf(), torch.inf, log_click).amin(1)
     if bool((highest == lowest).all()):
         raise ModelError(
             f"The reward model gives all items the same score for each of {len(events)} validation clicks: it has "

@@ -97,7 +97,7 @@ class EaseJudge(SavedModel):
         """log P(click) among unseen items, float [B, N] (-inf for seen items), and the seen items, bool [B, N]."""
         ease, seen = self.features(histories)
         logits = self.mix[0] * ease + self.mix[1] * self.log_popularity
-        return logits.masked_fill(seen, float("-inf")).log_softmax(-1), seen
+        return torch.where(seen, -torch.inf, logits).log_softmax(-1), seen
 
     @torch.no_grad()
     def log_rewards(self, histories: Histories, conversion_weight: float = 1.0) -> Tensor:
@@ -209,7 +209,7 @@ def _fit_mix(judge: EaseJudge, histories: Sequence[np.ndarray], targets: Tensor)
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        logits = (mix[0] * ease + mix[1] * judge.log_popularity).masked_fill(seen, float("-inf"))
+        logits = torch.where(seen, -torch.inf, mix[0] * ease + mix[1] * judge.log_popularity)
         # A weak pull towards (1, 1) keeps the weights finite if the targets are separable.
         value = nn.functional.cross_entropy(logits, targets) + 1e-3 * (mix - 1.0).square().sum()
         value.backward()

@@ -48,7 +48,7 @@ def click_loss(model: ClickPurchaseModel, states: Tensor, batch: Batch, negative
         positions = torch.zeros_like(positions)  # nothing stands before position 0
     if negatives is None:
         excluded = ((batch.first[rows] < positions) | ~model.trained).scatter(1, targets[:, None], False)
-        logits = model.click_scores(states).masked_fill(excluded, float("-inf"))
+        logits = torch.where(excluded, -torch.inf, model.click_scores(states))
         return F.cross_entropy(logits, targets)
     items = negatives.items
     others = model.click_scores(states, items) - negatives.log_count

@@ -26,7 +26,7 @@ def mask_seen(rewards: Tensor, seen: Tensor) -> Tensor:
     Returns:
         float [..., N], all finite. If all items of a row are seen, the row is 0.
     """
-    lowest = rewards.masked_fill(seen, float("inf")).amin(-1, keepdim=True)
+    lowest = torch.where(seen, torch.inf, rewards).amin(-1, keepdim=True)
     lowest = torch.where(lowest.isinf(), torch.zeros_like(lowest), lowest)
     return torch.where(seen, lowest, rewards)
 
@@ -204,4 +204,4 @@ class RewardModel(nn.Module):
         """
         mask = torch.ones_like(history, dtype=torch.bool) if mask is None else mask.bool()
         rewards = self.predict_packed(history, purchased, mask, seen, profiles).rewards(conversion_weight)
-        return rewards.masked_fill(~mask.to(rewards.device)[..., None], 0.0)
+        return torch.where(mask.to(rewards.device)[..., None], rewards, 0.0)

@@ -37,8 +37,8 @@ def optimum_log_probs(sft: Tensor, rewards: Tensor, beta: float, alpha: float) -
         log pi* of all items, [..., N].
     """
     blocked = sft == -torch.inf  # masked below, because 0 * -inf is NaN
-    logits = (rewards + beta * sft.masked_fill(blocked, 0.0)) / (alpha + beta)
-    return logits.masked_fill(blocked, -torch.inf).log_softmax(-1)
+    logits = (rewards + beta * torch.where(blocked, 0.0, sft)) / (alpha + beta)
+    return torch.where(blocked, -torch.inf, logits).log_softmax(-1)
 
 
 def objective(policy: Tensor, sft: Tensor, rewards: Tensor, beta: float, alpha: float) -> Tensor:
@@ -55,9 +55,9 @@ def objective(policy: Tensor, sft: Tensor, rewards: Tensor, beta: float, alpha: 
         J in nats, [...].
     """
     allowed = sft > -torch.inf
-    own = policy.masked_fill(~allowed, 0.0)
-    gain = rewards - beta * (own - sft.masked_fill(~allowed, 0.0)) - alpha * own
-    return (policy.exp() * gain.masked_fill(~allowed, 0.0)).sum(-1)
+    own = torch.where(allowed, policy, 0.0)
+    gain = rewards - beta * (own - torch.where(allowed, sft, 0.0)) - alpha * own
+    return (policy.exp() * torch.where(allowed, gain, 0.0)).sum(-1)
 
 
 def optimum(

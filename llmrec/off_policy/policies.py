@@ -198,5 +198,5 @@ def _reward_probabilities(run: Run, model: str, data: InteractionData, targets: 
     for part in Decisions.from_targets(data, targets).batches(BATCH_SIZE):
         rewards = reward_model.log_rewards(part.histories, part.purchased, words[part.users], weight).double().cpu()
         masked = torch.from_numpy(seen_mask(part.masked, data.num_items))
-        parts.append(rewards.masked_fill(masked, -torch.inf).softmax(-1).numpy())
+        parts.append(torch.where(masked, -torch.inf, rewards).softmax(-1).numpy())
     return np.concatenate(parts)

@@ -32,7 +32,7 @@ class NextToken:
 
     def entropy(self) -> torch.Tensor:
         """Entropy in nats, [R] or [R, T]."""
-        finite = self.log_probs.masked_fill(~self.choice.allowed, 0)
+        finite = torch.where(self.choice.allowed, self.log_probs, 0)
         return -(self.log_probs.exp() * finite).sum(-1)
 
     def gather(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -189,7 +189,7 @@ def sampled(log_probs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
 def _masked(choice: Choice, logits: torch.Tensor, temperature: float) -> NextToken:
     """The softmax over the allowed columns of a choice."""
     scaled = logits.float() / temperature
-    return NextToken(choice, scaled.masked_fill(~choice.allowed, -torch.inf).log_softmax(-1))
+    return NextToken(choice, torch.where(choice.allowed, scaled, -torch.inf).log_softmax(-1))
 
 
 def _joined(choices: Sequence[Choice]) -> Iterator[tuple[slice, Choice]]:

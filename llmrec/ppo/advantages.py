@@ -186,10 +186,10 @@ def exact_item_advantages(
         [R, C], 0 where not allowed. The expectation under the policy is 0 in every row.
     """
     blocked = log_probs.isneginf()
-    log_ratio = (log_probs - ref_log_probs).masked_fill(blocked, 0)
-    regularized = (rewards - kl_coef * log_ratio - entropy_coef * log_probs).masked_fill(blocked, 0)
+    log_ratio = torch.where(blocked, 0, log_probs - ref_log_probs)
+    regularized = torch.where(blocked, 0, rewards - kl_coef * log_ratio - entropy_coef * log_probs)
     baseline = (log_probs.exp() * regularized).sum(1, keepdim=True)
-    return (regularized - baseline).masked_fill(blocked, 0)
+    return torch.where(blocked, 0, regularized - baseline)
 
 
 def add_span_rewards(

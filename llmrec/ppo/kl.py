@@ -80,7 +80,7 @@ def categorical_kl(log_probs: torch.Tensor, other_log_probs: torch.Tensor) -> to
     Returns:
         [R].
     """
-    difference = (log_probs - other_log_probs).masked_fill(log_probs.isneginf(), 0)
+    difference = torch.where(log_probs.isneginf(), 0, log_probs - other_log_probs)
     return (log_probs.exp() * difference).sum(1)
 
 

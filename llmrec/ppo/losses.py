@@ -76,7 +76,7 @@ def exact_item_loss(
         loss summed over decisions, and clipped probability mass summed over decisions.
     """
     blocked = old_log_probs.isneginf()
-    ratio = (log_probs - old_log_probs).masked_fill(blocked, 0).exp()
+    ratio = torch.where(blocked, 0, log_probs - old_log_probs).exp()
     unclipped = -advantages * ratio
     clipped = -advantages * ratio.clamp(1 - cliprange, 1 + cliprange)
     probabilities = old_log_probs.exp()

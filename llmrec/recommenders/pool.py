@@ -91,7 +91,7 @@ def fit_pool_weights(scores: Tensor, impossible: Tensor, targets: Tensor) -> tup
     Returns:
         w [K + 1], of which the first K are at least 0, and the cross-entropy that w reaches, in nats.
     """
-    scores = scores.masked_fill(impossible, 0.0)
+    scores = torch.where(impossible, 0.0, scores)
     first_alone = torch.zeros(len(scores), device=scores.device)
     first_alone[0] = 1.0
 
@@ -99,7 +99,7 @@ def fit_pool_weights(scores: Tensor, impossible: Tensor, targets: Tensor) -> tup
         return torch.cat([parameters[:-1].square(), parameters[-1:]])
 
     def entropy(weights: Tensor) -> Tensor:
-        pooled = torch.einsum("k,kmn->mn", weights, scores).masked_fill(impossible, float("-inf"))
+        pooled = torch.where(impossible, -torch.inf, torch.einsum("k,kmn->mn", weights, scores))
         return F.cross_entropy(pooled, targets)
 
     def loss(parameters: Tensor) -> Tensor:

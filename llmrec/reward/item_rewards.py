@@ -102,7 +102,7 @@ def item_log_odds(
         rows = slice(start, start + batch)
         probabilities = log_rewards(rows).exp()
         impossible = torch.from_numpy(seen_mask(masked[rows], num_items)).to(probabilities.device)
-        totals.append(probabilities.masked_fill(impossible, 0.0).sum(-2).double())
+        totals.append(torch.where(impossible, 0.0, probabilities).sum(-2).double())
         counts.append((~impossible).sum(0))
     total = torch.stack(totals).sum(0)
     users = torch.stack(counts).sum(0).float()
