@@ -94,7 +94,8 @@ class EvaluationConfig(Section):
         default=100_000,
         ge=1,
         description="Largest number of users whose targets are measured, on validation and test; of more, a seeded "
-        "sample. Every model scores all items for each of them.",
+        "sample. Every model scores all items for each of them. Text and rewards are measured for at most 10,000 of "
+        "them.",
     )
     baselines: list[BaselineName] = Field(
         default=DEFAULT_BASELINES,

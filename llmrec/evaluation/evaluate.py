@@ -20,7 +20,7 @@ from llmrec.data.profiles import NEW_USER
 from llmrec.distributed import is_main_process, own_device
 from llmrec.evaluation.comparisons import best_rival, correct
 from llmrec.evaluation.examples import answers, examples
-from llmrec.evaluation.generation import generation_report
+from llmrec.evaluation.generation import WRITTEN_USERS, generation_report
 from llmrec.evaluation.metrics import ndcg, per_user
 from llmrec.evaluation.optimum import has_optimum, optimum_report
 from llmrec.evaluation.purchases import REWARD, Purchases, purchase_report
@@ -66,6 +66,8 @@ from llmrec.run import STAGES, VERBS, Run, library_versions
 from llmrec.timing import spent, timed
 from reward_models import EaseJudge
 
+REWARDED_USERS = 10_000  # users whose rewards before and after RL are compared
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -77,7 +79,7 @@ class Inputs:
         targets: the M distinct test targets of all splits.
         rows: indices into `targets` for each split, int64.
         test: the decisions at the test targets, [M].
-        valid: the decisions at the validation targets, [V].
+        valid: the decisions at the validation targets of at most `REWARDED_USERS` users, [V].
         reward: the reward that PPO maximized.
     """
 
@@ -95,6 +97,7 @@ class Inputs:
         data = load_data(run.path("data"))
         facts = FactBook.load(run.path("ppo", "adapter"))
         chosen = evaluated_users(data.num_users, run.config)
+        rewarded = evaluated_users(data.num_users, run.config, REWARDED_USERS)
         test = {split: parts["test"].of_users(chosen) for split, parts in data.targets.items()}
         targets, rows = distinct_targets(test)
         return cls(
@@ -103,7 +106,7 @@ class Inputs:
             targets=targets,
             rows=rows,
             test=Decisions.from_targets(data, targets, run.config.catalogue),
-            valid=Decisions.from_targets(data, data.selection_targets().of_users(chosen), run.config.catalogue),
+            valid=Decisions.from_targets(data, data.selection_targets().of_users(rewarded), run.config.catalogue),
             reward=CompositeReward.from_pretrained(run.path("reward"), data, facts, run.config.reward),
         )
 
@@ -247,8 +250,8 @@ def measure_policy(name: str, inputs: Inputs, progress: ProgressBar) -> PolicyRe
             requests = request_reports(
                 policy, inputs.test, log_probs, clicks, config.evaluation.bootstrap, config.seed, progress.advance
             )
-    progress.start(f"{name}: writing for every user", data.num_users)
-    with timed(f"{name}: writing for every user"):
+    progress.start(f"{name}: writing", min(data.num_users, config.evaluation.users, WRITTEN_USERS))
+    with timed(f"{name}: writing"):
         generation = generation_report(policy, data, config, progress.advance)
         written = answers(policy, data, config)
     progress.start(f"{name}: reward on validation", 2 * len(valid))

@@ -22,6 +22,7 @@ from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import pack
 from llmrec.recommenders.tuning import evaluated_users
 
+WRITTEN_USERS = 10_000  # users for whom a policy writes; the interval of a share is at most 1 % wide to each side then
 FAITHFULNESS_USERS = 300  # faithfulness takes three forward passes per user
 TITLE = "X"  # placeholder for a cited title, so that wordings can be compared across users
 
@@ -29,10 +30,11 @@ TITLE = "X"  # placeholder for a cited title, so that wordings can be compared a
 def generation_report(
     policy: RecPolicy, data: InteractionData, config: Config, advance: Callable[[int], None]
 ) -> GenerationReport:
-    """Writes the most probable recommendation for every evaluated user after the whole history, and measures it.
+    """Writes the most probable recommendation for each user after the whole history, and measures it.
 
-    The processes share the users. Users to whom no item may be recommended are left out. Faithfulness is measured on a
-    seeded sample of at most `FAITHFULNESS_USERS` users (see `llmrec.evaluation.faithfulness`).
+    The processes share the users, at most `WRITTEN_USERS` of the evaluated ones. Users to whom no item may be
+    recommended are left out. Faithfulness is measured on a seeded sample of at most `FAITHFULNESS_USERS` users (see
+    `llmrec.evaluation.faithfulness`).
 
     Args:
         policy: the policy.
@@ -42,7 +44,7 @@ def generation_report(
     """
     lengths = Ragged.of(data.histories).lengths
     may_be_recommended = np.array([data.repeats or len(np.unique(seen)) < data.num_items for seen in data.histories])
-    users = np.flatnonzero(may_be_recommended & evaluated_users(data.num_users, config))
+    users = np.flatnonzero(may_be_recommended & evaluated_users(data.num_users, config, WRITTEN_USERS))
     decisions = Decisions.from_targets(data, Targets(users, lengths[users]), config.catalogue)
     own = decisions.select(own_rows(len(decisions)))
     written = gathered(write(policy, own, config.ppo.response_length, advance), len(decisions))

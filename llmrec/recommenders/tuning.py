@@ -120,10 +120,11 @@ class Tuning:
         return best
 
 
-def evaluated_users(num_users: int, config: Config) -> np.ndarray:
-    """Marks the users whose targets are measured: a seeded sample of `evaluation.users`, bool [U]."""
+def evaluated_users(num_users: int, config: Config, most: int | None = None) -> np.ndarray:
+    """Marks the users whose targets are measured: a seeded sample of `evaluation.users`, at most `most`, bool [U]."""
+    size = config.evaluation.users if most is None else min(most, config.evaluation.users)
     chosen = np.zeros(num_users, dtype=bool)
-    chosen[np.random.default_rng((config.seed, 29)).permutation(num_users)[: config.evaluation.users]] = True
+    chosen[np.random.default_rng((config.seed, 29)).permutation(num_users)[:size]] = True
     return chosen
 
 

@@ -15,7 +15,7 @@ from llmrec.evaluation.ranking import rank
 from llmrec.recommenders import registry
 from llmrec.recommenders.popularity import Popularity
 from llmrec.recommenders.registry import REGISTRY, Entry, fit_baselines, fit_one
-from llmrec.recommenders.tuning import FittedBaseline, Tuning, mean_ndcg, settings
+from llmrec.recommenders.tuning import FittedBaseline, Tuning, evaluated_users, mean_ndcg, settings
 from tests.conftest import make_config
 
 SMALL = {"hidden_size": [8], "dropout": [0.2], "epochs": 1}
@@ -157,3 +157,13 @@ def test_validation_ndcg_is_that_of_the_evaluation(data):
     scores = Popularity().fit(data.train_histories, data.num_items).scores
     expected = ndcg(rank(scores, decisions, seed=3).ranks, 5).mean()
     assert mean_ndcg(scores, decisions, k=5) == expected > 0
+
+
+def test_users_that_write_are_among_those_that_are_ranked() -> None:
+    config = make_config("none", evaluation={"users": 500})
+    ranked = evaluated_users(2000, config)
+    written = evaluated_users(2000, config, 100)
+    assert (ranked.sum(), written.sum()) == (500, 100)
+    assert ranked[written].all()
+    assert evaluated_users(2000, config, 10_000).sum() == 500
+    assert evaluated_users(60, config, 100).all()
