@@ -126,7 +126,7 @@ class Registry:
         if not file.is_file():
             return []
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
+            lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         except UnicodeDecodeError as error:
             raise RunError(f"{file} is not UTF-8 text ({error}). Restore the file.") from None
         changes: list[Change] = []

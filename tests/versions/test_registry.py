@@ -145,6 +145,14 @@ def test_a_rollback_needs_the_weights_of_the_version_before(registry: Registry, 
     assert states(registry) == ["retired", "retired", "current"]
 
 
+def test_a_reason_may_hold_any_text(registry: Registry, run: Run, tmp_path: Path) -> None:
+    """U+2028 ends a line for Python, but not for JSON."""
+    why = "better\u2028and\x85\nfaster"
+    registry.register(1, 0, result(run, tmp_path / "one"), why, {})
+    registry.promote(1, "by hand")
+    assert [change.why for change in registry.history() if change.version == 1] == [why, "by hand"]
+
+
 def test_a_crash_between_files_and_history_leaves_no_version(
     registry: Registry, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
