@@ -90,6 +90,12 @@ class DataConfig(Section):
         description="Treatment of rows that cannot be used. `error`: the first one is an error. `skip`: they are left "
         "out and counted by reason.",
     )
+    bad_rows_limit: float = Field(
+        default=0.5,
+        ge=0,
+        lt=1,
+        description="Largest share of the rows of the log that `bad_rows: skip` may leave out; more are an error.",
+    )
     rating_range: Annotated[tuple[float, float], Strict(False)] | None = Field(  # YAML has lists, no tuples
         default=None, description="Lowest and highest rating allowed; others are errors. null: the range of the format."
     )

@@ -10,10 +10,11 @@ from llmrec.config import DataConfig
 from llmrec.data.dataset import InteractionData
 from llmrec.data.event_store import Collected
 from llmrec.data.ragged import Ragged
-from llmrec.data.readers.amazon import WITHOUT_METADATA
+from llmrec.data.readers.amazon import WITHOUT_METADATA, WITHOUT_STARS
 from llmrec.data.readers.decimals import UNCLEAR
 from llmrec.data.readers.delimited import NOT_PARSED
 from llmrec.data.readers.raw import UNKNOWN_ITEM, UNTITLED, RawLog, Source
+from llmrec.errors import DataError
 
 NOT_A_CLICK = "neither click nor purchase"
 REPEATED_CLICK = "repeated click on an item"
@@ -25,6 +26,8 @@ LEFT_OUT = 0.2
 ITEMS_WITHOUT_EVENTS = 0.5
 # Few logs of recommenders are older; earlier dates mostly come from numbers in another unit.
 EARLIEST_YEAR = 1995
+# Rows that a reader leaves out of every log of its format.
+_MISSING_IN_ALL = (WITHOUT_METADATA, WITHOUT_STARS)
 # What mends a large count of a reason.
 _MENDED_BY = {
     NOT_A_CLICK: "Check `data.click` and `data.purchase`.",
@@ -96,6 +99,26 @@ def count_losses(found: Collected, data: InteractionData, by_rule: dict[str, int
     return replace(losses, warnings=_warnings(found, data, losses, config))
 
 
+def check_bad_rows(found: Collected, config: DataConfig) -> None:
+    """Checks that `data.bad_rows: skip` leaves out no larger share of the events than `data.bad_rows_limit`.
+
+    Raises:
+        DataError: it does.
+    """
+    source = found.log.event_source
+    counts = {reason: count for reason, count in _counts(source).items() if reason not in _MISSING_IN_ALL}
+    bad = sum(counts.values())
+    rows = found.events + bad
+    if config.bad_rows == "error" or bad <= config.bad_rows_limit * rows:
+        return
+    reasons = ", ".join(f"{count:,} for {reason}" for reason, count in counts.items())
+    example = next(source.losses[reason].examples[0] for reason in counts)
+    raise DataError(
+        f"{source.path}: {bad:,} of {rows:,} rows ({bad / rows:.0%}) cannot be used ({reasons}), such as {example}; "
+        f"expected at most {config.bad_rows_limit:.0%}. Correct the config or the log, or raise `data.bad_rows_limit`."
+    )
+
+
 def examples(log: RawLog) -> dict[str, list[str]]:
     """The first rows of each reason, as `FILE, line N: value`, by `TABLE: REASON`."""
     return {
@@ -122,6 +145,12 @@ def _warnings(found: Collected, data: InteractionData, losses: Losses, config: D
             f"No event is a purchase by the rules of `data.purchase` ({rules}). Correct them, or set "
             "`data.purchase: []`."
         )
+    for name, numbers in found.numbers.items():
+        if numbers < found.events:
+            texts.append(
+                f"{found.events - numbers:,} of {found.events:,} events have no number in `{name}`, so no rule that "
+                "compares it matches them. Complete the column, or add a rule for them to `data.click`."
+            )
     unused = len(log.items) - int(found.used.sum())
     if unused > ITEMS_WITHOUT_EVENTS * len(log.items):
         texts.append(

@@ -20,7 +20,16 @@ from llmrec.data.dataset import InteractionData, save_data
 from llmrec.data.event_store import Collected, EventStore, collect_events, open_store
 from llmrec.data.exposures import find_exposures
 from llmrec.data.histories import choose_users, known_purchases, order_ties
-from llmrec.data.losses import NOT_A_CLICK, REPEATED_CLICK, SAME_CLICK, SHORT_USER, count_losses, examples, summary
+from llmrec.data.losses import (
+    NOT_A_CLICK,
+    REPEATED_CLICK,
+    SAME_CLICK,
+    SHORT_USER,
+    check_bad_rows,
+    count_losses,
+    examples,
+    summary,
+)
 from llmrec.data.ragged import Ragged
 from llmrec.data.readers import RawLog, check_log, read_log
 from llmrec.data.splits import (
@@ -103,14 +112,15 @@ def build_data(log: RawLog, config: DataConfig, seed: int, directory: Path | Non
 
     Raises:
         ConfigError: a rule cannot be used with this log.
-        DataError: no event is a click, a user has too few clicks, a split leaves no targets or no training data, or
-            `check_log` fails.
+        DataError: no event is a click, a user has too few clicks, a split leaves no targets or no training data,
+            more bad rows are skipped than `data.bad_rows_limit` allows, or `check_log` fails.
         UserError: the disk is full.
     """
     log = check_log(log)
     # A name of this form is removed by the next run if this one is killed.
     with tempfile.TemporaryDirectory(prefix=".events.", suffix=".tmp", dir=directory) as folder:
         found = collect_events(log, config, Path(folder) / "events.parquet", now=time.time() + SECONDS_PER_DAY)
+        check_bad_rows(found, config)
         with open_store(found, config) as store:
             return _build(store, found, config, seed)
 

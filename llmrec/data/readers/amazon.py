@@ -8,6 +8,7 @@ import pandas as pd
 
 from llmrec.config import DataConfig
 from llmrec.data.readers.columns import (
+    as_numbers,
     as_text,
     clean_categories,
     no_years,
@@ -26,6 +27,7 @@ from llmrec.errors import DataError
 RATING_RANGE = (0.5, 5.0)
 # The collection counts 48 million items in reviews, a quarter of them without metadata (Hou et al., 2024).
 WITHOUT_METADATA = "review of an item without metadata"
+WITHOUT_STARS = "review with 0 stars"  # the collection has a few; the scale begins at 1
 REPEATED_METADATA = "further metadata of the same item"
 _REVIEW_FIELDS = ["user_id", "parent_asin", "rating", "timestamp", "verified_purchase"]
 _REVIEW_COLUMNS = {"user_id": "user_id", "item_id": "parent_asin", "rating": "rating", "timestamp": "timestamp"}
@@ -83,7 +85,7 @@ def read_amazon(config: DataConfig) -> RawLog:
     `data.path` is a directory with both files, or the review file. The metadata file is then `data.items`; its default
     is `meta_` + the name of the review file. An item is a `parent_asin`, and the event type is `review`. Rules can
     use `verified_purchase` (1 or 0), e.g. `verified_purchase==1`. Review texts are not kept. Reviews of items without
-    metadata are left out and counted, and so is all metadata of an item but the first.
+    metadata and reviews with 0 stars are left out and counted, and so is all metadata of an item but the first.
 
     Raises:
         DataError: a file or key is missing, or a value cannot be used.
@@ -109,6 +111,9 @@ def _events(reviews: TableStream, item_ids: pd.Series, config: DataConfig) -> It
     def read(source: Source) -> Iterator[pd.DataFrame]:
         for frame in reviews.read(source):
             reviewed = frame.reindex(columns=_REVIEW_FIELDS).assign(event_type="review")
+            without = as_numbers(reviewed["rating"]) == 0
+            source.drop(reviewed["rating"], without, WITHOUT_STARS)
+            reviewed["rating"] = reviewed["rating"].mask(without)
             verified = pd.to_numeric(reviewed["verified_purchase"], errors="coerce").astype("float64")
             yield reviewed.assign(verified_purchase=verified)
 

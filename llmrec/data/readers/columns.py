@@ -6,6 +6,7 @@ is left out and counted.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -337,17 +338,27 @@ def clean_categories(values: Iterable[Any]) -> list[str]:
     return list(dict.fromkeys(value for value in stripped if value.lower() not in _NO_CATEGORY))
 
 
+# Names in a list that Python, JSON or numpy wrote as text.
+_QUOTED = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""")
+
+
 def to_categories(values: pd.Series, separator: str | None) -> pd.Series:
     """Lists of category names, from lists or from text.
 
     Args:
-        values: lists, arrays or text; anything else is an empty list.
+        values: lists, arrays or text; anything else is an empty list. Text in brackets is a list that a program wrote
+            as text, such as `['Drama', "Children's"]`, with or without commas.
         separator: text between two categories; None means white space.
     """
 
     def split(value: Any) -> list[str]:
         if isinstance(value, str):
-            return clean_categories(value.split(separator))
+            inner = value.strip()
+            if not (inner.startswith("[") and inner.endswith("]")):
+                return clean_categories(value.split(separator))
+            inner = inner[1:-1]
+            quoted = [single or double for single, double in _QUOTED.findall(inner)]
+            return clean_categories(re.sub(r"\\(.)", r"\1", one) for one in quoted or inner.split(","))
         return clean_categories(value) if isinstance(value, (list, tuple, np.ndarray)) else []
 
     return pd.Series([split(value) for value in values], index=values.index, dtype=object)

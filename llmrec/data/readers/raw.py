@@ -1,5 +1,7 @@
 """`RawLog`, the result of every reader, and the checks that compare its tables."""
 
+import html
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +12,7 @@ import pandas as pd
 
 from llmrec.errors import DataError
 
+_ENTITY = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[a-zA-Z][a-zA-Z0-9]*);")
 EXAMPLES = 3  # rows that a count shows at most
 
 
@@ -242,13 +245,15 @@ class RawLog:
 
 REPEATED = "repeated row"
 UNTITLED = "title missing, the id stands in"
+ENTITIES = "title with HTML entities, decoded"
 UNKNOWN_ITEM = "item that the item table lacks"
 
 
 def check_log(log: RawLog) -> RawLog:
     """Checks what needs a whole column or two tables, and removes the rows that cannot be used.
 
-    Rows that say the same twice count once. An item without a title is titled by its id. The events are checked when
+    Rows that say the same twice count once. HTML entities in titles and categories, such as `&amp;`, become the
+    characters that they stand for. An item without a title is titled by its id. The events are checked when
     they are read.
 
     Returns:
@@ -264,7 +269,7 @@ def check_log(log: RawLog) -> RawLog:
     _check_unique(log.items, "item_id", log.item_source)
     _check_unique(log.users, "user_id", log.user_source)
     log = _usable(log)
-    log = replace(log, items=_titled(log.items, log.item_source))
+    log = replace(log, items=_titled(_without_entities(log.items, log.item_source), log.item_source))
     _check_items_exist(log.facts["head"], log.fact_source, log, pd.Index(log.items["item_id"]))
     return replace(_usable(log), events=_checked_events(log))
 
@@ -315,6 +320,20 @@ def _check_unique(table: pd.DataFrame, column: str, source: Source) -> None:
         first = first_true(ids == ids.loc[first_true(different)])
         fix = f"It is also on {source.unit} {first}: delete one of the two."
         source.refuse(ids, different, f"each {column} once", fix, f"second row of the same {column}")
+
+
+def _without_entities(items: pd.DataFrame, source: Source) -> pd.DataFrame:
+    """The items, with characters in place of the HTML entities of web pages."""
+    titles = items["title"].str.replace(_ENTITY, _character, regex=True)
+    changed = titles.notna() & (titles != items["title"])
+    if changed.any():
+        source.note(items["title"][changed], ENTITIES)
+    lists = [[_ENTITY.sub(_character, one) for one in names] for names in items["categories"]]
+    return items.assign(title=titles, categories=pd.Series(lists, index=items.index, dtype=object))
+
+
+def _character(entity: re.Match[str]) -> str:
+    return html.unescape(entity[0])
 
 
 def _titled(items: pd.DataFrame, source: Source) -> pd.DataFrame:
