@@ -1,0 +1,76 @@
+"""`prepare --report` on logs at the edge of what can be measured: without times, of one user, and with repeats kept."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+
+def write(folder: Path, rows: list[tuple], header: str = "user_id,item_id,timestamp", **data) -> str:
+    """A log with the items 0 to 8, and the path of its config."""
+    (folder / "log.csv").write_text(header + "\n" + "".join(",".join(map(str, row)) + "\n" for row in rows))
+    (folder / "items.csv").write_text("item_id,title\n" + "".join(f"{n},Pan {n}\n" for n in range(9)))
+    section = {
+        "format": "table",
+        "path": str(folder / "log.csv"),
+        "items": str(folder / "items.csv"),
+        "click": ["interaction"],
+        "purchase": [],
+        "splits": ["leave_one_out"],
+        **data,
+    }
+    (folder / "x.yaml").write_text(json.dumps({"name": "a", "output_dir": str(folder / "runs"), "data": section}))
+    return str(folder / "x.yaml")
+
+
+def report(llmrec, capsys, config: str) -> tuple[str, dict]:
+    """The printed report and the card."""
+    assert llmrec("prepare", config, "--report") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert llmrec("prepare", config, "--report", "--json") == 0
+    return printed, json.loads(capsys.readouterr().out)
+
+
+ALL_ROWS = (
+    "users, items, clicks",
+    "events at the time of another event of the user",
+    "histories in order of item id",
+    "clicks that repeat an item of the user",
+    "test rows that repeat a training row",
+    "targets on the day of the item before",
+    "test sequences known from training",
+    "items with the title of another item",
+    "median time before the target",
+    "what counts reach, HR@10 / NDCG@10",
+)
+
+
+def test_a_log_without_times(llmrec, capsys, tmp_path: Path) -> None:
+    rows = [(f"u{user}", (user * step + step) % 9) for user in range(4) for step in range(5)]
+    printed, card = report(
+        llmrec, capsys, write(tmp_path, rows, "user_id,item_id", columns={"timestamp": None}, min_user_events=3)
+    )
+    assert "events at the time of another event" in printed and "what counts reach" in printed
+    assert card["time"] == {}
+    assert card["checks"]["same_day_targets"] == {} and card["checks"]["median_seconds_before_target"] == {}
+    assert set(card["counts"]["leave_one_out"]) == {"popularity", "first_order", "transitions"}
+
+
+def test_a_log_of_one_user(llmrec, capsys, tmp_path: Path) -> None:
+    printed, card = report(llmrec, capsys, write(tmp_path, [("u", n, 10**9 + n) for n in (3, 1, 4, 5, 2)]))
+    assert all(row in printed for row in ALL_ROWS)
+    assert card["users"] == 1 and card["checks"]["known_sequences"] == {"leave_one_out": 0.0}
+    # Item 2 is new: 4 of 9 items are seen, and the other four unseen ones of equal count come before it by number.
+    found = card["counts"]["leave_one_out"]["popularity"]["refitted"]
+    assert found["hr"] == 1.0 and 0 < found["ndcg"] < 1
+
+
+def test_a_log_with_repeats_kept(llmrec, capsys, tmp_path: Path) -> None:
+    rows = [(f"u{user}", item, 10**9 + 60 * n) for user in range(3) for n, item in enumerate([user, 7, user, user])]
+    printed, card = report(llmrec, capsys, write(tmp_path, rows, repeats="keep"))
+    assert all(row in printed for row in ALL_ROWS)
+    assert card["repeated_items"] == pytest.approx(0.5)  # two of four clicks of each user
+    assert card["checks"]["median_seconds_before_target"] == {"leave_one_out": 60.0}
+    # The last item is the one that the user has most often.
+    found = card["counts"]["leave_one_out"]["personal_popularity"]["refitted"]
+    assert found == {"hr": 1.0, "ndcg": 1.0}
