@@ -122,6 +122,18 @@ def test_auc_is_that_of_scikit_learn() -> None:
     assert auc(np.array([2.0, 3.0]), np.array([1.0, 2.0])) == 3.5 / 4
 
 
+def test_the_interval_of_an_auc_is_that_of_delong() -> None:
+    """DeLong et al. (1988): the variance from each score's share of scores of the other group below or above it."""
+    rng = np.random.default_rng(0)
+    scores = rng.normal(0.7, 1, 300), rng.normal(0, 1, 300)
+    above = scores[0][:, None] > scores[1]
+    deviation = np.sqrt(above.mean(1).var(ddof=1) / 300 + above.mean(0).var(ddof=1) / 300)
+    pairs = Pairs(np.arange(300), np.arange(300, 600), np.full(300, 5))
+    found = attack(pairs, dict.fromkeys(("likelihood_ratio", "popularity"), scores), samples=4000)["likelihood_ratio"]
+    assert found.value == pytest.approx(above.mean())
+    assert found.ci95 == pytest.approx((found.value - 1.96 * deviation, found.value + 1.96 * deviation), abs=0.004)
+
+
 def test_pairs_have_equal_activity_and_disjoint_users() -> None:
     data = random_data()
     train_lengths = data.train_lengths.copy()
