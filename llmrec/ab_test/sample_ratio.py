@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
+from scipy.special import gammaln
 
 THRESHOLD = 0.001  # customary: a test is stopped only if its shares are almost certainly wrong
+PRIOR_USERS = 100  # users that the alternative of `always_valid_p` weighs as much as; larger ones look nearer by
 _LEAST_EXPECTED = 5  # users that an arm must expect on a day for the chi-square distribution to hold
 
 
@@ -57,6 +59,25 @@ def check_sample_ratio(arm: np.ndarray, day: np.ndarray, shares: dict[str, float
         worst_day=None if worst is None else int(tested[worst]),
         worst_day_p=None if worst is None else float(min(1.0, by_day[worst] * len(tested))),
     )
+
+
+def always_valid_p(users: dict[str, int], expected: dict[str, float]) -> float:
+    """p-value of the shares over the whole test that holds at every look together.
+
+    It is the inverse Bayes factor of a Dirichlet-multinomial alternative around the shares (Lindon & Malek, "Anytime-
+    valid inference for multinomial count data", NeurIPS 2022). By Ville's inequality the probability that it is ever
+    below p is at most p, while a chi-square test that is repeated is below its p far more often.
+
+    Args:
+        users: users of each arm.
+        expected: users that the shares lead to expect, in the same order.
+    """
+    counts = np.array(list(users.values()), dtype=np.float64)
+    shares = np.array(list(expected.values())) / sum(expected.values())
+    prior = PRIOR_USERS * shares
+    evidence = gammaln(PRIOR_USERS) - gammaln(PRIOR_USERS + counts.sum())
+    evidence += (gammaln(prior + counts) - gammaln(prior) - counts * np.log(shares)).sum()
+    return float(np.exp(min(0.0, -evidence)))
 
 
 def _p_value(counts: np.ndarray, weights: np.ndarray) -> float:

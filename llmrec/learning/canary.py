@@ -15,6 +15,7 @@ import pandas as pd
 from llmrec.ab_test.analyze import analyze
 from llmrec.ab_test.log import typed_events
 from llmrec.ab_test.results import ABTestReport
+from llmrec.ab_test.sample_ratio import THRESHOLD, always_valid_p
 from llmrec.config import ABTestConfig, LearnConfig, parse_section
 from llmrec.data.readers.raw import Source, Table
 from llmrec.serving import tables
@@ -56,7 +57,7 @@ def judge(registry: Registry, canary: Version, store: Store, config: LearnConfig
     """Applies the rule to the feedback of a canary until now.
 
     - Rolled back: the interval lies below 0, the arms do not hold their shares of users, or the test is undecided after
-      `learn.canary_days`.
+      `learn.canary_days`. The p-value of the shares holds at every look as well.
     - Promoted: the interval lies above the tolerated loss.
 
     Args:
@@ -83,9 +84,12 @@ def judge(registry: Registry, canary: Version, store: Store, config: LearnConfig
 
 def _verdict(report: ABTestReport, over: bool, config: LearnConfig) -> Verdict:
     ratio = report.sample_ratio
-    if ratio.is_wrong:
-        metrics = {"users": ratio.users, "expected": ratio.expected, "p": ratio.p}
-        return Verdict("roll back", "the arms do not hold their shares of users", metrics)
+    if ratio.is_wrong:  # by a test for one look, so a sound canary may get here for a while
+        p = always_valid_p(ratio.users, ratio.expected)
+        metrics = {"users": ratio.users, "expected": ratio.expected, "p": p}
+        if over or p < THRESHOLD:
+            return Verdict("roll back", "the arms do not hold their shares of users", metrics)
+        return Verdict("wait", "the arms may not hold their shares of users", metrics)
     clicks, loss = report.comparisons
     kept = ("users", "control", "treatment", "difference", "interval", "relative", "p")
     metrics = {key: value for key, value in asdict(clicks).items() if key in kept}

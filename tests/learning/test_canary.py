@@ -3,14 +3,18 @@
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 
 pytest.importorskip("sqlalchemy")
 
+from llmrec.ab_test.results import ABTestReport
+from llmrec.ab_test.sample_ratio import check_sample_ratio
 from llmrec.config import LearnConfig
-from llmrec.learning.canary import Verdict, judge, tolerated_loss
+from llmrec.learning.canary import Verdict, _verdict, judge, tolerated_loss
 from llmrec.serving.store import Feedback, Impression, Store
 from llmrec.versions.registry import Registry
 from tests.conftest import make_data
@@ -144,6 +148,19 @@ def test_a_click_counts_for_the_list_before_it_even_if_the_item_was_clicked_earl
     clicks = [Feedback(f"e{n}", "a", "i1", "click", None, None, at, at) for n, at in enumerate((begun, begun + 20))]
     store.add_feedback(clicks).result()
     assert tolerated_loss(store, CONFIG)["click_rate"] == 1.0
+
+
+def test_only_shares_that_are_wrong_at_every_look_roll_back() -> None:
+    """A chi-square test that is repeated finds 2 to 3 of 100 sound canaries wrong at 0.001."""
+
+    def verdict(canary: int, over: bool) -> Verdict:
+        shares = {"current": 0.9, "canary": 0.1}
+        ratio = check_sample_ratio(np.repeat([0, 1], [1000 - canary, canary]), np.zeros(1000, np.int64), shares)
+        return _verdict(cast(ABTestReport, SimpleNamespace(sample_ratio=ratio)), over, CONFIG)
+
+    assert verdict(67, over=False).action == "wait"  # 3.5 standard errors of 9.5 users
+    assert verdict(67, over=True).action == "roll back"
+    assert verdict(50, over=False).action == "roll back"  # 5.3
 
 
 def test_the_tolerated_loss_is_a_share_of_the_click_rate(registry: Registry, store: Store) -> None:
