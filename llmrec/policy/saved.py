@@ -11,7 +11,7 @@ from peft import LoraConfig
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrec.config import CatalogueConfig, ModelConfig
-from llmrec.errors import ModelError
+from llmrec.errors import DataError, ModelError
 from llmrec.files import read_json, read_versioned
 from llmrec.language.headers import HeaderFrame
 from llmrec.policy.file_names import ADAPTER_CONFIG, FILE_NAME, FORMAT, GENERATION_FILE
@@ -93,6 +93,8 @@ def completion_length(directory: Path) -> int | None:
         return int(read_json(path)["max_new_tokens"])
     except FileNotFoundError:
         return None
+    except DataError as error:
+        raise ModelError(str(error)) from None
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} is not readable ({error}). Copy or train it again.") from None
 
@@ -128,6 +130,8 @@ def refuse_other_settings(directory: Path, expected: LoraConfig) -> None:
         modules = tuple(_last_parts(names) for names in (found["target_modules"], expected.target_modules))
     except FileNotFoundError:
         raise ModelError(f"{path} is missing: copy or train the adapter again.") from None
+    except DataError as error:
+        raise ModelError(str(error)) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} is not readable ({error}). Copy or train the adapter again.") from None
     wrong = [name for name, (of_file, wanted) in (pairs | {"target_modules": modules}).items() if of_file != wanted]

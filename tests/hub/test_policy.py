@@ -301,6 +301,14 @@ def test_broken_files_are_named(saved: Path, file: str, content: str) -> None:
         Recommender.from_pretrained(saved)
 
 
+@pytest.mark.parametrize("file", ["generation_config.json", "adapter_config.json"])
+def test_a_file_that_is_no_json_is_reported_once(saved: Path, file: str) -> None:
+    (saved / file).write_text("{")
+    with pytest.raises(ModelError) as raised:
+        Recommender.from_pretrained(saved)
+    assert str(raised.value).count("is not readable") == 1
+
+
 def test_facts_of_another_catalogue_are_refused(saved: Path) -> None:
     _edit(saved / "facts.json", of_item=[[]], entities=[{}])
     with pytest.raises(ModelError, match="different catalogues"):
