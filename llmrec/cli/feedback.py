@@ -89,7 +89,8 @@ def _export(place: str, run: Path | None, output: Path, as_json: bool) -> None:
     print_line(
         console,
         f"{output}: {found.impressions:,} impressions, {found.feedback:,} events and {found.logged:,} events of the "
-        f"run's log; left out: {found.anonymous:,} impressions of requests without a user",
+        f"run's log; left out: {found.anonymous:,} impressions of requests without a user, and {found.unknown:,} "
+        "impressions and events of items that the run does not have",
     )
     print_line(console, f"people to leave out of the next training: {found.erased:,} (erased_users.csv)")
     print_line(console, f"next: llmrec prepare {output / 'config.yaml'}")

@@ -28,6 +28,7 @@ class Exported:
         feedback: events from clients.
         logged: events of the run's own log.
         anonymous: shown items that are left out, because the request named nobody.
+        unknown: shown items and events that are left out, because the catalogue of the run lacks the item.
         erased: people whose data was deleted. Their part of the run's log is left out.
     """
 
@@ -35,6 +36,7 @@ class Exported:
     feedback: int
     logged: int
     anonymous: int
+    unknown: int
     erased: int
 
 
@@ -59,6 +61,13 @@ def export_log(store: Store, directory: Path, trained: tuple[Config, Interaction
     given = _frame(store, tables.feedback, ["at", "received", "event_id"])
     erased = {row["user_id"] for row in store.rows(tables.erasures, ["user_id"])}
     named = shown[shown["user_id"].notna()]
+    anonymous = len(shown) - len(named)
+    unknown = 0
+    if trained:  # other servers of the store may have another catalogue
+        ids = trained[1].items["item_id"]
+        unknown = int((~named["item_id"].isin(ids)).sum() + (~given["item_id"].isin(ids)).sum())
+        named = named[named["item_id"].isin(ids)]
+        given = given[given["item_id"].isin(ids)]
     logged = _logged(trained[1], erased) if trained else pd.DataFrame(columns=COLUMNS)
     parts = [logged, _impressions(named), _feedback(given, named)]
     events = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
@@ -74,7 +83,8 @@ def export_log(store: Store, directory: Path, trained: tuple[Config, Interaction
         impressions=len(named),
         feedback=len(given),
         logged=len(logged),
-        anonymous=len(shown) - len(named),
+        anonymous=anonymous,
+        unknown=unknown,
         erased=len(erased),
     )
 

@@ -2,13 +2,15 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 HORIZON = 4_102_444_800  # start of the year 2100, in seconds since 1970
 MAX_LENGTH = 50  # items of a list
 MAX_EVENTS = 1000  # events of a request
 MAX_IDS = 1000  # items of a history or of an exclusion
 NO_CONTROL = r"^[^\u0000-\u001f\u007f]+$"
+NO_SPACE_AROUND = r"^[^\s\u0000-\u001f\u007f]([^\u0000-\u001f\u007f]*[^\s\u0000-\u001f\u007f])?$"
+MISSING = ("nan", "NaN")  # such ids are missing values in an event log
 
 
 def _whole(value: Any) -> Any:
@@ -16,8 +18,18 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _not_missing(value: str) -> str:
+    if value in MISSING:
+        raise ValueError("the id is the name of a missing value, so no event log can hold it. Use another id")
+    return value
+
+
 Whole = BeforeValidator(_whole)
-UserId = Annotated[str, Field(min_length=1, max_length=200, pattern=NO_CONTROL, examples=["42"])]
+UserId = Annotated[
+    str,
+    Field(min_length=1, max_length=200, pattern=NO_SPACE_AROUND, examples=["42"]),
+    AfterValidator(_not_missing),
+]
 ItemId = Annotated[str, Field(min_length=1, max_length=200, pattern=NO_CONTROL, examples=["50"])]
 Token = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:-]+$")]
 

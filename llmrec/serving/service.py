@@ -290,8 +290,8 @@ class Service:
         Raises:
             ApiError: an item is unknown, a time lies in the future, or the store fails. Nothing was written then.
         """
-        now = time.time()
         await asyncio.to_thread(self.items.indices, [event.item for event in events])
+        now = time.time()  # after all waiting, so that events are received in the order in which they are stored
         for number, event in enumerate(events):
             if event.timestamp is not None and event.timestamp > now + MAX_AHEAD:
                 message = (

@@ -194,6 +194,14 @@ def test_slow_work_runs_outside_of_the_event_loop(
     assert called == ["indices", "without", "indices", "decision", "indices"]
 
 
+@pytest.mark.parametrize("user", [" 42", "42\u00a0", " ", "nan", "NaN"])
+def test_ids_of_people_that_no_event_log_can_hold_are_refused(client: TestClient, user: str) -> None:
+    """A reader would take ` 42` for `42`, and `nan` for a missing id, so that no training could read the log."""
+    answer = client.post("/feedback", json=events(("a", user, "i1", "click")))
+    assert answer.status_code == 422 and answer.json()["error"]["fields"][0]["field"] == "events[0].click.user"
+    assert client.post("/recommend", json={"user": user, "k": 1}).status_code == 422
+
+
 def test_an_erased_person_is_new_again(client: TestClient, service: Service) -> None:
     recommend(client, user="u3", k=3)
     client.post("/feedback", json=events(("a", "u3", "i1", "click"), ("b", "u4", "i1", "click")))

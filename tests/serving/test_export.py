@@ -17,7 +17,7 @@ from llmrec.serving.app import make_app
 from llmrec.serving.export import export_log
 from llmrec.serving.server import Model, serving
 from llmrec.serving.store import Feedback, Impression, Store
-from tests.conftest import make_data
+from tests.conftest import make_config, make_data
 from tests.export.runs import finished_run
 from tests.serving.conftest import LIMITS, options
 
@@ -70,6 +70,7 @@ def test_an_export_is_prepared_and_evaluated(
         "feedback": 40,
         "logged": 0,
         "anonymous": 0,
+        "unknown": 0,
         "erased": 0,
     }
     monkeypatch.chdir(tmp_path)
@@ -109,6 +110,19 @@ def test_a_list_that_a_client_invents_is_no_exposure(filled: str, tmp_path: Path
     log = pd.read_parquet(tmp_path / "out" / "events.parquet")
     assert log[log["event_type"] == "click"]["ranking_id"].isna().sum() == 2
     assert log[log["event_type"] == "impression"]["propensity"].notna().all()
+
+
+def test_items_that_the_run_lacks_are_left_out(tiny_base: str, tmp_path: Path) -> None:
+    """Two runs may share a store. An event of an item without a title could not be prepared."""
+    store = Store(str(tmp_path / "shared.db"))
+    for position, item in enumerate(("i1", "other"), start=1):
+        store.add_impressions([Impression("r", position, "p", item, 0.5, 0.1, "v", True, START)]).result()
+        store.add_feedback([Feedback(item, "p", item, "click", None, "r", START, START)]).result()
+    found = export_log(store, tmp_path / "out", (make_config(tiny_base), make_data()))
+    store.close()
+    assert (found.impressions, found.feedback, found.unknown) == (1, 1, 2)
+    log = pd.read_parquet(tmp_path / "out" / "events.parquet")
+    assert set(log["item_id"]) <= set(make_data().items["item_id"])
 
 
 def test_a_run_comes_first_and_erased_people_stay_out(tiny_base: str, tmp_path: Path) -> None:
