@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from llmrec.config import DataConfig, run_name
+from llmrec.data.check_tables import find_tables
 from llmrec.data.feedback import match_rules
 from llmrec.data.readers import check_log, read_log
 from llmrec.data.readers.columns import as_numbers, date_formats, to_seconds
@@ -22,11 +23,9 @@ from llmrec.data.readers.delimited import find_separator
 from llmrec.data.readers.paths import resolve_path
 from llmrec.data.readers.raw import Source, Table
 from llmrec.data.readers.text_files import TextFormat, encoding_of_file, open_text
-from llmrec.data.readers.whole_ids import whole_ids
 from llmrec.errors import DataError
 
 LINES = 10_000  # lines, or rows of a Parquet file, that are read
-LARGEST_NEIGHBOR = 200_000_000  # bytes of a file beside the log that may be its item table
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # Words in the names of columns, by what the column is. The first ones are the surest.
 _WORDS = {
@@ -126,7 +125,7 @@ def check_file(path: Path) -> LogCheck:
                 )
             return LogCheck(len(table.frame), columns, "the log cannot be read without these columns", notes)
         data: dict[str, Any] = {"format": "table", "path": str(path)}
-        without_items = _neighbors(path, text, table, roles, data)
+        without_items = find_tables(path, text, table, roles, data)
         notes = [*without_items, *_unclear_numbers(table)]
         columns_of: dict[str, str | None] = {o: name for o, name in roles.items() if name != o or o not in _AS_NAMED}
         data["columns"] = columns_of
@@ -304,48 +303,6 @@ def _rules(table: Table, roles: dict[str, str]) -> dict[str, list[str]]:
         least = math.ceil(low + 0.75 * (high - low))
         return {"click": [f"rating>={low:g}"], "purchase": [f"rating>={least}"] if low < least <= high else []}
     return {"click": ["interaction"], "purchase": []}
-
-
-def _neighbors(path: Path, text: TextFormat, table: Table, roles: dict[str, str], data: dict[str, Any]) -> list[str]:
-    """Finds the item table and the user table beside a log, and adds them to the config.
-
-    Returns:
-        what to do if there is no item table; nothing if there is one.
-    """
-    near_misses = []
-    for other in sorted(path.parent.iterdir()):
-        suffix = Path(other.name.removesuffix(".gz")).suffix
-        if other == path or suffix not in TABLE_SUFFIXES or other.stat().st_size > LARGEST_NEIGHBOR:
-            continue
-        try:
-            neighbor = read_any_table(other, text)
-        except DataError:
-            continue
-        for key, own in (("items", "item_id"), ("users", "user_id")):
-            ids = set(whole_ids(table.text(roles[own]).dropna()))
-            column = next((name for name in neighbor.columns if _share(neighbor, name, ids) > 0.5), "")
-            if key in data or not column or neighbor.text(column).duplicated().mean() > 0.01:
-                continue
-            wanted = {column} <= {own, roles[own]}
-            if wanted and (key == "users" or "title" in neighbor.columns):
-                data[key] = str(other)
-            elif key == "items":
-                near_misses.append(
-                    f"{other.name} may be the item table: its column `{column}` holds the ids of the items. Call that "
-                    f"column `item_id`, and the column of the titles `title`."
-                )
-    if "items" in data:
-        return []
-    data["items"] = str(path.with_name("titles.csv" if path.name == "items.csv" else "items.csv"))
-    return near_misses or [
-        f"No file beside the log is its item table. Write one with the columns `item_id` and `title`, such as "
-        f"{data['items']}."
-    ]
-
-
-def _share(table: Table, column: str, ids: set[str]) -> float:
-    """Share of some ids that a column holds."""
-    return len(ids & set(whole_ids(table.text(column).dropna()))) / len(ids)
 
 
 # --- outcome ------------------------------------------------------------------------------------------

@@ -124,7 +124,10 @@ def test_what_is_missing_is_said(tmp_path):
     path = shop(tmp_path)
     (tmp_path / "products.csv").write_text("code,name\n" + "".join(f"{n},Pan {n}\n" for n in range(11)))
     (note,) = check_file(path).notes
-    assert "products.csv may be the item table: its column `code`" in note and "`item_id`" in note
+    assert "products.csv may be the item table: its column `code` holds the ids of the items." in note
+    assert "rename `code` to `item_id` and rename `name` to `title`" in note
+    (tmp_path / "products.csv").write_text("sku,price\n" + "".join(f"{n},1\n" for n in range(11)))
+    assert check_file(path).notes[0].endswith("To use it, add a column `title`.")
     (tmp_path / "products.csv").unlink()
     assert "No file beside the log is its item table" in check_file(path).notes[0]
     (tmp_path / "log.csv").write_text("a,b\n1,2\n")
@@ -132,6 +135,21 @@ def test_what_is_missing_is_said(tmp_path):
     assert check.config is None and "`data.columns.user_id`" in check.notes[0]
     with pytest.raises(DataError, match="expected an event log"):
         check_file(tmp_path / "absent.csv")
+
+
+def test_an_item_table_of_other_ids_is_said(tmp_path):
+    path = shop(tmp_path)
+    (tmp_path / "products.csv").write_text("sku,title\n" + "".join(f"P-{n},Pan\n" for n in range(11)))
+    check = check_file(path)
+    assert check.outcome == "unknown without an item table"
+    assert "products.csv has titles, but its column `sku` holds 0% of the ids" in check.notes[0]
+    assert "the log has `0`, the table `P-0`" in check.notes[0]
+
+
+def test_an_item_table_that_cannot_be_read_is_said(tmp_path):
+    path = shop(tmp_path)
+    (tmp_path / "products.csv").write_bytes("sku,title\n1,Café\n".encode("cp1252"))
+    assert any("products.csv, line 2: not utf-8 text" in note for note in check_file(path).notes)
 
 
 def test_a_config_is_checked_on_the_first_lines(tmp_path):

@@ -1,0 +1,87 @@
+"""The item table and the user table beside an unknown log, for `llmrec prepare --check`."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from llmrec.data.readers.csv_and_json import TABLE_SUFFIXES, read_any_table
+from llmrec.data.readers.raw import Table
+from llmrec.data.readers.text_files import TextFormat
+from llmrec.data.readers.whole_ids import whole_ids
+from llmrec.errors import DataError
+
+LARGEST_NEIGHBOR = 200_000_000  # bytes of a file beside the log that may be its item table
+
+
+def find_tables(path: Path, text: TextFormat, table: Table, roles: dict[str, str], data: dict[str, Any]) -> list[str]:
+    """Finds the item table and the user table beside a log, and adds them to the config.
+
+    Returns:
+        what to do if there is no item table; nothing if there is one.
+    """
+    near_misses = []
+    for other in sorted(path.parent.iterdir()):
+        suffix = Path(other.name.removesuffix(".gz")).suffix
+        if other == path or suffix not in TABLE_SUFFIXES or other.stat().st_size > LARGEST_NEIGHBOR:
+            continue
+        try:
+            neighbor = read_any_table(other, text)
+        except DataError as error:
+            near_misses.append(f"{other.name} cannot be read as an item table: {error}")
+            continue
+        if not neighbor.columns:
+            continue
+        for key, own in (("items", "item_id"), ("users", "user_id")):
+            ids = set(whole_ids(table.text(roles[own]).dropna()))
+            column = max(neighbor.columns, key=lambda name: _share(neighbor, name, ids))
+            if key in data or neighbor.text(column).duplicated().mean() > 0.01:
+                continue
+            matches = _share(neighbor, column, ids) > 0.5
+            if matches and column in (own, roles[own]) and (key == "users" or "title" in neighbor.columns):
+                data[key] = str(other)
+            elif key == "items":
+                near_misses += _near_miss(other.name, neighbor, column, roles[own], ids)
+    if "items" in data:
+        return []
+    data["items"] = str(path.with_name("titles.csv" if path.name == "items.csv" else "items.csv"))
+    return near_misses or [
+        f"No file beside the log is its item table. Write one with the columns `item_id` and `title`, such as "
+        f"{data['items']}."
+    ]
+
+
+def _near_miss(file: str, table: Table, column: str, id_column: str, ids: set[str]) -> list[str]:
+    """What keeps a table from being the item table; nothing if it is another kind of table.
+
+    Args:
+        file: its name.
+        table: the table.
+        column: its column that holds the most ids of the items.
+        id_column: the column of the log that holds the ids of the items.
+        ids: these ids.
+    """
+    if _share(table, column, ids) > 0.5:
+        changes = [] if column in ("item_id", id_column) else [f"rename `{column}` to `item_id`"]
+        if "title" not in table.columns:
+            named = next(
+                (name for name in table.columns if re.search("title|name", name.lower()) and name != column), None
+            )
+            changes.append(f"rename `{named}` to `title`" if named else "add a column `title`")
+        return [
+            f"{file} may be the item table: its column `{column}` holds the ids of the items. To use it, "
+            f"{' and '.join(changes)}."
+        ]
+    if "title" not in table.columns:
+        return []
+    column = next((name for name in ("item_id", id_column) if name in table.columns), column)
+    share, known = _share(table, column, ids), table.text(column).dropna()
+    example = f"`{min(ids)}`, the table `{known.iloc[0]}`" if len(known) else f"`{min(ids)}`, the table none"
+    return [
+        f"{file} has titles, but its column `{column}` holds {share:.0%} of the ids in `{id_column}` of the log: the "
+        f"log has {example}. Write the same ids in both files."
+    ]
+
+
+def _share(table: Table, column: str, ids: set[str]) -> float:
+    """Share of some ids that a column holds."""
+    return len(ids & set(whole_ids(table.text(column).dropna()))) / len(ids)
