@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import pandas as pd
+import pyarrow as pa
 
 from llmrec.data.readers.raw import Source, Table, TableStream
 from llmrec.errors import DataError
@@ -172,11 +173,18 @@ def _texts(values: pd.Series) -> pd.Series:
 def _have_comma(values: pd.Series) -> bool:
     """Whether a value is a number with a comma."""
     texts = _texts(values) if values.dtype == object else values
-    if not isinstance(texts.dtype, pd.StringDtype):
+    if not isinstance(texts.dtype, pd.StringDtype) or not _bytes_have_comma(texts):
         return False
     texts = texts[texts.str.contains(",", regex=False, na=False)].str.strip()
     forms = (_DECIMAL[","], _DECIMAL["."], _GROUPED["."])
     return bool(len(texts)) and any(texts.str.fullmatch(form).any() for form in forms)
+
+
+def _bytes_have_comma(texts: pd.Series) -> bool:
+    """Whether the memory that holds some texts has a comma: much faster than a look at each text."""
+    array = pa.array(texts)
+    chunks = array.chunks if isinstance(array, pa.ChunkedArray) else [array]
+    return any(b"," in data.to_pybytes() for chunk in chunks if (data := chunk.buffers()[2]) is not None)
 
 
 def _with_point(values: pd.Series, sign: Sign) -> tuple[pd.Series, pd.Series]:

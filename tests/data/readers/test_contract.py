@@ -103,6 +103,20 @@ def test_a_time_beyond_the_horizon_names_its_line(tmp_path):
         read_all(section(tmp_path, LOG + "u,a,9999999999,4\n"))
 
 
+def test_a_time_in_the_future_is_a_warning_with_its_line(tmp_path):
+    (warning,) = card(section(tmp_path, LOG + "v,a,4000000000,4\n"))["losses"]["warnings"]
+    assert "1 events are in the future, the last on 2096-10-02 (log.csv, line 8)" in warning
+    assert "`data.timestamp_format`" in warning
+
+
+def test_a_key_that_a_json_line_lacks_is_empty(tmp_path):
+    rows = [{"user_id": "u", "item_id": "a", "timestamp": 1}, {"user_id": "u", "timestamp": 2}]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = section(tmp_path).model_copy(update={"path": str(tmp_path / "log.jsonl")})
+    with pytest.raises(DataError, match=r"log.jsonl, line 2: `item_id` is empty; expected an id"):
+        read_all(config)
+
+
 def test_skipped_rows_have_a_limit(tmp_path):
     bad = "".join(f"u,a,never,{n}\n" for n in range(4)) + ",a,1,4\n"
     config = section(tmp_path, LOG + bad, bad_rows="skip")
