@@ -1,14 +1,16 @@
-"""The memory that training and rankings take on large logs: `llmrec sft`, the reward model, policy and baselines.
+"""What training, rankings and evaluation take on large logs.
 
-    python -m benchmarks.training_scale make --events 1e8 --items 100000 --directory /large/disk/log
+    python -m benchmarks.training_scale make --events 1e8 --items 1e5 --directory /large/disk/log
     python -m benchmarks.training_scale sft --directory /large/disk/log
     python -m benchmarks.training_scale reward --directory /large/disk/log
     python -m benchmarks.training_scale rankings --directory /large/disk/log
+    python -m benchmarks.training_scale evaluate --directory /large/disk/log
 
 `make` writes what `llmrec prepare` writes, for synthetic users with 50 events in the mean, Zipf items and one user with
 100,000 events. `sft` is the whole stage with a few steps of a tiny model. `reward` reads the events and takes a few
 steps of the click/purchase model. `rankings` fits baselines with their default settings. It ranks the test items of
-some users by each, and by the SFT adapter if there is one. Peak memory counts the files that are mapped into memory;
+some users by each, and by the SFT adapter if there is one. `evaluate` is the whole stage, after the stages before it,
+which take few steps and are not measured. Peak memory counts the files that are mapped into memory;
 `own` is the peak without them.
 """
 
@@ -105,7 +107,7 @@ def synthetic(events: int, items: int, seed: int = 0) -> InteractionData:
     )
 
 
-def make(directory: Path, events: int, items: int) -> None:
+def make(directory: Path, events: int, items: int, users: int) -> None:
     """Writes the log, a tiny language model and a config."""
     import yaml
 
@@ -121,7 +123,10 @@ def make(directory: Path, events: int, items: int) -> None:
         "data": {"format": "table", "path": "synthetic", "splits": ["leave_one_out"]},
         "model": {"base": make_base(directory / "base"), "lora_r": 4},
         "sft": {"num_train_epochs": min(1.0, STEPS * 8 / max(1, events // MEAN_EVENTS)), "eval_users": 100},
-        "evaluation": {"bootstrap": 100},
+        "reward": {"num_train_epochs": 1},
+        "ppo": {"total_episodes": 8, "batch_size": 8, "per_device_train_batch_size": 2, "num_mini_batches": 1}
+        | {"num_ppo_epochs": 1, "eval_users": 20},
+        "evaluation": {"bootstrap": 100, "users": users, "baselines": ["popularity", "transitions"]},
     }
     (directory / "config.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     run = Run.create(load_config(directory / "config.yaml"))
@@ -186,19 +191,36 @@ def rankings(directory: Path) -> None:
             rank_policy(policy, decisions, 0, lambda _: None, keep=True)
 
 
+def evaluate(directory: Path) -> None:
+    """The evaluation stage, after the stages before it."""
+    from llmrec.evaluation.evaluate import evaluate as measure
+    from llmrec.run import Run
+    from llmrec.run.stages import run_all
+
+    run = Run.open(directory / "run")
+    run_all(run, "sft", "reward", "ppo")
+    with measured("evaluate"):
+        measure(run)
+    print(json.dumps(run.record("evaluate")["parts"]))
+
+
 def main() -> None:
     """Runs one part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["make", "sft", "reward", "rankings"])
+    parser.add_argument("part", choices=["make", "sft", "reward", "rankings", "evaluate"])
     parser.add_argument(
         "--directory", type=Path, required=True, help="Where the log and the run lie, 40 bytes an event."
     )
     parser.add_argument("--events", type=float, default=1e6, help="Number of events that are drawn.")
     parser.add_argument("--items", type=float, default=1e5, help="Size of the catalogue.")
+    parser.add_argument("--users", type=int, default=100_000, help="Users whose targets `evaluate` measures.")
     arguments = parser.parse_args()
+    if arguments.part == "evaluate":  # it measures its last stage alone
+        evaluate(arguments.directory)
+        return
     with measured(arguments.part):
         if arguments.part == "make":
-            make(arguments.directory, int(arguments.events), int(arguments.items))
+            make(arguments.directory, int(arguments.events), int(arguments.items), arguments.users)
         else:
             {"sft": sft, "reward": reward, "rankings": rankings}[arguments.part](arguments.directory)
 
