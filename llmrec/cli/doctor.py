@@ -1,6 +1,7 @@
-"""`llmrec prepare --report`: properties of the data that mislead, and what plain counts reach on it."""
+"""`llmrec prepare --report`: what misleads about the data, what plain counts reach on it, and a page with plots."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -8,7 +9,8 @@ from rich.table import Table
 
 from llmrec.cli.output import print_line, print_table
 from llmrec.evaluation.report import DatasetCard
-from llmrec.files import read_json, write_json
+from llmrec.files import read_json, write_json, write_text
+from llmrec.report.data_page import data_page
 from llmrec.report.format import number, percent
 from llmrec.report.glossary import label
 from llmrec.run import Run
@@ -17,7 +19,9 @@ CHECKS_ARE_MISSING = "This data was prepared without checks. Delete the run's `d
 
 
 def data_report(run: Run) -> DatasetCard:
-    """Measures what counts reach on a run's data and adds it to `data/card.json`, unless it is there.
+    """Measures the curves of a run's data and what counts reach on it, and writes its page.
+
+    Both measurements are added to `data/card.json`, unless they are there.
 
     Args:
         run: a run whose data stage has finished.
@@ -26,18 +30,28 @@ def data_report(run: Run) -> DatasetCard:
         the card.
     """
     path = run.path("data", "card.json")
-    card: dict[str, Any] = read_json(path)
-    if "counts" not in card:
+    values: dict[str, Any] = read_json(path)
+    if not {"counts", "curves"} <= set(values):
+        from llmrec.data.curves import measure_curves
         from llmrec.data.dataset import load_data
         from llmrec.recommenders.counts import accuracy_of_counts
 
-        found = accuracy_of_counts(load_data(run.path("data")))
-        card["counts"] = {
+        data = load_data(run.path("data"))
+        found = accuracy_of_counts(data)
+        values["counts"] = {
             split: {name: {key: asdict(one) for key, one in fits.items()} for name, fits in models.items()}
             for split, models in found.items()
         }
-        write_json(path, card)
-    return DatasetCard.model_validate(card)
+        values["curves"] = measure_curves(data, timed=bool(values.get("time")))
+        write_json(path, values)
+    card = DatasetCard.model_validate(values)
+    write_text(page_path(run), data_page(card, run.config.name))
+    return card
+
+
+def page_path(run: Run) -> Path:
+    """Where the page of a run's data lies."""
+    return run.directory / "data.html"
 
 
 def print_data_report(console: Console, card: DatasetCard) -> None:

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from llmrec.cli.check import check_log_of, print_log_check
-from llmrec.cli.doctor import data_report, print_data_report
+from llmrec.cli.doctor import data_report, page_path, print_data_report
 from llmrec.cli.hub import push_if_configured
 from llmrec.cli.options import ConfigArgument, JsonOption
 from llmrec.cli.output import line_printer, print_json, print_line
@@ -40,7 +40,10 @@ def prepare_command(
         ),
     ] = False,
     report: Annotated[
-        bool, typer.Option("--report", help="Print what misleads about the data, and what plain counts reach on it.")
+        bool,
+        typer.Option(
+            "--report", help="Print what misleads about the data and what counts reach on it; write a page with plots."
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -64,6 +67,7 @@ def prepare_command(
         print_json(card.as_json())
     else:
         print_data_report(console_for(), card)
+        print_line(console_for(), f"data page: {page_path(run)}")
 
 
 def sft_command(config: ConfigArgument, as_json: JsonOption = False) -> None:

@@ -122,6 +122,11 @@ class DatasetCard(Section):
         "`personal_popularity` by split, counts and training data (`train`, or `refitted` on all events before the "
         "test). Measured by `llmrec prepare --report`.",
     )
+    curves: dict[str, list[tuple[float, float]]] = Field(
+        default={},
+        description="Points of curves that show the log, by name, see `llmrec.data.curves`. Measured by "
+        "`llmrec prepare --report`.",
+    )
 
 
 class Reliability(Section):

@@ -1,6 +1,7 @@
 """`prepare --report` on logs at the edge of what can be measured: without times, of one user, and with repeats kept."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -23,12 +24,24 @@ def write(folder: Path, rows: list[tuple], header: str = "user_id,item_id,timest
     return str(folder / "x.yaml")
 
 
-def report(llmrec, capsys, config: str) -> tuple[str, dict]:
-    """The printed report and the card."""
+def report(llmrec, capsys, config: str) -> tuple[str, dict, list[str]]:
+    """The printed report, the card, and the titles of the charts of the page."""
     assert llmrec("prepare", config, "--report") == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert llmrec("prepare", config, "--report", "--json") == 0
-    return printed, json.loads(capsys.readouterr().out)
+    page = (Path(config).parent / "runs" / "a" / "data.html").read_text(encoding="utf-8")
+    titles = re.findall(r"<figcaption>(.*?)</figcaption>", page)
+    assert len(re.findall("<polyline", page)) >= len(titles)
+    return printed, json.loads(capsys.readouterr().out), titles
+
+
+CHARTS = [
+    "Clicks over time",
+    "Who has the clicks",
+    "Length of sessions",
+    "Time between two clicks of a user",
+    "Test targets on rare items",
+]
 
 
 ALL_ROWS = (
@@ -47,17 +60,19 @@ ALL_ROWS = (
 
 def test_a_log_without_times(llmrec, capsys, tmp_path: Path) -> None:
     rows = [(f"u{user}", (user * step + step) % 9) for user in range(4) for step in range(5)]
-    printed, card = report(
+    printed, card, charts = report(
         llmrec, capsys, write(tmp_path, rows, "user_id,item_id", columns={"timestamp": None}, min_user_events=3)
     )
     assert "events at the time of another event" in printed and "what counts reach" in printed
+    assert charts == ["Who has the clicks", "Test targets on rare items"]
     assert card["time"] == {}
     assert card["checks"]["same_day_targets"] == {} and card["checks"]["median_seconds_before_target"] == {}
     assert set(card["counts"]["leave_one_out"]) == {"popularity", "first_order", "transitions"}
 
 
 def test_a_log_of_one_user(llmrec, capsys, tmp_path: Path) -> None:
-    printed, card = report(llmrec, capsys, write(tmp_path, [("u", n, 10**9 + n) for n in (3, 1, 4, 5, 2)]))
+    printed, card, charts = report(llmrec, capsys, write(tmp_path, [("u", n, 10**9 + n) for n in (3, 1, 4, 5, 2)]))
+    assert charts == CHARTS
     assert all(row in printed for row in ALL_ROWS)
     assert card["users"] == 1 and card["checks"]["known_sequences"] == {"leave_one_out": 0.0}
     # Item 2 is new: 4 of 9 items are seen, and the other four unseen ones of equal count come before it by number.
@@ -67,7 +82,9 @@ def test_a_log_of_one_user(llmrec, capsys, tmp_path: Path) -> None:
 
 def test_a_log_with_repeats_kept(llmrec, capsys, tmp_path: Path) -> None:
     rows = [(f"u{user}", item, 10**9 + 60 * n) for user in range(3) for n, item in enumerate([user, 7, user, user])]
-    printed, card = report(llmrec, capsys, write(tmp_path, rows, repeats="keep"))
+    printed, card, charts = report(llmrec, capsys, write(tmp_path, rows, repeats="keep"))
+    assert charts == CHARTS
+    assert dict(card["curves"]["sessions"])[4.0] == 1.0  # all sessions have four clicks
     assert all(row in printed for row in ALL_ROWS)
     assert card["repeated_items"] == pytest.approx(0.5)  # two of four clicks of each user
     assert card["checks"]["median_seconds_before_target"] == {"leave_one_out": 60.0}
