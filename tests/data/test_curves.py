@@ -42,8 +42,9 @@ def test_shares_of_the_largest() -> None:
     found = measure_curves(log(), timed=True)
     assert dict(found["clicks_of_users"])[0.0] == 0 and dict(found["clicks_of_users"])[1.0] == 1
     # Item 0 has 4 of 8 clicks and is a quarter of the items; of the users, the first third has half.
-    assert np.interp(0.25, *zip(*found["clicks_of_items"], strict=True)) == pytest.approx(0.5, abs=0.02)
-    assert np.interp(1 / 3, *zip(*found["clicks_of_users"], strict=True)) == pytest.approx(0.5, abs=0.02)
+    for name, share in (("clicks_of_items", 1 / 4), ("clicks_of_users", 1 / 3)):
+        x, y = zip(*found[name], strict=True)
+        assert np.interp(share, x, y) == pytest.approx(0.5, abs=0.02)
 
 
 @pytest.mark.parametrize("part", [1, 3, 100])

@@ -57,7 +57,10 @@ def read_decimals(stream: TableStream, columns: Iterable[str], decimal: Sign | N
                 if name not in signs:
                     if not _have_comma(values):
                         continue
-                    signs[name] = _Forms.of_file(stream, name).sign(stream.source, name)
+                    forms = _Forms.of_file(stream, name)
+                    signs[name] = forms.sign(stream.source, name)
+                    if signs[name] == "," and forms.grouped and forms.grouped[0] < frame.index[0]:
+                        raise forms.read_otherwise(stream.source, name)
                 plain, wrong = _with_point(values, signs[name])
                 expected = f"a number with a decimal {_NAMES[signs[name]]}"
                 source.refuse(values, wrong, expected, "Correct it, or change `data.decimal`.")
@@ -102,11 +105,13 @@ class _Forms:
         comma: a number with a decimal comma, such as `4,5`.
         point: a number with a decimal point, such as `4.5`, or with commas between thousands, such as `1,234,567`.
         either: a number whose comma may be both, such as `1,234`. One such as `1.234` says nothing.
+        grouped: a number such as `1.234`, which is 1234 in a column with decimal commas.
     """
 
     comma: tuple[Any, str] | None = None
     point: tuple[Any, str] | None = None
     either: tuple[Any, str] | None = None
+    grouped: tuple[Any, str] | None = None
 
     @classmethod
     def of_file(cls, stream: TableStream, column: str) -> "_Forms":
@@ -121,10 +126,12 @@ class _Forms:
         texts = _texts(values)
         comma = texts.str.fullmatch(_DECIMAL[","])
         thousands = texts.str.fullmatch(_GROUPED["."])
-        point = texts.str.fullmatch(_DECIMAL["."]) & ~texts.str.fullmatch(_GROUPED[","])
+        grouped = texts.str.fullmatch(_GROUPED[","])
+        point = texts.str.fullmatch(_DECIMAL["."]) & ~grouped
         self.comma = self.comma or _first(texts, comma & ~thousands)
         self.point = self.point or _first(texts, point | (thousands & ~comma))
         self.either = self.either or _first(texts, comma & thousands)
+        self.grouped = self.grouped or _first(texts, grouped)
         return self
 
     @property
@@ -153,6 +160,15 @@ class _Forms:
         raise DataError(
             f"{source.at(line)}: `{column}` is {value!r}, which may be {value.replace(',', '.')} or "
             f"{value.replace(',', '')}; expected a column that shows which. {fix}"
+        )
+
+    def read_otherwise(self, source: Source, column: str) -> DataError:
+        """The error for a number that was passed on with a decimal point before the first comma of a long file."""
+        (line, value), (other_line, other) = self.grouped or (1, ""), self.comma or (1, "")
+        return DataError(
+            f"{source.at(line)}: `{column}` is {value!r}, which is {value.replace('.', '')} beside {other!r} on "
+            f"{source.unit} {other_line}, far below; expected a number that can be read on its own. Set "
+            "`data.decimal: ','`."
         )
 
 

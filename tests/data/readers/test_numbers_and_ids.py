@@ -72,6 +72,14 @@ def test_the_sign_is_looked_for_in_the_whole_file(tmp_path, monkeypatch):
     assert ratings(tmp_path, "1,234", "2", "4.5") == [1234, 2, 4.5]
 
 
+def test_a_number_before_the_part_that_shows_the_sign_is_not_read_otherwise(tmp_path, monkeypatch):
+    monkeypatch.setattr("llmrec.data.readers.delimited.PART_ROWS", 1)
+    with pytest.raises(DataError, match=r"line 2: `rating` is '1.234', which is 1234 beside '4,5' on line 4, .*"):
+        ratings(tmp_path, "1.234", "7", "4,5")
+    assert ratings(tmp_path, "1.234", "7", "4,5", decimal=",") == [1234, 7, 4.5]
+    assert ratings(tmp_path, "7", "4,5", "1.234") == [7, 4.5, 1234]
+
+
 def test_rules_compare_decimal_commas(tmp_path):
     rows = "".join(
         f"u;{item};{n};{price}\n" for n, (item, price) in enumerate([("a", "12,90"), ("b", "9,50"), ("c", "8,00")])
