@@ -10,7 +10,6 @@ from rich.table import Table
 from llmrec.cli.output import print_line, print_table
 from llmrec.evaluation.report import DatasetCard
 from llmrec.files import read_json, write_json, write_text
-from llmrec.report.data_page import data_page
 from llmrec.report.format import number, percent
 from llmrec.report.glossary import label
 from llmrec.run import Run
@@ -29,6 +28,8 @@ def data_report(run: Run) -> DatasetCard:
     Returns:
         the card.
     """
+    from llmrec.report.data_page import data_page
+
     path = run.path("data", "card.json")
     values: dict[str, Any] = read_json(path)
     if not {"counts", "curves"} <= set(values):

@@ -4,6 +4,7 @@ One thread writes. It commits all waiting writes in one transaction, so many req
 write is acknowledged after its commit, so what was acknowledged survives a crash of the process or the machine.
 """
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,6 +27,7 @@ from llmrec.serving import tables
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 MIGRATION_LOCK = 6_405_107  # key of PostgreSQL's advisory lock while the tables are created
+BUSY_SECONDS = 10  # that an SQLite store waits for other processes
 MAX_WAITING_ROWS = 20_000  # rows that wait for the writer; more are refused
 
 
@@ -365,10 +367,26 @@ def _connect(url: sa.URL) -> sa.Engine:
 
 def _set_up_sqlite(connection: Any, _: object) -> None:
     cursor = connection.cursor()
-    cursor.execute("pragma journal_mode=wal")  # readers do not wait for the writer
+    cursor.execute(f"pragma busy_timeout={1000 * BUSY_SECONDS}")  # waits for other processes
+    _change_journal(cursor)
     cursor.execute("pragma synchronous=full")  # a commit is on the disk, also after a power cut
-    cursor.execute("pragma busy_timeout=10000")  # milliseconds to wait for another process
     cursor.close()
+
+
+def _change_journal(cursor: sqlite3.Cursor) -> None:
+    """Sets the write-ahead log, with which readers do not wait for the writer.
+
+    SQLite does not wait for other processes here, so servers that start together on a new store meet.
+    """
+    until = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            cursor.execute("pragma journal_mode=wal")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def _migrate(connection: sa.Connection) -> None:

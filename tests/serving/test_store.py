@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import sqlalchemy as sa
@@ -22,7 +22,16 @@ from alembic.migration import MigrationContext
 
 from llmrec.errors import UserError
 from llmrec.serving import tables
-from llmrec.serving.store import Deleted, Feedback, Impression, Store, StoreBusyError, StoreError, store_url
+from llmrec.serving.store import (
+    Deleted,
+    Feedback,
+    Impression,
+    Store,
+    StoreBusyError,
+    StoreError,
+    _change_journal,
+    store_url,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -131,6 +140,21 @@ def test_servers_that_start_together_make_the_tables_once(place: str) -> None:
     assert len(opened) == 4
     for store in opened:
         store.close()
+
+
+def test_the_change_of_the_journal_is_tried_again() -> None:
+    answers = iter(
+        [sqlite3.OperationalError("database is locked"), sqlite3.OperationalError("database is locked"), None]
+    )
+
+    class Cursor:
+        def execute(self, statement: str) -> None:
+            assert statement == "pragma journal_mode=wal"
+            if (error := next(answers)) is not None:
+                raise error
+
+    _change_journal(cast(sqlite3.Cursor, Cursor()))
+    assert next(answers, "asked three times") == "asked three times"
 
 
 def test_waiting_writes_share_a_transaction(place: str) -> None:
