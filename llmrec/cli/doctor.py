@@ -10,8 +10,9 @@ from rich.table import Table
 from llmrec.cli.output import print_line, print_table
 from llmrec.evaluation.report import DatasetCard
 from llmrec.files import read_json, write_json, write_text
-from llmrec.report.format import number, percent
+from llmrec.report.format import number
 from llmrec.report.glossary import label
+from llmrec.report.tables import data_checks
 from llmrec.run import Run
 
 CHECKS_ARE_MISSING = "This data was prepared without checks. Delete the run's `data/` and prepare it again."
@@ -76,25 +77,6 @@ def _checks_table(card: DatasetCard) -> Table:
     table = Table(title="checks of the data", title_justify="left")
     table.add_column("check")
     table.add_column("value", justify="right")
-    table.add_row("users, items, clicks", f"{card.users:,}, {card.items:,}, {card.clicks:,}")
-    rows = {"events at the time of another event of the user": card.tied_events}
-    if card.checks is not None:
-        checks = card.checks
-        rows |= {
-            "histories in order of item id": checks.sorted_histories,
-            "the same by chance": checks.sorted_by_chance,
-            "clicks that repeat an item of the user": checks.repeated_clicks,
-            "test rows that repeat a training row": checks.test_rows_seen_in_training,
-        }
-        rows |= {f"{label(s)}: targets on the day of the item before": v for s, v in checks.same_day_targets.items()}
-        rows |= {f"{label(s)}: test sequences known from training": v for s, v in checks.known_sequences.items()}
-    if card.items and card.items_with_a_repeated_title is not None:
-        rows["items with the title of another item"] = card.items_with_a_repeated_title / card.items
-    for name, share in rows.items():
-        table.add_row(name, "-" if share is None else percent(share))
-    if card.checks is not None:
-        for split, seconds in card.checks.median_seconds_before_target.items():
-            table.add_row(
-                f"{label(split)}: median time before the target", "-" if seconds is None else f"{seconds:,.0f} s"
-            )
+    for name, value in data_checks(card):
+        table.add_row(name, value)
     return table

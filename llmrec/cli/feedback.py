@@ -60,7 +60,7 @@ def store_place(store: str | None, run: Path | None) -> str:
     Raises:
         UserError: it is a file that does not exist.
     """
-    from llmrec.serving.store import store_url
+    from llmrec.serving.database import store_url
 
     place = store or str((run or Path()) / STORE_FILE)
     url = store_url(place)

@@ -220,7 +220,7 @@ class Faithfulness(Section):
 
 
 class GenerationReport(Section):
-    """Quality of the recommendations that one policy wrote, one for every user."""
+    """Quality of the recommendations that one policy wrote, one each for at most 10,000 users."""
 
     validity: Rate | None = Field(
         default=None, description="Share of completions that end by themselves and name an item of the catalogue."

@@ -21,7 +21,8 @@ from llmrec.data.readers.raw import Source, Table
 from llmrec.serving import tables
 from llmrec.serving.people import SEEN
 from llmrec.serving.store import Store
-from llmrec.versions.registry import Change, Registry, Version
+from llmrec.versions.history import Change
+from llmrec.versions.registry import Registry, Version
 from llmrec.versions.traffic import canary_test
 
 ARMS = ("current", "canary")

@@ -5,7 +5,7 @@ from llmrec.report.charts import Line, LineChart
 from llmrec.report.format import ABSENT, number
 from llmrec.report.glossary import label
 from llmrec.report.page import templates
-from llmrec.report.tables import Cell, Row, Table, pairs
+from llmrec.report.tables import Cell, Row, Table, data_checks, pairs
 
 
 def data_page(card: DatasetCard, name: str) -> str:
@@ -29,7 +29,7 @@ def data_page(card: DatasetCard, name: str) -> str:
             charts=data_charts(card),
             losses=losses_table(card),
             counts=[counts_table(split, card) for split in card.counts],
-            checks=pairs(card.checks.model_dump(mode="json")) if card.checks else [],
+            checks=data_checks(card),
             facts=pairs(facts),
         )
     )

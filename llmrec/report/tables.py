@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from llmrec.evaluation.estimates import Number
 from llmrec.evaluation.report import (
     OPTIMUM,
     POLICIES,
     Comparison,
+    DatasetCard,
     Estimate,
     EventQuality,
     GenerationReport,
@@ -334,3 +336,29 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return f"{value:,.6g}" if isinstance(value, float) else f"{value:,d}" if isinstance(value, int) else str(value)
+
+
+def data_checks(card: DatasetCard) -> list[tuple[str, str]]:
+    """The checks of a dataset card for people: what was measured, and the share or time."""
+    shares = {"events at the time of another event of the user": card.tied_events}
+    times: dict[str, Number] = {}
+    if card.checks is not None:
+        checks = card.checks
+        shares |= {
+            "histories in order of item id": checks.sorted_histories,
+            "the same by chance": checks.sorted_by_chance,
+            "clicks that repeat an item of the user": checks.repeated_clicks,
+            "test rows that repeat a training row": checks.test_rows_seen_in_training,
+        }
+        shares |= {f"{label(s)}: targets on the day of the item before": v for s, v in checks.same_day_targets.items()}
+        shares |= {f"{label(s)}: test sequences known from training": v for s, v in checks.known_sequences.items()}
+        times = {
+            f"{label(s)}: median time before the target": v for s, v in checks.median_seconds_before_target.items()
+        }
+    if card.items and card.items_with_a_repeated_title is not None:
+        shares["items with the title of another item"] = card.items_with_a_repeated_title / card.items
+    return [
+        ("users, items, clicks", f"{card.users:,}, {card.items:,}, {card.clicks:,}"),
+        *((name, ABSENT if share is None else percent(share)) for name, share in shares.items()),
+        *((name, ABSENT if seconds is None else f"{seconds:,.0f} s") for name, seconds in times.items()),
+    ]

@@ -4,30 +4,22 @@ One thread writes. It commits all waiting writes in one transaction, so many req
 write is acknowledged after its commit, so what was acknowledged survives a crash of the process or the machine.
 """
 
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.util import CommandError
-from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from llmrec.errors import UserError
 from llmrec.serving import tables
+from llmrec.serving.database import connect, reason_of, store_url
 
-MIGRATIONS = Path(__file__).parent / "migrations"
-MIGRATION_LOCK = 6_405_107  # key of PostgreSQL's advisory lock while the tables are created
-BUSY_SECONDS = 10  # that an SQLite store waits for other processes
 MAX_WAITING_ROWS = 20_000  # rows that wait for the writer; more are refused
 
 
@@ -109,30 +101,6 @@ class _Write:
     done: "Future[Any]"
 
 
-def store_url(place: str) -> sa.URL:
-    """The database that a user names: a URL of SQLite or PostgreSQL, or the path of an SQLite file.
-
-    Raises:
-        UserError: it is another database.
-    """
-    if "://" not in place:
-        return sa.URL.create("sqlite", database=str(Path(place).expanduser()))
-    try:
-        url = sa.make_url(place)
-    except ArgumentError:
-        raise UserError(
-            f"{place.split('://', maxsplit=1)[0]}://...: this is not a database URL. Expected {EXPECTED}."
-        ) from None
-    if url.get_backend_name() == "postgresql" and url.drivername == "postgresql":
-        url = url.set(drivername="postgresql+psycopg")
-    if url.get_backend_name() not in ("sqlite", "postgresql"):
-        raise UserError(f"The store is a database of {url.get_backend_name()}. Expected {EXPECTED}.")
-    return url
-
-
-EXPECTED = "postgresql://USER@HOST/DATABASE, or the path of an SQLite file"
-
-
 class Store:
     """A connection to the feedback store. It creates or updates the tables when it opens.
 
@@ -148,7 +116,7 @@ class Store:
         url = store_url(place)
         self._on_commit = on_commit
         self._insert = sqlite.insert if url.get_backend_name() == "sqlite" else postgresql.insert
-        self._engine = _connect(url)
+        self._engine = connect(url)
         self._waiting: list[_Write] = []
         self._waiting_rows = 0
         self._changed = threading.Condition()
@@ -246,7 +214,7 @@ class Store:
                 for write in writes:
                     self._commit([write])
                 return
-            self._last_error = _reason(error)
+            self._last_error = reason_of(error)
             writes[0].done.set_exception(StoreError(self._last_error))
             return
         self._last_error = None
@@ -309,7 +277,7 @@ class Store:
             with self._engine.connect() as connection:
                 yield connection
         except SQLAlchemyError as error:
-            raise StoreError(_reason(error)) from None
+            raise StoreError(reason_of(error)) from None
 
 
 @contextmanager
@@ -328,75 +296,6 @@ def opened(place: str) -> Iterator[Store]:
         store.close()
 
 
-def _reason(error: Exception) -> str:
-    """What the database reported, without the statement and its values, which may name people."""
-    original = getattr(error, "orig", None) or error
-    return f"{type(original).__name__}: {str(original).splitlines()[0] if str(original) else 'no message'}"
-
-
 def _run_each(connection: sa.Connection, statement: Any, rows: Sequence[dict[str, Any]]) -> sa.CursorResult[Any]:
     """Runs a statement for each row, of which there is at least one."""
     return connection.execute(statement, list(rows))
-
-
-def _connect(url: sa.URL) -> sa.Engine:
-    """Opens a database and brings its tables up to date."""
-    shown = url.render_as_string(hide_password=True)
-    if url.get_backend_name() == "sqlite" and url.database:
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    try:
-        engine = sa.create_engine(url, hide_parameters=True, pool_pre_ping=url.get_backend_name() != "sqlite")
-    except (NoSuchModuleError, ModuleNotFoundError) as error:
-        raise UserError(
-            f"{shown}: {error}. Install the driver, for instance `pip install 'psycopg[binary]'`."
-        ) from None
-    if url.get_backend_name() == "sqlite":
-        event.listen(engine, "connect", _set_up_sqlite)
-    try:
-        with engine.connect() as connection:
-            _migrate(connection)
-    except CommandError as error:
-        raise UserError(f"{shown}: a newer llmrec has written this store ({error}). Update llmrec.") from None
-    except SQLAlchemyError as error:
-        raise UserError(
-            f"{shown}: the store cannot be opened ({_reason(error)}). Check that the place exists and is writable, "
-            "and for PostgreSQL host, database, user and PGPASSWORD."
-        ) from None
-    return engine
-
-
-def _set_up_sqlite(connection: Any, _: object) -> None:
-    cursor = connection.cursor()
-    cursor.execute(f"pragma busy_timeout={1000 * BUSY_SECONDS}")  # waits for other processes
-    _change_journal(cursor)
-    cursor.execute("pragma synchronous=full")  # a commit is on the disk, also after a power cut
-    cursor.close()
-
-
-def _change_journal(cursor: sqlite3.Cursor) -> None:
-    """Sets the write-ahead log, with which readers do not wait for the writer.
-
-    SQLite does not wait for other processes here, so servers that start together on a new store meet.
-    """
-    until = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            cursor.execute("pragma journal_mode=wal")
-            return
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > until:
-                raise
-            time.sleep(0.01)
-
-
-def _migrate(connection: sa.Connection) -> None:
-    """Creates or updates the tables, one process at a time."""
-    if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql("begin immediate")
-    else:
-        connection.execute(sa.text("select pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
-    connection.commit()

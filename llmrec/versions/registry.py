@@ -9,16 +9,15 @@ states before it or after it.
 """
 
 import hashlib
-import json
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -26,6 +25,7 @@ from llmrec.errors import DataError, RunError, UserError
 from llmrec.files import atomic_directory, plain, read_json, write_json, write_text
 from llmrec.language.adapter_files import ADAPTER_WEIGHTS
 from llmrec.run import Run
+from llmrec.versions.history import Change, State, read_history, states_after, write_history
 from llmrec.versions.traffic import Traffic
 
 FOLDER = "versions"
@@ -33,29 +33,6 @@ HISTORY_FILE = "history.jsonl"
 VERSION_FILE = "version.json"
 SALT_FILE = "salt"
 LOCK_SECONDS = 10  # a change takes milliseconds
-
-State = Literal["candidate", "canary", "current", "retired", "rejected", "rolled back"]
-
-
-@dataclass(frozen=True)
-class Change:
-    """A line of the history.
-
-    Attributes:
-        at: when the state changed, in ISO format with time zone.
-        version: number of the version.
-        state: its new state.
-        why: one sentence.
-        share: share of users that a canary is served to.
-        metrics: numbers that the change rests on.
-    """
-
-    at: str
-    version: int
-    state: State
-    why: str
-    share: float | None = None
-    metrics: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -122,26 +99,7 @@ class Registry:
         Raises:
             RunError: the file was not written by llmrec.
         """
-        file = self.directory / HISTORY_FILE
-        if not file.is_file():
-            return []
-        try:
-            lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-        except UnicodeDecodeError as error:
-            raise RunError(f"{file} is not UTF-8 text ({error}). Restore the file.") from None
-        changes: list[Change] = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                changes.append(_read_change(line))
-            except (ValueError, TypeError) as error:
-                raise RunError(
-                    f"{file}, line {number}: {error}; expected a change of a version as llmrec writes it. Restore the "
-                    "file."
-                ) from None
-        current = [number for number, state in _states(changes).items() if state == "current"]
-        if len(current) != 1:
-            raise RunError(f"{file}: {len(current)} versions are current; expected one. Restore the file.")
-        return changes
+        return read_history(self.directory / HISTORY_FILE)
 
     def versions(self) -> list[Version]:
         """All versions by number.
@@ -242,7 +200,7 @@ class Registry:
             RunError: the version is no candidate, or another canary is running.
         """
         with self._changing() as changes:
-            states = _states(changes)
+            states = states_after(changes)
             if states.get(number) != "candidate" or "canary" in states.values():
                 raise RunError(f"Version {number} cannot become a canary: the states are {states}.")
             self.salt()
@@ -256,7 +214,7 @@ class Registry:
         """
         version = self.find(number)
         with self._changing() as changes:
-            states = _states(changes)
+            states = states_after(changes)
             if states[number] == "current":
                 raise UserError(f"Version {number} is current already.")
             if states[number] == "rejected":
@@ -277,7 +235,7 @@ class Registry:
         """
         version = self.find(number)
         with self._changing() as changes:
-            if _states(changes)[number] != "canary":
+            if states_after(changes)[number] != "canary":
                 return False
             if promoted:
                 self._make_current(version, changes, why, metrics)
@@ -288,7 +246,7 @@ class Registry:
     def _make_current(self, version: Version, changes: list[Change], why: str, metrics: dict[str, Any] | None) -> None:
         """Appends the changes by which a version becomes the current one."""
         check_weights(version)
-        for other, state in _states(changes).items():
+        for other, state in states_after(changes).items():
             if state == "canary" and other != version.number:
                 why_ended = f"version {version.number} was promoted meanwhile"
                 changes.append(Change(self._now(), other, "candidate", why_ended))
@@ -307,7 +265,7 @@ class Registry:
             RunError: the weights of the earlier version are missing or differ.
         """
         with self._changing() as changes:
-            states = _states(changes)
+            states = states_after(changes)
             current = next(number for number, state in states.items() if state == "current")
             canary = next((number for number, state in states.items() if state == "canary"), None)
             if canary is not None:
@@ -335,8 +293,7 @@ class Registry:
                 yield changes
                 if len(changes) == before:
                     return
-                lines = [json.dumps(_without_defaults(one), ensure_ascii=False, allow_nan=False) for one in changes]
-                write_text(self.directory / HISTORY_FILE, "".join(f"{line}\n" for line in lines))
+                write_history(self.directory / HISTORY_FILE, changes)
         except Timeout:
             raise RunError(f"Another process changes {self.directory}. Run the same command again.") from None
 
@@ -385,20 +342,6 @@ def _read_record(file: Path) -> dict[str, Any]:
         raise RunError(f"{file} is not readable ({error}); the history names this version. Restore it.") from None
 
 
-def _read_change(line: str) -> Change:
-    """A line of the history.
-
-    Raises:
-        ValueError, TypeError: it is none.
-    """
-    change = Change(**json.loads(line))
-    if type(change.version) is not int or change.version < 0:
-        raise ValueError(f"{change.version!r} is no number of a version")
-    if change.state not in get_args(State):
-        raise ValueError(f"unknown state {change.state}")
-    return change
-
-
 def check_weights(version: Version) -> None:
     """Checks that the weights are those that were registered.
 
@@ -417,17 +360,3 @@ def check_weights(version: Version) -> None:
             f"{version.adapter} holds the weights {found}; expected {version.label}, which were registered. Restore "
             "them, or promote another version."
         )
-
-
-def _states(changes: Sequence[Change]) -> dict[int, State]:
-    """The present state of each version."""
-    states: dict[int, State] = {0: "current"}
-    for change in changes:
-        states[change.version] = change.state
-    return states
-
-
-def _without_defaults(change: Change) -> dict[str, Any]:
-    """A change as JSON values, without keys that say nothing."""
-    values = asdict(change)
-    return {key: value for key, value in values.items() if value not in (None, {})}

@@ -22,6 +22,7 @@ from alembic.migration import MigrationContext
 
 from llmrec.errors import UserError
 from llmrec.serving import tables
+from llmrec.serving.database import _change_journal, store_url
 from llmrec.serving.store import (
     Deleted,
     Feedback,
@@ -29,8 +30,6 @@ from llmrec.serving.store import (
     Store,
     StoreBusyError,
     StoreError,
-    _change_journal,
-    store_url,
 )
 
 ROOT = Path(__file__).parents[2]

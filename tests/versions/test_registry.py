@@ -158,7 +158,7 @@ def test_a_crash_between_files_and_history_leaves_no_version(
 ) -> None:
     folder = result(run, tmp_path / "one")
     with monkeypatch.context() as patch:
-        patch.setattr("llmrec.versions.registry.write_text", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("llmrec.versions.history.write_text", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             registry.register(1, 0, folder, "better", {})
     assert states(registry) == ["current"] and registry.next_number() == 1
