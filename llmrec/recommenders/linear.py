@@ -17,8 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from llmrec.data.ragged import Ragged
 from llmrec.recommenders.bags import LONGEST
 from llmrec.recommenders.popularity import item_counts
 from llmrec.recommenders.protocol import Histories
@@ -27,6 +28,7 @@ DECAY = 0.7  # factor on an item's recent weights with every newer item
 # Only the MAX_ITEMS most clicked items are modeled, because a 2K x 2K matrix is solved. Rarer items contribute nothing
 # and do not advance the decay.
 MAX_ITEMS = 5_000
+PAIRS = 4_000_000  # pairs of items that are added at once
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Linear:
 class LinearFit:
     """The matrices X'X and X'Y of training histories, from which models of several strengths `l2` are solved.
 
-    A history of n items changes its own rows and columns only, so its cost is n^3 instead of K^2. Of a long history the
+    A history of n items changes its own rows and columns only, so its cost is n^2 instead of K^2. Of a long history the
     newest `LONGEST` modeled items are read.
 
     Args:
@@ -101,19 +103,30 @@ class LinearFit:
         self.share = torch.from_numpy((clicks + 0.5) / (clicks.sum() + 0.5 * num_items)).float()
         self.covered = torch.from_numpy(np.sort(np.argsort(-clicks, kind="stable")[:MAX_ITEMS]))
         count = len(self.covered)
-        row_of_item = torch.full((num_items,), -1)
-        row_of_item[self.covered] = torch.arange(count)
+        row_of_item = np.full(num_items, -1)
+        row_of_item[self.covered.numpy()] = np.arange(count)
         self.gram = torch.zeros(2 * count, 2 * count)
         self.cross = torch.zeros(2 * count, count)
-        for history in histories:
-            covered = row_of_item[torch.from_numpy(np.array(history, dtype=np.int64))]
-            items, column = covered[covered >= 0][-LONGEST:].unique(return_inverse=True)
-            if len(column) < 2:
-                continue
-            bags = _bags(column, len(items))[1:]
-            both = torch.cat([items, count + items])
-            self.gram[both[:, None], both] += bags.T @ bags
-            self.cross[both[:, None], items] += bags.T @ nn.functional.one_hot(column[1:], len(items)).float()
+        for part in Ragged.of(histories).parts():
+            rows = row_of_item[part.flat()]
+            owners = np.repeat(np.arange(len(part)), part.lengths)[rows >= 0]
+            modeled = Ragged.of_lengths(rows[rows >= 0], np.bincount(owners, minlength=len(part))).newest(LONGEST)
+            for length in np.unique(modeled.lengths[modeled.lengths > 1]):
+                same_length = modeled.select(np.flatnonzero(modeled.lengths == length))
+                self._add(torch.from_numpy(same_length.flat().reshape(-1, length)))
+
+    def _add(self, histories: Tensor) -> None:
+        """Adds histories of one length: modeled items, int64 [U, n].
+
+        The two bags before each event are linear in the items' positions, so histories of one length share the products
+        of the bags of positions.
+        """
+        bags = _bags_of_positions(histories.shape[1])
+        products = bags.T @ bags
+        for some in histories.split(max(1, PAIRS // products.numel())):
+            both = torch.cat([some, len(self.gram) // 2 + some], 1)[:, :, None]  # rows of the two bags, [U, 2n, 1]
+            self.gram.index_put_((both, both.mT), products, accumulate=True)
+            self.cross.index_put_((both, some[:, None]), bags.T, accumulate=True)
 
     def solve(self, l2: float) -> LinearWeights:
         """Solves the regression for one strength of L2 regularization, in events."""
@@ -123,14 +136,10 @@ class LinearFit:
         return LinearWeights(self.covered, recent_weights, history_weights, self.share)
 
 
-def _bags(history: Tensor, num_items: int) -> Tensor:
-    """Both bags before each event of a history: int64 [n] to float [n, 2 num_items]; the first row is 0."""
-    length = len(history)
-    lag = torch.arange(length)[:, None] - torch.arange(length) - 1  # steps from the item (column) to the event (row)
+def _bags_of_positions(length: int) -> Tensor:
+    """Weight of each position of a history (columns) in both bags before each event (rows): float [n, 2n]."""
+    lag = torch.arange(length)[:, None] - torch.arange(length) - 1  # steps from the position to the event
     is_before = lag >= 0
     recent = torch.where(is_before, DECAY ** lag.clamp(min=0).float(), 0.0)
     whole = is_before / torch.arange(length).clamp(min=1).sqrt()[:, None]
-    bags = torch.zeros(2, length, num_items)
-    bags[0].index_add_(1, history, recent)
-    bags[1].index_add_(1, history, whole)
-    return torch.cat([bags[0], bags[1]], 1)
+    return torch.cat([recent, whole], 1)
