@@ -16,7 +16,7 @@ def run(tmp_path, monkeypatch):
     (tmp_path / "items.csv").write_text("\n".join(items) + "\n", encoding="utf-8")
     clicks = [f"{user},{item},{time}" for user in "xyz" for time, item in enumerate("abcde")]
     (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n" + "\n".join(clicks) + "\n", encoding="utf-8")
-    config = write_config(tmp_path, data={"purchase": []})
+    config = write_config(tmp_path, data={"click": ["interaction"], "purchase": []})
     assert command(monkeypatch, "prepare", config) == 0
     return tmp_path / "runs" / "tiny"
 
