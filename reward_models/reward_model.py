@@ -55,13 +55,19 @@ class Prediction:
         Returns:
             float [..., N], nats; seen items get the lowest reward of their row (`mask_seen`).
         """
-        value = self.log_click
-        if conversion_weight:
-            value = value + conversion_weight * F.logsigmoid(self.purchase)
-        if len(self.members) > 1 and self.penalty:
-            of_members = torch.stack([member.rewards(conversion_weight) for member in self.members])
-            value = value - self.penalty * of_members.std(0, correction=0)
-        return mask_seen(value, self.seen)
+        return self.rewards_at([conversion_weight])[0]
+
+    def rewards_at(self, conversion_weights: Sequence[float]) -> list[Tensor]:
+        """`rewards` at each of W weights, for which the purchases are computed once: W times float [..., N]."""
+        log_purchase = F.logsigmoid(self.purchase) if any(conversion_weights) else self.purchase
+        found: list[Tensor] = []
+        for weight in conversion_weights:
+            value = torch.add(self.log_click, log_purchase, alpha=weight) if weight else self.log_click
+            if len(self.members) > 1 and self.penalty:
+                of_members = torch.stack([member.rewards(weight) for member in self.members])
+                value = value - self.penalty * of_members.std(0, correction=0)
+            found.append(mask_seen(value, self.seen))
+        return found
 
 
 class RewardModel(nn.Module):

@@ -36,25 +36,23 @@ def tie_keys(num_items: int, seed: int) -> np.ndarray:
         return z ^ (z >> np.uint64(31))
 
 
-def _allowed(scores: np.ndarray, excluded: Excluded) -> np.ndarray:
-    """bool [M, N]: True for items that may be ranked."""
-    allowed = np.ones(scores.shape, dtype=bool)
+def _excluded_items(scores: np.ndarray, excluded: Excluded) -> list[np.ndarray]:
+    """Distinct items that may not be ranked, int64 of any length for each of the M rows."""
     if excluded is None:
-        return allowed
+        return [np.zeros(0, dtype=np.int64)] * len(scores)
     if len(excluded) != len(scores):
         raise ValueError(f"excluded has {len(excluded)} rows, scores has {len(scores)}. Give one row per target.")
     if isinstance(excluded, np.ndarray) and excluded.dtype == bool:
-        return ~excluded
-    for row, items in enumerate(excluded):
-        allowed[row, np.asarray(items, dtype=np.int64)] = False
-    return allowed
+        return [np.flatnonzero(row) for row in excluded]
+    ordered = [np.sort(np.asarray(items, dtype=np.int64)) for items in excluded]
+    return [items[np.flatnonzero(np.diff(items, prepend=-1))] for items in ordered]
 
 
 def _checked(scores: np.ndarray) -> np.ndarray:
     scores = np.asarray(scores)
     if scores.ndim != 2:
         raise ValueError(f"scores has shape {scores.shape}, expected [M, N].")
-    if np.isnan(scores).any():
+    if np.isnan(scores.min(initial=np.inf)):
         raise ValueError(f"scores has NaN in row {np.isnan(scores).any(1).argmax()}, which cannot be ranked.")
     return scores
 
@@ -75,11 +73,14 @@ def ranks(scores: np.ndarray, targets: np.ndarray, excluded: Excluded = None) ->
     """
     scores = _checked(scores)
     targets = np.asarray(targets, dtype=np.int64)
-    allowed = _allowed(scores, excluded)
-    of_targets = allowed[np.arange(len(scores)), targets]
-    if not of_targets.all():
-        raise ValueError(f"The target of row {(~of_targets).argmax()} is among its excluded items.")
-    return rank_of_target(np.where(allowed, scores, -np.inf), targets)
+    rank = rank_of_target(scores, targets)
+    for row, items in enumerate(_excluded_items(scores, excluded)):
+        if targets[row] in items:
+            raise ValueError(f"The target of row {row} is among its excluded items.")
+        target = scores[row, targets[row]]
+        of_items = scores[row, items]
+        rank[row] -= (of_items > target).sum() + (of_items == target).sum() / 2
+    return rank
 
 
 def rank_of_target(scores: Array, targets: Array) -> Array:
@@ -117,17 +118,16 @@ def top_k(scores: np.ndarray, k: int, excluded: Excluded = None, seed: int = 0) 
         int64 [M, K], filled up with -1 if a row allows fewer items.
     """
     scores = _checked(scores)
-    allowed = _allowed(scores, excluded)
     keys = tie_keys(scores.shape[1], seed)
     best = np.full((len(scores), k), -1, dtype=np.int64)
-    for row in range(len(scores)):
-        items = np.flatnonzero(allowed[row])
-        values = scores[row, items]
-        if len(items) > k:  # sorting all items would take most of the time
-            is_candidate = values >= np.partition(values, -k)[-k]
-            items = items[is_candidate]
-            values = values[is_candidate]
-        items = items[np.lexsort((keys[items], -values))][:k]
+    for row, not_allowed in enumerate(_excluded_items(scores, excluded)):
+        values = scores[row]
+        items = np.arange(len(values))
+        enough = k + len(not_allowed)  # the best of these hold the best k allowed ones
+        if len(items) > enough:  # sorting all items would take most of the time
+            items = np.flatnonzero(values >= np.partition(values, -enough)[-enough])
+        items = np.setdiff1d(items, not_allowed, assume_unique=True)
+        items = items[np.lexsort((keys[items], -values[items]))][:k]
         best[row, : len(items)] = items
     return best
 

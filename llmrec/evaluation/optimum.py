@@ -36,9 +36,13 @@ def optimum_log_probs(sft: Tensor, rewards: Tensor, beta: float, alpha: float) -
     Returns:
         log pi* of all items, [..., N].
     """
-    blocked = sft == -torch.inf  # masked below, because 0 * -inf is NaN
-    logits = (rewards + beta * torch.where(blocked, 0.0, sft)) / (alpha + beta)
-    return torch.where(blocked, -torch.inf, logits).log_softmax(-1)
+    return optimum_logits(sft, rewards, beta, alpha).log_softmax(-1)
+
+
+def optimum_logits(sft: Tensor, rewards: Tensor, beta: float, alpha: float) -> Tensor:
+    """`optimum_log_probs` before they are normalized, which is all that a ranking needs: [..., N]."""
+    logits = torch.add(rewards, sft, alpha=beta) / (alpha + beta)
+    return torch.where(sft == -torch.inf, -torch.inf, logits)  # for a beta of 0, where 0 * -inf is NaN
 
 
 def objective(policy: Tensor, sft: Tensor, rewards: Tensor, beta: float, alpha: float) -> Tensor:
@@ -54,10 +58,8 @@ def objective(policy: Tensor, sft: Tensor, rewards: Tensor, beta: float, alpha: 
     Returns:
         J in nats, [...].
     """
-    allowed = sft > -torch.inf
-    own = torch.where(allowed, policy, 0.0)
-    gain = rewards - beta * (own - torch.where(allowed, sft, 0.0)) - alpha * own
-    return (policy.exp() * torch.where(allowed, gain, 0.0)).sum(-1)
+    gain = torch.add(rewards, sft, alpha=beta).sub(policy, alpha=alpha + beta)
+    return torch.where(sft > -torch.inf, policy.exp() * gain, 0.0).sum(-1)
 
 
 def optimum(
@@ -75,10 +77,12 @@ def optimum(
         log pi*, [b, N], and J of each prompt in nats, by policy, float64 [b].
     """
     weights = (section.item_kl_coef, section.item_entropy_coef)
-    at = {name: (log_probs[name] / section.temperature).log_softmax(-1) for name in POLICIES}
-    best = optimum_log_probs(at["sft"], rewards, *weights)
-    at[OPTIMUM] = best
-    values = {name: objective(of_one, at["sft"], rewards, *weights) for name, of_one in at.items()}
+    sft, ppo = (log_probs[name] for name in POLICIES)
+    start = (sft / section.temperature).log_softmax(-1)
+    best = optimum_log_probs(start, rewards, *weights)
+    of_sft, of_best = (objective(policy, start, rewards, *weights) for policy in (start, best))
+    of_ppo = of_sft if ppo is sft else objective((ppo / section.temperature).log_softmax(-1), start, rewards, *weights)
+    values = dict(zip((*POLICIES, OPTIMUM), (of_sft, of_ppo, of_best), strict=True))
     return best, {name: value.double().numpy() for name, value in values.items()}
 
 

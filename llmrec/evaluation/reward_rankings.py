@@ -16,7 +16,7 @@ from torch import Tensor
 from llmrec.config import PPOConfig
 from llmrec.data.decision import Decisions
 from llmrec.evaluation.metrics import ranks
-from llmrec.evaluation.optimum import optimum, optimum_log_probs
+from llmrec.evaluation.optimum import optimum, optimum_logits
 from llmrec.evaluation.purchases import RERANKED, REWARD, WEIGHTS
 from llmrec.evaluation.ranking import LogProbs, Ranked, chunks, join, rank_batch
 from llmrec.evaluation.report import OPTIMUM
@@ -98,12 +98,15 @@ class RewardPass:
         """Measures one batch of targets; `rows` are its rows in `lists` and `log_probs`."""
         shown = self.reward.predict(part)
         whole = shown if part.max_history >= self.reward.model.window else self._predict_whole(part)
-        own = whole.rewards(self.reward.config.conversion_weight).cpu()
-        ranked = {REWARD: rank_batch(own.numpy(), part, self.seed)}
+        trained = self.reward.config.conversion_weight
+        weights = list(dict.fromkeys([trained, *(WEIGHTS if len(popularity) else ())]))
+        of_shown = dict(zip(weights, shown.rewards_at(weights), strict=True))
+        of_whole = of_shown if whole is shown else dict(zip(weights, whole.rewards_at(weights), strict=True))
+        ranked = {REWARD: rank_batch(of_whole[trained].cpu().numpy(), part, self.seed)}
         objective: dict[str, np.ndarray] = {}
-        log_probs = {name: values[rows] for name, values in self.log_probs.items()}
+        log_probs = self._read(rows)
         if log_probs:
-            rewards = self.reward.item_rewards(shown.rewards(self.reward.config.conversion_weight)).cpu()
+            rewards = self.reward.item_rewards(of_shown[trained]).cpu()
             best, objective = optimum(log_probs, rewards, self.section)
             ranked[OPTIMUM] = rank_batch(best.numpy(), part, self.seed)
         expected: dict[str, np.ndarray] = {}
@@ -111,13 +114,30 @@ class RewardPass:
             lists = {name: values[rows] for name, values in self.lists.items()}
             expected = expected_purchases(whole, lists | {name: one.lists for name, one in ranked.items()})
         weighted: dict[float, dict[str, np.ndarray]] = {}
+        log_purchase = F.logsigmoid(whole.purchase).cpu() if len(popularity) else torch.empty(0)
         for weight, average in zip(WEIGHTS, popularity, strict=False):
-            rewards = self.reward.item_rewards(shown.rewards(weight), average).cpu()
-            scores = purchase_scores(weight, whole, log_probs["sft"], rewards, self.section)
+            scores = {
+                OPTIMUM: self._optimum_logits(log_probs["sft"], self.reward.item_rewards(of_shown[weight], average)),
+                RERANKED: torch.add(log_probs["sft"], log_purchase, alpha=weight),
+                REWARD: of_whole[weight].cpu(),
+            }
             weighted[weight] = {
                 name: ranks(values.numpy(), part.targets, part.masked) for name, values in scores.items()
             }
         return RewardRankings(ranked=ranked, objective=objective, expected=expected, weighted=weighted)
+
+    def _read(self, rows: slice) -> dict[str, Tensor]:
+        """The log-probabilities at some targets; once if SFT and PPO are the same policy."""
+        read: dict[int, Tensor] = {}
+        for values in self.log_probs.values():
+            if id(values) not in read:
+                read[id(values)] = values[rows]
+        return {name: read[id(values)] for name, values in self.log_probs.items()}
+
+    def _optimum_logits(self, sft: Tensor, rewards: Tensor) -> Tensor:
+        """Unnormalized log-probabilities of the optimal policy at `ppo.temperature`, [b, N]."""
+        start = sft / self.section.temperature  # its constant of normalization changes no rank
+        return optimum_logits(start, rewards.cpu(), self.section.item_kl_coef, self.section.item_entropy_coef)
 
     def _predict_whole(self, part: Decisions) -> Prediction:
         """What the model predicts from all that it can read, which is more than the prompts show."""
@@ -138,27 +158,4 @@ def expected_purchases(prediction: Prediction, lists: Mapping[str, np.ndarray]) 
     return {
         name: (np.take_along_axis(probability, np.maximum(items, 0), axis=1) * (items >= 0)).sum(1)
         for name, items in lists.items()
-    }
-
-
-def purchase_scores(
-    weight: float, prediction: Prediction, sft: Tensor, rewards: Tensor, section: PPOConfig
-) -> dict[str, Tensor]:
-    """Scores of all items for purchases at one weight of log P(purchase | click).
-
-    Args:
-        weight: the weight.
-        prediction: what the click/purchase model predicts at b decisions.
-        sft: log-probabilities of the SFT policy, [b, N].
-        rewards: weighted rewards of all items at this weight, [b, N].
-        section: weights of PPO's objective.
-
-    Returns:
-        float [b, N] each: the exact optimum of PPO's objective, SFT re-ranked, and the reward model.
-    """
-    start = (sft / section.temperature).log_softmax(-1)
-    return {
-        OPTIMUM: optimum_log_probs(start, rewards, section.item_kl_coef, section.item_entropy_coef),
-        RERANKED: sft + weight * F.logsigmoid(prediction.purchase).cpu(),
-        REWARD: prediction.rewards(weight).cpu(),
     }

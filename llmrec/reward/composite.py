@@ -204,7 +204,7 @@ class CompositeReward(nn.Module):
 
         def log_rewards(rows: slice) -> Tensor:
             prediction = self._prediction_of_prefixes(rows)
-            return torch.stack([prediction.rewards(weight) for weight in conversion_weights])
+            return torch.stack(prediction.rewards_at(conversion_weights))
 
         return item_log_odds(log_rewards, self.prefixes.masked, self.model.num_items)
 

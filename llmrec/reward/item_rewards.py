@@ -20,7 +20,8 @@ CLIP = 12.0  # nats at which a lift is clipped, so that no single value outweigh
 def log_odds(log_probability: Tensor) -> Tensor:
     """log(p / (1 - p)) from log p, any shape; at most 13.8."""
     log_probability = log_probability.clamp(max=LARGEST_LOG_PROBABILITY)
-    return log_probability - torch.log(-torch.expm1(log_probability))
+    log_rest = torch.expm1(log_probability).neg_().log_()
+    return log_probability.sub_(log_rest)
 
 
 def lowest_lift(num_items: int, popularity_weight: float) -> float:
@@ -42,8 +43,8 @@ def clipped_lift(log_probability: Tensor, popularity: Tensor, popularity_weight:
     Returns:
         float [..., N], nats, from `lowest_lift` to `CLIP`.
     """
-    lift = log_odds(log_probability) - popularity_weight * popularity
-    return lift.clamp(lowest_lift(lift.shape[-1], popularity_weight), CLIP)
+    lift = log_odds(log_probability).sub_(popularity, alpha=popularity_weight)
+    return lift.clamp_(lowest_lift(lift.shape[-1], popularity_weight), CLIP)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,25 @@ def test_ranks_among_allowed_items():
     assert ranks(SCORES, [2, 3], [np.array([1]), np.array([0, 1])]).tolist() == [2, 2]
 
 
+def test_excluded_items_count_nowhere_and_once():
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 6, (200, 30)).astype(np.float32)
+    scores[rng.random(scores.shape) < 0.1] = -np.inf
+    targets = rng.integers(0, 30, 200)
+    excluded = [rng.choice(np.delete(np.arange(30), target), rng.integers(0, 28)) for target in targets]
+    allowed = [np.setdiff1d(np.arange(30), items) for items in excluded]
+    among = [row[items] for row, items in zip(scores, allowed, strict=True)]
+    expected = [
+        1 + (values > score).sum() + ((values == score).sum() - 1) / 2 if np.isfinite(score) else np.inf
+        for values, score in zip(among, scores[np.arange(200), targets], strict=True)
+    ]
+    assert ranks(scores, targets, excluded).tolist() == expected
+    keys = tie_keys(30, 3)
+    for best, items, values in zip(top_k(scores, 5, excluded, seed=3), allowed, among, strict=True):
+        in_order = items[np.lexsort((keys[items], -values))][:5]
+        assert best.tolist() == [*in_order, *[-1] * (5 - len(in_order))]
+
+
 def test_tied_items_share_the_mean_of_their_places():
     scores = np.array([[3.0, 2.0, 1.0], [1.0, 1.0, 0.0], [5.0, 5.0, 5.0], [0.0, 1.0, -np.inf]])
     targets = np.array([1, 0, 2, 2])
