@@ -1,4 +1,8 @@
-"""Ranks of test targets and lists of the best items, over the full catalogue without seen items."""
+"""Ranks of test targets and lists of the best items, over the full catalogue without seen items.
+
+The results of all batches are arrays that are made once. Small arrays that outlive a batch would lie between the freed
+scores of a large catalogue, which could then not be used again: memory would grow with every batch.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +45,16 @@ class Ranked:
     ranks: np.ndarray
     lists: np.ndarray
 
+    @classmethod
+    def empty(cls, count: int) -> "Ranked":
+        """Arrays for `count` decisions, which `put` fills."""
+        return cls(np.empty(count), np.empty((count, LIST_LENGTH), dtype=np.int64))
+
+    def put(self, rows: slice | np.ndarray, part: "Ranked") -> None:
+        """Sets the ranking at some of the decisions."""
+        self.ranks[rows] = part.ranks
+        self.lists[rows] = part.lists
+
     def select(self, rows: np.ndarray) -> "Ranked":
         """The ranking at some of the decisions, in the order of `rows`."""
         return Ranked(self.ranks[rows], self.lists[rows])
@@ -78,12 +92,13 @@ def rank_batches(batches: Iterable[np.ndarray], decisions: Decisions, seed: int)
         decisions: M decisions with known targets.
         seed: seed of the order among equal scores in lists, see `metrics.tie_keys`.
     """
-    parts: list[Ranked] = []
+    found = Ranked.empty(len(decisions))
     start = 0
     for scores in batches:
-        parts.append(rank_batch(scores, decisions[start : start + len(scores)], seed))
-        start += len(scores)
-    return join(parts)
+        rows = slice(start, start + len(scores))
+        found.put(rows, rank_batch(scores, decisions[rows], seed))
+        start = rows.stop
+    return found
 
 
 def rank_batch(scores: np.ndarray, decisions: Decisions, seed: int) -> Ranked:
@@ -92,11 +107,6 @@ def rank_batch(scores: np.ndarray, decisions: Decisions, seed: int) -> Ranked:
         ranks=ranks(scores, decisions.targets, decisions.masked),
         lists=top_k(scores, LIST_LENGTH, decisions.masked, seed),
     )
-
-
-def join(parts: Sequence[Ranked]) -> Ranked:
-    """The rankings of consecutive batches of decisions as one."""
-    return Ranked(np.concatenate([one.ranks for one in parts]), np.concatenate([one.lists for one in parts]))
 
 
 def rank_policy(
@@ -118,11 +128,9 @@ def rank_policy(
     own = decisions.select(own_rows(len(decisions)))
     num_items = policy.vocabulary.trie.num_items
     log_probs = torch.empty(len(own), num_items) if keep and len(decisions) * num_items <= KEPT_SCORES else None
-    found = Ranked(np.empty(len(own)), np.empty((len(own), LIST_LENGTH), dtype=np.int64))
+    found = Ranked.empty(len(own))
     for rows, scores in score_batches(policy, own, advance, share_prompts=True):
-        one = rank_batch(scores.numpy(), own.select(rows), seed)
-        found.ranks[rows] = one.ranks
-        found.lists[rows] = one.lists
+        found.put(rows, rank_batch(scores.numpy(), own.select(rows), seed))
         if log_probs is not None:
             log_probs[rows] = scores
     ranks_of_all = np.array(gathered(list(found.ranks), len(decisions)))

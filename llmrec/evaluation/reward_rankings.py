@@ -4,9 +4,9 @@ The reward model is slow, and one prediction serves many rankings: its own, the 
 rankings for purchases at each weight.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import Self
 
 import numpy as np
 import torch
@@ -18,12 +18,10 @@ from llmrec.data.decision import Decisions
 from llmrec.evaluation.metrics import ranks
 from llmrec.evaluation.optimum import optimum, optimum_logits
 from llmrec.evaluation.purchases import RERANKED, REWARD, WEIGHTS
-from llmrec.evaluation.ranking import LogProbs, Ranked, chunks, join, rank_batch
+from llmrec.evaluation.ranking import LogProbs, Ranked, chunks, rank_batch
 from llmrec.evaluation.report import OPTIMUM
 from llmrec.reward.composite import CompositeReward
 from reward_models.reward_model import Prediction
-
-Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -45,18 +43,26 @@ class RewardRankings:
     weighted: dict[float, dict[str, np.ndarray]]
 
     @classmethod
-    def joined(cls, parts: Sequence[Self]) -> Self:
-        """The rankings of consecutive batches of targets as one."""
+    def like(cls, part: Self, count: int) -> Self:
+        """Arrays for `count` targets with the names of `part`, which `put` fills."""
         return cls(
-            ranked={name: join([part.ranked[name] for part in parts]) for name in parts[0].ranked},
-            objective=_concatenated([part.objective for part in parts]),
-            expected=_concatenated([part.expected for part in parts]),
-            weighted={weight: _concatenated([part.weighted[weight] for part in parts]) for weight in parts[0].weighted},
+            ranked={name: Ranked.empty(count) for name in part.ranked},
+            objective={name: np.empty(count) for name in part.objective},
+            expected={name: np.empty(count, np.float32) for name in part.expected},
+            weighted={weight: {name: np.empty(count) for name in of} for weight, of in part.weighted.items()},
         )
 
-
-def _concatenated(parts: Sequence[Mapping[Key, np.ndarray]]) -> dict[Key, np.ndarray]:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    def put(self, rows: slice, part: Self) -> None:
+        """Sets what was measured at some of the targets."""
+        for name, ranked in part.ranked.items():
+            self.ranked[name].put(rows, ranked)
+        for mine, measured in (
+            (self.objective, part.objective),
+            (self.expected, part.expected),
+            *((self.weighted[weight], part.weighted[weight]) for weight in self.weighted),
+        ):
+            for name, values in measured.items():
+                mine[name][rows] = values
 
 
 @dataclass(frozen=True)
@@ -88,11 +94,15 @@ class RewardPass:
             advance: called after each batch with the number of its targets.
         """
         popularity = self.reward.popularity_at(WEIGHTS) if self.lists and self.log_probs else torch.empty(0)
-        parts: list[RewardRankings] = []
-        for rows in chunks(len(decisions)):
-            parts.append(self._measure(decisions.select(rows), slice(rows.start, rows.stop), popularity))
-            advance(len(rows))
-        return RewardRankings.joined(parts)
+        found: RewardRankings | None = None
+        for chosen in chunks(len(decisions)):
+            rows = slice(chosen.start, chosen.stop)
+            part = self._measure(decisions.select(chosen), rows, popularity)
+            found = RewardRankings.like(part, len(decisions)) if found is None else found
+            found.put(rows, part)
+            advance(len(chosen))
+        assert found is not None, "an evaluation has at least one target"
+        return found
 
     def _measure(self, part: Decisions, rows: slice, popularity: Tensor) -> RewardRankings:
         """Measures one batch of targets; `rows` are its rows in `lists` and `log_probs`."""
