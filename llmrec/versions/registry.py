@@ -135,21 +135,24 @@ class Registry:
         return next((version for version in self.versions() if version.state == "canary"), None)
 
     def traffic(self) -> Traffic:
-        """Which version serves whom."""
+        """Which version serves whom.
+
+        Raises:
+            RunError: a canary is running, and the secret that assigns users to it has been deleted.
+        """
         versions = self.versions()
         current = next(version.number for version in versions if version.state == "current")
         canary = next((version for version in versions if version.state == "canary"), None)
         if canary is None:
             return Traffic(current)
-        return Traffic(current, canary.number, canary.share or 0.0, self.salt())
-
-    def salt(self) -> str:
-        """The secret that is hashed with user ids; made on first use."""
         file = self.directory / SALT_FILE
         if not file.is_file():
-            write_text(file, secrets.token_hex(16))
-            file.chmod(0o600)
-        return file.read_text(encoding="utf-8").strip()
+            raise RunError(
+                f"{file} is missing. It holds the secret that decides which users get the canary, version "
+                f"{canary.number}; with another one, users would move between the versions. Restore the file, or end "
+                f"the canary with `llmrec versions {self.directory.parent} rollback`."
+            )
+        return Traffic(current, canary.number, canary.share or 0.0, file.read_text(encoding="utf-8").strip())
 
     def mark(self) -> tuple[int, int] | None:
         """A value that differs after each change; cheap, for a server that polls."""
@@ -203,7 +206,10 @@ class Registry:
             states = states_after(changes)
             if states.get(number) != "candidate" or "canary" in states.values():
                 raise RunError(f"Version {number} cannot become a canary: the states are {states}.")
-            self.salt()
+            file = self.directory / SALT_FILE
+            if not file.is_file():
+                write_text(file, secrets.token_hex(16))
+                file.chmod(0o600)
             changes.append(Change(self._now(), number, "canary", why, share, plain(metrics)))
 
     def promote(self, number: int, why: str, metrics: dict[str, Any] | None = None) -> None:

@@ -92,6 +92,19 @@ def test_a_rollback_takes_the_canary_first(registry: Registry, run: Run, tmp_pat
     assert states(registry) == ["current", "rolled back", "candidate"]
 
 
+def test_a_canary_without_its_secret_moves_no_user(registry: Registry, run: Run, tmp_path: Path) -> None:
+    registry.register(1, 0, result(run, tmp_path / "1"), "better", {})
+    registry.start_canary(1, 0.1, "it passed", {})
+    (run.directory / "versions" / "salt").unlink()
+    with pytest.raises(RunError, match=r"versions/salt is missing.*canary, version 1.*llmrec versions .* rollback"):
+        registry.traffic()
+    registry.roll_back("its secret is lost")
+    assert registry.traffic() == Traffic(current=0)
+    registry.register(2, 0, result(run, tmp_path / "2"), "better", {})
+    registry.start_canary(2, 0.1, "it passed", {})
+    assert len(registry.traffic().salt) == 32
+
+
 def test_promoting_another_version_ends_a_canary(registry: Registry, run: Run, tmp_path: Path) -> None:
     for number in (1, 2):
         registry.register(number, 0, result(run, tmp_path / str(number)), "better", {})
