@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 
 from llmrec.config import DataConfig
-from llmrec.data.readers.raw import Table, TableStream, as_text
+from llmrec.data.readers.raw import NO_IDS, Table, TableStream, as_text
 from llmrec.errors import DataError, nearest
 
 # Parts of a second, and the smallest number that counts them. 1e11 seconds are in the year 5138, 1e11 ms in 1973.
@@ -189,10 +189,10 @@ def to_ids(table: Table, column: str) -> pd.Series:
     """Ids as text.
 
     Raises:
-        DataError: an id is empty, NaN or longer than a line, and bad rows are errors.
+        DataError: an id is one of `NO_IDS`, nested or longer than a line, and bad rows are errors.
     """
     text = table.text(column)
-    bad = text.isna() | text.isin(["", "nan", "NaN"]) | _is_nested(table.frame[column])
+    bad = text.isna() | text.isin(NO_IDS) | _is_nested(table.frame[column])
     table.source.refuse(table.frame[column], bad, "an id", "Fill it in, or delete the row.")
     # A stray quotation mark makes several lines one field, up to the next quotation mark.
     long = text.str.contains("\n", regex=False, na=False)

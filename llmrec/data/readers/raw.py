@@ -14,6 +14,8 @@ from llmrec.errors import DataError
 
 _ENTITY = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[a-zA-Z][a-zA-Z0-9]*);")
 EXAMPLES = 3  # rows that a count shows at most
+# Text that stands for a missing id: what pandas, Hive, MySQL and other programs write for a missing value.
+NO_IDS = ("", "nan", "NaN", "\\N", "NULL", "null", "None", "<NA>")
 
 
 def first_true(mask: pd.Series) -> Any:

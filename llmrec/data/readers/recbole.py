@@ -8,10 +8,8 @@ import numpy as np
 import pandas as pd
 
 from llmrec.config import DataConfig
-from llmrec.data.histories import natural_key
 from llmrec.data.readers.columns import (
     event_columns,
-    no_years,
     require_columns,
     stream_events,
     to_attribute,
@@ -25,6 +23,7 @@ from llmrec.data.readers.movielens import natural_titles, titled_years
 from llmrec.data.readers.paths import find_one, resolve_path
 from llmrec.data.readers.raw import RawLog, Source, Table, TableStream, as_text
 from llmrec.data.readers.text_files import TextFormat
+from llmrec.data.readers.untitled import items_of_events
 from llmrec.data.splits import PARTS
 from llmrec.errors import DataError
 
@@ -149,26 +148,11 @@ def _events(streams: list[TableStream], source: Source, config: DataConfig) -> I
             source.count(reason, loss.count, loss.examples)
 
 
-def _unnamed_items(item_ids: set[str], source: Source) -> tuple[pd.DataFrame, Source]:
-    """Items of a data set without an item table: the ids of the events, without titles."""
-    ids = pd.Series(sorted(item_ids, key=natural_key), dtype="str")
-    ids.index += 1
-    empty = pd.Series([[] for _ in ids], index=ids.index, dtype=object)
-    items = pd.DataFrame(
-        {"item_id": ids, "title": "", "categories": empty, "year": no_years(ids.index)}, index=ids.index
-    )
-    return items, Source(f"{source.path} (there is no item table)", "item")
-
-
-def _item_ids(streams: list[TableStream], config: DataConfig) -> set[str]:
-    """The ids of all items in the events. The files are read once more for it."""
+def _untitled_items(streams: list[TableStream], source: Source, config: DataConfig) -> tuple[pd.DataFrame, Source]:
+    """Items of a data set without an item table. The files are read once more for it."""
     looks = [replace(stream, source=Source(stream.source.path, stream.source.unit, skip=True)) for stream in streams]
-    source = Source(looks[0].source.path, skip=True) if len(looks) > 1 else looks[0].source
-    ids: set[str] = set()
-    for frame in _events(looks, source, config):
-        ids.update(source.kept(frame)["item_id"].unique())
-        source.dropped.clear()
-    return ids
+    looked = Source(source.path, skip=True) if len(looks) > 1 else looks[0].source
+    return items_of_events(_events(looks, looked, config), looked)
 
 
 def read_recbole(config: DataConfig) -> RawLog:
@@ -192,7 +176,7 @@ def read_recbole(config: DataConfig) -> RawLog:
         item_table = _read_atomic(item_path, config)
         items, item_source = _items(item_table), item_table.source
     else:
-        items, item_source = _unnamed_items(_item_ids(streams, config), event_source)
+        items, item_source = _untitled_items(streams, event_source, config)
     log = RawLog(
         events=_events(streams, event_source, config),
         items=items,

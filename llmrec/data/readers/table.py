@@ -1,4 +1,4 @@
-"""Format `table`: an event log in CSV, TSV, Parquet or JSONL, an item table, and optional user and fact tables.
+"""Format `table`: an event log in CSV, TSV, Parquet or JSONL, and optional tables of items, users and facts.
 
 Quirks of files are handled in `csv_and_json`, quirks of values in `columns`, and quirks of whole columns in `decimals`
 (numbers) and `whole_ids` (ids).
@@ -23,10 +23,10 @@ from llmrec.data.readers.columns import (
 from llmrec.data.readers.csv_and_json import read_any_table, stream_any_table
 from llmrec.data.readers.decimals import plain_numbers, read_decimals
 from llmrec.data.readers.paths import resolve_path
-from llmrec.data.readers.raw import RawLog, Table, as_text
+from llmrec.data.readers.raw import RawLog, Source, Table, TableStream, as_text
 from llmrec.data.readers.text_files import TextFormat
+from llmrec.data.readers.untitled import items_of_events
 from llmrec.data.readers.whole_ids import agree_on_ids, agree_with_table
-from llmrec.errors import ConfigError
 
 _TRUE = {"true", "1", "yes"}
 _FALSE = {"false", "0", "no"}
@@ -76,22 +76,20 @@ def read_table_log(config: DataConfig) -> RawLog:
     kept for the rules of `data.click` and `data.purchase`. The default event type is `rating` if there are ratings,
     else `interaction`.
 
+    Without `data.items` the items are those of the events, and their ids are their titles.
+
     Raises:
-        ConfigError: `data.items` is missing.
         DataError: a file or column is missing, or a value cannot be used.
     """
-    if config.items is None:
-        raise ConfigError(
-            "The key `data.items` is missing; expected a table with the columns `item_id` and `title` (optional: "
-            "categories, year and others), because the language model needs a title for every item. Set the key."
-        )
     text = TextFormat.of(config)
     events = stream_any_table(resolve_path(config.path, "data.path"), text)
     columns = event_columns(events, config)
-    items = read_any_table(resolve_path(config.items, "data.items"), text)
-    item_id = _id_column(items, "item_id", config.columns.item_id)
-    require_columns(items, {"item_id": item_id, "title": "title"})
-    events, items = agree_on_ids(events, columns["item_id"], items, item_id)
+    items, item_id = None, ""
+    if config.items is not None:
+        items = read_any_table(resolve_path(config.items, "data.items"), text)
+        item_id = _id_column(items, "item_id", config.columns.item_id)
+        require_columns(items, {"item_id": item_id, "title": "title"})
+        events, items = agree_on_ids(events, columns["item_id"], items, item_id)
     users, user_id = None, ""
     if config.users is not None:
         users = read_any_table(resolve_path(config.users, "data.users"), text)
@@ -99,11 +97,16 @@ def read_table_log(config: DataConfig) -> RawLog:
         require_columns(users, {"user_id": user_id})
         events, users = agree_on_ids(events, columns["user_id"], users, user_id)
     events = read_decimals(events, _number_columns(columns, config), config.decimal)
+    if items is None:
+        typed_items, item_source = _untitled_items(events, columns, config)
+    else:
+        plain = plain_numbers(items, (item_id, "title", "categories"), config.decimal)
+        typed_items, item_source = items_from(plain, item_id), items.source
     log = RawLog(
         events=stream_events(events, columns, config.rating_range, config.timestamp_format),
-        items=items_from(plain_numbers(items, (item_id, "title", "categories"), config.decimal), item_id),
+        items=typed_items,
         event_source=events.source,
-        item_source=items.source,
+        item_source=item_source,
         timed=config.columns.timestamp is not None,
     )
     if users is not None:
@@ -114,6 +117,12 @@ def read_table_log(config: DataConfig) -> RawLog:
         facts = agree_with_table(facts, "head", log.items["item_id"])
         log = replace(log, facts=facts_from(facts), fact_source=facts.source)
     return log
+
+
+def _untitled_items(events: TableStream, columns: dict[str, str], config: DataConfig) -> tuple[pd.DataFrame, Source]:
+    """Items of a log without an item table. The log is read once more for it."""
+    look = replace(events, source=Source(events.source.path, events.source.unit, skip=True))
+    return items_of_events(stream_events(look, columns, config.rating_range, config.timestamp_format), look.source)
 
 
 def _number_columns(columns: dict[str, str], config: DataConfig) -> list[str]:

@@ -11,10 +11,9 @@ from dataclasses import replace
 
 import pandas as pd
 
-from llmrec.data.readers.raw import Source, Table, TableStream
+from llmrec.data.readers.raw import NO_IDS, Source, Table, TableStream
 
 _ENDINGS = (".0", ",0")  # with a decimal point, and with a decimal comma
-_NO_IDS = ("", "nan", "NaN")
 
 
 def agree_on_ids(stream: TableStream, column: str, table: Table, table_column: str) -> tuple[TableStream, Table]:
@@ -99,7 +98,7 @@ def _cut_in_table(table: Table, column: str) -> Table:
 def _ids(table: Table, column: str) -> pd.Series:
     """The ids of a column as text, without missing ones."""
     text = table.text(column)
-    return text[text.notna() & ~text.isin(_NO_IDS)]
+    return text[text.notna() & ~text.isin(NO_IDS)]
 
 
 def _have_ending(ids: pd.Series) -> bool:

@@ -120,12 +120,10 @@ def test_unreadable_files(tmp_path):
     assert_refused(["log.xlsx", ".csv, .tsv, .parquet, .jsonl"], read, "log.xlsx", b"")
 
 
-def test_missing_path_and_items(tmp_path):
+def test_missing_path(tmp_path):
     (tmp_path / "log.csv").write_text(f"{HEADER}\n{GOOD}\n")
     missing = DataConfig(format="table", path=str(tmp_path / "lgo.csv"), items="items.csv")
     assert_refused(["`data.path`", "no ", "lgo.csv", "Did you mean", "log.csv"], read_log, missing)
-    with pytest.raises(ConfigError, match=r"`data.items` is missing"):
-        read_log(DataConfig(format="table", path=str(tmp_path / "log.csv")))
 
 
 def test_movielens(tmp_path):

@@ -171,6 +171,27 @@ def test_items_without_a_title_are_titled_by_their_id(tmp_path):
     assert log.item_source.losses[UNTITLED].count == 2
 
 
+def test_a_log_without_an_item_table(tmp_path):
+    """Its items are those of the usable events, in natural order, and their ids are their titles."""
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\nu,10,1\nu,9,2\nv,10,3\nu,7,never\n")
+    section = DataConfig(format="table", path=str(tmp_path / "log.csv"), bad_rows="skip")
+    log = read_all(section)
+    assert log.items["item_id"].tolist() == log.items["title"].tolist() == ["9", "10"]
+    assert len(events_of(log)) == 3
+    assert {reason: loss.count for reason, loss in log.event_source.losses.items()} == {"unusable timestamp": 1}
+    assert log.item_source.losses[UNTITLED].count == 2
+    with pytest.raises(DataError, match="log.csv, line 5: `timestamp` is 'never'"):
+        read_all(section.model_copy(update={"bad_rows": "error"}))
+
+
+@pytest.mark.parametrize("missing", ["\\N", "NULL", "None", "nan", "<NA>"])
+def test_text_for_a_missing_value_is_no_id(tmp_path, missing):
+    log = f"user_id,item_id,timestamp\nu,a,1\n{missing},a,2\n"
+    with pytest.raises(DataError, match="line 3: `user_id` is .*; expected an id"):
+        read(tmp_path, log)
+    assert events_of(read(tmp_path, log, bad_rows="skip"))["user_id"].tolist() == ["u"]
+
+
 def test_equal_rows_of_an_item_count_once(tmp_path):
     log = read(tmp_path, "user_id,item_id,timestamp\nu,a,1\n", "item_id,title\na,Alien\na,Alien\n")
     assert log.items["item_id"].tolist() == ["a"]

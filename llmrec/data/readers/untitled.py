@@ -1,0 +1,34 @@
+"""Items of a log without an item table: the ids of its events, without titles."""
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from llmrec.data.histories import natural_key
+from llmrec.data.readers.columns import no_years
+from llmrec.data.readers.raw import Source
+
+
+def items_of_events(events: Iterable[pd.DataFrame], source: Source) -> tuple[pd.DataFrame, Source]:
+    """The items that the usable events of a log name, and a source that stands for the missing table.
+
+    Args:
+        events: typed events in parts. They are read to the end, so the log needs another pass afterwards.
+        source: their source, with skipped rows; not the one that counts the losses of the log.
+    """
+    ids: set[str] = set()
+    for part in events:
+        ids.update(source.kept(part)["item_id"].unique())
+        source.dropped.clear()
+    item_ids = pd.Series(sorted(ids, key=natural_key), dtype="str")
+    item_ids.index += 1
+    items = pd.DataFrame(
+        {
+            "item_id": item_ids,
+            "title": "",
+            "categories": pd.Series([[] for _ in item_ids], index=item_ids.index, dtype=object),
+            "year": no_years(item_ids.index),
+        },
+        index=item_ids.index,
+    )
+    return items, Source(f"{source.path} (there is no item table)", "item")
