@@ -50,7 +50,8 @@ class DataConfig(Section):
     items: str | None = Field(
         default=None,
         description="Path of the item table (format `table`), of the metadata file (format `amazon2023`) or of the "
-        "file of item words (format `sequences`).",
+        "file of item words (format `sequences`). null: the ids of the items are their titles (format `table`), or the "
+        "file beside the log (the other two).",
     )
     users: str | None = Field(default=None, description="Path of the user table (format `table`).")
     facts: str | None = Field(

@@ -102,7 +102,7 @@ def check_file(path: Path) -> LogCheck:
     """Reads the first lines of a log and suggests a config for it.
 
     Raises:
-        DataError: the file cannot be read, or is no table.
+        DataError: the file cannot be read, is no table, or has no rows.
     """
     if not path.is_file() or Path(path.name.removesuffix(".gz")).suffix not in TABLE_SUFFIXES:
         raise DataError(
@@ -113,6 +113,8 @@ def check_file(path: Path) -> LogCheck:
         text = TextFormat(encoding, _separator(sample, encoding), skip=True)
         table = plain_numbers(read_any_table(sample, text), (), None)
         roles, date_format = _roles(table)
+        if table.frame.empty:
+            raise _no_rows(table)
         columns = _columns(table, roles, date_format)
         missing = [own for own in ("user_id", "item_id") if own not in roles]
         if missing:
@@ -125,8 +127,7 @@ def check_file(path: Path) -> LogCheck:
                 )
             return LogCheck(len(table.frame), columns, "the log cannot be read without these columns", notes)
         data: dict[str, Any] = {"format": "table", "path": str(path)}
-        without_items = find_tables(path, text, table, roles, data)
-        notes = [*without_items, *_unclear_numbers(table)]
+        notes = [*find_tables(path, text, table, roles, data), *_unclear_numbers(table)]
         columns_of: dict[str, str | None] = {o: name for o, name in roles.items() if name != o or o not in _AS_NAMED}
         data["columns"] = columns_of
         if "timestamp" not in roles:
@@ -136,13 +137,18 @@ def check_file(path: Path) -> LogCheck:
         values = {"separator": text.separator, "encoding": encoding, "timestamp_format": date_format}
         data |= {key: value for key, value in values.items() if value is not None} | _rules(table, roles)
         data["min_user_events"] = 3
-        outcome, found = "unknown without an item table", []
-        if not without_items:
-            _, outcome, found = _outcome(DataConfig.model_validate(data | {"path": str(sample)}))
-            if found:
-                data["bad_rows"] = "skip"
+        _, outcome, found = _outcome(DataConfig.model_validate(data | {"path": str(sample)}))
+        if found:
+            data["bad_rows"] = "skip"
         config = {"name": run_name(path.name.split(".")[0], "log"), "data": data, "model": {"base": BASE, "layers": 12}}
         return LogCheck(len(table.frame), columns, outcome, [*notes, *found], config)
+
+
+def _no_rows(table: Table) -> DataError:
+    """The error for a file without a row that can be read."""
+    source = table.source
+    unread = "".join(f" ({loss.count:,} {reason}: {loss.examples[0]})" for reason, loss in source.losses.items())
+    return DataError(f"{source.path}: there are no rows{unread}; expected one per event. Check the file.")
 
 
 _AS_NAMED = ("user_id", "item_id", "timestamp", "event_type", "rating", "session_id")  # read under their own names
@@ -315,7 +321,7 @@ def _outcome(config: DataConfig) -> tuple[int, str, list[str]]:
         number of events, a sentence, and the rows that cannot be used, by reason.
     """
     log = check_log(read_log(config.model_copy(update={"bad_rows": "skip"})))
-    events = next(iter(log.events))
+    events = next(part for part in log.events if len(part))  # without any, `log.events` raises
     purchases = match_rules(events, config.purchase, "data.purchase")
     clicks = match_rules(events, config.click, "data.click") | purchases
     first = events[clicks].drop_duplicates(["user_id", "item_id"])

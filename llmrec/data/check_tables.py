@@ -14,10 +14,10 @@ LARGEST_NEIGHBOR = 200_000_000  # bytes of a file beside the log that may be its
 
 
 def find_tables(path: Path, text: TextFormat, table: Table, roles: dict[str, str], data: dict[str, Any]) -> list[str]:
-    """Finds the item table and the user table beside a log, and adds them to the config.
+    """Finds the item table and the user table beside a log, and adds those that there are to the config.
 
     Returns:
-        what to do if there is no item table; nothing if there is one.
+        what to do to get an item table if there is none; nothing if there is one.
     """
     near_misses = []
     for other in sorted(path.parent.iterdir()):
@@ -43,10 +43,12 @@ def find_tables(path: Path, text: TextFormat, table: Table, roles: dict[str, str
                 near_misses += _near_miss(other.name, neighbor, column, roles[own], ids)
     if "items" in data:
         return []
-    data["items"] = str(path.with_name("titles.csv" if path.name == "items.csv" else "items.csv"))
-    return near_misses or [
-        f"No file beside the log is its item table. Write one with the columns `item_id` and `title`, such as "
-        f"{data['items']}."
+    wanted = path.with_name("titles.csv" if path.name == "items.csv" else "items.csv")
+    write = "" if near_misses else f"Write one with the columns `item_id` and `title`, such as {wanted}. "
+    return [
+        *near_misses,
+        f"No file beside the log is its item table, so the ids of the items stand in for their titles. {write}Name the "
+        "table in `data.items`, because the language model learns an item from its title.",
     ]
 
 

@@ -120,10 +120,51 @@ def test_rows_that_cannot_be_used_are_counted(tmp_path):
     prepared(check)
 
 
+def test_a_log_without_an_item_table_gets_a_config_that_works(tmp_path):
+    path = shop(tmp_path)
+    (tmp_path / "products.csv").unlink()
+    with path.open("a") as file:
+        file.write("ç1,NULL,01/09/2020 12:00,view,1\nç1,1,never,view,1\n")
+    check = check_file(path)
+    assert "items" not in check.config["data"] and check.config["data"]["bad_rows"] == "skip"
+    assert "300 events, 225 clicks, 75 purchases" in check.outcome
+    assert any("1 rows cannot be used: unusable sku" in note for note in check.notes)
+    data = prepared(check)
+    assert data.items["title"].tolist() == [str(n) for n in range(11)]
+    warning = next(one for one in data.card["losses"]["warnings"] if "have no title" in one)
+    assert "11 of 11 items" in warning and "Name an item table in `data.items`" in warning
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("log.csv", "user_id,item_id,timestamp\n", "log.csv: there are no rows; expected one per event"),
+        ("log.tsv", "user_id\titem_id\ttimestamp", "log.tsv: there are no rows; expected one per event"),
+        ("log.jsonl", "", "log.jsonl: there are no rows; expected one per event"),
+        ("log.jsonl", "[1]\n", r"log.jsonl: there are no rows \(1 .*log.jsonl, line 1: .*JSON object"),
+    ],
+)
+def test_a_file_without_rows_is_said(tmp_path, name, content, found):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=found):
+        check_file(tmp_path / name)
+
+
+def test_a_config_of_a_log_without_usable_rows_is_an_error(tmp_path):
+    path = shop(tmp_path)
+    config = parse_config(check_file(path).config).data
+    path.write_text(path.read_text().splitlines()[0] + "\n")
+    with pytest.raises(DataError, match=r"orders.csv: there are no events"):
+        check_config(config)
+    with pytest.raises(DataError, match=r"orders.csv: there are no events"):
+        check_config(config.model_copy(update={"items": None}))
+
+
 def test_what_is_missing_is_said(tmp_path):
     path = shop(tmp_path)
     (tmp_path / "products.csv").write_text("code,name\n" + "".join(f"{n},Pan {n}\n" for n in range(11)))
-    (note,) = check_file(path).notes
+    note, without = check_file(path).notes
+    assert "ids of the items stand in for their titles. Name the table in `data.items`" in without
     assert "products.csv may be the item table: its column `code` holds the ids of the items." in note
     assert "rename `code` to `item_id` and rename `name` to `title`" in note
     (tmp_path / "products.csv").write_text("sku,price\n" + "".join(f"{n},1\n" for n in range(11)))
@@ -141,7 +182,7 @@ def test_an_item_table_of_other_ids_is_said(tmp_path):
     path = shop(tmp_path)
     (tmp_path / "products.csv").write_text("sku,title\n" + "".join(f"P-{n},Pan\n" for n in range(11)))
     check = check_file(path)
-    assert check.outcome == "unknown without an item table"
+    assert "300 events, 225 clicks" in check.outcome and "items" not in check.config["data"]
     assert "products.csv has titles, but its column `sku` holds 0% of the ids" in check.notes[0]
     assert "the log has `0`, the table `P-0`" in check.notes[0]
 
@@ -172,7 +213,7 @@ def test_a_log_is_not_its_own_item_table(tmp_path):
     log = shop(tmp_path, "items.csv")
     (tmp_path / "products.csv").unlink()
     check = check_file(log)
-    assert Path(check.config["data"]["items"]).name == "titles.csv" and "titles.csv" in check.notes[0]
+    assert "items" not in check.config["data"] and "such as" in check.notes[0] and "titles.csv" in check.notes[0]
 
 
 def test_an_item_table_of_other_columns_is_only_named(tmp_path):
@@ -181,7 +222,7 @@ def test_an_item_table_of_other_columns_is_only_named(tmp_path):
     (tmp_path / "products.csv").unlink()
     pd.DataFrame({"sku": range(11), "name": "x"}).to_csv(tmp_path / "items.csv", index=False)
     check = check_file(log)
-    assert check.outcome == "unknown without an item table"
+    assert "300 events, 225 clicks" in check.outcome and "items" not in check.config["data"]
     assert "items.csv may be the item table" in check.notes[0]
 
 

@@ -14,8 +14,8 @@ from llmrec.errors import DataError
 
 _ENTITY = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[a-zA-Z][a-zA-Z0-9]*);")
 EXAMPLES = 3  # rows that a count shows at most
-# Text that stands for a missing id: what pandas, Hive, MySQL and other programs write for a missing value.
-NO_IDS = ("", "nan", "NaN", "\\N", "NULL", "null", "None", "<NA>")
+# Text that stands for a missing id: what pandas, R, Hive and MySQL write for a missing value.
+NO_IDS = ("", "nan", "NaN", "NA", "<NA>", "\\N", "NULL", "null", "None")
 
 
 def first_true(mask: pd.Series) -> Any:
@@ -303,9 +303,14 @@ def _checked_events(log: RawLog) -> Iterator[pd.DataFrame]:
         empty = empty and usable.empty
         yield usable
     if empty:
-        reasons = ", ".join(f"{loss.count} for {reason}" for reason, loss in source.losses.items())
-        found = f"all events were left out ({reasons})" if reasons else "there are no events"
-        raise DataError(f"{source.path}: {found}; expected at least one. Check `data.path`.")
+        raise no_events(source)
+
+
+def no_events(source: Source) -> DataError:
+    """The error for a log without usable events, with the reasons why its rows were left out."""
+    reasons = ", ".join(f"{loss.count} for {reason}" for reason, loss in source.losses.items())
+    found = f"all events were left out ({reasons})" if reasons else "there are no events"
+    return DataError(f"{source.path}: {found}; expected at least one. Check `data.path`.")
 
 
 def _check_unique(table: pd.DataFrame, column: str, source: Source) -> None:

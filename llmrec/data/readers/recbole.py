@@ -150,8 +150,8 @@ def _events(streams: list[TableStream], source: Source, config: DataConfig) -> I
 
 def _untitled_items(streams: list[TableStream], source: Source, config: DataConfig) -> tuple[pd.DataFrame, Source]:
     """Items of a data set without an item table. The files are read once more for it."""
-    looks = [replace(stream, source=Source(stream.source.path, stream.source.unit, skip=True)) for stream in streams]
-    looked = Source(source.path, skip=True) if len(looks) > 1 else looks[0].source
+    looks = [replace(one, source=Source(one.source.path, one.source.unit, one.source.skip)) for one in streams]
+    looked = Source(source.path, source.unit, source.skip) if len(looks) > 1 else looks[0].source
     return items_of_events(_events(looks, looked, config), looked)
 
 

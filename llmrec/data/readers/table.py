@@ -28,6 +28,7 @@ from llmrec.data.readers.text_files import TextFormat
 from llmrec.data.readers.untitled import items_of_events
 from llmrec.data.readers.whole_ids import agree_on_ids, agree_with_table
 
+WITHOUT_EVENTS = "fact about an item without events"  # without an item table
 _TRUE = {"true", "1", "yes"}
 _FALSE = {"false", "0", "no"}
 _FACT_COLUMNS = ("head", "relation", "tail")
@@ -76,7 +77,8 @@ def read_table_log(config: DataConfig) -> RawLog:
     kept for the rules of `data.click` and `data.purchase`. The default event type is `rating` if there are ratings,
     else `interaction`.
 
-    Without `data.items` the items are those of the events, and their ids are their titles.
+    Without `data.items` the items are those of the events, and their ids are their titles; facts about other items are
+    left out and counted.
 
     Raises:
         DataError: a file or column is missing, or a value cannot be used.
@@ -115,13 +117,16 @@ def read_table_log(config: DataConfig) -> RawLog:
         facts = read_any_table(resolve_path(config.facts, "data.facts"), text)
         require_columns(facts, {name: name for name in _FACT_COLUMNS})
         facts = agree_with_table(facts, "head", log.items["item_id"])
+        if items is None:
+            heads = facts.text("head")
+            facts.source.drop(heads, heads.notna() & ~heads.isin(log.items["item_id"]), WITHOUT_EVENTS)
         log = replace(log, facts=facts_from(facts), fact_source=facts.source)
     return log
 
 
 def _untitled_items(events: TableStream, columns: dict[str, str], config: DataConfig) -> tuple[pd.DataFrame, Source]:
     """Items of a log without an item table. The log is read once more for it."""
-    look = replace(events, source=Source(events.source.path, events.source.unit, skip=True))
+    look = replace(events, source=Source(events.source.path, events.source.unit, events.source.skip))
     return items_of_events(stream_events(look, columns, config.rating_range, config.timestamp_format), look.source)
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from llmrec.data.histories import natural_key
 from llmrec.data.readers.columns import no_years
-from llmrec.data.readers.raw import Source
+from llmrec.data.readers.raw import Source, no_events
 
 
 def items_of_events(events: Iterable[pd.DataFrame], source: Source) -> tuple[pd.DataFrame, Source]:
@@ -14,12 +14,17 @@ def items_of_events(events: Iterable[pd.DataFrame], source: Source) -> tuple[pd.
 
     Args:
         events: typed events in parts. They are read to the end, so the log needs another pass afterwards.
-        source: their source, with skipped rows; not the one that counts the losses of the log.
+        source: their source; not the one that counts the losses of the log.
+
+    Raises:
+        DataError: no event can be used; or, unless bad rows are skipped, one cannot.
     """
     ids: set[str] = set()
     for part in events:
         ids.update(source.kept(part)["item_id"].unique())
         source.dropped.clear()
+    if not ids:
+        raise no_events(source)
     item_ids = pd.Series(sorted(ids, key=natural_key), dtype="str")
     item_ids.index += 1
     items = pd.DataFrame(

@@ -8,6 +8,7 @@ import pytest
 
 from llmrec.config import ColumnsConfig, DataConfig
 from llmrec.data.readers.raw import REPEATED, UNKNOWN_ITEM, UNTITLED
+from llmrec.data.readers.table import WITHOUT_EVENTS
 from llmrec.errors import ConfigError, DataError
 from tests.data.logs import events_of, read_all
 
@@ -184,7 +185,23 @@ def test_a_log_without_an_item_table(tmp_path):
         read_all(section.model_copy(update={"bad_rows": "error"}))
 
 
-@pytest.mark.parametrize("missing", ["\\N", "NULL", "None", "nan", "<NA>"])
+def test_a_log_without_usable_events_and_without_an_item_table(tmp_path):
+    section = DataConfig(format="table", path=str(tmp_path / "log.csv"), bad_rows="skip")
+    for rows, found in (("", "there are no events"), ("u,7,never\n", "left out .1 for unusable timestamp")):
+        (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n" + rows)
+        with pytest.raises(DataError, match=f"log.csv: .*{found}"):
+            read_all(section)
+
+
+def test_facts_about_items_without_events_are_counted_if_there_is_no_item_table(tmp_path):
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\nu,10,1\nu,9,2\n")
+    (tmp_path / "facts.csv").write_text("head,relation,tail\n10,color,red\n11,color,red\n")
+    log = read_all(DataConfig(format="table", path=str(tmp_path / "log.csv"), facts=str(tmp_path / "facts.csv")))
+    assert log.facts["head"].tolist() == ["10"]
+    assert log.fact_source.losses[WITHOUT_EVENTS].count == 1
+
+
+@pytest.mark.parametrize("missing", ["\\N", "NULL", "None", "nan", "NA", "<NA>"])
 def test_text_for_a_missing_value_is_no_id(tmp_path, missing):
     log = f"user_id,item_id,timestamp\nu,a,1\n{missing},a,2\n"
     with pytest.raises(DataError, match="line 3: `user_id` is .*; expected an id"):
