@@ -165,12 +165,10 @@ def _warnings(found: Collected, data: InteractionData, losses: Losses, config: D
     untitled = losses.left_out["items"].get(UNTITLED, 0)
     if untitled:
         without_table = config.format == "table" and config.items is None
-        mended = (
-            "Name an item table in `data.items`" if without_table else "Complete the column `title` of `data.items`"
-        )
+        mended = "Name an item table in" if without_table else "Complete the column `title` of"
         texts.append(
-            f"{untitled:,} of {len(log.items):,} items have no title, so their ids stand in. {mended} `data.items`, because "
-            "the language model learns an item from its title."
+            f"{untitled:,} of {len(log.items):,} items have no title, so their ids stand in. {mended} `data.items`, "
+            "because the language model learns an item from its title."
         )
     unclear = losses.left_out["items"].get(UNCLEAR, 0)
     if unclear:
