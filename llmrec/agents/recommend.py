@@ -5,13 +5,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from llmrec.agents.agent import policy_of
-from llmrec.agents.registry import LEARNERS, action_sets, contenders
+from llmrec.agents.kit import Kit
+from llmrec.agents.language import LanguagePolicy
+from llmrec.agents.registry import contenders
 from llmrec.agents.report import AGENTS_REPORT
 from llmrec.agents.stage import FOLDER, RESULT_FILE, agent_folder
 from llmrec.catalogue.lookup import items_named, items_with_ids, user_with_id
 from llmrec.catalogue.names import NameIndex, distinct_names
 from llmrec.data.dataset import InteractionData, load_data
+from llmrec.data.profiles import NEW_USER, profile_texts
 from llmrec.errors import CatalogueError, RunError, UserError, nearest
 from llmrec.files import read_json
 from llmrec.recommend import RankedItem
@@ -33,14 +35,16 @@ class AgentRecommender:
         policy: the agent's scores of all items.
         world: its world, which says what an observation holds.
         data: the prepared log.
+        texts: what a prompt says of each user of the log.
     """
 
-    def __init__(self, policy: Scores, world: World, data: InteractionData) -> None:
+    def __init__(self, policy: Scores, world: World, data: InteractionData, texts: Sequence[str] = ()) -> None:
         self.policy = policy
         self.world = world
         self.data = data
         self.names = NameIndex(distinct_names(data.items), data.items["item_id"].astype(str).tolist())
         self._profiles = profile_features(data.users)
+        self._texts = texts
 
     @classmethod
     def from_run(cls, run: Run, name: str) -> "AgentRecommender":
@@ -66,10 +70,10 @@ class AgentRecommender:
         world = PLANS[0].name
         results = [(_validation(run, world, name, seed), -seed) for seed in range(found["seeds"])]
         folder = agent_folder(run, world, name, -max(results)[1])
-        learner = LEARNERS[every[name].learner]
         data = load_data(run.path("data"))
-        policy = policy_of(learner.load(folder), action_sets(data)[learner.actions])
-        return cls(policy, load_world(run.directory / WORLDS / world), data)
+        texts = profile_texts(data.users, run.config.catalogue.user_attributes)
+        home = load_world(run.directory / WORLDS / world)
+        return cls(Kit.of(run, data).load(every[name], home, folder), home, data, texts)
 
     def resolve_titles(self, titles: Sequence[str]) -> list[int]:
         """Items by title; see `items_named`."""
@@ -116,7 +120,7 @@ class AgentRecommender:
         items = np.array(history if index is None else self.data.histories[index], dtype=np.int64)
         profile = np.zeros(self._profiles.shape[1], np.float32) if index is None else self._profiles[index]
         people = self._alone(items, profile)
-        scores = self.policy(people, people.reset(0, 1))[0]
+        scores = self._policy_for(index)(people, people.reset(0, 1))[0]
         left_out = [other for item in [*items.tolist(), *(exclude or [])] for other in self.names.alike(item)]
         left = np.setdiff1d(np.arange(len(scores)), left_out)
         if not len(left):
@@ -126,6 +130,12 @@ class AgentRecommender:
             best.setdefault(self.names.representative(item), item)
         chosen = list(best.values())[:top_k]
         return [RankedItem(self.names.ids[item], self.names.names[item], None, "", True) for item in chosen]
+
+    def _policy_for(self, user: int | None) -> Scores:
+        """The policy, with the words of a user of the log in the prompt of a language model, or of nobody."""
+        if not isinstance(self.policy, LanguagePolicy):
+            return self.policy
+        return self.policy.alone(NEW_USER if user is None else self._texts[user])
 
     def _alone(self, items: np.ndarray, profile: np.ndarray) -> People:
         """A world in which one person lives, whose clicks are known."""

@@ -10,7 +10,7 @@ from llmrec.agents.agent import Agent, ConstantAgent, LinearAgent, TableAgent
 from llmrec.agents.deep import Deep
 from llmrec.agents.learners import blend_search, linucb, q_learning, thompson
 from llmrec.agents.rankers import Rankers
-from llmrec.config.agents import AgentName
+from llmrec.config.agents import LANGUAGE_MODEL, AgentName
 from llmrec.data.dataset import InteractionData
 
 
@@ -36,6 +36,7 @@ def _deep(name: str, actions: Literal["weights", "arms", "item"]) -> Learner:
     return Learner(actions, deep, deep.load)
 
 
+# `language_model` is missing: it acts by its prompt instead of an observation; see `language.LanguageModels`.
 LEARNERS: dict[AgentName, Learner] = {
     "blend_search": Learner("weights", blend_search, ConstantAgent.load, sequential=False),
     "linucb": Learner("arms", linucb, LinearAgent.load, sequential=False),
@@ -81,7 +82,7 @@ def contenders(names: list[AgentName], gamma: float) -> list[Contender]:
     """Each learner, followed by its twin if it is sequential."""
     found = []
     for name in names:
-        sequential = LEARNERS[name].sequential
+        sequential = name == LANGUAGE_MODEL or LEARNERS[name].sequential
         found.append(Contender(name, gamma if sequential else 0.0, name))
         if sequential:
             found.append(Contender(name, 0.0, twin(name)))

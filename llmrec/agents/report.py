@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from llmrec.agents.registry import contenders, twin
-from llmrec.config.agents import AGENTS, AgentsConfig
+from llmrec.config.agents import AgentsConfig
 from llmrec.evaluation.metrics import bootstrap_ci, paired_bootstrap
 from llmrec.files import write_with
 from llmrec.simulator.policies import BOUND
@@ -120,9 +120,9 @@ def draw(report: dict[str, Any], file: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.2 * len(report["worlds"]), 0.28 * len(AGENTS) * 2 + 1.5), layout="constrained")
-    axes = figure.subplots(1, len(report["worlds"]), sharey=True, squeeze=False)[0]
     names = list(next(iter(report["worlds"].values()))["policies"])[::-1]
+    figure = Figure(figsize=(4.2 * len(report["worlds"]), 0.28 * len(names) + 1.5), layout="constrained")
+    axes = figure.subplots(1, len(report["worlds"]), sharey=True, squeeze=False)[0]
     for axis, (world, table) in zip(axes, report["worlds"].items(), strict=True):
         for place, name in enumerate(names):
             estimate = table["policies"][name]["reward"]

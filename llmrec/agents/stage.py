@@ -4,21 +4,20 @@ Two thirds of the users of a world train agents and choose the best; the last th
 """
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llmrec.agents.actions import Actions
-from llmrec.agents.agent import policy_of
-from llmrec.agents.environment import AgentVecEnv
+from llmrec.agents.kit import Kit
 from llmrec.agents.learners import Advance
-from llmrec.agents.registry import LEARNERS, Contender, action_sets, contenders
+from llmrec.agents.registry import Contender, contenders
 from llmrec.agents.report import AGENTS_REPORT, CHART_FILE, compare, draw
 from llmrec.agents.trained import TrainedModels
-from llmrec.data.dataset import load_data
+from llmrec.config import LANGUAGE_MODEL
+from llmrec.data.dataset import InteractionData, load_data
 from llmrec.errors import RunError
 from llmrec.files import plain, read_json, write_json
 from llmrec.progress import bar
@@ -30,13 +29,14 @@ from llmrec.simulator.people import People
 from llmrec.simulator.policies import BOUND, Lives, Scores, live, log_policies, true_tastes
 from llmrec.simulator.stage import FOLDER as WORLDS
 from llmrec.simulator.stage import PLANS, simulate
-from llmrec.simulator.world import World, load_world
+from llmrec.simulator.world import World, items_hash, load_world
 from llmrec.timing import OTHER, Clock
 
 FOLDER = "agents"
 RESULT_FILE = "result.json"
 VALIDATION_SEED = 1_000_001  # seeds of lives; those of training are small
 TEST_SEED = 2_000_001
+UNTRAINED = "language_model_untrained"  # where its training in a world starts
 
 
 def train_agents(run: Run, say: Callable[[str], Any]) -> dict[str, Any]:
@@ -56,15 +56,18 @@ def train_agents(run: Run, say: Callable[[str], Any]) -> dict[str, Any]:
     simulate(run, say)
     with locked(run.directory):
         data = load_data(run.path("data"))
-        actions = action_sets(data)
+        kit = Kit.of(run, data)
         models = TrainedModels.from_run(run, data)
         every = contenders(run.config.agents.names, run.config.agents.gamma)
         check_folder(run)
         worlds = {}
         for plan in PLANS:
             world = load_world(run.directory / WORLDS / plan.name)
-            trained = _train_all(run, world, every, actions, say)
+            check_catalogue(world, data)
+            trained = _train_all(run, world, every, kit, say)
             policies = {**log_policies(data), **models.policies(world), BOUND: true_tastes}
+            if kit.language is not None:
+                policies[UNTRAINED] = kit.language.before_training(world)
             worlds[plan.name] = (world, trained | _fixed(run, world, policies))
         report = compare(worlds, run.config.agents)
         write_json(run.directory / FOLDER / AGENTS_REPORT, plain(report))
@@ -73,7 +76,7 @@ def train_agents(run: Run, say: Callable[[str], Any]) -> dict[str, Any]:
 
 
 def _train_all(
-    run: Run, world: World, every: list[Contender], actions: Mapping[str, Actions], say: Callable[[str], Any]
+    run: Run, world: World, every: list[Contender], kit: Kit, say: Callable[[str], Any]
 ) -> dict[str, list[dict[str, Any]]]:
     """Results of each contender, one for each seed. Finished agents are not trained again."""
     config = run.config.agents
@@ -88,24 +91,23 @@ def _train_all(
             shown.start("", total)
             for number, (one, seed) in enumerate(missing):
                 shown.update(number * config.steps, total, f"{world.name}: {one.name}, seed {seed}")
-                _train(run, world, one, seed, actions[LEARNERS[one.learner].actions], shown.advance)
+                _train(run, world, one, seed, kit, shown.advance)
     return {one.name: [read_json(folders[one, seed] / RESULT_FILE) for seed in range(config.seeds)] for one in every}
 
 
-def _train(run: Run, world: World, one: Contender, seed: int, actions: Actions, advance: Advance) -> None:
+def _train(run: Run, world: World, one: Contender, seed: int, kit: Kit, advance: Advance) -> None:
     """Trains, saves and measures one agent. Its result is written last."""
     config = run.config.agents
     training, testing = people_of(world, run.config.seed)
     folder = agent_folder(run, world.name, one.name, seed)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    if one.learner != LANGUAGE_MODEL:  # which goes on from its newest checkpoint
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
     steps = _Counter(advance)
     clock = Clock()
-    env = AgentVecEnv(training, actions, config.num_envs, seed, world.slate)
-    agent = LEARNERS[one.learner].train(env, config.steps, one.gamma, seed, steps)
+    policy = kit.train(one, world, training, config, seed, folder, steps)
     spent = clock.spent()[OTHER]
-    agent.save(folder)
-    found = _measure(training, testing, policy_of(agent, actions), run, world.slate)
+    found = _measure(training, testing, policy, run, world.slate)
     result = {"steps": steps.count, **spent, **found}
     write_json(folder / RESULT_FILE, plain(result))
 
@@ -145,19 +147,40 @@ def agent_folder(run: Run, world: str, name: str, seed: int) -> Path:
     return run.directory / FOLDER / world / f"{name}-seed{seed}"
 
 
+def check_catalogue(world: World, data: InteractionData) -> None:
+    """Checks that a world offers the items of the log.
+
+    Raises:
+        RunError: it has another catalogue.
+    """
+    if world.items_sha256 != items_hash(data.items["item_id"]):
+        raise RunError(
+            f"The world {world.name} offers other items than the {len(data.items)} of the prepared log; expected the "
+            "same catalogue. Delete the folder `simulator` of the run, and run `llmrec simulate` again."
+        )
+
+
 def check_folder(run: Run) -> None:
     """Notes the config of the agents; refuses a folder that holds agents of another one.
 
     Raises:
         RunError: the worlds, or how agents are trained, have changed since.
     """
-    file = run.directory / FOLDER / "config.json"
     values = run.config.model_dump(mode="json")
-    settings = {key: value for key, value in values["agents"].items() if key not in ("names", "seeds")}
-    present = {
-        **flatten({"agents": settings, "simulator": values["simulator"], "seed": values["seed"]}),
-        "data": result_mark(run.path("data")),
-    }
+    agents = dict(values["agents"])
+    language = agents.pop(LANGUAGE_MODEL)
+    settings = {key: value for key, value in agents.items() if key not in ("names", "seeds")}
+    world = {"simulator": values["simulator"], "seed": values["seed"]}
+    marks = {"data": result_mark(run.path("data"))}
+    _check_note(run, "config.json", flatten({"agents": settings, **world}) | marks)
+    if LANGUAGE_MODEL in run.config.agents.names:
+        marks = {"sft": result_mark(run.path("sft"))}
+        _check_note(run, f"{LANGUAGE_MODEL}.json", flatten({"agents": {LANGUAGE_MODEL: language}}) | marks)
+
+
+def _check_note(run: Run, name: str, present: dict[str, Any]) -> None:
+    """Writes what agents depend on into the folder of agents, or compares it with what was written before."""
+    file = run.directory / FOLDER / name
     if not file.is_file():
         write_json(file, present)
         return

@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from llmrec.agents.people_world import Prompts
 from llmrec.catalogue.facts import FactBook
 from llmrec.config import CatalogueConfig
 from llmrec.data.dataset import InteractionData
 from llmrec.data.decision import Decisions
-from llmrec.data.profiles import profile_texts
 from llmrec.distributed import own_device
 from llmrec.language.adapter_files import same_weights
 from llmrec.policy.model import RecPolicy
@@ -19,7 +19,7 @@ from llmrec.policy.ranking import all_item_scores
 from llmrec.reward.composite import CompositeReward
 from llmrec.run import Run
 from llmrec.simulator.people import People
-from llmrec.simulator.policies import Scores, clicked_histories
+from llmrec.simulator.policies import Scores
 from llmrec.simulator.state import State
 from llmrec.simulator.world import World
 
@@ -38,8 +38,7 @@ class TrainedModels:
     def __init__(self, scores: dict[str, Score], data: InteractionData, catalogue: CatalogueConfig) -> None:
         self.scores = scores
         self.data = data
-        self.max_history = catalogue.max_history
-        self._profiles = np.array(profile_texts(data.users, catalogue.user_attributes), dtype=object)
+        self.catalogue = catalogue
 
     @classmethod
     def from_run(cls, run: Run, data: InteractionData) -> "TrainedModels":
@@ -63,27 +62,17 @@ class TrainedModels:
 
     def policies(self, world: World) -> dict[str, Scores]:
         """The models by name, for the users of a world."""
-        users = np.array([self.data.user_index[user] for user in world.users], dtype=np.int64)
-        return {name: self._policy(score, users) for name, score in self.scores.items()}
+        prompts = Prompts.of_users(world.users, self.data, self.catalogue)
+        return {name: _policy(score, prompts) for name, score in self.scores.items()}
 
-    def _policy(self, score: Score, users: np.ndarray) -> Scores:
-        """Lets a model score the items for each life of `users`, indices in the log of the users of a world."""
 
-        def scores(people: People, state: State) -> np.ndarray:
-            return score(self._decisions(users[state.user], clicked_histories(people, state)))
+def _policy(score: Score, prompts: Prompts) -> Scores:
+    """Lets a model score the items for each life."""
 
-        return scores
+    def scores(people: People, state: State) -> np.ndarray:
+        return score(prompts.decisions(people, state))
 
-    def _decisions(self, users: np.ndarray, histories: list[np.ndarray]) -> Decisions:
-        """The decisions after some histories; the purchases in them are not remembered by a state."""
-        return Decisions(
-            profiles=self._profiles[users].tolist(),
-            histories=histories,
-            purchased=[np.zeros(len(history), bool) for history in histories],
-            users=users,
-            targets=np.full(len(users), -1),
-            max_history=self.max_history,
-        )
+    return scores
 
 
 def _language_model(run: Run, stage: str) -> Score:

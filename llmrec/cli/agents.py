@@ -9,6 +9,7 @@ from llmrec.cli.options import ConfigArgument, JsonOption
 from llmrec.cli.output import line_printer, print_json, print_line, print_table
 from llmrec.cli.process import reserve_stdout
 from llmrec.cli.stages import open_or_create
+from llmrec.config import LANGUAGE_MODEL
 from llmrec.progress.console import console_for
 from llmrec.run import run_all
 
@@ -24,7 +25,7 @@ def agents_command(config: ConfigArgument, as_json: JsonOption = False) -> None:
 
         say = line_printer(console_for(stderr=as_json))
         run = open_or_create(config)
-        run_all(run, "data", say=say)
+        run_all(run, *(("data", "sft") if LANGUAGE_MODEL in run.config.agents.names else ("data",)), say=say)
         report = train_agents(run, say)
     if as_json:
         print_json(report)

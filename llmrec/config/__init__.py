@@ -1,7 +1,7 @@
 """The config of an experiment: one class a section, and a loader for its YAML file."""
 
 from llmrec.config.ab_test import ABMetricConfig, ABTestConfig, ABTestDataConfig
-from llmrec.config.agents import AgentsConfig
+from llmrec.config.agents import LANGUAGE_MODEL, AgentsConfig, LanguageAgentConfig
 from llmrec.config.catalogue import CatalogueConfig
 from llmrec.config.data import ColumnsConfig, DataConfig
 from llmrec.config.evaluation import BASELINES, BaselineName, EvaluationConfig, SASRecConfig
@@ -39,7 +39,9 @@ __all__ = [
     "EvaluationConfig",
     "HubConfig",
     "INCLUDABLE",
+    "LANGUAGE_MODEL",
     "LOCAL_BASE",
+    "LanguageAgentConfig",
     "LearnConfig",
     "ModelConfig",
     "PPOConfig",

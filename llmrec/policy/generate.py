@@ -80,7 +80,7 @@ def _generate(
     first_items: torch.Tensor | None,
 ) -> Completions:
     device, pad = policy.device, policy.prompts.end
-    prompt_hidden, cache, mask = _read_prompts(policy, prompts, max_new_tokens)
+    prompt_hidden, cache, mask = read_prompts(policy, prompts, max_new_tokens)
     rows = torch.arange(len(prompt_hidden), device=device).repeat_interleave(num_generations)
     if num_generations > 1:
         cache.batch_repeat_interleave(num_generations)
@@ -134,7 +134,7 @@ def _generate(
     )
 
 
-def _read_prompts(
+def read_prompts(
     policy: RecPolicy, prompts: PackedBatch, max_new_tokens: int
 ) -> tuple[torch.Tensor, Cache, torch.Tensor | None]:
     """Reads the prompts.

@@ -1,6 +1,6 @@
 """Rollouts: which prompts an update learns from, and the sampling of completions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -116,13 +116,8 @@ class RolloutSampler:
 
     def decisions_of(self, update: int) -> list[Decision]:
         """This process's prompts of an update, from seeded permutations of the dataset that follow each other."""
-        size = len(self.dataset)
-        positions = self.positions(update)
-        orders = {
-            epoch: np.random.default_rng((self.args.seed, epoch)).permutation(size)
-            for epoch in {position // size for position in positions}
-        }
-        return [self.dataset[int(orders[position // size][position % size])] for position in positions]
+        rows = shuffled(self.positions(update), len(self.dataset), self.args.seed)
+        return [self.dataset[row] for row in rows]
 
     def uniforms(self, update: int) -> torch.Tensor:
         """Random numbers in [0, 1) that choose this process's tokens, float64 [B*G, T].
@@ -133,3 +128,19 @@ class RolloutSampler:
         numbers = np.random.default_rng((self.args.seed, update, 7)).random(shape)
         start = self.accelerator.process_index * self.local_episodes
         return torch.from_numpy(numbers[start : start + self.local_episodes]).to(self.accelerator.device)
+
+
+def shuffled(positions: Iterable[int], size: int, seed: int) -> list[int]:
+    """Rows of a dataset at positions of seeded permutations that follow each other.
+
+    Args:
+        positions: positions from 0; each block of `size` positions holds every row once.
+        size: number of rows.
+        seed: seed of the permutations.
+    """
+    positions = list(positions)
+    orders = {
+        epoch: np.random.default_rng((seed, epoch)).permutation(size)
+        for epoch in {position // size for position in positions}
+    }
+    return [int(orders[position // size][position % size]) for position in positions]

@@ -3,6 +3,7 @@
 accelerate launch scripts/train_ppo.py --config configs/quickstart.yaml
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -188,9 +189,19 @@ def batch_arguments(section: PPOConfig) -> dict[str, Any]:
 
 def training_arguments(run: Run) -> TRLPPOConfig:
     """TRL's arguments for the config section `ppo`."""
-    section: PPOConfig = run.config.ppo
+    return trl_arguments(run.config.ppo, run.path("ppo", "checkpoints"), run.config.seed)
+
+
+def trl_arguments(section: PPOConfig, checkpoints: Path, seed: int) -> TRLPPOConfig:
+    """TRL's arguments for options of PPO.
+
+    Args:
+        section: the options.
+        checkpoints: folder of the checkpoints.
+        seed: seed of the training.
+    """
     return TRLPPOConfig(
-        output_dir=str(run.path("ppo", "checkpoints")),
+        output_dir=str(checkpoints),
         **{name: getattr(section, name) for name in TRL_OPTIONS},
         **batch_arguments(section),
         gradient_checkpointing=False,
@@ -199,7 +210,7 @@ def training_arguments(run: Run) -> TRLPPOConfig:
         logging_steps=1,
         bf16=settle_mixed_precision() == "bf16",
         use_cpu=not torch.cuda.is_available(),
-        seed=run.config.seed,
+        seed=seed,
         report_to="none",  # `watch` reports
         remove_unused_columns=False,
     )

@@ -25,7 +25,7 @@ from llmrec.distributed import is_main_process
 from llmrec.language.grammar import ITEM
 from llmrec.policy.generate import parse
 from llmrec.policy.model import RecPolicy
-from llmrec.policy.packing import pack
+from llmrec.policy.packing import PackedBatch, pack
 from llmrec.ppo.advantages import Trajectories
 from llmrec.ppo.averaging import WeightAverage
 from llmrec.ppo.checkpoint import load_checkpoint, save_checkpoint
@@ -312,10 +312,14 @@ class RecPPOTrainer(PPOTrainer):
         self.policy.eval()
         return means
 
+    def packed(self, part: Experience) -> PackedBatch:
+        """The tokens of a micro-batch."""
+        return pack(self.policy, part.decisions, part.completions)
+
     def _losses(self, part: Experience, counts: Counts) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Loss of a micro-batch and its share of the metrics, all divided by the counts of the mini-batch."""
         args = self.args
-        batch = pack(self.policy, part.decisions, part.completions).to(self.accelerator.device)
+        batch = self.packed(part).to(self.accelerator.device)
         new: NetworkOutput = self.model(batch, args.temperature, self.items.needs_item_distributions)
         log_ratio = new.scores.log_probs - part.log_probs
         pg_loss, pg_clipped = policy_loss(

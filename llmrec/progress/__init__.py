@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from llmrec.progress.bars import ProgressBar, bar
     from llmrec.progress.table import LiveTable
     from llmrec.progress.watcher import Sample, TrainingLog, Watcher
-    from llmrec.progress.watching import watch
+    from llmrec.progress.watching import attached, watch
 
-__all__ = ["LiveTable", "ProgressBar", "Sample", "TrainingLog", "Watcher", "bar", "watch"]
+__all__ = ["LiveTable", "ProgressBar", "Sample", "TrainingLog", "Watcher", "attached", "bar", "watch"]
 
 _MODULES = {
     "LiveTable": "table",
@@ -27,6 +27,7 @@ _MODULES = {
     "Sample": "watcher",
     "TrainingLog": "watcher",
     "Watcher": "watcher",
+    "attached": "watching",
     "bar": "bars",
     "watch": "watching",
 }

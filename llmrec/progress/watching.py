@@ -1,6 +1,6 @@
 """Attaches the live table and the records to a trainer."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from transformers import Trainer
@@ -34,9 +34,23 @@ def watch(trainer: Trainer, run: Run, stage: str, columns: dict[str, str]) -> It
     Raises:
         ConfigError: a package that `report_to` needs is not installed.
     """
+    with attached(trainer, _watchers(run, stage, columns) if is_main_process() else []) as log:
+        yield log
+
+
+@contextmanager
+def attached(trainer: Trainer, watchers: Sequence[Watcher]) -> Iterator[TrainingLog]:
+    """Replaces a trainer's own output by watchers. They are closed at the end of the `with` block.
+
+    Args:
+        trainer: the trainer, before `train`.
+        watchers: what receives its metrics, samples and events; the last one is closed first.
+
+    Yields:
+        The log that the trainer may write samples and events to.
+    """
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    watchers = _watchers(run, stage, columns) if is_main_process() else []
     with ExitStack() as stack:
         for watcher in watchers:
             trainer.add_callback(watcher)
@@ -51,4 +65,4 @@ def _watchers(run: Run, stage: str, columns: dict[str, str]) -> list[Watcher]:
         watchers.append(TensorBoard(run.path(stage, "logs")))
     if "trackio" in run.config.report_to:
         watchers.append(Trackio(run.directory / "trackio", run.config.name, stage))
-    return [*watchers, LiveTable(stage, columns, console_for(stderr=True))]  # the last one is closed first
+    return [*watchers, LiveTable(stage, columns, console_for(stderr=True))]

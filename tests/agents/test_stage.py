@@ -16,6 +16,7 @@ pytest.importorskip("sb3_contrib", reason="llmrec[simulate] is not installed")
 from llmrec.agents import stage
 from llmrec.agents.actions import Weights
 from llmrec.agents.agent import ConstantAgent, policy_of
+from llmrec.agents.kit import Kit
 from llmrec.agents.rankers import RANKERS, Rankers
 from llmrec.agents.recommend import AgentRecommender
 from llmrec.agents.registry import LEARNERS, Contender, Learner
@@ -92,8 +93,8 @@ def test_finished_agents_are_not_trained_again(run: Run, monkeypatch) -> None:
 
     monkeypatch.setitem(LEARNERS, "ppo", Learner("weights", train, ConstantAgent.load))
     every = [Contender("ppo", 0.95, "ppo"), Contender("ppo", 0.0, "ppo_gamma0")]
-    actions = {"weights": Weights(Rankers(log()))}
-    arguments = (run, small_world(), every, actions, lambda line: None)
+    kit = Kit({"weights": Weights(Rankers(log()))}, None)
+    arguments = (run, small_world(), every, kit, lambda line: None)
     first = stage._train_all(*arguments)
     assert trained == [(0, 0.95), (1, 0.95), (2, 0.95), (0, 0.0), (1, 0.0), (2, 0.0)]
     assert first["ppo"][0]["steps"] == run.config.agents.steps and len(first["ppo"][0]["lives"]["reward"]) == 20
