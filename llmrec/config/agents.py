@@ -44,10 +44,10 @@ class LanguageAgentConfig(Section):
         "items without a click and new sessions, in words that SFT has never seen there.",
     )
     learning_rate: float = Field(
-        default=3e-4, gt=0, description="Peak learning rate of the adapter, which falls linearly to 0."
+        default=1e-4, gt=0, description="Peak learning rate of the adapter, which falls linearly to 0."
     )
     kl_coef: float = Field(
-        default=0.05, ge=0, description="KL coefficient of each turn, relative to the SFT model, in units of reward."
+        default=0.2, ge=0, description="KL coefficient of each turn, relative to the SFT model, in units of reward."
     )
 
 

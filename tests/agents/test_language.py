@@ -151,6 +151,7 @@ def test_reading_on_is_the_same_as_reading_whole_lives(tiny_base, told):
         shown = top_slates(found, part.seen, 1)[:, 0]
         for row, life in enumerate(alive.tolist()):
             lives[life].shown.append(int(shown[row]))
+            lives[life].clicked.append(False)
         batch = pack_lives(policy, [lives[life] for life in alive.tolist()])
         with torch.no_grad():
             expected = batch.score(policy, policy(*batch.inputs())).log_probs[:, -1]
@@ -160,7 +161,7 @@ def test_reading_on_is_the_same_as_reading_whole_lives(tiny_base, told):
         outcome = people.step(state, items)
         for life in alive.tolist():
             clicked = bool(outcome.clicked[life] >= 0)
-            lives[life].clicked.append(clicked)
+            lives[life].clicked[-1] = clicked
             lives[life].outcomes.append(words.tokens(lives[life].shown[-1], clicked, float(outcome.gap[life])))
     assert state.over.any() and not state.over.all()
 
@@ -283,6 +284,6 @@ def test_agents_of_another_language_model_are_refused(run):
     stage.check_folder(run)
     agents = run.config.agents
     changed = agents.model_copy(update={"language_model": agents.language_model.model_copy(update={"kl_coef": 1.0})})
-    with pytest.raises(RunError, match="agents.language_model.kl_coef: 0.05 -> 1"):
+    with pytest.raises(RunError, match="agents.language_model.kl_coef: 0.2 -> 1"):
         stage.check_folder(with_config(run, agents=changed))
     stage.check_folder(with_config(run, agents=changed.model_copy(update={"names": ["ppo"]})))  # which it does not read
