@@ -303,12 +303,28 @@ def _rules(table: Table, roles: dict[str, str]) -> dict[str, list[str]]:
         clicks = [kind for kind in kinds if not any(word in kind.lower() for word in _NO_CLICKS)]
         purchases = [kind for kind in clicks if any(word in kind.lower() for word in _PURCHASES)]
         return {"click": clicks or kinds, "purchase": purchases}
+    clicked, bought = (_flags(table, roles, words) for words in (("click",), _PURCHASES))
+    if clicked:
+        return {"click": clicked, "purchase": bought}
     if "rating" in roles:
         numbers = as_numbers(table.frame[roles["rating"]])
         low, high = float(numbers.min()), float(numbers.max())
         least = math.ceil(low + 0.75 * (high - low))
-        return {"click": [f"rating>={low:g}"], "purchase": [f"rating>={least}"] if low < least <= high else []}
-    return {"click": ["interaction"], "purchase": []}
+        liked = [f"rating>={least}"] if low < least <= high else []
+        return {"click": [f"rating>={low:g}"], "purchase": bought or liked}
+    return {"click": ["interaction"], "purchase": bought}
+
+
+def _flags(table: Table, roles: dict[str, str], words: tuple[str, ...]) -> list[str]:
+    """A rule for each column of 0 and 1 whose name has one of some words, such as `clicked` of a log of impressions."""
+
+    def is_flag(name: str) -> bool:
+        lower = name.lower()
+        named = any(word in lower for word in words) and not any(word in lower for word in _NO_CLICKS)
+        free = name not in roles.values() and not re.search("[<>=!]", name)
+        return named and free and set(as_numbers(table.frame[name]).dropna()) == {0, 1}
+
+    return [f"{name}==1" for name in table.columns if is_flag(name)]
 
 
 # --- outcome ------------------------------------------------------------------------------------------

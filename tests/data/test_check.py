@@ -109,6 +109,26 @@ def test_ratings_make_rules(tmp_path):
     assert prepared(check).num_users == 7
 
 
+@pytest.mark.parametrize(
+    ("columns", "click", "purchase", "clicks"),
+    [
+        (("is_click", "buy"), ["is_click==1"], ["buy==1"], 180),  # 150 and 60, of which 30 are both
+        (("is_click", "stars"), ["is_click==1"], [], 150),
+        (("shown", "purchased"), ["interaction"], ["purchased==1"], 300),
+    ],
+)
+def test_columns_of_0_and_1_make_rules(tmp_path, columns, click, purchase, clicks):
+    """Of a log of impressions only the rows with a 1 count."""
+    path = shop(tmp_path)
+    frame = pd.read_csv(path, dtype="str").drop(columns=["action", "amount"])
+    values = {columns[0]: [int(n % 2 == 0) for n in range(300)], columns[1]: [int(n % 5 == 0) for n in range(300)]}
+    frame.assign(**values).to_csv(path, index=False)
+    check = check_file(path)
+    assert (check.config["data"]["click"], check.config["data"]["purchase"]) == (click, purchase)
+    assert f"300 events, {clicks} clicks, {60 if purchase else 0} purchases" in check.outcome
+    assert prepared(check).card["click_events"] == clicks
+
+
 def test_rows_that_cannot_be_used_are_counted(tmp_path):
     path = shop(tmp_path)
     with path.open("a") as file:
