@@ -1,37 +1,20 @@
 """English words by which the checker of free texts tells what a mention means."""
 
-NEGATIONS = frozenset(
-    [
-        "not",
-        "no",
-        "never",
-        "without",
-        "neither",
-        "nor",
-        "nothing",
-        "hardly",
-        "barely",
-        "isnt",
-        "wasnt",
-        "arent",
-        "werent",
-        "doesnt",
-        "dont",
-        "didnt",
-        "cant",
-        "cannot",
-        "wont",
-        "havent",
-        "hasnt",
-        "hadnt",
-        "aint",
-    ]
+
+def _keys(words: str) -> frozenset[str]:
+    """Words as the checker compares them, without apostrophes."""
+    return frozenset(words.replace("'", "").split())
+
+
+NEGATIONS = _keys(
+    "not no never without neither nor nothing hardly barely cannot isn't wasn't aren't weren't doesn't don't didn't "
+    "can't won't haven't hasn't hadn't ain't"
 )
 MITIGATORS = frozenset(["only", "just", "merely", "simply", "solely"])  # `not only a comedy` states a comedy
 TITLE_CUES = frozenset(
     ["like", "liked", "likes", "love", "loved", "enjoy", "enjoyed", "saw", "seen", "watch", "watched", "after", "of"]
 )
-ADDRESSES = frozenset(["you", "your", "youve", "youre", "youll", "youd", "yours"])
+ADDRESSES = _keys("you your you've you're you'll you'd yours")
 SEEING = frozenset(["seen", "saw", "see", "watched", "watch", "bought", "buy", "had", "rated", "tried"])
 # Categories that are also topics: `the war` says what happens, `a war film` says the category.
 TOPICS = frozenset(["action", "crime", "crimes", "war", "wars", "romance", "mystery", "adventure", "fantasy", "drama"])
