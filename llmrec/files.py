@@ -154,6 +154,37 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise DataError(f"{path} is not readable ({error}). Copy it again, or write it again.") from None
 
 
+def read_json_lines(
+    path: str | os.PathLike[str], is_expected: Callable[[Any], bool], expected: str
+) -> list[tuple[int, Any]]:
+    """The lines of a file of JSON Lines that are not blank, each with its number from 1.
+
+    Args:
+        path: the file.
+        is_expected: whether the value of a line can be used.
+        expected: what a line should be, for messages.
+
+    Raises:
+        UserError: the file cannot be read, or a line cannot be used.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")  # a text may hold U+2028, another line end
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}. Name a file of JSON Lines, each {expected}.") from None
+    rows: list[tuple[int, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not is_expected(row):
+            raise UserError(f"{path}, line {number}: found {line[:60]!r}, expected {expected}.")
+        rows.append((number, row))
+    return rows
+
+
 def read_versioned(
     path: str | os.PathLike[str],
     newest: int,

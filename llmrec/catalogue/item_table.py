@@ -1,19 +1,13 @@
-"""What the tables of a catalogue say of each item, in words: title, year, categories, people, brand and price.
+"""What the tables of a catalogue say of each item, in words: title, year, categories, people, brand and price."""
 
-The checker of free texts and the mask of free texts both start from this record. Each builds its own index of it.
-"""
+from dataclasses import dataclass
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+import pandas as pd
 
 from llmrec.catalogue.facts import RELATION_WORDS
 from llmrec.catalogue.names import distinct_names
 from llmrec.data.dataset import InteractionData
-from llmrec.files import read_versioned, write_json
 
-FILE_NAME = "item_table.json"
-FORMAT = 1
 BRAND = "brand"  # the role of brands and stores in `RELATION_WORDS`
 
 
@@ -48,17 +42,12 @@ class ItemTable:
 
     rows: tuple[ItemRow, ...]
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
     def __getitem__(self, item: int) -> ItemRow:
         return self.rows[item]
 
     @classmethod
     def from_data(cls, data: InteractionData) -> "ItemTable":
         """The table of a prepared log. Entities that the log knows by an opaque id alone have no name to state."""
-        import pandas as pd  # a loaded policy needs none
-
         people, brands = _named_entities(data)
         for column in ("brand", "store"):
             if column in data.items:
@@ -87,35 +76,6 @@ class ItemTable:
                 for title, year, categories, of_item, of_brand, price in columns
             )
         )
-
-    def save(self, directory: str | Path) -> None:
-        """Writes `item_table.json`."""
-        write_json(Path(directory) / FILE_NAME, {"format": FORMAT, "items": [asdict(row) for row in self.rows]})
-
-    @classmethod
-    def load(cls, directory: str | Path) -> "ItemTable":
-        """Reads `item_table.json`.
-
-        Raises:
-            ModelError: the file is missing, unreadable or of a newer format.
-        """
-
-        def build(value: dict[str, Any]) -> ItemTable:
-            return cls(
-                tuple(
-                    ItemRow(
-                        title=item["title"],
-                        year=item["year"],
-                        categories=tuple(item["categories"]),
-                        people=tuple((role, name) for role, name in item["people"]),
-                        brands=tuple(item["brands"]),
-                        price=item["price"],
-                    )
-                    for item in value["items"]
-                )
-            )
-
-        return read_versioned(Path(directory) / FILE_NAME, FORMAT, build)
 
 
 def _named_entities(data: InteractionData) -> tuple[list[list[tuple[str, str]]], list[list[str]]]:

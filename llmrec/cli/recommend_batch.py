@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmrec.cli.process import reserve_stdout
 from llmrec.errors import UserError
+from llmrec.files import read_json_lines
 
 if TYPE_CHECKING:
     from llmrec.recommend import Recommender
@@ -33,7 +34,7 @@ def recommend_batch(
     with reserve_stdout(True):
         recommender = load()
         excluded = recommender.resolve_titles(exclude)
-        for number, row in enumerate(rows, start=1):
+        for number, row in rows:
             try:
                 items = None if "user" in row else recommender.resolve_titles(row.get("history", []))
                 ranked = recommender.recommend(
@@ -46,34 +47,21 @@ def recommend_batch(
         print(answer)
 
 
-def _read_batch(file: Path, has_users: bool) -> list[dict[str, Any]]:
-    """The lines of a batch as mappings.
+def _read_batch(file: Path, has_users: bool) -> list[tuple[int, dict[str, Any]]]:
+    """The lines of a batch as mappings, with their numbers.
 
     Raises:
         UserError: The file is missing or empty, or a line is not what `recommend_batch` expects.
     """
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")  # a string may hold other line ends, such as U+2028
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--batch: {file} cannot be read: {error}. Name a file of JSON Lines.") from None
     people = ("user", "history") if has_users else ("history",)
     example = (
         '{"user": "42", "request": "something funny"}' if has_users else '{"history": [], "request": "something funny"}'
     )
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict) or sum(name in row for name in people) != 1 or not _has_types(row):
-            raise UserError(
-                f"{file}, line {number}: found {line[:60]!r}, expected a JSON object with {' or '.join(people)}, and "
-                f"an optional request, such as {example}."
-            )
-        rows.append(row)
+    rows = read_json_lines(
+        file,
+        lambda row: isinstance(row, dict) and sum(name in row for name in people) == 1 and _has_types(row),
+        f"a JSON object with {' or '.join(people)}, and an optional request, such as {example}",
+    )
     if not rows:
         raise UserError(f"{file} is empty; expected a JSON object on each line.")
     return rows

@@ -1,8 +1,8 @@
 """The checker of free texts: reads a finished string, and says which of its statements the catalogue supports.
 
 It finds mentions of titles, categories, years, decades, people, brands and prices. A statement is supported or
-contradicted if the tables hold what it is about, else unverifiable. The checker shares no code and no index with the
-mask of free texts (`language.falsehoods`), so each can show the other's mistakes. English only.
+contradicted if the tables hold what it is about, else unverifiable. The checker shares no code with the templates and
+their mask (`language.groundedness`), so it can show their mistakes. English only.
 
 Where a sentence leaves open of what it speaks, the reading that is true counts: in `like the thriller "Heat"`, the
 category may be that of the seen item.
@@ -10,7 +10,7 @@ category may be that of the seen item.
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -61,34 +61,12 @@ class Claim:
         stop: position after its last character.
         kind: `title`, `category`, `year`, `decade`, `person`, `brand`, `price`, `name` or `number`.
         verdict: what the catalogue says of it.
-        items: indices of the seen items that a title names.
     """
 
     start: int
     stop: int
     kind: str
     verdict: Verdict
-    items: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Findings:
-    """The statements of a text, in order.
-
-    Attributes:
-        claims: the statements. The name of the item itself is none.
-    """
-
-    claims: tuple[Claim, ...]
-
-    def of(self, verdict: Verdict) -> list[Claim]:
-        """The statements with a verdict."""
-        return [claim for claim in self.claims if claim.verdict is verdict]
-
-    @property
-    def facts(self) -> int:
-        """Number of supported statements about the item, which titles of seen items are not."""
-        return sum(claim.kind != "title" for claim in self.of(Verdict.SUPPORTED))
 
 
 @dataclass(frozen=True)
@@ -130,8 +108,8 @@ class Checker:
         self._longest_title = max(map(len, self._titles), default=0)
         self._longest_value = {kind: max(map(len, index), default=0) for kind, index in self._values.items()}
 
-    def check(self, text: str, item: int, history: Collection[int]) -> Findings:
-        """Finds the statements of a text.
+    def check(self, text: str, item: int, history: Collection[int]) -> list[Claim]:
+        """Finds the statements of a text, in order. The name of the item itself is none.
 
         Args:
             text: a justification, with titles.
@@ -147,7 +125,7 @@ class Checker:
         claims += prices
         claims += reading.surnames(taken)
         claims += reading.unknown({*taken, *reading.named}, prices)
-        return Findings(tuple(sorted(claims, key=lambda claim: (claim.start, claim.stop))))
+        return sorted(claims, key=lambda claim: (claim.start, claim.stop))
 
     def _mentions(self, words: Sequence[Word]) -> list[_Mention]:
         """Mentions from left to right, each the longest that begins at its word; titles come first."""
@@ -236,18 +214,17 @@ class _Reading:
             verdict = Verdict.UNVERIFIABLE
         return self._claim(mention, verdict)
 
-    def _claim(self, mention: _Mention, verdict: Verdict, items: Iterable[int] = ()) -> Claim:
-        start, stop = self.words[mention.first].start, self.words[mention.last].stop
-        return Claim(start, stop, mention.kind, verdict, tuple(items))
+    def _claim(self, mention: _Mention, verdict: Verdict) -> Claim:
+        return Claim(self.words[mention.first].start, self.words[mention.last].stop, mention.kind, verdict)
 
     def _of_title(self, mention: _Mention) -> Claim | None:
         if self.item in mention.candidates:
             return None
-        seen = [one for one in mention.candidates if one in self.history]
+        seen = any(one in self.history for one in mention.candidates)
         sentence = {word.key for word in self.words if word.sentence == self.words[mention.first].sentence}
         denies = self._is_negated(mention.first) and self._follows(mention.first, SEEING)
         if seen:
-            return self._claim(mention, Verdict.CONTRADICTED if denies else Verdict.SUPPORTED, seen)
+            return self._claim(mention, Verdict.CONTRADICTED if denies else Verdict.SUPPORTED)
         is_false = bool(sentence & ADDRESSES) and not denies
         return self._claim(mention, Verdict.CONTRADICTED if is_false else Verdict.UNVERIFIABLE)
 

@@ -117,7 +117,7 @@ def _test(registry: Registry, start: Change, config: LearnConfig) -> ABTestConfi
     rate = {"kind": "rate", "event": "click", "per": "impression", "window_days": 1}
     values = {
         "name": canary_test(start.version),
-        "salt": registry.traffic().salt,
+        "salt": registry.salt(),
         "arms": dict(zip(ARMS, (1 - share, share), strict=True)),
         "start": str(first.date()),
         "end": str((first + timedelta(days=config.canary_days)).date()),

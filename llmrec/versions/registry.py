@@ -145,14 +145,22 @@ class Registry:
         canary = next((version for version in versions if version.state == "canary"), None)
         if canary is None:
             return Traffic(current)
+        return Traffic(current, canary.number, canary.share or 0.0, self.salt())
+
+    def salt(self) -> str:
+        """The secret that is hashed with user ids; `start_canary` makes it.
+
+        Raises:
+            RunError: it has been deleted.
+        """
         file = self.directory / SALT_FILE
         if not file.is_file():
             raise RunError(
-                f"{file} is missing. It holds the secret that decides which users get the canary, version "
-                f"{canary.number}; with another one, users would move between the versions. Restore the file, or end "
-                f"the canary with `llmrec versions {self.directory.parent} rollback`."
+                f"{file} is missing. It holds the secret that decides which users get the canary; with another one, "
+                "users would move between the versions. Restore the file, or end the canary with `llmrec versions "
+                f"{self.directory.parent} rollback`."
             )
-        return Traffic(current, canary.number, canary.share or 0.0, file.read_text(encoding="utf-8").strip())
+        return file.read_text(encoding="utf-8").strip()
 
     def mark(self) -> tuple[int, int] | None:
         """A value that differs after each change; cheap, for a server that polls."""

@@ -46,7 +46,7 @@ def test_statements_are_judged_by_what_was_seen_before(run, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("no json", "line 1: found 'no json'; expected a line such as"),
+        ("no json", "line 1: found 'no json', expected a line such as"),
         ('{"user_id": "x", "item_id": "c", "text": " "}', "line 1: `text` is empty"),
         ('{"user_id": "x", "item_id": "q", "text": "A film."}', "line 1: There is no item with the id q"),
         ('{"user_id": "w", "item_id": "c", "text": "A film."}', "line 1: There is no user w among the 3 users"),

@@ -189,7 +189,7 @@ def test_a_batch_with_other_line_ends_in_its_strings(llmrec, capsys, run_directo
         ('{"user": "7", "history": []}', "line 1: found"),
         ('{"user": "7", "requests": "x"}', "line 1: found"),
         ('{"user": "7"}\n{"history": ["Haet"]}', "line 2: Haet is not in the catalogue. Nearest: Heat (1995)"),
-        ('{"user": "7"}\n{"user": "7", "request": "an opera"}', "line 2: No item satisfies it."),
+        ('{"user": "7"}\n\n{"user": "7", "request": "an opera"}', "line 3: No item satisfies it."),
     ],
 )
 def test_a_wrong_batch_prints_nothing(llmrec, capsys, run_directory: Path, tmp_path: Path, content, shown) -> None:

@@ -57,7 +57,7 @@ def _checked(run: Run, file: Path) -> list[dict[str, Any]]:
     checker = Checker(ItemTable.from_data(data))
     rows: list[dict[str, Any]] = []
     for reason in read_reasons(file, data):
-        claims = checker.check(reason.text, reason.item, seen_before(data, reason.user, reason.item)).claims
+        claims = checker.check(reason.text, reason.item, seen_before(data, reason.user, reason.item))
         rows.append(
             {
                 "user_id": data.users["user_id"].iloc[reason.user],
