@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from llmrec.report.glossary import SLICES
+from tests.commands import run_python
 from tests.conftest import make_base
 
 RECBOLE = importlib.util.find_spec("recbole")
@@ -19,8 +20,7 @@ BASELINES = ["popularity", "markov", "transitions_refit", "ease", "sasrec"]
 
 
 def llmrec(*arguments: str, code: int = 0) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "llmrec", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = run_python("-m", "llmrec", *map(str, arguments))
     assert done.returncode == code, done.stdout + done.stderr
     return done
 

@@ -2,13 +2,12 @@
 
 import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from transformers import AutoModelForCausalLM
 
+from tests.commands import run_python
 from tests.configs import write_config
 from tests.families.bases import FAMILIES, make_base
 
@@ -17,8 +16,7 @@ GENRES = ("Comedy", "Drama", "War", "Sci-Fi")
 
 
 def llmrec(*arguments: str | Path) -> str:
-    command = [sys.executable, "-m", "llmrec", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = run_python("-m", "llmrec", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

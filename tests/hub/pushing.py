@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from llmrec.config import HubConfig
 from llmrec.files import read_json, write_json
 from llmrec.hub.bundle import build_folder
 from llmrec.run import Run
+from tests import commands
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "hf_secretsecret"
@@ -57,8 +57,7 @@ def run_python(code: str, hub_url: str, *arguments: str, **environment: str) -> 
         "PYTHONPATH": str(ROOT),
         **environment,
     }
-    command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120)
+    return commands.run_python("-c", code, *arguments, environment=variables)
 
 
 def llmrec_push(run: Run, hub_url: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
