@@ -7,7 +7,9 @@ from llmrec.data.histories import natural_key
 from llmrec.data.splits import PARTS, seeded_hash
 
 
-def reference_histories(events: pd.DataFrame, item_ids: list[str], seed: int, least: int) -> dict[str, pd.DataFrame]:
+def reference_histories(
+    events: pd.DataFrame, item_ids: list[str], seed: int, least: int, repeats: bool = False
+) -> dict[str, pd.DataFrame]:
     """Rows of `item, timestamp, bought_at, part` of each user that is kept, in the order of users and time.
 
     Args:
@@ -15,8 +17,9 @@ def reference_histories(events: pd.DataFrame, item_ids: list[str], seed: int, le
         item_ids: the ids of the item table.
         seed: seed of the hash that orders equal times.
         least: fewest clicks of a user.
+        repeats: whether clicks of one pair at different times are all kept.
     """
-    pair = ["user_id", "item_id"]
+    pair = ["user_id", "item_id", *(["timestamp"] if repeats else [])]
     clicks = events[events["click"] | events["purchase"]].sort_values("timestamp", kind="stable")
     first = clicks.drop_duplicates(pair).reset_index(drop=True)
     bought = events[events["purchase"]].groupby(pair)["timestamp"].min()
