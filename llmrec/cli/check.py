@@ -20,7 +20,7 @@ def check_log_of(path: Path) -> "LogCheck":
     """Checks the log of a config or a run, or a log that has no config yet.
 
     Args:
-        path: YAML config, run directory or event log.
+        path: YAML config, run directory, event log or directory of a known data set.
     """
     from llmrec.data.check import check_config, check_file
 

@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 
 def prepare_command(
     config: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="YAML config or run directory; with --check also an event log.")
+        Path,
+        typer.Argument(
+            metavar="CONFIG", help="YAML config or run directory; with --check also an event log or its directory."
+        ),
     ],
     check: Annotated[
         bool,

@@ -1,64 +1,30 @@
 """`llmrec prepare --check`: what the first lines of an unknown log are, and a config that reads it."""
 
-import math
-import re
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from llmrec.config import DataConfig, run_name
+from llmrec.data.check_columns import ColumnCheck, describe_columns, unclear_numbers
+from llmrec.data.check_files import Sample, first_lines, read_sample, require_log
+from llmrec.data.check_known import KnownLog, find_known, missing_files
+from llmrec.data.check_roles import Roles, find_roles
+from llmrec.data.check_rules import find_rules
 from llmrec.data.check_tables import find_tables
 from llmrec.data.feedback import match_rules
+from llmrec.data.prepare import build_data
 from llmrec.data.readers import check_log, read_log
-from llmrec.data.readers.columns import as_numbers, date_formats, to_seconds
-from llmrec.data.readers.csv_and_json import TABLE_SUFFIXES, copy_first_rows, read_any_table
-from llmrec.data.readers.decimals import UNCLEAR, plain_numbers
-from llmrec.data.readers.delimited import find_separator
+from llmrec.data.readers.csv_and_json import read_any_table
+from llmrec.data.readers.decimals import plain_numbers
 from llmrec.data.readers.paths import resolve_path
-from llmrec.data.readers.raw import Source, Table
-from llmrec.data.readers.text_files import TextFormat, encoding_of_file, open_text
-from llmrec.errors import DataError
+from llmrec.data.readers.raw import Table
+from llmrec.data.readers.text_files import TextFormat
+from llmrec.errors import DataError, UserError
 
-LINES = 10_000  # lines, or rows of a Parquet file, that are read
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
-# Words in the names of columns, by what the column is. The first ones are the surest.
-_WORDS = {
-    own: words.split()
-    for own, words in {
-        "user_id": "user customer visitor member account client household reviewer person buyer subscriber uid",
-        "item_id": "item product sku asin movie article isbn book track song content news offer listing game",
-        "timestamp": "timestamp time date created day ts",
-        "event_type": "event action behavior behaviour interaction activity type",
-        "rating": "rating stars score grade overall",
-        "session_id": "session basket visit invoice",
-    }.items()
-}
-_PURCHASES = ("buy", "purchase", "order", "transaction", "checkout", "paid", "sale")
-_NO_CLICKS = ("remove", "dislike", "return", "impression", "skip", "delete", "refund", "unlike")
-_SEPARATORS = ("::", " ", "^", "~", "#")  # those that are not found without `data.separator`
-
-
-@dataclass(frozen=True)
-class ColumnCheck:
-    """One column of a log.
-
-    Attributes:
-        name: its name in the file.
-        use: what `prepare` does with it.
-        missing: share of the rows without a value.
-        examples: its first different values.
-    """
-
-    name: str
-    use: str
-    missing: float
-    examples: list[str]
+# Columns that are read under their own names.
+_AS_NAMED = ("user_id", "item_id", "timestamp", "event_type", "rating", "session_id", "ranking_id", "position")
+_AS_NAMED += ("propensity", "split")
 
 
 @dataclass(frozen=True)
@@ -70,7 +36,7 @@ class LogCheck:
         columns: the columns of the log; empty for a format with columns of its own.
         outcome: what `prepare` would make of these rows.
         notes: what to do, or what is only a guess.
-        config: a config that reads the log; None if there is one already, or if a column is missing.
+        config: a config that reads the log; None if there is one already, or if none can be suggested.
     """
 
     rows: int
@@ -87,15 +53,15 @@ def check_config(config: DataConfig) -> LogCheck:
         UserError: as in the prepare stage.
     """
     if config.format != "table":
-        rows, outcome, notes = _outcome(config)
-        return LogCheck(rows, [], outcome, notes)
-    with _first_lines(resolve_path(config.path, "data.path"), config.encoding) as (sample, encoding):
+        outcome = _outcome(config)
+        return LogCheck(outcome.events, [], outcome.sentence, outcome.losses)
+    with first_lines(resolve_path(config.path, "data.path"), config.encoding) as (sample, encoding):
         text = TextFormat(encoding, config.separator, skip=True)
         table = plain_numbers(read_any_table(sample, text), (), config.decimal)
         roles = {own: name for own, name in config.columns.model_dump().items() if name is not None}
-        rows, outcome, notes = _outcome(config.model_copy(update={"path": str(sample)}))
-        notes += _unclear_numbers(table)
-        return LogCheck(rows, _columns(table, roles, config.timestamp_format), outcome, notes)
+        outcome = _outcome(config.model_copy(update={"path": str(sample)}))
+        columns = describe_columns(table, roles, config.timestamp_format)
+        return LogCheck(outcome.events, columns, outcome.sentence, outcome.losses + unclear_numbers(table))
 
 
 def check_file(path: Path) -> LogCheck:
@@ -104,44 +70,67 @@ def check_file(path: Path) -> LogCheck:
     Raises:
         DataError: the file cannot be read, is no table, or has no rows.
     """
-    if not path.is_file() or Path(path.name.removesuffix(".gz")).suffix not in TABLE_SUFFIXES:
-        raise DataError(
-            f"{path}: expected an event log, a file that ends in {', '.join(TABLE_SUFFIXES)} (or .gz of a text file), "
-            "or a YAML config. Directories of known data sets need a config with `data.format`."
-        )
-    with _first_lines(path, None) as (sample, encoding):
-        text = TextFormat(encoding, _separator(sample, encoding), skip=True)
-        table = plain_numbers(read_any_table(sample, text), (), None)
-        roles, date_format = _roles(table)
-        if table.frame.empty:
-            raise _no_rows(table)
-        columns = _columns(table, roles, date_format)
-        missing = [own for own in ("user_id", "item_id") if own not in roles]
+    known = find_known(path)
+    if known is not None:
+        return _check_known(path, known)
+    require_log(path)
+    with read_sample(path) as sample:
+        if sample.table.frame.empty:
+            raise _no_rows(sample.table)
+        roles = find_roles(sample)
+        roles.notes += missing_files(path, sample.table.columns)
+        form = roles.times.form if roles.times is not None else None
+        columns = describe_columns(sample.table, roles.names, form, roles.guessed)
+        missing = [own for own in ("user_id", "item_id") if own not in roles.names]
+        notes = [f"No column looks like the {own}. Name it in `data.columns.{own}` of a config." for own in missing]
         if missing:
-            notes = [f"No column looks like the {own}. Name it in `data.columns.{own}` of a config." for own in missing]
-            nested = [name for name in table.columns if _is_nested(table.frame[name])]
-            if nested:
-                names = ", ".join(nested)
-                notes.append(
-                    f"The columns {names} hold objects or lists. Write the ids in them as columns of their own."
-                )
-            return LogCheck(len(table.frame), columns, "the log cannot be read without these columns", notes)
-        data: dict[str, Any] = {"format": "table", "path": str(path)}
-        notes = [*find_tables(path, text, table, roles, data), *_unclear_numbers(table)]
-        columns_of: dict[str, str | None] = {o: name for o, name in roles.items() if name != o or o not in _AS_NAMED}
-        data["columns"] = columns_of
-        if "timestamp" not in roles:
-            columns_of["timestamp"] = None
-            data["splits"] = ["leave_one_out"]
-            notes.append("No column looks like a time, so the lines count as being in the order of time.")
-        values = {"separator": text.separator, "encoding": encoding, "timestamp_format": date_format}
-        data |= {key: value for key, value in values.items() if value is not None} | _rules(table, roles)
-        data["min_user_events"] = 3
-        _, outcome, found = _outcome(DataConfig.model_validate(data | {"path": str(sample)}))
-        if found:
-            data["bad_rows"] = "skip"
-        config = {"name": run_name(path.name.split(".")[0], "log"), "data": data, "model": {"base": BASE, "layers": 12}}
-        return LogCheck(len(table.frame), columns, outcome, [*notes, *found], config)
+            sentence = "the log cannot be read without these columns"
+            return LogCheck(len(sample.table.frame), columns, sentence, notes + roles.notes)
+        check = LogCheck(len(sample.table.frame), columns, "nothing until a column is changed", roles.notes)
+        return check if roles.refused else _suggest(sample, roles, check)
+
+
+def _check_known(path: Path, known: KnownLog) -> LogCheck:
+    """A check of a data set that `data.format` names."""
+    outcome = _outcome(DataConfig.model_validate(known.data))
+    data = known.data | ({"bad_rows": "skip"} if outcome.losses else {})
+    config = {"name": run_name(path.name.split(".")[0], "log"), "data": data, "model": {"base": BASE, "layers": 12}}
+    notes = [f"{path.name} is taken for {known.name} by the names of its files.", *outcome.losses]
+    return LogCheck(outcome.events, [], outcome.sentence, notes, config)
+
+
+def _suggest(sample: Sample, roles: Roles, check: LogCheck) -> LogCheck:
+    """Adds to a check of the columns the outcome and a config."""
+    data: dict[str, Any] = {"format": "table", "path": str(sample.path)}
+    found = find_tables(sample.path, sample.text, sample.table, roles.names, data)
+    columns: dict[str, str | None] = {
+        own: name for own, name in roles.names.items() if name != own or own not in _AS_NAMED
+    }
+    data["columns"] = columns
+    rules, about_rules = find_rules(sample.table.frame, roles.names)
+    notes = [*check.notes, *found, *unclear_numbers(sample.table), *about_rules]
+    if roles.times is None:
+        columns["timestamp"] = None
+        data["splits"] = ["leave_one_out"]
+        notes.append("No column is used as the time, so the lines count as being in the order of time.")
+    form = roles.times.form if roles.times is not None else None
+    values = {"separator": sample.text.separator, "encoding": sample.text.encoding, "timestamp_format": form}
+    data |= {key: value for key, value in values.items() if value is not None} | rules
+    data["min_user_events"] = 3
+    outcome = _outcome(DataConfig.model_validate(data | {"path": str(sample.file)}))
+    notes += outcome.losses
+    if outcome.losses:
+        data["bad_rows"] = "skip"
+    refusal = _refusal(sample, data, outcome)
+    if refusal and data.get("splits") is None:
+        data["splits"] = ["leave_one_out"]
+        refusal = _refusal(sample, data, outcome) and refusal
+        notes += [] if refusal else ["The events cannot be split at one time, so the config leaves out `temporal`."]
+    if refusal:
+        return replace(check, outcome=outcome.sentence, notes=[*notes, f"No config can be suggested: {refusal}"])
+    name = run_name(sample.path.name.split(".")[0], "log")
+    config = {"name": name, "data": data, "model": {"base": BASE, "layers": 12}}
+    return replace(check, outcome=outcome.sentence, notes=notes, config=config)
 
 
 def _no_rows(table: Table) -> DataError:
@@ -151,191 +140,28 @@ def _no_rows(table: Table) -> DataError:
     return DataError(f"{source.path}: there are no rows{unread}; expected one per event. Check the file.")
 
 
-_AS_NAMED = ("user_id", "item_id", "timestamp", "event_type", "rating", "session_id")  # read under their own names
-
-
-@contextmanager
-def _first_lines(path: Path, encoding: str | None) -> Iterator[tuple[Path, str | None]]:
-    """A copy of the first lines, and the encoding that the config must name, if there is one."""
-    named = encoding
-    with tempfile.TemporaryDirectory(prefix="llmrec-check-") as folder:
-        sample = Path(folder) / path.name.removesuffix(".gz")
-        try:
-            if path.suffix == ".parquet":
-                copy_first_rows(path, sample, LINES)
-            else:
-                if encoding is None:
-                    encoding = encoding_of_file(path)
-                    if encoding == "utf-8" and not _decodes(path):
-                        encoding = named = "cp1252"
-                with open_text(path, encoding) as lines:
-                    sample.write_text("".join(islice(lines, LINES + 1)), encoding=encoding, newline="")
-            yield sample, named
-        except DataError as error:
-            raise DataError(str(error).replace(folder, str(path.parent))) from None
-
-
-def _decodes(path: Path) -> bool:
-    """Whether the first lines are UTF-8."""
-    try:
-        with open_text(path, "utf-8") as lines:
-            return all(True for _ in islice(lines, LINES + 1))
-    except DataError:
-        return False
-
-
-def _separator(sample: Path, encoding: str | None) -> str | None:
-    """The separator that the config must name; None if it is found without, or if there is none."""
-    if sample.suffix not in (".csv", ".tsv"):
-        return None
-    with open_text(sample, encoding_of_file(sample, TextFormat(encoding))) as lines:
-        first = [line.rstrip("\r\n") for line in islice(lines, 20)]
-    if not first or find_separator(first[0], ",;\t|") in first[0]:
-        return None
-    counts = {one: {line.count(one) for line in first if line} for one in _SEPARATORS}
-    return next((one for one, found in counts.items() if len(found) == 1 and 0 not in found), None)
-
-
-# --- columns ------------------------------------------------------------------------------------------
-
-
-def _roles(table: Table) -> tuple[dict[str, str], str | None]:
-    """The column of the log for each of llmrec's names, as far as one fits, and the format of the times."""
-    roles: dict[str, str] = {}
-    date_format = None
-    for own, words in _WORDS.items():
-        for name in sorted(table.columns, key=lambda name: _rank(name, own, words)):
-            if name in roles.values() or _rank(name, own, words) == len(words) + 1:
-                continue
-            fits, form = _fits(table, own, name)
-            if fits:
-                roles[own] = name
-                date_format = form or date_format
-                break
-    return roles, date_format
-
-
-def _rank(name: str, own: str, words: list[str]) -> int:
-    """How sure a name is: 0 for llmrec's own name, then the place of the word in it; after all words if it has none."""
-    letters = re.sub(r"[^a-z]", "", name.lower())
-    if letters == own.replace("_", ""):
-        return 0
-    return next((1 + number for number, word in enumerate(words) if word in letters), len(words) + 1)
-
-
-def _fits(table: Table, own: str, name: str) -> tuple[bool, str | None]:
-    """Whether the values of a column can be what llmrec calls `own`, and the format of its times."""
-    values = table.frame[name]
-    known = values.dropna()
-    if known.empty:
-        return False, None
-    if own == "timestamp":
-        for form in (None, *date_formats(known, share=0.9)):
-            source = Source("", skip=True)
-            to_seconds(Table(table.frame, source), name, form)
-            if len(source.dropped) < len(values) / 2:
-                return True, form
-        return False, None
-    numbers = as_numbers(known)
-    if own == "rating":
-        return bool(numbers.notna().mean() > 0.5 and numbers.nunique() <= 200), None
-    if own == "event_type":
-        return bool(numbers.isna().all() and known.astype("str").nunique() <= 50), None
-    return bool((numbers.dropna() % 1 == 0).all()) and not _is_nested(known), None
-
-
-def _is_nested(values: pd.Series) -> bool:
-    """Whether a column holds objects or lists."""
-    return any(isinstance(value, (dict, list)) for value in values)
-
-
-def _columns(table: Table, roles: dict[str, str], date_format: str | None) -> list[ColumnCheck]:
-    """What each column is used for."""
-    own_of = {name: own for own, name in roles.items()}
-    checks = []
-    for name in table.columns:
-        values = table.frame[name]
-        use = _use(table, own_of.get(name), name, date_format)
-        examples = [str(value)[:30] for value in values.dropna().astype("str").unique()[:3]]
-        checks.append(ColumnCheck(name, use, float(values.isna().mean()), examples))
-    return checks
-
-
-def _unclear_numbers(table: Table) -> list[str]:
-    """What to do about numbers that may be read in two ways."""
-    loss = table.source.losses.get(UNCLEAR)
-    if loss is None:
-        return []
-    return [
-        f"{loss.count:,} numbers have a comma that may separate decimals or thousands, such as "
-        f"{loss.examples[0].rpartition('/')[2]}. Set `data.decimal` if rules compare them."
-    ]
-
-
-def _use(table: Table, own: str | None, name: str, date_format: str | None) -> str:
-    """What one column is used for, in words."""
-    values = table.frame[name]
-    if own == "timestamp":
-        source = Source("", skip=True)
-        seconds = to_seconds(Table(table.frame, source), name, date_format)
-        seconds = seconds[~seconds.index.isin(source.dropped)]
-        if seconds.empty:
-            return "timestamp, but no value is a time"
-        first, last = (pd.Timestamp(int(one), unit="s") for one in (seconds.min(), seconds.max()))
-        form = f" by the format {date_format}" if date_format else ""
-        return f"timestamp{form}: {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M}"
-    if own == "event_type":
-        shares = values.value_counts(normalize=True)[:5]
-        return f"event_type: {', '.join(f'{kind} {share:.0%}' for kind, share in shares.items())}"
-    if own in ("rating", "position", "propensity"):
-        numbers = as_numbers(values)
-        return f"{own}: {numbers.min():g} to {numbers.max():g}"
-    if own is not None:
-        return f"{own}: {values.astype('str').nunique():,} different"
-    is_number = as_numbers(values).notna().any()
-    return "none, but rules can compare it" if is_number else "none"
-
-
-def _rules(table: Table, roles: dict[str, str]) -> dict[str, list[str]]:
-    """Rules for clicks and purchases."""
-    if "event_type" in roles:
-        kinds = sorted(table.frame[roles["event_type"]].dropna().astype("str").str.strip().unique())
-        clicks = [kind for kind in kinds if not any(word in kind.lower() for word in _NO_CLICKS)]
-        purchases = [kind for kind in clicks if any(word in kind.lower() for word in _PURCHASES)]
-        return {"click": clicks or kinds, "purchase": purchases}
-    clicked, bought = (_flags(table, roles, words) for words in (("click",), _PURCHASES))
-    if clicked:
-        return {"click": clicked, "purchase": bought}
-    if "rating" in roles:
-        numbers = as_numbers(table.frame[roles["rating"]])
-        low, high = float(numbers.min()), float(numbers.max())
-        least = math.ceil(low + 0.75 * (high - low))
-        liked = [f"rating>={least}"] if low < least <= high else []
-        return {"click": [f"rating>={low:g}"], "purchase": bought or liked}
-    return {"click": ["interaction"], "purchase": bought}
-
-
-def _flags(table: Table, roles: dict[str, str], words: tuple[str, ...]) -> list[str]:
-    """A rule for each column of 0 and 1 whose name has one of some words, such as `clicked` of a log of impressions."""
-
-    def is_flag(name: str) -> bool:
-        lower = name.lower()
-        named = any(word in lower for word in words) and not any(word in lower for word in _NO_CLICKS)
-        free = name not in roles.values() and not re.search("[<>=!]", name)
-        return named and free and set(as_numbers(table.frame[name]).dropna()) == {0, 1}
-
-    return [f"{name}==1" for name in table.columns if is_flag(name)]
-
-
 # --- outcome ------------------------------------------------------------------------------------------
 
 
-def _outcome(config: DataConfig) -> tuple[int, str, list[str]]:
+@dataclass(frozen=True)
+class _Outcome:
     """What `prepare` would make of the first part of a log.
 
-    Returns:
-        number of events, a sentence, and the rows that cannot be used, by reason.
+    Attributes:
+        events: events that can be used.
+        lost: rows that cannot be used.
+        sentence: the counts, in words.
+        losses: the rows that cannot be used, by reason, in words.
     """
+
+    events: int
+    lost: int
+    sentence: str
+    losses: list[str]
+
+
+def _outcome(config: DataConfig) -> _Outcome:
+    """Reads the first part of a log."""
     log = check_log(read_log(config.model_copy(update={"bad_rows": "skip"})))
     events = next(part for part in log.events if len(part))  # without any, `log.events` raises
     purchases = match_rules(events, config.purchase, "data.purchase")
@@ -343,13 +169,32 @@ def _outcome(config: DataConfig) -> tuple[int, str, list[str]]:
     first = events[clicks].drop_duplicates(["user_id", "item_id"])
     counts = first["user_id"].value_counts()
     least = config.min_user_events or 3
-    losses = [
-        f"{loss.count:,} rows cannot be used: {reason}, such as {loss.examples[0].rpartition('/')[2]}."
-        for reason, loss in log.event_source.losses.items()
-    ]
+    losses = log.event_source.losses
     sentence = (
         f"{len(events):,} events, {int(clicks.sum()):,} clicks, {int(purchases.sum()):,} purchases, "
         f"{len(first):,} pairs of user and item; {int((counts >= least).sum()):,} of {len(counts):,} users have "
         f"{least} or more items in these rows"
     )
-    return len(events), sentence, losses
+    said = [
+        f"{loss.count:,} rows cannot be used: {reason}, such as {loss.examples[0].rpartition('/')[2]}."
+        for reason, loss in losses.items()
+    ]
+    return _Outcome(len(events), sum(loss.count for loss in losses.values()), sentence, said)
+
+
+def _refusal(sample: Sample, data: dict[str, Any], outcome: _Outcome) -> str:
+    """Why `prepare` would refuse a config; "" if it would not, as far as the first lines show."""
+    config = DataConfig.model_validate(data | {"path": str(sample.file)})
+    if not sample.whole:
+        rows = outcome.events + outcome.lost
+        if outcome.lost <= config.bad_rows_limit * rows:
+            return ""
+        return (
+            f"{outcome.lost:,} of {rows:,} rows cannot be used, more than `data.bad_rows_limit` allows "
+            f"({config.bad_rows_limit:.0%}). Correct the log."
+        )
+    try:
+        build_data(read_log(config), config, config.seed)
+    except UserError as error:
+        return str(error).replace(str(sample.file.parent), str(sample.path.parent))
+    return ""

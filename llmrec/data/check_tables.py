@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from llmrec.data.readers.csv_and_json import TABLE_SUFFIXES, read_any_table
-from llmrec.data.readers.raw import Table
+from llmrec.data.readers.raw import NO_IDS, Table
 from llmrec.data.readers.text_files import TextFormat
 from llmrec.data.readers.whole_ids import whole_ids
 from llmrec.errors import DataError
@@ -32,7 +32,7 @@ def find_tables(path: Path, text: TextFormat, table: Table, roles: dict[str, str
         if not neighbor.columns:
             continue
         for key, own in (("items", "item_id"), ("users", "user_id")):
-            ids = set(whole_ids(table.text(roles[own]).dropna()))
+            ids = _ids(table, roles[own])
             column = max(neighbor.columns, key=lambda name: _share(neighbor, name, ids))
             if key in data or neighbor.text(column).duplicated().mean() > 0.01:
                 continue
@@ -86,4 +86,9 @@ def _near_miss(file: str, table: Table, column: str, id_column: str, ids: set[st
 
 def _share(table: Table, column: str, ids: set[str]) -> float:
     """Share of some ids that a column holds."""
-    return len(ids & set(whole_ids(table.text(column).dropna()))) / len(ids)
+    return len(ids & _ids(table, column)) / len(ids)
+
+
+def _ids(table: Table, column: str) -> set[str]:
+    """The ids in a column, without text that stands for a missing one."""
+    return set(whole_ids(table.text(column).dropna())) - set(NO_IDS)

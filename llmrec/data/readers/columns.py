@@ -27,10 +27,20 @@ HORIZON = 4_102_444_800  # start of the year 2100, in seconds since 1970; later 
 _COMPACT_DATES = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 # Formats that an error message suggests if they fit.
 _COMMON_DATES = (
-    *("%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%Y/%m/%d", "%m/%d/%y", "%d/%m/%y"),
-    *("%d %b %Y", "%b %d, %Y", "%B %d, %Y"),
+    *("%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d", "%m/%d/%y", "%d/%m/%y", "%d.%m.%y"),
+    *("%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%d-%b-%y", "%d/%b/%Y", "%b %d, %Y", "%B %d, %Y", "%m %d, %Y"),
 )
-_COMMON_TIMES = ("", " %H:%M", " %H:%M:%S", ", %H:%M", ", %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
+_COMMON_TIMES = (
+    *("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", ", %H:%M", ", %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", " %H.%M.%S"),
+    *(":%H:%M:%S", " %H:%M:%S %z", " %H:%M:%S UTC"),
+)
+# Formats of whole times: Apache logs, e-mails, `date`, JavaScript, and dates in ISO form with other times.
+_COMMON_FORMATS = (
+    *("%d/%b/%Y:%H:%M:%S %z", "[%d/%b/%Y:%H:%M:%S %z]", "%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S GMT"),
+    *("%a %b %d %H:%M:%S %z %Y", "%a %b %d %H:%M:%S UTC %Y", "%a %b %d %H:%M:%S %Y", "%a %b %d %Y %H:%M:%S"),
+    *("%Y-%m-%d %H:%M:%S UTC", "%Y-%m-%d %I:%M:%S %p", "%Y-%m-%d %I:%M %p", "%Y-%m-%d-%H.%M.%S", "%Y%m%d %H:%M:%S"),
+    *(date + time for date in _COMMON_DATES for time in _COMMON_TIMES),
+)
 OPTIONAL_COLUMNS = ("event_type", "rating", "session_id", "ranking_id", "position", "propensity", "split")
 _NO_CATEGORY = {"", "unknown", "(no genres listed)"}
 
@@ -228,7 +238,7 @@ def to_seconds(table: Table, column: str, date_format: str | None = None, dates:
         )
         fix = "Convert the column, or delete the row."
     bad = ~seconds.between(0, HORIZON)
-    if date_format is None and bad.any():
+    if date_format is None and bad.any() and not table.source.skip:
         fix = _suggested_formats(values[bad]) or fix
     table.source.refuse(values, bad, expected, fix)
     return _floor(seconds.where(~bad, 0)).astype("int64")
@@ -288,8 +298,12 @@ def _seconds_of(dates: pd.Series) -> pd.Series:
 def date_formats(values: pd.Series, share: float = 1.0) -> list[str]:
     """The common formats of dates and times that fit a share of the first 1,000 values."""
     sample = as_text(values.iloc[:1000])
-    formats = [date + time for date in _COMMON_DATES for time in _COMMON_TIMES]
-    return [one for one in formats if pd.to_datetime(sample, format=one, errors="coerce").notna().mean() >= share]
+
+    def fitting(some: pd.Series, form: str) -> float:
+        return float(pd.to_datetime(some, format=form, utc=True, errors="coerce").notna().mean())
+
+    possible = [one for one in _COMMON_FORMATS if fitting(sample.iloc[:20], one)]  # most formats fit none of them
+    return [one for one in possible if fitting(sample, one) >= share]
 
 
 def _suggested_formats(values: pd.Series) -> str:

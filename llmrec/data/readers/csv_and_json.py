@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmrec.data.readers.delimited import NOT_PARSED, stream_delimited
+from llmrec.data.readers.other_files import remedy
 from llmrec.data.readers.raw import Source, Table, TableStream
 from llmrec.data.readers.text_files import UTF_8, TextFormat, encoding_of_file, open_text
 from llmrec.errors import DataError
@@ -99,7 +100,8 @@ def stream_any_table(path: Path, text: TextFormat = UTF_8) -> TableStream:
     """
     suffix = Path(path.name.removesuffix(".gz")).suffix
     if path.is_dir() or suffix not in TABLE_SUFFIXES:
-        raise DataError(f"{path}: expected a file that ends in {', '.join(TABLE_SUFFIXES)} (or .gz of a text file).")
+        expected = f"expected a file that ends in {', '.join(TABLE_SUFFIXES)} (or .gz of a text file)"
+        raise DataError(f"{path}: {expected}. {remedy(path, TABLE_SUFFIXES)}".rstrip())
     if suffix == ".jsonl":
         return stream_jsonl(path, text=text)
     if suffix != ".parquet":

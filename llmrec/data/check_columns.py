@@ -1,0 +1,89 @@
+"""What `prepare` does with each column of a log, in words."""
+
+from collections.abc import Set
+from dataclasses import dataclass
+
+import pandas as pd
+
+from llmrec.data.check_values import known_ids
+from llmrec.data.readers.columns import as_numbers, to_seconds
+from llmrec.data.readers.decimals import UNCLEAR
+from llmrec.data.readers.raw import Source, Table
+
+_IDS = ("user_id", "item_id")  # columns whose `NULL` stands for a missing value
+GUESSED = " (guessed from its values)"
+
+
+@dataclass(frozen=True)
+class ColumnCheck:
+    """One column of a log.
+
+    Attributes:
+        name: its name in the file.
+        use: what `prepare` does with it.
+        missing: share of the rows without a value.
+        examples: its first different values.
+    """
+
+    name: str
+    use: str
+    missing: float
+    examples: list[str]
+
+
+def describe_columns(
+    table: Table, names: dict[str, str], date_format: str | None, guessed: Set[str] = frozenset()
+) -> list[ColumnCheck]:
+    """What each column is used for.
+
+    Args:
+        table: the log.
+        names: the column's name in the log, by llmrec's name.
+        date_format: `data.timestamp_format`.
+        guessed: those of llmrec's names whose column was found by its values.
+    """
+    own_of = {name: own for own, name in names.items()}
+    checks = []
+    for name in table.columns:
+        values = table.frame[name]
+        own = own_of.get(name)
+        use = _use(table, own, name, date_format) + (GUESSED if own in guessed else "")
+        examples = [str(value)[:30] for value in values.dropna().astype("str").unique()[:3]]
+        known = known_ids(values) if own in _IDS else values.dropna()
+        checks.append(ColumnCheck(name, use, 1 - len(known) / max(len(values), 1), examples))
+    return checks
+
+
+def _use(table: Table, own: str | None, name: str, date_format: str | None) -> str:
+    """What one column is used for, in words."""
+    values = table.frame[name]
+    if own == "timestamp":
+        source = Source("", skip=True)
+        seconds = to_seconds(Table(table.frame, source), name, date_format)
+        seconds = seconds[~seconds.index.isin(source.dropped)]
+        if seconds.empty:
+            return "timestamp, but no value is a time"
+        first, last = (pd.Timestamp(int(one), unit="s") for one in (seconds.min(), seconds.max()))
+        form = f" by the format {date_format}" if date_format else ""
+        return f"timestamp{form}: {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M}"
+    if own == "event_type":
+        shares = values.value_counts(normalize=True)[:5]
+        return f"event_type: {', '.join(f'{kind} {share:.0%}' for kind, share in shares.items())}"
+    if own in ("rating", "position", "propensity"):
+        numbers = as_numbers(values)
+        return f"{own}: {numbers.min():g} to {numbers.max():g}"
+    if own is not None:
+        return f"{own}: {known_ids(values).nunique():,} different"
+    is_number = as_numbers(values).notna().any()
+    return "none, but rules can compare it" if is_number else "none"
+
+
+def unclear_numbers(table: Table) -> list[str]:
+    """What to do about numbers that may be read in two ways."""
+    loss = table.source.losses.get(UNCLEAR)
+    if loss is None:
+        return []
+    return [
+        f"{loss.count:,} numbers have a comma that may separate decimals or thousands, such as "
+        f"{loss.examples[0].rpartition('/')[2]}. Set `data.decimal` if rules compare them."
+    ]

@@ -1,0 +1,149 @@
+"""Files of an unknown log: its first lines as a table, and commands that change a file."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from llmrec.data.readers.csv_and_json import TABLE_SUFFIXES, copy_first_rows, read_any_table
+from llmrec.data.readers.decimals import plain_numbers
+from llmrec.data.readers.delimited import find_separator
+from llmrec.data.readers.other_files import find_constant_separator, pandas_command, quote, remedy
+from llmrec.data.readers.raw import Table
+from llmrec.data.readers.text_files import TextFormat, encoding_of_file, open_text
+from llmrec.errors import DataError
+
+LINES = 10_000  # lines, or rows of a Parquet file, that are read
+_FOUND = ",;\t|"  # separators that are found without `data.separator`
+_OTHERS = ("::", " ", "^", "~", "#")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The first lines of a log.
+
+    Attributes:
+        path: the log.
+        file: a copy of its first lines.
+        text: the encoding and the separator that the config must name.
+        table: the rows.
+        whole: whether the log has no other lines.
+    """
+
+    path: Path
+    file: Path
+    text: TextFormat
+    table: Table
+    whole: bool
+
+    def command(self, change: str, ending: str) -> str:
+        """A line for the shell that changes the log and writes it to another file.
+
+        Args:
+            change: Python code that changes the data frame `t`, whose columns are text.
+            ending: what is added to the name of the file.
+        """
+        name = self.path.name.removesuffix(".gz")
+        suffix = Path(name).suffix
+        arguments = f"{quote(self.path)}, dtype=str"
+        if suffix in (".csv", ".tsv"):
+            arguments += f", sep={quote(self._separator())}, keep_default_na=False"
+            arguments += f", encoding={quote(self.text.encoding)}" if self.text.encoding else ""
+        function = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".jsonl": "json"}[suffix]
+        read = {
+            "csv": f"pd.read_csv({arguments})",
+            "json": f"pd.read_json({arguments}, lines=True, convert_dates=False)",
+            "parquet": f"pd.read_parquet({quote(self.path)}).astype(str)",
+        }[function]
+        target = self.path.with_name(f"{name.removesuffix(suffix)}-{ending}.csv")
+        return pandas_command(f"t = {read}; {change}; t.to_csv({quote(target)}, index=False)")
+
+    def _separator(self) -> str:
+        if self.text.separator is not None:
+            return self.text.separator
+        with open_text(self.file, encoding_of_file(self.file, self.text)) as lines:
+            header = lines.readline().rstrip("\r\n")
+        return find_separator(header, "\t,;|" if self.file.suffix == ".tsv" else _FOUND)
+
+
+def require_log(path: Path) -> None:
+    """Checks that a file may be an event log.
+
+    Raises:
+        DataError: there is no such file, or files of its kind are not read.
+    """
+    if _is_table(path):
+        return
+    found = "" if path.exists() else f"there is no {path.name} in {path.parent}; "
+    advice = _inside(path) if path.is_dir() else remedy(path, TABLE_SUFFIXES)
+    raise DataError(
+        f"{path}: {found}expected an event log, a file that ends in {', '.join(TABLE_SUFFIXES)} (or .gz of a text "
+        f"file), or a YAML config. {advice}".rstrip()
+    )
+
+
+def _inside(directory: Path) -> str:
+    """What to do with a directory that is no known data set."""
+    files = sorted(one.name for one in directory.iterdir() if _is_table(one))
+    names = f" {', '.join(files[:5])}" if files else " an event log"
+    return f"The directory holds no data set that `data.format` knows by its files. Name a file in it, such as{names}."
+
+
+def _is_table(path: Path) -> bool:
+    return path.is_file() and Path(path.name.removesuffix(".gz")).suffix in TABLE_SUFFIXES
+
+
+@contextmanager
+def read_sample(path: Path) -> Iterator[Sample]:
+    """The first lines of a log that has no config."""
+    with first_lines(path, None) as (file, encoding):
+        text = TextFormat(encoding, _separator(file, encoding), skip=True)
+        table = plain_numbers(read_any_table(file, text), (), None)
+        yield Sample(path, file, text, table, _is_whole(table))
+
+
+def _is_whole(table: Table) -> bool:
+    return len(table.frame) + sum(loss.count for loss in table.source.losses.values()) < LINES
+
+
+@contextmanager
+def first_lines(path: Path, encoding: str | None) -> Iterator[tuple[Path, str | None]]:
+    """A copy of the first lines, and the encoding that the config must name, if there is one."""
+    named = encoding
+    with tempfile.TemporaryDirectory(prefix="llmrec-check-") as folder:
+        sample = Path(folder) / path.name.removesuffix(".gz")
+        try:
+            if path.suffix == ".parquet":
+                copy_first_rows(path, sample, LINES)
+            else:
+                if encoding is None:
+                    encoding = encoding_of_file(path)
+                    if encoding == "utf-8" and not _decodes(path):
+                        encoding = named = "cp1252"
+                with open_text(path, encoding) as lines:
+                    sample.write_text("".join(islice(lines, LINES + 1)), encoding=encoding, newline="")
+            yield sample, named
+        except DataError as error:
+            raise DataError(str(error).replace(folder, str(path.parent))) from None
+
+
+def _decodes(path: Path) -> bool:
+    """Whether the first lines are UTF-8."""
+    try:
+        with open_text(path, "utf-8") as lines:
+            return all(True for _ in islice(lines, LINES + 1))
+    except DataError:
+        return False
+
+
+def _separator(sample: Path, encoding: str | None) -> str | None:
+    """The separator that the config must name; None if it is found without, or if there is none."""
+    if sample.suffix not in (".csv", ".tsv"):
+        return None
+    with open_text(sample, encoding_of_file(sample, TextFormat(encoding))) as lines:
+        first = [line.rstrip("\r\n") for line in islice(lines, 20)]
+    if not first or find_separator(first[0], _FOUND) in first[0]:
+        return None
+    return find_constant_separator([line for line in first if line], _OTHERS)
