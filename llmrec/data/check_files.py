@@ -87,8 +87,10 @@ def require_log(path: Path) -> None:
 def _inside(directory: Path) -> str:
     """What to do with a directory that is no known data set."""
     files = sorted(one.name for one in directory.iterdir() if _is_table(one))
-    names = f" {', '.join(files[:5])}" if files else " an event log"
-    return f"The directory holds no data set that `data.format` knows by its files. Name a file in it, such as{names}."
+    advice = (
+        f"Name a file in it, such as {', '.join(files[:5])}." if files else "Name the directory or file of the log."
+    )
+    return f"The directory holds no data set that `data.format` knows by its files. {advice}"
 
 
 def _is_table(path: Path) -> bool:

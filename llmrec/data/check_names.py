@@ -58,6 +58,8 @@ _NOT = {
     ),
     "propensity": _words(""),
 }
+# Words of ids that repeat and are neither users nor items.
+_GROUPS = _words("order session basket cart invoice transaction receipt review impression request row index line")
 _ALL_WORDS = {word for words in NAMES.values() for phrase in words for word in phrase.split("_")}
 _SUFFIXES = ("ids", "id", "nummer", "number", "code", "name", "time", "date", "type", "no", "nr", "key", "hash", "at")
 
@@ -125,4 +127,4 @@ def _rank_of_id(phrase: str, number: int, rest: list[str], fillers: set[str]) ->
 
 def may_be_guessed(name: str) -> bool:
     """Whether the values of a column may show what it is, because its name does not say that it is something else."""
-    return not (_OTHERS | _NOT["rating"] | _NOT["timestamp"] | {"row", "index", "line"}) & set(words_of(name))
+    return not (_OTHERS | _NOT["rating"] | _NOT["timestamp"] | _GROUPS) & set(words_of(name))

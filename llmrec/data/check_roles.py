@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from llmrec.data.check_files import Sample
-from llmrec.data.check_names import NAMES, may_be_guessed, rank
+from llmrec.data.check_names import NAMES, may_be_guessed, rank, words_of
 from llmrec.data.check_values import (
     SURE,
     Times,
@@ -202,6 +202,15 @@ def _explain_times(sample: Sample, roles: Roles) -> None:
         return
     if clock is not None:
         roles.notes.append(f"`{clock}` holds times of day without dates, so it is no time.")
+    parts = {" ".join(words_of(name)): name for name in sample.table.columns if roles.is_free(name)}
+    if {"year", "month", "day"} <= set(parts):
+        numbers = ", ".join(f'"{part}": t[{quote(parts[part])}]' for part in ("year", "month", "day"))
+        change = f't["timestamp"] = pd.to_datetime({{{numbers}}}).dt.strftime("%Y-%m-%d")'
+        roles.notes.append(
+            "Years, months and days are columns of their own. Join them, then check the new file: "
+            f"{sample.command(change, 'joined')}."
+        )
+        return
     for name in _named(sample, roles, "timestamp"):
         values = frame[name]
         example = known_ids(values).iloc[:1].tolist()
@@ -229,12 +238,14 @@ def _explain_times(sample: Sample, roles: Roles) -> None:
 def _explain_ids(sample: Sample, roles: Roles) -> None:
     """Notes about columns whose names say that they hold ids and whose values are none."""
     frame = sample.table.frame
+    lists = [name for name in sample.table.columns if not nested(frame[name]) and lists_as_text(frame[name])]
+    inner = [name for name in sample.table.columns if nested(frame[name]) or (name in lists and may_be_guessed(name))]
     for own in ("user_id", "item_id"):
         if own in roles.names:
             continue
-        names = _named(sample, roles, own)
-        for name in names:
-            if not nested(frame[name]) and lists_as_text(frame[name]):
+        for name in _named(sample, roles, own):
+            if name in lists:
+                inner = [one for one in inner if one != name]
                 change = f't[{quote(name)}] = t[{quote(name)}].str.findall(r"[^][(){{}},;| \\x27\\x22]+"); '
                 change += f"t = t.explode({quote(name)})"
                 roles.notes.append(
@@ -245,7 +256,6 @@ def _explain_ids(sample: Sample, roles: Roles) -> None:
             roles.notes.append(
                 f"If each session may count as a user, set `data.columns.user_id: {roles.names['session_id']}`."
             )
-    inner = [name for name in sample.table.columns if nested(frame[name])]
     if inner and not {"user_id", "item_id"} <= set(roles.names):
         names = ", ".join(inner)
         roles.notes.append(f"The columns {names} hold objects or lists. Write the ids in them as columns of their own.")

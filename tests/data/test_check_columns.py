@@ -350,6 +350,11 @@ def commands(check: LogCheck) -> list[str]:
         ),
         ({"user": user, "item": item, "date": lambda n: 43_831 + n / 10}, "log-dates.csv", {"timestamp"}),
         (
+            {"user": user, "item": item, "Year": time("%Y"), "Month": time("%m"), "Day": time("%d")},
+            "log-joined.csv",
+            {"timestamp"},
+        ),
+        (
             {"user": user, "item": item, "ts": epoch, "rating": lambda n: f"{stars(n)} stars"},
             "log-numbers.csv",
             {"timestamp", "rating"},
@@ -369,12 +374,20 @@ def test_the_suggested_commands_mend_the_log(tmp_path, columns, target, roles):
     exec(code)
     mended = check_file(tmp_path / target)
     assert mended.config is not None and not commands(mended), mended.notes
-    found = {own: name or own for own, name in mended.config["data"]["columns"].items()}
-    assert (
-        {"user_id", "item_id"} <= set(found) and "timestamp" not in found or found["timestamp"] in ("ts", "timestamp")
-    )
+    columns = {"user_id", "item_id", "timestamp", "rating"} & {use.use.split(":")[0] for use in mended.columns}
+    assert columns == {"user_id", "item_id", *roles}
     assert "rating" not in roles or mended.config["data"]["purchase"] == ["rating>=4"]
     assert prepared(mended).num_users == USERS
+
+
+def test_a_column_of_lists_is_no_guess_and_an_order_is_no_user(tmp_path):
+    """Impressions of the MIND data set, and the products of orders of Instacart."""
+    columns = {"impression_id": lambda n: n, "user_id": user, "time": epoch, "impressions": lambda n: f"N{n}-0 N3-1"}
+    check = check_file(write_log(tmp_path, Case(columns, {})))
+    assert check.config is None and any("The columns impressions hold objects or lists" in one for one in check.notes)
+    columns = {"order_id": lambda n: n // 5, "product_id": item, "reordered": lambda n: n % 2}
+    check = check_file(write_log(tmp_path, Case(columns, {})))
+    assert check.config is None and check.notes[0].startswith("No column looks like the user_id.")
 
 
 def test_missing_ids_do_not_count_as_ids(tmp_path):
