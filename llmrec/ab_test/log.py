@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 
 from llmrec.config import ABTestConfig, ABTestDataConfig
+from llmrec.data.feedback import compared_column
 from llmrec.data.readers.columns import NumberRange, require_columns, to_ids, to_numbers, to_seconds
-from llmrec.data.readers.csv_and_json import read_any_table
+from llmrec.data.readers.csv_and_json import read_any_table, stream_any_table
+from llmrec.data.readers.decimals import read_decimals
 from llmrec.data.readers.paths import resolve_path
 from llmrec.data.readers.raw import Source, Table, as_text
 from llmrec.data.readers.text_files import TextFormat
@@ -50,8 +52,17 @@ def read_events(config: ABTestConfig) -> Events:
     Raises:
         DataError: the file or a column is missing, the log is empty, or a value cannot be used.
     """
-    table = read_any_table(resolve_path(config.data.path, "data.path"), text_format(config.data))
-    return typed_events(table, config)
+    stream = stream_any_table(resolve_path(config.data.path, "data.path"), text_format(config.data))
+    return typed_events(read_decimals(stream, _number_columns(config), config.data.decimal).whole(), config)
+
+
+def _number_columns(config: ABTestConfig) -> list[str]:
+    """The columns of a log whose values are numbers: times, propensities, and what metrics average or compare."""
+    names = config.data.columns
+    own = [names.propensity, names.timestamp if config.data.timestamp_format is None else None]
+    averaged = [metric.column for metric in config.metrics]
+    compared = [compared_column(rule) for metric in config.metrics for rule in (metric.event, metric.per) if rule]
+    return [name for name in (*own, *averaged, *compared) if name]
 
 
 def typed_events(table: Table, config: ABTestConfig) -> Events:

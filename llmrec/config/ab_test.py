@@ -31,6 +31,11 @@ class ABTestDataConfig(Section):
     path: str = Field(description="File of the exposure log. `package:NAME/FILE` reads from an installed package.")
     columns: ABTestColumnsConfig = Field(default=ABTestColumnsConfig(), description="Names of the log's columns.")
     separator: str | None = Field(default=None, min_length=1, description="Text between two fields of a line.")
+    decimal: Literal[",", "."] | None = Field(
+        default=None,
+        description="Decimal sign of the numbers in text; the other separates thousands. null: each column shows its "
+        "own.",
+    )
     encoding: str | None = Field(default=None, description="Encoding of text files. null: UTF-8.")
     timestamp_format: str | None = Field(
         default=None, description="Format of the times in the codes of Python's `strptime`. null: numbers or ISO 8601."

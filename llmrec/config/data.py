@@ -67,8 +67,9 @@ class DataConfig(Section):
     )
     decimal: Literal[",", "."] | None = Field(
         default=None,
-        description="Decimal sign of the numbers in text (format `table`); the other sign separates thousands. null: "
-        "each column shows its own, as `4,5` or `4.5` do; a column that shows both or none is an error.",
+        description="Decimal sign of the numbers in text (formats `table` and `recbole`); the other separates "
+        "thousands. null: each column shows its own, as `4,5` or `4.5` do; a column that shows both or none is an "
+        "error.",
     )
     encoding: str | None = Field(
         default=None,

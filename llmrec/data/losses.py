@@ -26,6 +26,10 @@ LEFT_OUT = 0.2
 ITEMS_WITHOUT_EVENTS = 0.5
 # Few logs of recommenders are older; earlier dates mostly come from numbers in another unit.
 EARLIEST_YEAR = 1995
+SECONDS_OF_1970 = 365 * 86_400
+# 1970-01-01 and 2100-01-01 as spreadsheets count days, from 1899-12-30 on.
+EXCEL_1970 = 25_569
+EXCEL_2100 = 73_051
 # Rows that a reader leaves out of every log of its format.
 _MISSING_IN_ALL = (WITHOUT_METADATA, WITHOUT_STARS)
 # What mends a large count of a reason.
@@ -210,8 +214,12 @@ def _times(found: Collected) -> list[str]:
     first = pd.Timestamp(earliest, unit="s")
     if first.year < EARLIEST_YEAR:
         texts.append(
-            f"The first event is from {first:%Y-%m-%d} ({_place(source, earliest_line)}). If that is wrong, "
-            "check `data.columns.timestamp` and set `data.timestamp_format`."
+            f"The first event is from {first:%Y-%m-%d} ({_place(source, earliest_line)}). "
+            + (
+                _small_times(earliest, latest)
+                if earliest < latest < SECONDS_OF_1970
+                else "If that is wrong, check `data.columns.timestamp` and set `data.timestamp_format`."
+            )
         )
     if found.future:
         texts.append(
@@ -219,6 +227,21 @@ def _times(found: Collected) -> list[str]:
             f"({_place(source, latest_line)}). Correct or delete them, or set `data.timestamp_format`."
         )
     return texts
+
+
+def _small_times(earliest: int, latest: int) -> str:
+    """What to do about times that are all in the year 1970."""
+    found = f"All times are from {earliest:,} to {latest:,}, read as seconds since 1970."
+    if earliest >= EXCEL_1970 and latest <= EXCEL_2100:
+        day = pd.Timestamp(earliest - EXCEL_1970, unit="D")
+        return (
+            f"{found} They look like the days of a spreadsheet, in which {earliest:,} is {day:%Y-%m-%d}. Convert them: "
+            f"seconds = (days - {EXCEL_1970}) * 86400."
+        )
+    return (
+        f"{found} If they count days or steps, convert them, or set `data.columns.timestamp: null` if the lines are in "
+        "the order of time."
+    )
 
 
 def _place(source: Source, label: Any) -> str:

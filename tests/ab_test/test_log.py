@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from llmrec.ab_test.enrollment import DAY, day_text, enroll, seconds_of
-from llmrec.ab_test.log import Events, typed_events
+from llmrec.ab_test.log import Events, read_events, typed_events
 from llmrec.ab_test.outcomes import measure
 from llmrec.config import ABTestConfig
 from llmrec.data.readers.raw import Source, Table
@@ -192,3 +192,19 @@ def test_the_example_names_every_kind_of_metric():
         "session_length",
         "retention",
     }
+
+
+def test_decimal_commas_are_read_where_numbers_belong(tmp_path):
+    lines = ["ann;2026-03-01;live;0,5;1;0;4,5;1,5", "bob;2026-03-02;new;0,5;0;0;2;2,5"]
+    header = "user_id;timestamp;arm;propensity;click;purchase;rating;note"
+    (tmp_path / "log.csv").write_text("\n".join([header, *lines]) + "\n")
+    data = {"path": str(tmp_path / "log.csv"), "columns": {"propensity": "propensity"}}
+    found = read_events(config_of(data=data))
+    assert found.propensity.tolist() == [0.5, 0.5]
+    assert found.columns["rating"].astype(float).tolist() == [4.5, 2.0]
+    assert found.columns["note"].tolist() == ["1,5", "2,5"]  # no metric reads it
+    (tmp_path / "log.csv").write_text(f"{header}\n{lines[0].replace('4,5', '1,234')}\n")
+    with pytest.raises(DataError, match=r"log.csv, line 2: `rating` is '1,234', which may be .*`data.decimal: ','`"):
+        read_events(config_of(data=data))
+    decided = read_events(config_of(data=data | {"decimal": ","}))
+    assert decided.columns["rating"].astype(float).tolist() == [1.234]

@@ -4,6 +4,7 @@ Where to change what:
 
 - how a config value becomes a path: `paths`
 - file syntax (separators, quotes, encodings, JSON lines, Parquet): `csv_and_json`
+- files without a header: `headers`
 - column quirks (missing columns, ids, timestamps, ratings, categories): `columns`
 - decimal commas and separators of thousands: `decimals`; ids that are `123` in one file and `123.0` in another:
   `whole_ids`

@@ -42,6 +42,7 @@ _COMMON_FORMATS = (
     *(date + time for date in _COMMON_DATES for time in _COMMON_TIMES),
 )
 OPTIONAL_COLUMNS = ("event_type", "rating", "session_id", "ranking_id", "position", "propensity", "split")
+_LIST_AS_TEXT = r"\[[^\[\]]*[,\s][^\[\]]*\]"  # as `to_categories` reads it
 _NO_CATEGORY = {"", "unknown", "(no genres listed)"}
 
 
@@ -199,9 +200,13 @@ def to_ids(table: Table, column: str) -> pd.Series:
     """Ids as text.
 
     Raises:
-        DataError: an id is one of `NO_IDS`, nested or longer than a line, and bad rows are errors.
+        DataError: an id is one of `NO_IDS`, a list, nested or longer than a line, and bad rows are errors.
     """
     text = table.text(column)
+    bracketed = text.str.startswith("[", na=False)
+    if bracketed.any():
+        lists = bracketed & (_is_nested(table.frame[column]) | text.str.fullmatch(_LIST_AS_TEXT, na=False))
+        table.source.refuse(table.frame[column], lists, "an id, not a list", "Write a row for each id of the list.")
     bad = text.isna() | text.isin(NO_IDS) | _is_nested(table.frame[column])
     table.source.refuse(table.frame[column], bad, "an id", "Fill it in, or delete the row.")
     # A stray quotation mark makes several lines one field, up to the next quotation mark.

@@ -19,6 +19,7 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
+from llmrec.data.readers.headers import refuse_row_as_header
 from llmrec.data.readers.raw import Source, Table, TableStream
 from llmrec.data.readers.text_files import UTF_8, TextFormat, encoding_of_file, open_text
 from llmrec.errors import DataError
@@ -26,6 +27,8 @@ from llmrec.errors import DataError
 NOT_PARSED = "line that cannot be read"
 BLOCK = 1 << 24  # characters of a block
 PART_ROWS = 500_000  # rows of a part that pandas parses
+# Separators inside a quoted field from which on its lines count as rows. Texts of several lines have fewer by chance.
+LEAST_SWALLOWED = 4
 # Takes the place of separators of several characters, which no fast parser knows.
 _UNIT_SEPARATOR = "\x1f"
 
@@ -55,17 +58,21 @@ def stream_delimited(
         quoted: whether fields may be quoted as in CSV.
 
     Raises:
-        DataError: the file is unreadable or empty. While it is read: a quotation mark is not closed; or, unless bad
-            rows are skipped, a line has more fields than the header.
+        DataError: the file is unreadable or empty, or its first line is a row. While it is read: a quotation mark is
+            not closed, or only after further rows; or, unless bad rows are skipped, a line has more fields than the
+            header.
     """
     encoding = encoding_of_file(path, text, fallback)
     separator = separators
+    header = ""
     if names is None:
         with open_text(path, encoding) as lines:
             header = lines.readline().rstrip("\r\n")
         separator = text.separator or find_separator(header, separators)
     syntax = _Syntax(path, encoding, separator, quoted, names)
     first = next(syntax.parts(Source(path, "line", text.skip)))
+    if names is None:
+        refuse_row_as_header(path, syntax.fields(header), first)
     return TableStream([str(column) for column in first.columns], Source(path, "line", text.skip), syntax.parts)
 
 
@@ -130,6 +137,12 @@ class _Syntax:
             if line == first:
                 yield pd.DataFrame(columns=columns, dtype="str")
 
+    def fields(self, line: str) -> list[str]:
+        """The fields of one line."""
+        line = self._block(line)
+        quoting = csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
+        return next(csv.reader([line], delimiter=self.delimiter, quoting=quoting), [])
+
     def _block(self, text: str) -> str:
         return text if len(self.separator) == 1 else text.replace(self.separator, _UNIT_SEPARATOR)
 
@@ -175,9 +188,11 @@ class _Syntax:
             line += len(numbers)
             numbers = numbers[~np.isin(numbers, skipped)]
             if self.quoted:
-                inside = sum((_line_breaks(frame[name]) for name in frame.columns), np.zeros(len(frame), np.int64))
+                within = {str(name): _line_breaks(frame[name]) for name in frame.columns}
+                inside = sum(within.values(), np.zeros(len(frame), np.int64))
                 numbers = numbers + breaks + np.cumsum(inside) - inside
                 breaks += int(inside.sum())
+                self._refuse_swallowed_rows(frame, numbers, within)
             frame.index = pd.Index(numbers)
             yield _filled(frame)
         return line
@@ -245,6 +260,28 @@ class _Syntax:
             source.count(NOT_PARSED, 1, [f"{source.at(line)}: {counted}"])
             skipped.append(line)
         return skipped
+
+    def _refuse_swallowed_rows(self, frame: pd.DataFrame, numbers: np.ndarray, within: dict[str, np.ndarray]) -> None:
+        """Refuses a quoted field whose lines are rows of their own, because a stray quotation mark opened it.
+
+        Args:
+            frame: the rows of a part.
+            numbers: number of the first line of each row, int64 [E].
+            within: number of line breaks in each value by column, int64 [E].
+
+        Raises:
+            DataError: there is such a field.
+        """
+        width = len(frame.columns)
+        for name, breaks in within.items():
+            for row in np.flatnonzero((breaks - 1) * (width - 1) >= LEAST_SWALLOWED):
+                lines = str(frame[name].iloc[row]).split("\n")[1:-1]
+                if all(len(self.fields(line.rstrip("\r"))) == width for line in lines):
+                    raise DataError(
+                        f"{self.path}, line {numbers[row]}: a quotation mark opens in `{name}` and closes "
+                        f"{breaks[row]} lines below, and every line between has {width} fields, as rows have; expected "
+                        "text. Close the field, or write a quotation mark that belongs to the text twice."
+                    )
 
     def _explain(self, message: str) -> str:
         """The error for text that pandas cannot parse, which is mostly a quotation mark that is not closed."""

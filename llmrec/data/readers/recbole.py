@@ -18,6 +18,7 @@ from llmrec.data.readers.columns import (
     to_users,
     to_years,
 )
+from llmrec.data.readers.decimals import plain_numbers, read_decimals
 from llmrec.data.readers.delimited import stream_delimited
 from llmrec.data.readers.movielens import natural_titles, titled_years
 from llmrec.data.readers.paths import find_one, resolve_path
@@ -37,10 +38,11 @@ _YEARS = ("year", "release_year")
 _UNUSED_RELATIONS = ("genre", "language", "country")
 
 
-def _open_atomic(path: Path, config: DataConfig) -> TableStream:
-    """Opens one atomic file and removes the types from its header."""
+def _open_atomic(path: Path, config: DataConfig) -> tuple[TableStream, list[str]]:
+    """One atomic file without the types in its header, and the names of its columns of numbers."""
     stream = stream_delimited(path, "\t ,;", text=TextFormat.of(config))
     names = []
+    numbers = []
     for column in stream.columns:
         name, _, kind = column.rpartition(":")
         if not name or kind not in _TYPES:
@@ -49,15 +51,24 @@ def _open_atomic(path: Path, config: DataConfig) -> TableStream:
                 f"one of {', '.join(_TYPES)}, such as `user_id:token`. Correct the header, or set `data.separator`."
             )
         names.append(name)
+        if kind == "float":
+            numbers.append(name)
 
     def read(source: Source) -> Iterator[pd.DataFrame]:
         return (frame.set_axis(names, axis=1) for frame in stream.read(source))
 
-    return TableStream(names, stream.source, read)
+    return TableStream(names, stream.source, read), numbers
+
+
+def _open_log(path: Path, config: DataConfig) -> TableStream:
+    """A file of events, its numbers with a decimal point."""
+    return read_decimals(*_open_atomic(path, config), config.decimal)
 
 
 def _read_atomic(path: Path, config: DataConfig) -> Table:
-    return _open_atomic(path, config).whole()
+    """Any other file, its numbers with a decimal point."""
+    stream, numbers = _open_atomic(path, config)
+    return plain_numbers(stream.whole(), set(stream.columns) - set(numbers), config.decimal)
 
 
 def _first_of(table: Table, names: tuple[str, ...]) -> str | None:
@@ -115,9 +126,9 @@ def _open_events(directory: Path, config: DataConfig) -> tuple[str, list[TableSt
     paths = [directory / f"{names[0]}.{part}.inter" for part in PARTS] if len(names) == 1 else []
     if not paths or sorted(directory.glob("*.inter")) != sorted(paths):
         path = find_one(directory, "*.inter", "data.path", "interaction file")
-        stream = _open_atomic(path, config)
+        stream = _open_log(path, config)
         return path.stem, [stream], stream.source
-    streams = [_open_atomic(path, config) for path in paths]
+    streams = [_open_log(path, config) for path in paths]
     return names[0], streams, Source(directory, "line", streams[0].source.skip)
 
 
