@@ -221,6 +221,10 @@ class Recommender:
             self.policy.repeats,
         )
 
+    def distinct(self, items: Sequence[int]) -> tuple[int, ...]:
+        """A history as the policy was trained on: each item once, at its first click, unless repeats were kept."""
+        return tuple(items if self.policy.repeats else dict.fromkeys(items))
+
     def justify(self, decisions: Sequence[Decision], items: Sequence[int]) -> list[Justification]:
         """Writes a justification for one item of each of B decisions.
 

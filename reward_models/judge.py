@@ -3,8 +3,9 @@
 If the reward that a policy is trained on rises while the judge's reward does not, the policy has learned the errors of
 the reward model. The judge therefore shares nothing with `ClickPurchaseModel`: no gradients, no order of events, and
 users of its own. It resembles `LinearNextItem`, which an ensemble may contain, but has other users and ignores order.
-P(click) comes from EASE (Steck, WWW 2019) and item popularity, P(purchase | click) from each item's smoothed purchase
-rate. The reward has the same unit, log P(click) + log P(purchase | click) in nats.
+P(click) comes from EASE (Steck, WWW 2019) and item popularity, and with repeats also from the user's own clicks on the
+item. P(purchase | click) comes from each item's smoothed purchase rate. The reward has the same unit, log P(click) +
+log P(purchase | click) in nats.
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from llmrec.data.ragged import Ragged
 from llmrec.data.seen_mask import seen_mask
 from llmrec.errors import DataError
+from llmrec.recommenders.bags import bags
 from llmrec.recommenders.ease import ease_weights
 from llmrec.recommenders.popularity import item_counts
 from reward_models.reward_model import Histories, mask_seen
@@ -56,7 +58,7 @@ class EaseJudge(SavedModel):
         weights: EASE weights, float [K, K].
         log_popularity: log of each item's smoothed share of clicks, float [N].
         log_purchase: log of each item's smoothed purchase rate, float [N].
-        mix: log-linear weights of EASE score and log-popularity in the click logit, float [2].
+        mix: log-linear weights of `features` in the click logit, float [2], or [3] with repeats.
     """
 
     FAMILY = "ease_judge"
@@ -76,14 +78,19 @@ class EaseJudge(SavedModel):
         self.register_buffer("weights", torch.zeros(config.ease_items, config.ease_items))
         self.register_buffer("log_popularity", torch.zeros(config.num_items))
         self.register_buffer("log_purchase", torch.zeros(config.num_items))
-        self.register_buffer("mix", torch.ones(2))
+        self.register_buffer("mix", torch.ones(3 if config.repeats else 2))
 
     @classmethod
     def _build(cls, values: dict[str, Any], directory: Path, item_ids: list[str] | None) -> Self:
         return cls(JudgeConfig(**values))
 
-    def features(self, histories: Histories) -> tuple[Tensor, Tensor]:
-        """EASE scores, float [B, N], and the items that cannot be the next click: the seen ones, or none, bool [B, N].
+    def features(self, histories: Histories) -> tuple[list[Tensor], Tensor]:
+        """What the click logit is a sum of, and the items that cannot be the next click.
+
+        Returns:
+            EASE score, float [B, N], log-popularity, float [N], and with repeats log(1 + clicks of the user on the
+            item), float [B, N], because the zero diagonal of EASE says nothing of a repeated click; and the seen items,
+            or none with repeats, bool [B, N].
 
         Raises:
             DataError: an item is outside the catalogue.
@@ -91,13 +98,15 @@ class EaseJudge(SavedModel):
         seen = torch.from_numpy(seen_mask(histories, self.config.num_items)).to(self.weights.device)
         ease = torch.zeros(seen.shape, device=seen.device)
         ease[:, self.covered] = seen[:, self.covered].float() @ self.weights
-        return ease, torch.zeros_like(seen) if self.config.repeats else seen
+        if not self.config.repeats:
+            return [ease, self.log_popularity], seen
+        own = torch.from_numpy(bags(histories, self.config.num_items).toarray()).log1p().to(seen.device)
+        return [ease, self.log_popularity, own], torch.zeros_like(seen)
 
     def click(self, histories: Histories) -> tuple[Tensor, Tensor]:
         """log P(click) among unseen items, float [B, N] (-inf for seen items), and the seen items, bool [B, N]."""
-        ease, seen = self.features(histories)
-        logits = self.mix[0] * ease + self.mix[1] * self.log_popularity
-        return torch.where(seen, -torch.inf, logits).log_softmax(-1), seen
+        features, seen = self.features(histories)
+        return _mixed(self.mix, features, seen).log_softmax(-1), seen
 
     @torch.no_grad()
     def log_rewards(self, histories: Histories, conversion_weight: float = 1.0) -> Tensor:
@@ -141,7 +150,7 @@ def fit_judge(
     l2: float = 100.0,
     repeats: bool = False,
 ) -> EaseJudge:
-    """Fits the judge. The two weights of the mixture are fitted on the last item of every fifth user.
+    """Fits the judge. The weights of the mixture are fitted on the last item of every fifth user.
 
     Large logs fit them on fewer users, so that `MIX_SCORES` is kept.
 
@@ -202,18 +211,24 @@ def _count(histories: Ragged, purchases: Ragged, config: JudgeConfig, l2: float)
 
 
 def _fit_mix(judge: EaseJudge, histories: Sequence[np.ndarray], targets: Tensor) -> Tensor:
-    """Mixture weights [2] of maximum likelihood; the loss is convex, so L-BFGS finds the optimum."""
-    ease, seen = judge.features(histories)
-    mix = torch.tensor([1.0, 1.0], requires_grad=True)
+    """Mixture weights of maximum likelihood; the loss is convex, so L-BFGS finds the optimum."""
+    features, seen = judge.features(histories)
+    mix = torch.ones(len(features), requires_grad=True)
     optimizer = torch.optim.LBFGS([mix], max_iter=100, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        logits = torch.where(seen, -torch.inf, mix[0] * ease + mix[1] * judge.log_popularity)
-        # A weak pull towards (1, 1) keeps the weights finite if the targets are separable.
-        value = nn.functional.cross_entropy(logits, targets) + 1e-3 * (mix - 1.0).square().sum()
+        # A weak pull towards 1 keeps the weights finite if the targets are separable.
+        pull = 1e-3 * (mix - 1.0).square().sum()
+        value = nn.functional.cross_entropy(_mixed(mix, features, seen), targets) + pull
         value.backward()
         return value
 
     optimizer.step(loss)
     return mix.detach()
+
+
+def _mixed(mix: Tensor, features: Sequence[Tensor], impossible: Tensor) -> Tensor:
+    """Click logits, float [B, N]: the weighted sum of the features, -inf for items that cannot be clicked."""
+    logits = sum((weight * feature for weight, feature in zip(mix, features, strict=True)), torch.zeros(()))
+    return torch.where(impossible, -torch.inf, logits)

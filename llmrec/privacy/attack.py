@@ -97,7 +97,7 @@ def popularity_scores(data: InteractionData, users: np.ndarray, lengths: np.ndar
     scores: list[float] = []
     for user, length in zip(users.tolist(), lengths.tolist(), strict=True):
         items = data.histories[user][:length]
-        own = np.isin(items, data.train_histories[user])
+        own = np.bincount(data.train_histories[user], minlength=data.num_items)[items]
         scores.append(float(np.log(counts[items] - own + 1.0).mean()))
     return np.array(scores)
 

@@ -162,6 +162,8 @@ def _config(directory: Path, kinds: list[str], files: dict[str, str], config: Co
         "min_user_events": 0,  # off-policy evaluation needs everybody whom the server showed something
         "splits": ["temporal"],
     } | {key: str(place / file) for key, file in files.items()}
+    if config is not None:
+        data["repeats"] = config.data.repeats
     values = {"reward": {}} if config is None else config.model_dump(mode="json")
     values["reward"]["linear"] = False  # a log with exposures trains the reward on what was shown
     return dump_config(parse_config(values | {"name": run_name(place.name, "served"), "data": data}))

@@ -59,9 +59,9 @@ class Items:
         return [items[0] for items in found]
 
     def known(self, item_ids: Sequence[str]) -> list[int]:
-        """Indices of the items that are in the catalogue, each once, in order."""
+        """Indices of the items that are in the catalogue, in order."""
         names = self._recommender.names
-        return list(dict.fromkeys(item for item_id in item_ids for item in names.of_id(item_id)))
+        return [item for item_id in item_ids for item in names.of_id(item_id)]
 
     def without(self, categories: Sequence[str]) -> list[int]:
         """Indices of the items that have none of some categories.

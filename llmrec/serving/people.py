@@ -70,7 +70,7 @@ class People:
         skipped = self._items.known([item for kind, item in stored.feedback if kind == "skip"])
         return Person(
             profile=NEW_USER if row is None else self._recommender.profiles[row],
-            history=tuple([*logged, *seen] if self._recommender.policy.repeats else dict.fromkeys([*logged, *seen])),
+            history=self._recommender.distinct([*logged, *seen]),
             skipped=tuple(skipped),
             events=len(stored.feedback),
             erased=stored.erased,

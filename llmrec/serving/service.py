@@ -181,11 +181,10 @@ class Service:
         excluded = self.items.indices(request.exclude)
         excluded += [] if request.categories is None else self.items.without(request.categories)
         if request.history is not None:
-            given = dict.fromkeys(self.items.indices(request.history))
-            person = replace(person, history=tuple(given))
+            person = replace(person, history=self.recommender.distinct(self.items.indices(request.history)))
         asked = None if request.request is None else self._understand(request.request)
         decision = self.recommender.decision(person.history, [*excluded, *person.skipped], person.profile, asked)
-        if len(set(decision.history.tolist())) >= len(self.items):
+        if len(set(decision.masked.tolist())) >= len(self.items):
             message = "No item is left: the person has seen, or the request leaves out, all of them. Leave out less."
             raise ApiError(409, "no_item_left", message)
         try:

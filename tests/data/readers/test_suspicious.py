@@ -106,9 +106,7 @@ def test_ids_that_are_lists(tmp_path, kind, column):
         pd.DataFrame([row]).to_parquet(tmp_path / "log.parquet")
     else:
         pd.DataFrame([row]).to_csv(tmp_path / "log.csv", index=False)
-    with pytest.raises(
-        DataError, match=rf"log.{kind}, \w+ \d: `{column}` is .*an id, not a list. Write a row for"
-    ):
+    with pytest.raises(DataError, match=rf"log.{kind}, \w+ \d: `{column}` is .*an id, not a list. Write a row for"):
         read_all(config)
 
 
