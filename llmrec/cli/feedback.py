@@ -107,6 +107,6 @@ def _delete(place: str, user: str, as_json: bool) -> None:
         return
     print_line(
         console_for(),
-        f"deleted {deleted.feedback:,} events and {deleted.impressions:,} impressions; the person is listed for the "
-        "next training",
+        f"deleted {deleted.feedback:,} events, {deleted.impressions:,} impressions and {deleted.comparisons:,} "
+        "comparisons; the person is listed for the next training",
     )

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Path, Query, Request
@@ -12,6 +13,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response, Streami
 from starlette.exceptions import HTTPException
 
 import llmrec
+from llmrec.serving.comparison_routes import comparison_routes
 from llmrec.serving.errors import ApiError, store_unavailable
 from llmrec.serving.gorse import gorse_routes
 from llmrec.serving.guard import Guard, Limits
@@ -37,9 +39,10 @@ LOG = logging.getLogger("llmrec.serving")
 ERRORS = {
     400: "The request is no JSON.",
     401: "The API key is missing or unknown.",
-    404: "An item, category or person is unknown.",
+    404: "An item, category, person, version or comparison is unknown.",
     408: "The request arrived too slowly.",
-    409: "No item is left to recommend, or none satisfies the request in words.",
+    409: "No item is left to recommend, none satisfies the request in words, only one version exists, or the vote "
+    "differs from the first one.",
     413: "The request is too large.",
     422: "A field of the request is wrong.",
     429: "Too many requests per second.",
@@ -73,6 +76,7 @@ def make_app(service: Service, limits: Limits, keys: Sequence[str]) -> FastAPI:
     )
     app.include_router(_recommend_routes(service))
     app.include_router(_catalogue_routes(service))
+    app.include_router(comparison_routes(service), responses=LIMITED | _errors(404, 409))
     app.include_router(_operation_routes(service))
     app.include_router(page_routes())
     app.include_router(gorse_routes(service), responses=LIMITED | _errors(404, 409))
@@ -159,12 +163,12 @@ def _catalogue_routes(service: Service) -> APIRouter:
 
     @router.delete("/users/{user:path}")
     async def erase(user: Annotated[UserId, user_path]) -> DeletedResponse:
-        """Deletes all feedback and impressions of a person, and lists the person for the next training.
+        """Deletes all feedback, impressions and comparisons of a person, and lists the person for the next training.
 
         The event log of the run is not used for the person any more. The present model has still been trained on it.
         """
         deleted = await service.erase(user)
-        return DeletedResponse(feedback=deleted.feedback, impressions=deleted.impressions)
+        return DeletedResponse(**asdict(deleted))
 
     return router
 

@@ -73,6 +73,10 @@ class Live:
         serving = self._serving
         return serving.loaded[serving.traffic.version_of(user)]
 
+    def loaded(self, number: int) -> Loaded | None:
+        """A version by its number, if it answers requests at present."""
+        return self._serving.loaded.get(number)
+
     def change(self, traffic: Traffic, load: Callable[[int], Loaded]) -> None:
         """Serves by other versions from the next request on.
 

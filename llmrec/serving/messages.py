@@ -24,6 +24,12 @@ def _not_missing(value: str) -> str:
     return value
 
 
+def _distinct(values: list[int]) -> list[int]:
+    if len(set(values)) < len(values):
+        raise ValueError("a version cannot be compared with itself. Give the numbers of two versions")
+    return values
+
+
 Whole = BeforeValidator(_whole)
 UserId = Annotated[
     str,
@@ -43,13 +49,12 @@ class Message(BaseModel):
 # --- recommendations ------------------------------------------------------------------------------
 
 
-class RecommendRequest(Message):
-    """A request for recommendations, to a person whom the server knows or to somebody with the given history."""
+class Question(Message):
+    """Who asks for which list: a person whom the server knows, or somebody with the given history."""
 
     user: UserId | None = Field(
         default=None,
-        description="The person. The server adds the history that it has of them, and records what it shows them. "
-        "Somebody unknown has no history yet.",
+        description="The person. The server adds the history that it has of them. Somebody unknown has none yet.",
     )
     history: list[ItemId] | None = Field(
         default=None,
@@ -71,6 +76,11 @@ class RecommendRequest(Message):
         description="Nats by which the log-probability of an item falls if its categories equal those of an item above "
         "it, in proportion if they overlap. 0: order by probability alone.",
     )
+
+
+class RecommendRequest(Question):
+    """A request for recommendations, to a person whom the server knows or to somebody with the given history."""
+
     reasons: Literal["none", "complete", "stream"] = Field(
         default="none",
         description="`none`: items only. `complete`: the answer comes with a reason for each item. `stream`: "
@@ -133,6 +143,96 @@ class Reason(Message):
     reason: str
     grounded: bool
     statements: list[Statement]
+
+
+# --- comparisons ----------------------------------------------------------------------------------
+
+
+class ServedVersion(Message):
+    """A version of the policy that can be compared."""
+
+    version: int = Field(description="Its number.")
+    policy: str = Field(description="Its name, as impressions record it.")
+    state: str = Field(description="`current`, `canary`, `candidate`, `retired` or `rolled back`.")
+
+
+class VersionsResponse(Message):
+    """The versions that can be compared, by number."""
+
+    versions: list[ServedVersion]
+    default: list[int] = Field(
+        description="The two that are compared if a request names none: the current one, and the canary or else the "
+        "newest. Empty if there is one version only."
+    )
+
+
+class ComparisonRequest(Question):
+    """A request for the lists of two versions, for the same person."""
+
+    versions: Annotated[list[Annotated[int, Whole, Field(ge=0, lt=2**31)]], AfterValidator(_distinct)] | None = Field(
+        default=None,
+        min_length=2,
+        max_length=2,
+        description="Numbers of two versions, in any order. null: the current one, and the canary or else the newest.",
+        json_schema_extra={"uniqueItems": True},
+    )
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"user": "42", "k": 5}, {"history": ["50", "181"], "versions": [0, 3]}]}
+    )
+
+
+class ComparedItem(Message):
+    """An item of a list that is compared."""
+
+    item: str = Field(description="Id of the item.")
+    title: str = Field(description="Title of the item.")
+
+
+class ComparisonResponse(Message):
+    """Two lists, best first. Which version made which is drawn at random, and said after the vote."""
+
+    comparison_id: str = Field(description="Id of the comparison, for the vote.")
+    left: list[ComparedItem]
+    right: list[ComparedItem]
+
+
+Verdict = Literal["left", "right", "tie"]
+
+
+class VoteRequest(Message):
+    """Which list is better."""
+
+    verdict: Verdict = Field(description="The better list; `tie`: there is no difference.")
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"verdict": "left"}]})
+
+
+class VoteResponse(Message):
+    """What the lists were. The vote is on the disk when the answer arrives."""
+
+    verdict: Verdict
+    left: str = Field(description="Version of the policy that made the left list.")
+    right: str = Field(description="Version of the policy that made the right list.")
+
+
+class Tally(Message):
+    """The votes on two versions."""
+
+    first: str = Field(description="A version of the policy.")
+    second: str = Field(description="The other version.")
+    first_better: int = Field(description="Votes for the first version.")
+    second_better: int = Field(description="Votes for the second version.")
+    ties: int = Field(description="Votes that see no difference.")
+    share: float | None = Field(description="Share of the votes for the first one among those for either.")
+    low: float | None = Field(description="Lower end of the 95 % interval of the share (Wilson).")
+    high: float | None = Field(description="Upper end of that interval. It takes votes for independent.")
+
+
+class TallyResponse(Message):
+    """The votes on all pairs of versions."""
+
+    pairs: list[Tally]
 
 
 # --- feedback -------------------------------------------------------------------------------------
@@ -238,6 +338,7 @@ class DeletedResponse(Message):
 
     feedback: int
     impressions: int
+    comparisons: int
 
 
 class Health(Message):

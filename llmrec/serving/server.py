@@ -12,6 +12,7 @@ import uvicorn
 from llmrec.errors import UserError
 from llmrec.recommend import Recommender
 from llmrec.serving.app import make_app
+from llmrec.serving.contenders import Contenders
 from llmrec.serving.engine import Engine
 from llmrec.serving.guard import Limits
 from llmrec.serving.live import Follower, Live, Loaded, load_version
@@ -132,16 +133,17 @@ def serving(model: Model, options: ServerOptions) -> Iterator[Service]:
         return Loaded(label, engine)
 
     live = Live(started(model.recommender, model.label), model.number)
+    registry = model.registry
+    contenders = Contenders(live, registry, lambda one: started(model.other(one), one.label))
     follower = None
     metrics.watch("llmrec_model_waiting", "Rankings and reasons that wait for the model.", live.waiting)
     metrics.watch("llmrec_store_waiting_rows", "Rows that wait for the store.", store.waiting_rows)
     try:
-        if model.registry is not None:
-            registry = model.registry
+        if registry is not None:
             metrics.watch("llmrec_current_version", "Number of the current version.", lambda: live.traffic.current)
             metrics.watch("llmrec_canary_share", "Share of users of the canary.", lambda: live.traffic.share)
             follower = Follower(registry, live, lambda one: started(model.other(one), one.label))
-        service = Service(model.recommender, live, store, options.sampled_share, metrics)
+        service = Service(model.recommender, live, contenders, store, options.sampled_share, metrics)
         try:
             service.start()
         except StoreError as error:
@@ -150,6 +152,7 @@ def serving(model: Model, options: ServerOptions) -> Iterator[Service]:
     finally:
         if follower is not None:
             follower.close()
+        contenders.close()
         live.close()
         store.close()
 

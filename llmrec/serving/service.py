@@ -14,6 +14,7 @@ from llmrec.data.decision import Decision
 from llmrec.errors import CatalogueError, ModelError, UserError
 from llmrec.recommend import Justification, Recommender
 from llmrec.requests.request import Request
+from llmrec.serving.contenders import Contenders
 from llmrec.serving.engine import EngineBusyError
 from llmrec.serving.errors import ApiError, busy, store_unavailable
 from llmrec.serving.items import Items
@@ -21,6 +22,7 @@ from llmrec.serving.lists import Candidates, RankedList, choose_list
 from llmrec.serving.live import Live, Loaded
 from llmrec.serving.messages import (
     FeedbackEvent,
+    Question,
     Rating,
     Reason,
     RecommendedItem,
@@ -42,6 +44,7 @@ class Service:
     Args:
         recommender: a model of the catalogue that all versions share.
         live: the versions that answer.
+        contenders: the versions that can be compared.
         store: the feedback store.
         sampled_share: share of requests whose list is drawn at random.
         metrics: counters.
@@ -51,12 +54,14 @@ class Service:
         self,
         recommender: Recommender,
         live: Live,
+        contenders: Contenders,
         store: Store,
         sampled_share: float,
         metrics: Metrics,
     ):
         self.recommender = recommender
         self.live = live
+        self.contenders = contenders
         self.store = store
         self.sampled_share = sampled_share
         self.metrics = metrics
@@ -141,12 +146,8 @@ class Service:
         return response, reasons()
 
     async def _list(self, request: RecommendRequest, version: Loaded) -> tuple[Decision, RecommendResponse]:
-        decision, satisfies = await self._decision(request)
-        try:
-            scores = await asyncio.wrap_future(version.engine.rank(decision))
-        except EngineBusyError:
-            raise busy("Too many requests wait for the model.") from None
-        chosen = await asyncio.to_thread(self._choose, scores, request)
+        decision, satisfies = await self.decision(request)
+        chosen = await self.choose(decision, request, version, self.sampled_share)
         items = [
             RecommendedItem(
                 item=self.items.ids[item],
@@ -171,13 +172,17 @@ class Service:
         self.metrics.lists.labels("sampled" if chosen.sampled else "best").inc()
         return decision, response.model_copy(update={"recorded": recorded})
 
-    async def _decision(self, request: RecommendRequest) -> tuple[Decision, np.ndarray | None]:
-        """The prompt of a request, and which items satisfy what the person asks for, bool [N]; None if nobody knows."""
+    async def decision(self, request: Question) -> tuple[Decision, np.ndarray | None]:
+        """The prompt of a request, and which items satisfy what the person asks for, bool [N]; None if nobody knows.
+
+        Raises:
+            ApiError: an item or category is unknown, or nothing is left to recommend.
+        """
         person = Person() if request.user is None else await self.person(request.user)
         return await asyncio.to_thread(self._decide, request, person)
 
-    def _decide(self, request: RecommendRequest, person: Person) -> tuple[Decision, np.ndarray | None]:
-        """What `_decision` returns. It takes milliseconds in a large catalogue, so a thread runs it."""
+    def _decide(self, request: Question, person: Person) -> tuple[Decision, np.ndarray | None]:
+        """What `decision` returns. It takes milliseconds in a large catalogue, so a thread runs it."""
         excluded = self.items.indices(request.exclude)
         excluded += [] if request.categories is None else self.items.without(request.categories)
         if request.history is not None:
@@ -200,9 +205,27 @@ class Service:
         except UserError as error:
             raise ApiError(422, "unreadable_request", str(error)) from None
 
-    def _choose(self, scores: np.ndarray, request: RecommendRequest) -> RankedList:
+    async def choose(self, decision: Decision, request: Question, version: Loaded, sampled_share: float) -> RankedList:
+        """The list of a version, without recording it.
+
+        Args:
+            decision: the prompt of the request.
+            request: the request.
+            version: what ranks the items.
+            sampled_share: probability of a list that is drawn at random.
+
+        Raises:
+            ApiError: too many requests wait.
+        """
+        try:
+            scores = await asyncio.wrap_future(version.engine.rank(decision))
+        except EngineBusyError:
+            raise busy("Too many requests wait for the model.") from None
+        return await asyncio.to_thread(self._choose, scores, request, sampled_share)
+
+    def _choose(self, scores: np.ndarray, request: Question, sampled_share: float) -> RankedList:
         candidates = Candidates.from_scores(scores, self.items.representatives, self.items.has_category)
-        return choose_list(candidates, request.k, self.sampled_share, request.diversity, np.random.default_rng())
+        return choose_list(candidates, request.k, sampled_share, request.diversity, np.random.default_rng())
 
     async def _record(self, user: str | None, response: RecommendResponse) -> bool:
         """Writes the impressions of a list; False if the store fails, because the person gets the list anyway."""
@@ -279,7 +302,7 @@ class Service:
         Raises:
             ApiError: the store fails.
         """
-        return await _written(lambda: self.store.erase(user_id))
+        return await written(lambda: self.store.erase(user_id))
 
     # --- feedback ---
 
@@ -311,13 +334,13 @@ class Service:
             )
             for event in events
         ]
-        accepted = await _written(lambda: self.store.add_feedback(rows))
+        accepted = await written(lambda: self.store.add_feedback(rows))
         self.metrics.feedback.labels("accepted").inc(accepted)
         self.metrics.feedback.labels("duplicate").inc(len(rows) - accepted)
         return accepted
 
 
-async def _written(write: "Callable[[], Future[Result]]") -> Result:
+async def written(write: "Callable[[], Future[Result]]") -> Result:
     """The result of a write to the store.
 
     Raises:

@@ -72,6 +72,19 @@ class Impression:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """Two lists side by side; a row of the table `comparisons`, whose comments describe the fields."""
+
+    comparison_id: str
+    user_id: str | None
+    left_policy: str
+    right_policy: str
+    at: float
+    verdict: str | None = None
+    voted: float | None = None
+
+
+@dataclass(frozen=True)
 class StoredPerson:
     """What the store knows of a person.
 
@@ -90,6 +103,7 @@ class Deleted:
 
     feedback: int
     impressions: int
+    comparisons: int
 
 
 @dataclass(frozen=True)
@@ -155,6 +169,28 @@ class Store:
         rows = [asdict(impression) for impression in shown]
         return self._enqueue(lambda connection: _run_each(connection, statement, rows), len(rows))
 
+    def add_comparison(self, shown: Comparison) -> "Future[Any]":
+        """Writes a comparison; errors as in `add_feedback`."""
+        statement = sa.insert(tables.comparisons)
+        return self._enqueue(lambda connection: _run_each(connection, statement, [asdict(shown)]), 1)
+
+    def vote(self, comparison_id: str, verdict: str) -> "Future[Comparison | None]":
+        """Writes the verdict of a comparison, unless it has one. Errors as in `add_feedback`.
+
+        Returns:
+            the promise of the comparison with the verdict that it has now; None if there is no such comparison.
+        """
+        table = tables.comparisons
+        ours = table.c.comparison_id == comparison_id
+        voted = sa.update(table).where(ours, table.c.verdict.is_(None)).values(verdict=verdict, voted=time.time())
+
+        def write(connection: sa.Connection) -> Comparison | None:
+            connection.execute(voted)
+            row = connection.execute(sa.select(table).where(ours)).mappings().first()
+            return None if row is None else Comparison(**dict(row))
+
+        return self._enqueue(write, 1)
+
     def put_items(self, rows: Sequence[dict[str, Any]]) -> "Future[Any]":
         """Writes or replaces items of the catalogue, rows of the table `items`."""
         insert = self._insert(tables.items)
@@ -169,9 +205,10 @@ class Store:
 
         def delete(connection: sa.Connection) -> Deleted:
             connection.execute(listed)
-            of_feedback = sa.delete(tables.feedback).where(tables.feedback.c.user_id == user_id)
-            of_impressions = sa.delete(tables.impressions).where(tables.impressions.c.user_id == user_id)
-            return Deleted(connection.execute(of_feedback).rowcount, connection.execute(of_impressions).rowcount)
+            of_person = (tables.feedback, tables.impressions, tables.comparisons)
+            return Deleted(
+                *(connection.execute(sa.delete(one).where(one.c.user_id == user_id)).rowcount for one in of_person)
+            )
 
         return self._enqueue(delete, 1)
 
@@ -254,6 +291,18 @@ class Store:
         with self._reading() as connection:
             found = connection.execute(statement if where is None else statement.where(where))
             return [dict(row) for row in found.mappings()]
+
+    def votes(self) -> list[tuple[str, str, str, int]]:
+        """How often which verdict was given: policy of the left list, that of the right list, verdict and count.
+
+        Raises:
+            StoreError: the database cannot be read.
+        """
+        table = tables.comparisons
+        kinds = (table.c.left_policy, table.c.right_policy, table.c.verdict)
+        statement = sa.select(*kinds, sa.func.count()).where(table.c.verdict.is_not(None)).group_by(*kinds)
+        with self._reading() as connection:
+            return [(left, right, verdict, count) for left, right, verdict, count in connection.execute(statement)]
 
     def check(self) -> None:
         """Checks that the database answers and that its last write succeeded.

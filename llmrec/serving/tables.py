@@ -33,6 +33,19 @@ feedback = Table(
     Index("feedback_user", "user_id", "at"),
 )
 
+comparisons = Table(
+    "comparisons",
+    metadata,
+    Column("comparison_id", String(64), primary_key=True, comment="Chosen by the server."),
+    Column("user_id", Text, comment="Null if the request named nobody."),
+    Column("left_policy", String(200), nullable=False, comment="Version of the policy of the left list."),
+    Column("right_policy", String(200), nullable=False, comment="Version of the policy of the right list."),
+    Column("at", Double, nullable=False, comment="When the lists were shown, seconds since 1970."),
+    Column("verdict", String(8), comment="left, right or tie; null without a vote."),
+    Column("voted", Double, comment="When the vote came, seconds since 1970."),
+    Index("comparisons_user", "user_id"),
+)
+
 items = Table(
     "items",
     metadata,

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,12 +15,12 @@ from starlette.testclient import TestClient
 from llmrec.policy.model import RecPolicy
 from llmrec.recommend import Recommender
 from llmrec.serving.app import make_app
-from llmrec.serving.guard import Limits
 from llmrec.serving.server import Model, ServerOptions, serving
 from llmrec.serving.service import Service
+from llmrec.versions.registry import Registry
 from tests.conftest import disturb, make_base, make_config, make_data
-
-LIMITS = Limits(rate=1e6)
+from tests.export.runs import finished_run
+from tests.serving.browser import LIMITS, chromium
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +41,19 @@ def service(recommender: Recommender, tmp_path: Path) -> Iterator[Service]:
         yield service
 
 
+@pytest.fixture
+def registry(tiny_base: str, tmp_path: Path) -> Registry:
+    """A run with two candidates whose rankings differ."""
+    run = finished_run(tiny_base, make_data(), tmp_path / "runs")
+    registry = Registry(run)
+    for number in (1, 2):
+        policy = RecPolicy.from_pretrained(run.adapter())
+        disturb(policy, scale=0.3 * number)
+        policy.save_pretrained(tmp_path / f"round-{number}" / "adapter")
+        registry.register(number, 0, tmp_path / f"round-{number}", "better", {})
+    return registry
+
+
 def options(store: Path | str, sampled_share: float = 0.0) -> ServerOptions:
     return ServerOptions("127.0.0.1", 0, str(store), sampled_share, (), LIMITS)
 
@@ -47,6 +61,12 @@ def options(store: Path | str, sampled_share: float = 0.0) -> ServerOptions:
 @pytest.fixture
 def client(service: Service) -> TestClient:
     return TestClient(make_app(service, LIMITS, ()), raise_server_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as found:
+        yield found
 
 
 def postgres_programs() -> Path | None:

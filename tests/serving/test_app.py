@@ -205,7 +205,7 @@ def test_ids_of_people_that_no_event_log_can_hold_are_refused(client: TestClient
 def test_an_erased_person_is_new_again(client: TestClient, service: Service) -> None:
     recommend(client, user="u3", k=3)
     client.post("/feedback", json=events(("a", "u3", "i1", "click"), ("b", "u4", "i1", "click")))
-    assert client.delete("/users/u3").json() == {"feedback": 1, "impressions": 3}
+    assert client.delete("/users/u3").json() == {"feedback": 1, "impressions": 3, "comparisons": 0}
     person = client.get("/users/u3").json()
     assert person["history"] == [] and person["erased"] and person["profile"] == "new user"
     assert len(ids(recommend(client, user="u3", k=10))) == 10

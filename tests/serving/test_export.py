@@ -187,7 +187,7 @@ def test_a_person_is_deleted_by_a_command(
     filled: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command(monkeypatch, "feedback", "delete", "--store", filled, "--user", "p3", "--json") == 0
-    assert json.loads(capsys.readouterr().out) == {"feedback": 2, "impressions": 6}
+    assert json.loads(capsys.readouterr().out) == {"feedback": 2, "impressions": 6, "comparisons": 0}
 
 
 @pytest.mark.parametrize(

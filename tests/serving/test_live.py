@@ -11,29 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmrec.policy.model import RecPolicy
 from llmrec.serving import tables
 from llmrec.serving.live import Follower
 from llmrec.serving.messages import RecommendRequest
 from llmrec.serving.server import Model, serving
 from llmrec.serving.service import Service
 from llmrec.versions.registry import Registry, Version
-from tests.conftest import disturb, make_data
-from tests.export.runs import finished_run
 from tests.serving.conftest import options
-
-
-@pytest.fixture
-def registry(tiny_base: str, tmp_path: Path) -> Registry:
-    """A run with two candidates whose rankings differ."""
-    run = finished_run(tiny_base, make_data(), tmp_path / "runs")
-    registry = Registry(run)
-    for number in (1, 2):
-        policy = RecPolicy.from_pretrained(run.adapter())
-        disturb(policy, scale=0.3 * number)
-        policy.save_pretrained(tmp_path / f"round-{number}" / "adapter")
-        registry.register(number, 0, tmp_path / f"round-{number}", "better", {})
-    return registry
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +18,12 @@ from llmrec.serving.server import Model, serving
 from llmrec.serving.service import Service
 from llmrec.serving.tables import feedback, impressions
 from tests.conftest import disturb, make_base, make_config, make_data
-from tests.serving.browser import TIMEOUT, chromium, listening
+from tests.serving.browser import CONTRASTS, PHONE, TIMEOUT, Visit, visiting
 from tests.serving.conftest import LIMITS, options
 
 FILES = Path(llmrec.serving.page.__file__).parent / "page_files"
 KEY = "a-key-of-sixteen-characters"
 HOSTILE = '<img src=x onerror="document.title=1">'
-WIDE = {"width": 1280, "height": 900}
-PHONE = {"width": 360, "height": 740}
-
-# The contrast of every visible text with what lies behind it, by the formula of WCAG 2.2.
-CONTRASTS = """() => {
-  const channels = (color) => color.match(/[\\d.]+/g).map(Number);
-  const linear = (c) => c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4;
-  const light = (color) => [.2126, .7152, .0722].reduce((sum, weight, i) => sum + weight * linear(color[i] / 255), 0);
-  const behind = (one) => {
-    for (; one; one = one.parentElement) {
-      const color = channels(getComputedStyle(one).backgroundColor);
-      if (color.length < 4 || color[3] > 0) return color;
-    }
-    return [255, 255, 255];
-  };
-  const found = [];
-  for (const one of document.querySelectorAll("body *")) {
-    const text = [...one.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
-    if (!text || !one.checkVisibility({ visibilityProperty: true }) || one.closest(".hidden, :disabled")) continue;
-    const pair = [light(channels(getComputedStyle(one).color)), light(behind(one))].sort((a, b) => b - a);
-    found.push([(pair[0] + .05) / (pair[1] + .05), one.textContent.trim().slice(0, 40)]);
-  }
-  return found;
-}"""
 
 
 # --- without a browser ---
@@ -87,40 +63,6 @@ def test_the_page_needs_no_key_and_its_data_does(service: Service) -> None:
 # --- in a browser ---
 
 
-@dataclass
-class Visit:
-    """A page in a browser, with what went wrong on it and what it asked for."""
-
-    page: Any
-    service: Service
-    problems: list[str]
-    asked: list[str]
-
-    def role(self, role: str, name: str | re.Pattern[str] = "", **more: Any) -> Any:
-        return self.page.get_by_role(role, name=name, **more) if name else self.page.get_by_role(role, **more)
-
-    def says(self, text: str | re.Pattern[str]) -> None:
-        self.page.get_by_role("status").filter(has_text=text).wait_for(state="attached")
-
-    def titles(self) -> list[str]:
-        return self.role("list", "Recommendations").get_by_role("heading", level=3).all_inner_texts()
-
-    def recommend(self) -> list[str]:
-        self.role("button", "Recommend", exact=True).click()
-        self.says("recommendations with reasons")
-        return self.titles()
-
-    def events(self) -> list[tuple[str, str, str]]:
-        rows = self.service.store.rows(feedback, ["received"])
-        return [(row["user_id"], row["type"], row["item_id"]) for row in rows]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as found:
-        yield found
-
-
 @pytest.fixture(scope="module")
 def readers(tmp_path_factory: pytest.TempPathFactory) -> Recommender:
     """A policy that reads requests. The title of an item is markup. The seed is as in `recommender`."""
@@ -140,25 +82,9 @@ def served(readers: Recommender, tmp_path: Path) -> Iterator[Service]:
 
 @pytest.fixture
 def visit(request: pytest.FixtureRequest, browser: Any, served: Service) -> Iterator[Visit]:
-    """An open page. Its parameters are those of the browser's context, and `keys`. Nothing may go wrong on it."""
-    settings = {"viewport": WIDE} | getattr(request, "param", {})
-    keys = settings.pop("keys", ())
-    with listening(make_app(served, LIMITS, keys)) as address:
-        context = browser.new_context(**settings)
-        context.set_default_timeout(TIMEOUT)
-        page = context.new_page()
-        found = Visit(page, served, [], [])
-        page.on("console", lambda one: found.problems.append(one.text) if one.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: found.problems.append(str(error)))
-        page.on("request", lambda one: found.asked.append(one.url))
-        page.goto(address)
+    """An open page. Its parameters are those of `visiting`."""
+    with visiting(browser, served, **getattr(request, "param", {})) as found:
         yield found
-        context.close()
-        expected = "status of 4" if keys else "nothing"  # Chromium reports each answer 401 on the console
-        assert [one for one in found.problems if expected not in one] == []
-        assert {url.split("/page")[0].split("?")[0] for url in found.asked} and all(
-            url.startswith(address) for url in found.asked
-        )
 
 
 def test_a_person_of_the_log_clicks_and_buys_and_refuses(visit: Visit) -> None:

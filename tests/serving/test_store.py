@@ -24,6 +24,7 @@ from llmrec.errors import UserError
 from llmrec.serving import tables
 from llmrec.serving.database import _change_journal, store_url
 from llmrec.serving.store import (
+    Comparison,
     Deleted,
     Feedback,
     Impression,
@@ -41,6 +42,10 @@ def event(number: int, user: str = "u", item: str = "i", kind: str = "click") ->
 
 def impression(position: int, user: str | None = "u", request: str = "r") -> Impression:
     return Impression(request, position, user, f"i{position}", 0.5, 0.25, "p@1", True, 7.0)
+
+
+def comparison(name: str, user: str | None = "u") -> Comparison:
+    return Comparison(name, user, "p@1", "q@2", 7.0)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -94,11 +99,52 @@ def test_erasing_takes_all_that_names_a_person(store: Store) -> None:
     store.add_feedback([event(1), event(2, user="v")]).result()
     store.add_impressions([impression(1), impression(2)]).result()
     store.add_impressions([impression(1, user=None, request="s")]).result()
-    assert store.erase("u").result() == Deleted(feedback=1, impressions=2)
+    store.add_comparison(comparison("a")).result()
+    store.add_comparison(comparison("b", user=None)).result()
+    assert store.erase("u").result() == Deleted(feedback=1, impressions=2, comparisons=1)
+    assert [row["comparison_id"] for row in store.rows(tables.comparisons, ["at"])] == ["b"]
     assert store.person("u").feedback == [] and store.person("u").erased
     assert [row["user_id"] for row in store.rows(tables.erasures, ["user_id"])] == ["u"]
     assert [row["request_id"] for row in store.rows(tables.impressions, ["position"])] == ["s"]
     assert store.person("v").feedback == [("click", "i")]
+
+
+def test_a_comparison_gets_one_vote(store: Store) -> None:
+    for name in ("a", "b", "c", "d"):
+        store.add_comparison(comparison(name)).result()
+    assert store.vote("nothing", "left").result() is None
+    votes = [
+        store.vote(name, verdict) for name, verdict in (("a", "left"), ("a", "right"), ("b", "left"), ("c", "tie"))
+    ]
+    results = [vote.result() for vote in votes]
+    assert [one.verdict for one in results if one is not None] == ["left", "left", "left", "tie"]
+    rows = store.rows(tables.comparisons, ["comparison_id"])
+    assert [row["verdict"] for row in rows] == ["left", "left", "tie", None] and rows[3]["voted"] is None
+    assert sorted(store.votes()) == [("p@1", "q@2", "left", 2), ("p@1", "q@2", "tie", 1)]
+
+
+def test_two_servers_do_not_vote_twice(store: Store, place: str) -> None:
+    other = Store(place)
+    names = [f"c{number}" for number in range(30)]
+    for name in names:
+        store.add_comparison(comparison(name)).result()
+    votes = [(store.vote(name, "left"), other.vote(name, "right")) for name in names]
+    assert all(one.result() == two.result() for one, two in votes)
+    assert sum(count for *_, count in store.votes()) == 30
+    other.close()
+
+
+def test_a_store_of_the_first_version_is_brought_up_to_date(store: Store, place: str) -> None:
+    store.add_feedback([event(1)]).result()
+    engine = sa.create_engine(store_url(place))
+    with engine.begin() as connection:
+        tables.comparisons.drop(connection)
+        connection.execute(sa.text("update alembic_version set version_num = '0001'"))
+    engine.dispose()
+    again = Store(place)
+    again.add_comparison(comparison("a")).result()
+    assert again.person("u").feedback == [("click", "i")] and len(again.rows(tables.comparisons, ["at"])) == 1
+    again.close()
 
 
 def test_items_are_replaced(store: Store) -> None:
