@@ -98,6 +98,18 @@ class Visit:
         self.says("recommendations with reasons")
         return self.titles()
 
+    def focused(self) -> str:
+        """Id of the element with the focus, or its text without an id."""
+        return self.page.evaluate("document.activeElement.id || document.activeElement.textContent.trim()")
+
+    def tab_to(self, wanted: str) -> None:
+        """Presses Tab until an element has the focus."""
+        for _ in range(40):
+            if self.focused() == wanted:
+                return
+            self.page.keyboard.press("Tab")
+        raise AssertionError(f"{wanted} is not reached")
+
     def events(self) -> list[tuple[str, str, str]]:
         rows = self.service.store.rows(feedback, ["received"])
         return [(row["user_id"], row["type"], row["item_id"]) for row in rows]

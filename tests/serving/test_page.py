@@ -132,19 +132,10 @@ def test_reasons_arrive_and_say_what_is_true_of_what(visit: Visit) -> None:
 
 def test_the_keyboard_alone_is_enough(visit: Visit) -> None:
     keys = visit.page.keyboard
-    focused = "document.activeElement.id || document.activeElement.textContent"
-
-    def tab_to(wanted: str) -> None:
-        for _ in range(40):
-            if visit.page.evaluate(focused) == wanted:
-                return
-            keys.press("Tab")
-        raise AssertionError(f"{wanted} is not reached")
-
     visit.page.get_by_text("Items: 6.").wait_for()
     keys.press("Tab")
     keys.press("ArrowDown")  # the second radio button
-    tab_to("item")
+    visit.tab_to("item")
     for words, title in (("moon. l", "Moon. Light"), ("quiet s", "Quiet Storm")):
         keys.type(words)
         found = visit.role("listbox", "Items").get_by_role("option")
@@ -160,15 +151,15 @@ def test_the_keyboard_alone_is_enough(visit: Visit) -> None:
     keys.press("Enter")
     visit.says(re.compile("^8 recommendations"))
     first = visit.titles()[0]
-    tab_to(f"Click {first}")
+    visit.tab_to(f"Click {first}")
     keys.press("Enter")
     visit.says(re.compile("^7 recommendations"))
     assert [event[1] for event in visit.events()] == ["click"] and visit.events()[0][0].startswith("page-")
     assert visit.role("list", "History").get_by_role("listitem").count() == 3
-    tab_to(f"Remove {first}")  # past the rest of the list
+    visit.tab_to(f"Remove {first}")  # past the rest of the list
     keys.press("Space")
     visit.says(f"Removed {first}.")
-    assert visit.page.evaluate(focused) == "item"
+    assert visit.focused() == "item"
 
 
 def test_words_are_followed_or_refused(visit: Visit) -> None:

@@ -2,6 +2,7 @@
 
 import { ApiError, ask, stream, withQuery } from "./api.js";
 import { combobox } from "./combobox.js";
+import { setUpComparison } from "./compare.js";
 import { byId, element, randomId, spoken } from "./dom.js";
 import { endReasons, focusPosition, setBusy, showItems, showReason } from "./list.js";
 import { watchNumbers } from "./numbers.js";
@@ -10,6 +11,8 @@ const VISITOR = "llmrec-visitor"; // the random id of somebody with a history of
 const HISTORY = "llmrec-history"; // their history, [{item, title}], oldest first
 const SUGGESTIONS = 8;
 const SHOWN_HISTORY = 20;
+const DRAWN_PEOPLE = 1000; // of the log, out of which the next person is drawn
+const ABOUT_WORDS = ["requests_not_read", "unreadable_request", "no_item_satisfies"]; // codes of errors
 
 const titles = new Map(); // title of each item that the page has met
 let list = { owner: null, requestId: null, items: new Set() }; // what is shown at present
@@ -78,23 +81,34 @@ function removeButton(one) {
 
 // --- recommendations ---
 
-async function recommend(focus = null) {
+/** Ends the request before and starts another; null if nobody is chosen. */
+function begin(comparing) {
   running.abort();
   running = new AbortController();
-  const { signal } = running;
-  const owner = person();
-  if (!owner) {
+  const user = person();
+  if (!user) {
     byId("user").focus();
-    return complain("Give the id of a person.");
+    complain("Give the id of a person.");
+    return null;
   }
   complain("");
+  byId("recommendations").hidden = comparing;
+  byId("comparison").hidden = !comparing;
   const words = byId("words").value.trim();
-  const body = { user: owner, k: Number(byId("count").value), reasons: "stream" };
+  const body = { user, k: Number(byId("count").value) };
   if (!ofLog()) body.history = ownHistory().map(({ item }) => item);
   if (words) body.request = words;
+  return { body, signal: running.signal };
+}
+
+async function recommend(focus = null) {
+  const started = begin(false);
+  if (!started) return;
+  const { body, signal } = started;
+  const owner = body.user;
   byId("list").setAttribute("aria-busy", "true");
   try {
-    for await (const [name, value] of stream("recommend", { body, signal })) {
+    for await (const [name, value] of stream("recommend", { body: { ...body, reasons: "stream" }, signal })) {
       if (name === "items") showList(owner, value, focus);
       else if (name === "reason") showReason(value, titles);
       else if (name === "error") complain(value.error.message);
@@ -103,9 +117,8 @@ async function recommend(focus = null) {
   } catch (error) {
     if (error.name === "AbortError") return;
     empty();
-    complain(error.message);
     if (focus) byId("list-title").focus();
-    if (["requests_not_read", "unreadable_request", "no_item_satisfies"].includes(error.code)) byId("words").focus();
+    refuse(error);
   } finally {
     if (!signal.aborted) {
       endReasons();
@@ -125,6 +138,24 @@ function showList(owner, answer, focus) {
   if (!answer.recorded) notes.push("The store fails at present, so this list was not recorded.");
   byId("list-note").textContent = notes.join(" ");
   if (focus) focusPosition(focus);
+}
+
+/** Starts a comparison. The list of one version, and its name, leave the page. */
+function beginComparison() {
+  const started = begin(true);
+  if (!started) return null;
+  empty();
+  byId("list").removeAttribute("aria-busy");
+  byId("policy").textContent = "";
+  return started;
+}
+
+/** Chooses another person of the log at random. */
+async function otherPerson() {
+  const { users } = await ask(withQuery("users", { limit: DRAWN_PEOPLE }));
+  const others = users.filter((id) => id !== person());
+  if (others.length) byId("user").value = others[Math.floor(Math.random() * others.length)];
+  refreshHistory();
 }
 
 function empty() {
@@ -155,6 +186,11 @@ async function act(item, type, past) {
 
 const say = (text) => (byId("status").textContent = text);
 const complain = (text) => (byId("problem").textContent = text);
+
+function refuse(error) {
+  complain(error.message);
+  if (ABOUT_WORDS.includes(error.code)) byId("words").focus();
+}
 
 function guarded(action) {
   return (...values) =>
@@ -202,6 +238,7 @@ byId("form").addEventListener("submit", guarded((event) => {
   refreshHistory();
   return recommend();
 }));
+setUpComparison({ begin: beginComparison, other: otherPerson, say, refuse, guarded });
 
 guarded(async () => {
   const { total, users } = await ask(withQuery("users", { limit: 1 }));
