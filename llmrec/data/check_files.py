@@ -39,33 +39,35 @@ class Sample:
     whole: bool
 
     def command(self, change: str, ending: str) -> str:
-        """A line for the shell that changes the log and writes it to another file.
+        """A line for the shell that changes the log, see `change_command`."""
+        return change_command(self.path, self.text, change, ending)
 
-        Args:
-            change: Python code that changes the data frame `t`, whose columns are text.
-            ending: what is added to the name of the file.
-        """
-        name = self.path.name.removesuffix(".gz")
-        suffix = Path(name).suffix
-        arguments = f"{quote(self.path)}, dtype=str"
-        if suffix in (".csv", ".tsv"):
-            arguments += f", sep={quote(self._separator())}, keep_default_na=False"
-            arguments += f", encoding={quote(self.text.encoding)}" if self.text.encoding else ""
-        function = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".jsonl": "json"}[suffix]
-        read = {
-            "csv": f"pd.read_csv({arguments})",
-            "json": f"pd.read_json({arguments}, lines=True, convert_dates=False)",
-            "parquet": f"pd.read_parquet({quote(self.path)}).astype(str)",
-        }[function]
-        target = self.path.with_name(f"{name.removesuffix(suffix)}-{ending}.csv")
-        return pandas_command(f"t = {read}; {change}; t.to_csv({quote(target)}, index=False)")
 
-    def _separator(self) -> str:
-        if self.text.separator is not None:
-            return self.text.separator
-        with open_text(self.file, encoding_of_file(self.file, self.text)) as lines:
+def change_command(path: Path, text: TextFormat, change: str, ending: str) -> str:
+    """A line for the shell that changes a file of a table and writes it to another, a CSV file.
+
+    Args:
+        path: the file.
+        text: its encoding and separator, as far as they must be named.
+        change: Python code that changes the data frame `t`, whose columns are text.
+        ending: what is added to the name of the file.
+    """
+    name = path.name.removesuffix(".gz")
+    suffix = Path(name).suffix
+    arguments = f"{quote(path)}, dtype=str"
+    if suffix == ".parquet":
+        read = f"pd.read_parquet({quote(path)}).astype(str)"
+    elif suffix == ".jsonl":
+        read = f"pd.read_json({arguments}, lines=True, convert_dates=False)"
+    else:
+        encoding = encoding_of_file(path, text)
+        with open_text(path, encoding) as lines:
             header = lines.readline().rstrip("\r\n")
-        return find_separator(header, "\t,;|" if self.file.suffix == ".tsv" else _FOUND)
+        separator = text.separator or find_separator(header, "\t,;|" if suffix == ".tsv" else _FOUND)
+        named = "" if encoding == "utf-8" else f", encoding={quote(encoding)}"
+        read = f"pd.read_csv({arguments}, sep={quote(separator)}, keep_default_na=False{named})"
+    target = path.with_name(f"{name.removesuffix(suffix)}-{ending}.csv")
+    return pandas_command(f"t = {read}; {change}; t.to_csv({quote(target)}, index=False)")
 
 
 def require_log(path: Path) -> None:

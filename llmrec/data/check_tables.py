@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from llmrec.data.check_files import change_command
 from llmrec.data.readers.csv_and_json import TABLE_SUFFIXES, read_any_table
+from llmrec.data.readers.other_files import quote
 from llmrec.data.readers.raw import NO_IDS, Table
 from llmrec.data.readers.text_files import TextFormat
 from llmrec.data.readers.whole_ids import whole_ids
@@ -40,7 +42,7 @@ def find_tables(path: Path, text: TextFormat, table: Table, roles: dict[str, str
             if matches and column in (own, roles[own]) and (key == "users" or "title" in neighbor.columns):
                 data[key] = str(other)
             elif key == "items":
-                near_misses += _near_miss(other.name, neighbor, column, roles[own], ids)
+                near_misses += _near_miss(other, text, neighbor, column, roles[own], ids)
     if "items" in data:
         return []
     wanted = path.with_name("titles.csv" if path.name == "items.csv" else "items.csv")
@@ -52,26 +54,31 @@ def find_tables(path: Path, text: TextFormat, table: Table, roles: dict[str, str
     ]
 
 
-def _near_miss(file: str, table: Table, column: str, id_column: str, ids: set[str]) -> list[str]:
+def _near_miss(path: Path, text: TextFormat, table: Table, column: str, id_column: str, ids: set[str]) -> list[str]:
     """What keeps a table from being the item table; nothing if it is another kind of table.
 
     Args:
-        file: its name.
+        path: its file.
+        text: how it was read.
         table: the table.
         column: its column that holds the most ids of the items.
         id_column: the column of the log that holds the ids of the items.
         ids: these ids.
     """
     if _share(table, column, ids) > 0.5:
-        changes = [] if column in ("item_id", id_column) else [f"rename `{column}` to `item_id`"]
-        if "title" not in table.columns:
-            named = next(
-                (name for name in table.columns if re.search("title|name", name.lower()) and name != column), None
-            )
-            changes.append(f"rename `{named}` to `title`" if named else "add a column `title`")
+        renamed = {} if column in ("item_id", id_column) else {column: "item_id"}
+        untitled = "title" not in table.columns
+        titles = [name for name in table.columns if re.search("title|name", name.lower()) and name != column]
+        if untitled and titles:
+            renamed[titles[0]] = "title"
+        changes = [f"rename `{old}` to `{new}`" for old, new in renamed.items()]
+        changes += ["add a column `title`"] if untitled and not titles else []
+        names = ", ".join(f"{quote(old)}: {quote(new)}" for old, new in renamed.items())
+        command = change_command(path, text, f"t = t.rename(columns={{{names}}})", "items")
+        done_by = f": {command}, then check the log again" if titles or not untitled else ""
         return [
-            f"{file} may be the item table: its column `{column}` holds the ids of the items. To use it, "
-            f"{' and '.join(changes)}."
+            f"{path.name} may be the item table: its column `{column}` holds the ids of the items. To use it, "
+            f"{' and '.join(changes)}{done_by}."
         ]
     if "title" not in table.columns:
         return []
@@ -79,8 +86,8 @@ def _near_miss(file: str, table: Table, column: str, id_column: str, ids: set[st
     share, known = _share(table, column, ids), table.text(column).dropna()
     example = f"`{min(ids)}`, the table `{known.iloc[0]}`" if len(known) else f"`{min(ids)}`, the table none"
     return [
-        f"{file} has titles, but its column `{column}` holds {share:.0%} of the ids in `{id_column}` of the log: the "
-        f"log has {example}. Write the same ids in both files."
+        f"{path.name} has titles, but its column `{column}` holds {share:.0%} of the ids in `{id_column}` of the log: "
+        f"the log has {example}. Write the same ids in both files."
     ]
 
 

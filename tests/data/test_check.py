@@ -1,6 +1,8 @@
 """`prepare --check`: roles of columns, and a suggested config that works as it is."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pandas as pd
@@ -186,7 +188,14 @@ def test_what_is_missing_is_said(tmp_path):
     note, without = check_file(path).notes
     assert "ids of the items stand in for their titles. Name the table in `data.items`" in without
     assert "products.csv may be the item table: its column `code` holds the ids of the items." in note
-    assert "rename `code` to `item_id` and rename `name` to `title`" in note
+    assert "rename `code` to `item_id` and rename `name` to `title`: `python -c" in note
+    command = re.search(r"`(python -c .*)`", note)
+    assert command is not None
+    exec(shlex.split(command[1])[2])
+    check = check_file(path)
+    assert Path(check.config["data"]["items"]).name == "products-items.csv"
+    assert prepared(check).items["title"].iloc[0] == "Pan 0"
+    (tmp_path / "products-items.csv").unlink()
     (tmp_path / "products.csv").write_text("sku,price\n" + "".join(f"{n},1\n" for n in range(11)))
     assert check_file(path).notes[0].endswith("To use it, add a column `title`.")
     (tmp_path / "products.csv").unlink()
