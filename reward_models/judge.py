@@ -100,7 +100,8 @@ class EaseJudge(SavedModel):
         ease[:, self.covered] = seen[:, self.covered].float() @ self.weights
         if not self.config.repeats:
             return [ease, self.log_popularity], seen
-        own = torch.from_numpy(bags(histories, self.config.num_items).toarray()).log1p().to(seen.device)
+        counts = bags([np.asarray(history) for history in histories], self.config.num_items).toarray()
+        own = torch.from_numpy(counts).log1p().to(seen.device)
         return [ease, self.log_popularity, own], torch.zeros_like(seen)
 
     def click(self, histories: Histories) -> tuple[Tensor, Tensor]:
