@@ -94,11 +94,11 @@ class Comparisons:
             if self._release is not None:
                 self._release.cancel()
             try:
-                pair = await asyncio.to_thread(self._contenders.pair, numbers)
+                return await asyncio.to_thread(self._contenders.pair, numbers)
             except UserError as error:
                 raise _unavailable(error) from None
-            self._release = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._contenders.release)
-            return pair
+            finally:
+                self._release = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._contenders.release)
 
     def _describe(self, chosen: RankedList) -> list[ComparedItem]:
         items = self._service.items

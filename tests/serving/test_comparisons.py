@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 from llmrec.serving import tables
 from llmrec.serving.app import make_app
 from llmrec.serving.comparisons import Comparisons, tallies, wilson_interval
+from llmrec.serving.errors import ApiError
 from llmrec.serving.messages import ComparisonRequest, Tally
 from llmrec.serving.server import Model, serving
 from llmrec.serving.service import Service
@@ -136,10 +137,15 @@ def test_two_versions_at_most_are_kept_beside_those_that_answer(compared: Servic
 
 
 def test_versions_leave_the_memory_when_nobody_compares(compared: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmrec.serving.comparisons.IDLE_SECONDS", 0.05)
+    """Also if the last comparison was refused."""
+    monkeypatch.setattr("llmrec.serving.comparisons.IDLE_SECONDS", 1.0)
 
     async def compare_and_wait() -> None:
-        await Comparisons(compared).draw(ComparisonRequest(history=["i1"], k=2))
+        comparisons = Comparisons(compared)
+        await comparisons.draw(ComparisonRequest(history=["i1"], k=2))
+        with pytest.raises(ApiError, match="no version 7"):
+            await comparisons.draw(ComparisonRequest(history=["i1"], k=2, versions=[0, 7]))
+        assert compared.contenders._kept
         while compared.contenders._kept:
             await asyncio.sleep(0.01)
 

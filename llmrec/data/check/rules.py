@@ -5,8 +5,8 @@ import re
 
 import pandas as pd
 
-from llmrec.data.check_names import words_of
-from llmrec.data.check_values import known_ids
+from llmrec.data.check.names import words_of
+from llmrec.data.check.values import known_ids
 from llmrec.data.readers.columns import as_numbers
 
 _PURCHASES = ("buy", "bought", "purchase", "order", "transaction", "checkout", "paid", "sale")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from llmrec.data.check_values import known_ids
+from llmrec.data.check.values import known_ids
 from llmrec.data.readers.columns import as_numbers, to_seconds
 from llmrec.data.readers.decimals import UNCLEAR
 from llmrec.data.readers.raw import Source, Table

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from llmrec.config import DataConfig, run_name
-from llmrec.data.check_columns import ColumnCheck, describe_columns, unclear_numbers
-from llmrec.data.check_files import Sample, first_lines, read_sample, require_log
-from llmrec.data.check_known import KnownLog, find_known, missing_files
-from llmrec.data.check_roles import Roles, find_roles
-from llmrec.data.check_rules import find_rules
-from llmrec.data.check_tables import find_tables
+from llmrec.data.check.columns import ColumnCheck, describe_columns, unclear_numbers
+from llmrec.data.check.files import Sample, first_lines, read_sample, require_log
+from llmrec.data.check.known import KnownLog, find_known, missing_files
+from llmrec.data.check.roles import Roles, find_roles
+from llmrec.data.check.rules import find_rules
+from llmrec.data.check.tables import find_tables
 from llmrec.data.feedback import match_rules
 from llmrec.data.prepare import build_data
 from llmrec.data.readers import check_log, read_log

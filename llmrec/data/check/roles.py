@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from llmrec.data.check_files import Sample
-from llmrec.data.check_names import NAMES, may_be_guessed, rank, words_of
-from llmrec.data.check_values import (
+from llmrec.data.check.files import Sample
+from llmrec.data.check.names import NAMES, may_be_guessed, rank, words_of
+from llmrec.data.check.values import (
     SURE,
     Times,
     are_ids,

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from llmrec.data.check_files import change_command
+from llmrec.data.check.files import change_command
 from llmrec.data.readers.csv_and_json import TABLE_SUFFIXES, read_any_table
 from llmrec.data.readers.other_files import quote
 from llmrec.data.readers.raw import NO_IDS, Table
