@@ -255,18 +255,18 @@ class ClickPurchaseModel(RewardModel, SavedModel):
         histories: Histories,
         purchases: Purchases = None,
         profiles: np.ndarray | None = None,
-        seen: Tensor | None = None,
+        clicks_before: Tensor | None = None,
     ) -> Prediction:
         """Scores [B, N] after the last item of each history; arguments as in `RewardModel.predict`."""
         states, in_history = self.last_states(histories, purchases, profiles)
-        return self.predict_states(states, in_history if seen is None else in_history | seen.to(self.device))
+        return self.predict_states(states, _with_earlier(in_history, clicks_before))
 
     def predict_packed(
         self,
         history: Tensor,
         purchased: Tensor | None,
         mask: Tensor,
-        seen: Tensor | None = None,
+        clicks_before: Tensor | None = None,
         profiles: np.ndarray | None = None,
     ) -> Prediction:
         """Scores [B, L, N] after every prefix; arguments as in `log_rewards_packed`."""
@@ -278,9 +278,7 @@ class ClickPurchaseModel(RewardModel, SavedModel):
             purchased = purchased.to(self.device).long().masked_fill(~mask, UNKNOWN)
         states = self.prefix_states(padded, purchased, self._profiles(profiles))
         seen_by_then = seen_after_each(history.masked_fill(~mask, -1), self.config.num_items)
-        if seen is not None:
-            seen_by_then = seen_by_then | seen.to(self.device)[:, None]
-        return self.predict_states(states, seen_by_then)
+        return self.predict_states(states, _with_earlier(seen_by_then, clicks_before))
 
     @torch.no_grad()
     def click_if_shown(
@@ -351,3 +349,11 @@ class ClickPurchaseModel(RewardModel, SavedModel):
         arrays = (packed, purchased, np.array(lengths, dtype=np.int64), seen)
         history, flags, ends, mask = (torch.from_numpy(values).to(self.device) for values in arrays)
         return history, flags, ends, mask
+
+
+def _with_earlier(seen: Tensor, clicks_before: Tensor | None) -> Tensor:
+    """The seen items of histories, bool [B, N] or [B, L, N], with those clicked before the histories start."""
+    if clicks_before is None:
+        return seen
+    earlier = clicks_before.to(seen.device) > 0
+    return seen | (earlier if seen.dim() == 2 else earlier[:, None])

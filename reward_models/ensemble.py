@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from llmrec.data.seen_mask import click_counts
 from reward_models.click_purchase import ClickPurchaseModel
 from reward_models.linear import LinearNextItem
 from reward_models.reward_model import CALIBRATION, Histories, Prediction, Purchases, RewardModel
@@ -67,39 +68,41 @@ class RewardEnsemble(RewardModel, SavedModel):
         histories: Histories,
         purchases: Purchases = None,
         profiles: np.ndarray | None = None,
-        seen: Tensor | None = None,
+        clicks_before: Tensor | None = None,
     ) -> Prediction:
         """Scores [B, N] after the last item of each history; arguments as in `RewardModel.predict`."""
-        parts = [member.predict(histories, purchases, profiles, seen) for member in click_purchase_models(self)]
-        return self._combine(parts, None if self.linear is None else self.linear_scores(histories, seen))
+        models = click_purchase_models(self)
+        parts = [model.predict(histories, purchases, profiles, clicks_before) for model in models]
+        return self._combine(parts, None if self.linear is None else self.linear_scores(histories, clicks_before))
 
     def predict_packed(
         self,
         history: Tensor,
         purchased: Tensor | None,
         mask: Tensor,
-        seen: Tensor | None = None,
+        clicks_before: Tensor | None = None,
         profiles: np.ndarray | None = None,
     ) -> Prediction:
         """Scores [B, L, N] after every prefix; arguments as in `log_rewards_packed`."""
         models = click_purchase_models(self)
-        parts = [model.predict_packed(history, purchased, mask, seen, profiles) for model in models]
+        parts = [model.predict_packed(history, purchased, mask, clicks_before, profiles) for model in models]
         if self.linear is None:
             return self._combine(parts)
         history = history.to(self.device)
         mask = mask.to(self.device)
-        seen_before = torch.zeros_like(parts[0].seen[:, 0]) if seen is None else seen.to(self.device)
-        scores = self.linear.log_scores(history.masked_fill(~mask, 0), mask, seen_before)
+        scores = self.linear.log_scores(history.masked_fill(~mask, 0), mask, clicks_before)
         return self._combine(parts, scores[:, 1:])
 
-    def linear_scores(self, histories: Histories, seen: Tensor | None = None) -> Tensor:
-        """Log-scores of the linear model after the last item of each history, [B, N]; `seen` as in `predict`."""
+    def linear_scores(self, histories: Histories, clicks_before: Tensor | None = None) -> Tensor:
+        """Log-scores of the linear model after the last item of each history, [B, N]; arguments as in `predict`."""
         assert self.linear is not None
-        recent, _, lengths, in_history = self._first.pack(histories, None)
+        recent, _, lengths, _ = self._first.pack(histories, None)
         mask = torch.arange(recent.shape[1], device=self.device) < lengths[:, None]
-        in_window = torch.zeros(in_history.shape, device=self.device).scatter_add(1, recent, mask.float()) > 0
-        before = in_history & ~in_window
-        return self.linear.log_scores_at_end(recent, mask, before if seen is None else before | seen.to(self.device))
+        older = [history[: max(len(history) - self.window, 0)] for history in histories]
+        before = torch.from_numpy(click_counts(older, self.num_items)).to(self.device)
+        if clicks_before is not None:
+            before = before + clicks_before.to(self.device)
+        return self.linear.log_scores_at_end(recent, mask, before)
 
     def _combine(self, parts: list[Prediction], linear_scores: Tensor | None = None) -> Prediction:
         seen = parts[0].seen

@@ -61,14 +61,14 @@ class LinearNextItem(nn.Module):
         model.load_state_dict(read_state(path, model.state_dict(), FORMER_NAMES))
         return model
 
-    def log_scores(self, history: Tensor, mask: Tensor, seen_before: Tensor) -> Tensor:
+    def log_scores(self, history: Tensor, mask: Tensor, clicks_before: Tensor | None = None) -> Tensor:
         """log(score + share) before the first item and after each item; negative scores count as 0.
 
         Args:
             history: recent items, left-aligned, int64 [B, L].
             mask: bool [B, L], False at padding.
-            seen_before: items that the user had seen before these, bool [B, N]. Only the bag of the whole history
-                contains them.
+            clicks_before: number of the user's clicks on each item before these, [B, N]; None means none. Only the
+                bag of the whole history contains them.
 
         Returns:
             float [B, L + 1, N].
@@ -76,10 +76,10 @@ class LinearNextItem(nn.Module):
         row, covered = self._rows(history, mask)
         recent_rows = self.recent_weights[row] * covered[..., None]  # [B, L, K]
         history_rows = self.history_weights[row] * covered[..., None]  # [B, L, K]
-        known = seen_before[:, self.covered].float()
-        recent = torch.zeros_like(known)
-        total = known @ self.history_weights
-        count = known.sum(1)
+        older = self._bag(clicks_before, len(history))
+        recent = torch.zeros_like(older)
+        total = older @ self.history_weights
+        count = older.sum(1)
         scores = self.share.repeat(len(history), history.shape[1] + 1, 1)
         for t in range(history.shape[1] + 1):
             if t:
@@ -91,15 +91,21 @@ class LinearNextItem(nn.Module):
             scores[:, t, self.covered] += score.clamp(min=0)
         return scores.log_()
 
-    def log_scores_at_end(self, history: Tensor, mask: Tensor, seen_before: Tensor) -> Tensor:
+    def log_scores_at_end(self, history: Tensor, mask: Tensor, clicks_before: Tensor | None = None) -> Tensor:
         """`log_scores` after the last item only, by two matrix products: float [B, N]."""
         row, covered = self._rows(history, mask)
         newer = covered.sum(1, keepdim=True) - covered.cumsum(1)  # number of newer covered items
-        known = seen_before[:, self.covered].float()
-        recent_bag = torch.zeros_like(known).scatter_add_(1, row, DECAY**newer * covered)
-        history_bag = known.scatter_add(1, row, covered.float())
+        older = self._bag(clicks_before, len(history))
+        recent_bag = torch.zeros_like(older).scatter_add_(1, row, DECAY**newer * covered)
+        history_bag = older.scatter_add(1, row, covered.float())
         weights = LinearWeights(self.covered, self.recent_weights, self.history_weights, self.share)
         return weights.log_scores(recent_bag, history_bag)
+
+    def _bag(self, clicks: Tensor | None, batch: int) -> Tensor:
+        """Counts of the modeled items in `clicks` [B, N], float [B, K]; zeros for None."""
+        if clicks is None:
+            return torch.zeros(batch, len(self.covered), device=self.covered.device)
+        return clicks.to(self.covered.device)[:, self.covered].float()
 
     def _rows(self, history: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Row of each item in the weights (0 if it has none), int64 [B, L], and whether it has one, bool [B, L]."""

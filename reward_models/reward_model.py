@@ -106,7 +106,7 @@ class RewardModel(nn.Module):
         histories: Histories,
         purchases: Purchases = None,
         profiles: np.ndarray | None = None,
-        seen: Tensor | None = None,
+        clicks_before: Tensor | None = None,
     ) -> Prediction:
         """Scores [B, N] after the last item of each history.
 
@@ -114,7 +114,8 @@ class RewardModel(nn.Module):
             histories: as in `log_rewards`.
             purchases: as in `log_rewards`.
             profiles: as in `log_rewards`.
-            seen: items that the user had seen before the history starts, bool [B, N]. The encoder does not read them.
+            clicks_before: number of the user's clicks on each item before the history starts, [B, N]. The encoder does
+                not read them.
         """
         raise NotImplementedError
 
@@ -123,7 +124,7 @@ class RewardModel(nn.Module):
         history: Tensor,
         purchased: Tensor | None,
         mask: Tensor,
-        seen: Tensor | None = None,
+        clicks_before: Tensor | None = None,
         profiles: np.ndarray | None = None,
     ) -> Prediction:
         """Scores [B, L, N] after every prefix; see `log_rewards_packed` for the arguments."""
@@ -186,7 +187,7 @@ class RewardModel(nn.Module):
         history: Tensor,
         purchased: Tensor | None = None,
         mask: Tensor | None = None,
-        seen: Tensor | None = None,
+        clicks_before: Tensor | None = None,
         profiles: np.ndarray | None = None,
         conversion_weight: float = 1.0,
     ) -> Tensor:
@@ -198,7 +199,7 @@ class RewardModel(nn.Module):
             history: item indices, left-aligned, int64 [B, L].
             purchased: whether each item was purchased, int or bool [B, L]; None if unknown.
             mask: bool [B, L], False at padding; None if there is no padding.
-            seen: items that the user had seen before the history starts, bool [B, N].
+            clicks_before: number of the user's clicks on each item before the history starts, [B, N].
             profiles: as in `log_rewards`.
             conversion_weight: as in `log_rewards`.
 
@@ -209,5 +210,5 @@ class RewardModel(nn.Module):
             DataError: an item is outside the catalogue.
         """
         mask = torch.ones_like(history, dtype=torch.bool) if mask is None else mask.bool()
-        rewards = self.predict_packed(history, purchased, mask, seen, profiles).rewards(conversion_weight)
+        rewards = self.predict_packed(history, purchased, mask, clicks_before, profiles).rewards(conversion_weight)
         return torch.where(mask.to(rewards.device)[..., None], rewards, 0.0)

@@ -1,6 +1,6 @@
 """Which items each user has seen: the one place for masks of items that may not be recommended again.
 
-Histories of different lengths are NumPy arrays or lists (`seen_mask`); padded batches are torch tensors
+Histories of different lengths are NumPy arrays or lists (`seen_mask`, `click_counts`); padded batches are torch tensors
 (`first_seen`, `seen_since`, `seen_after_each`).
 """
 
@@ -26,19 +26,40 @@ def seen_mask(histories: Sequence[Sequence[int] | Set[int] | np.ndarray], num_it
         DataError: an item index is outside the catalogue.
     """
     mask = np.zeros((len(histories), num_items), dtype=bool)
-    lengths = [len(history) for history in histories]
-    if not any(lengths):
-        return mask
-    rows = np.repeat(np.arange(len(histories)), lengths)
-    items = np.concatenate([np.asarray(_sequence(history), dtype=np.int64) for history in histories])
+    mask[_cells(histories, num_items)] = True
+    return mask
+
+
+def click_counts(histories: Sequence[Sequence[int] | np.ndarray], num_items: int) -> np.ndarray:
+    """How often each history holds each item.
+
+    Args:
+        histories: item indices of each user, [B] histories of any length.
+        num_items: size N of the catalogue.
+
+    Returns:
+        int32 [B, N].
+
+    Raises:
+        DataError: an item index is outside the catalogue.
+    """
+    counts = np.zeros((len(histories), num_items), dtype=np.int32)
+    np.add.at(counts, _cells(histories, num_items), 1)
+    return counts
+
+
+def _cells(histories: Sequence[Sequence[int] | Set[int] | np.ndarray], num_items: int) -> tuple[np.ndarray, np.ndarray]:
+    """The number of the history and the item index of each item, both int64 [sum of lengths]."""
+    rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
+    arrays = [np.asarray(_sequence(history), dtype=np.int64) for history in histories]
+    items = np.concatenate([np.zeros(0, dtype=np.int64), *arrays])
     outside = np.flatnonzero((items < 0) | (items >= num_items))
     if len(outside):
         raise DataError(
             f"History {rows[outside[0]]} holds the item index {items[outside[0]]}; expected 0 to {num_items - 1}. "
             "The history belongs to another catalogue: run the stages again on this data."
         )
-    mask[rows, items] = True
-    return mask
+    return rows, items
 
 
 def _sequence(history: Sequence[int] | Set[int] | np.ndarray) -> Sequence[int] | np.ndarray:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from llmrec.config import Config, load_config, parse_config
+from llmrec.config import Config, DataConfig, load_config, parse_config
 from llmrec.data.dataset import load_data
 from llmrec.errors import DataError
 from llmrec.files import atomic_directory, plain, read_json, write_json, write_with
@@ -156,12 +156,15 @@ def _open(folder: Path, run: Run, store: Store, plan: Plan, say: Callable[[str],
 def _config_of_round(exported: Config, config: Config, folder: Path, plan: Plan) -> Config:
     """The config of a round: the settings of the run, with validation and test cut from the new events."""
     seed = config.seed + plan.number
-    chosen = newest_and_replay(_events(exported), exported.data.click, plan.since, config.learn.replay, seed)
+    chosen = newest_and_replay(_events(exported), exported.data, plan.since, config.learn.replay, seed)
     write_with(folder / "log" / CHOSEN_FILE, lambda path: chosen.to_parquet(path, index=False))
-    clicks = _first_clicks(chosen, exported.data.click)
+    clicks = _counted_clicks(chosen, exported.data)
     new = int((clicks["timestamp"] >= plan.since).sum())
     if not new:
-        raise DataError("No new event is the first of its person with its item; expected some. Wait for more events.")
+        raise DataError(
+            "No new event counts as a click; expected some. Without `data.repeats: keep`, only a person's first click on "
+            "an item counts. Wait for more events."
+        )
     share = min(config.learn.held_out * new / len(clicks) / 2, 0.49)
     values = exported.model_dump(mode="json")
     values |= {"name": "run", "output_dir": str(folder), "seed": seed, "hub": None}
@@ -177,17 +180,17 @@ def _events(exported: Config) -> pd.DataFrame:
     return pd.read_parquet(exported.data.path)
 
 
-def newest_and_replay(events: pd.DataFrame, kinds: list[str], since: float, replay: float, seed: int) -> pd.DataFrame:
+def newest_and_replay(events: pd.DataFrame, data: DataConfig, since: float, replay: float, seed: int) -> pd.DataFrame:
     """All events of people with new clicks, and those of others, drawn at random until they have enough clicks.
 
     Args:
         events: rows of an export.
-        kinds: event types that are clicks.
+        data: which event types are clicks, and whether repeated clicks count.
         since: time of the oldest new event, seconds since 1970.
         replay: clicks of others for each click of the former.
         seed: seed of the draw.
     """
-    clicks = _first_clicks(events, kinds)
+    clicks = _counted_clicks(events, data)
     counts = clicks.groupby("user_id").size()
     newest = clicks.groupby("user_id")["timestamp"].max() >= since
     others = counts[~newest]
@@ -197,10 +200,11 @@ def newest_and_replay(events: pd.DataFrame, kinds: list[str], since: float, repl
     return events[events["user_id"].isin(people)]
 
 
-def _first_clicks(events: pd.DataFrame, kinds: list[str]) -> pd.DataFrame:
-    """The first click of each person on each item."""
-    clicks = events[events["event_type"].isin(kinds)].sort_values("timestamp", kind="stable")
-    return clicks.drop_duplicates(["user_id", "item_id"])
+def _counted_clicks(events: pd.DataFrame, data: DataConfig) -> pd.DataFrame:
+    """The clicks that `prepare` counts: the first of each person on each item, with repeats all at different times."""
+    clicks = events[events["event_type"].isin(data.click)].sort_values("timestamp", kind="stable")
+    same = ["user_id", "item_id"] if data.repeats == "first" else ["user_id", "item_id", "timestamp"]
+    return clicks.drop_duplicates(same)
 
 
 def _start_from(inner: Run, parent: Version) -> None:

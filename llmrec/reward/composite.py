@@ -20,7 +20,7 @@ from llmrec.catalogue.facts import FactBook
 from llmrec.config import RewardConfig
 from llmrec.data.dataset import InteractionData
 from llmrec.data.decision import Decision
-from llmrec.data.seen_mask import seen_mask
+from llmrec.data.seen_mask import click_counts
 from llmrec.errors import DataError
 from llmrec.language.groundedness import check
 from llmrec.language.prompt import Recommendation
@@ -227,7 +227,7 @@ class CompositeReward(nn.Module):
     def predict(self, decisions: Sequence[Decision]) -> Prediction:
         """What the model predicts after the last shown item of each of B decisions, [B, N].
 
-        The model reads the items that the prompt shows. The items of `prior` are only marked as seen.
+        The transformer reads the items that the prompt shows; those of `prior` are counted and marked as seen.
 
         Raises:
             DataError: a user is outside the log.
@@ -237,8 +237,7 @@ class CompositeReward(nn.Module):
             None if decision.purchased is None else np.asarray(decision.purchased, dtype=bool)[len(decision.prior) :]
             for decision in decisions
         ]
-        seen = torch.from_numpy(seen_mask([decision.prior for decision in decisions], self.model.num_items))
-        return self.model.predict(shown, purchased, self._profiles(decisions), seen)
+        return self.model.predict(shown, purchased, self._profiles(decisions), self._clicks_before(decisions))
 
     def newest_item_rewards(self, decisions: Sequence[Decision]) -> Tensor:
         """Weighted rewards of all items after the last shown item of each of M decisions, on the CPU, float [M, N].
@@ -260,7 +259,7 @@ class CompositeReward(nn.Module):
     def item_rewards_per_prefix(self, decisions: Sequence[Decision]) -> list[Tensor]:
         """Weighted rewards of all N items after each of the J shown items of each decision, [J, N] a decision.
 
-        The model reads the items that the prompt shows. The items of `prior` are only marked as seen.
+        The transformer reads the items that the prompt shows; those of `prior` are counted and marked as seen.
 
         Raises:
             DataError: a user is outside the log.
@@ -280,7 +279,7 @@ class CompositeReward(nn.Module):
             items,
             purchased,
             mask=torch.arange(width) < lengths[:, None],
-            seen=torch.from_numpy(seen_mask([decision.prior for decision in decisions], self.model.num_items)),
+            clicks_before=self._clicks_before(decisions),
             profiles=self._profiles(decisions),
             conversion_weight=self.config.conversion_weight,
         )
@@ -309,6 +308,10 @@ class CompositeReward(nn.Module):
         """What the model predicts after some of the sampled prefixes, [b, N]."""
         prefixes = self.prefixes
         return self.model.predict(prefixes.histories[rows], prefixes.purchases[rows], prefixes.profiles[rows])
+
+    def _clicks_before(self, decisions: Sequence[Decision]) -> Tensor:
+        """How often each decision's user took each item before those that the prompt shows, int32 [B, N]."""
+        return torch.from_numpy(click_counts([decision.prior for decision in decisions], self.model.num_items))
 
     def _profiles(self, decisions: Sequence[Decision]) -> np.ndarray:
         """Profile words of each decision's user, int64 [B, P]; 0 (unknown) for a decision without `user`."""

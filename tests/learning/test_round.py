@@ -12,7 +12,7 @@ from filelock import FileLock
 
 pytest.importorskip("sqlalchemy")
 
-from llmrec.config import LearnConfig
+from llmrec.config import DataConfig, LearnConfig
 from llmrec.data.dataset import save_data
 from llmrec.errors import DataError, RunError
 from llmrec.learning import loop, round
@@ -143,12 +143,15 @@ def test_a_round_learns_from_people_with_new_clicks_and_a_replay_of_others() -> 
     rows = [("new", "a", 1.0), ("new", "b", 20.0), ("new", "b", 21.0)]  # 2 first clicks
     rows += [(f"old-{number}", item, 2.0) for number in range(9) for item in "abc"]
     events = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"]).assign(event_type="click")
-    chosen = newest_and_replay(events, ["click"], since=10, replay=3.5, seed=0)
+    data = DataConfig(format="table", path="clicks.csv", click=["click"])
+    chosen = newest_and_replay(events, data, since=10, replay=3.5, seed=0)
     counts = chosen["user_id"].value_counts()
     assert counts["new"] == 3 and len(counts) == 3 and (counts.drop("new") == 3).all()  # 6 of at most 7 clicks
-    other = newest_and_replay(events, ["click"], since=10, replay=3.5, seed=1)
+    other = newest_and_replay(events, data, since=10, replay=3.5, seed=1)
     assert set(other["user_id"]) != set(chosen["user_id"])
-    assert set(newest_and_replay(events, ["click"], 10, 0, 0)["user_id"]) == {"new"}
+    assert set(newest_and_replay(events, data, 10, 0, 0)["user_id"]) == {"new"}
+    keep = data.model_copy(update={"repeats": "keep"})  # 3 clicks, so there is room for three others
+    assert newest_and_replay(events, keep, 10, 3.5, 0)["user_id"].nunique() == 4
 
 
 def learned(registry: Registry, folder: Path, until: float, rejected: bool) -> None:

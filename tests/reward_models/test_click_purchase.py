@@ -67,7 +67,7 @@ def test_seen_items_get_the_lowest_reward(model):
 def test_items_seen_before_a_packed_history_get_the_lowest_reward(model):
     seen = torch.zeros(1, ITEMS, dtype=torch.bool)
     seen[0, 7] = True
-    reward = model.log_rewards_packed(torch.tensor([[3, 1]]), seen=seen)
+    reward = model.log_rewards_packed(torch.tensor([[3, 1]]), clicks_before=seen)
     assert (reward[0, :, 7] == reward[0].amin(-1)).all()
 
 
@@ -75,7 +75,7 @@ def test_long_histories_are_cut_but_all_their_items_count_as_seen(model):
     long, cut = np.array([8, 3, 1, 4, 0, 5]), np.array([3, 1, 4, 0, 5])
     seen = torch.zeros(1, ITEMS, dtype=torch.bool)
     seen[0, 8] = True
-    expected = model.log_rewards_packed(torch.tensor(cut)[None], seen=seen)[0, -1]
+    expected = model.log_rewards_packed(torch.tensor(cut)[None], clicks_before=seen)[0, -1]
     assert torch.allclose(model.log_rewards([long])[0], expected, atol=1e-5)
 
 

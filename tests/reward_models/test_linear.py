@@ -37,9 +37,8 @@ def bags_of(log: np.ndarray) -> list[np.ndarray]:
 
 def scores_after(model: LinearNextItem, history: np.ndarray, prior: list[int] | None = None) -> np.ndarray:
     packed = torch.from_numpy(history)[None]
-    seen = torch.zeros(1, ITEMS, dtype=torch.bool)
-    seen[0, prior or []] = True
-    return model.log_scores(packed, torch.ones_like(packed, dtype=torch.bool), seen)[0].numpy()
+    before = torch.from_numpy(np.bincount(prior or [], minlength=ITEMS))[None]
+    return model.log_scores(packed, torch.ones_like(packed, dtype=torch.bool), before)[0].numpy()
 
 
 def test_it_is_the_ridge_regression_of_the_next_item_on_both_bags():
@@ -62,9 +61,11 @@ def test_items_before_the_window_count_in_the_bag_of_the_whole_history_only():
     whole = torch.zeros_like(model.recent_weights)
     alone = LinearNextItem.from_weights(LinearFit(histories(), ITEMS).solve(5.0))
     alone.recent_weights.copy_(whole)
-    history = np.array([1, 7, 2, 8])
-    assert np.allclose(scores_after(alone, history[2:], [1, 7])[2], scores_after(alone, history)[4], atol=1e-6)
-    assert not np.allclose(scores_after(model, history[2:], [1, 7])[2], scores_after(model, history)[4], atol=1e-3)
+    history = np.array([1, 7, 1, 2, 8])  # an item that was taken twice counts twice
+    prior = history[:3].tolist()
+    assert np.allclose(scores_after(alone, history[3:], prior)[2], scores_after(alone, history)[5], atol=1e-6)
+    assert not np.allclose(scores_after(alone, history[3:], [1, 7])[2], scores_after(alone, history)[5], atol=1e-3)
+    assert not np.allclose(scores_after(model, history[3:], prior)[2], scores_after(model, history)[5], atol=1e-3)
 
 
 def test_rare_items_contribute_nothing_and_do_not_advance_the_decay(monkeypatch):
@@ -135,11 +136,11 @@ def test_the_lower_bound_uses_the_members_at_their_power(pool):
     assert torch.allclose(pool.log_rewards(history)[unseen], expected[unseen], atol=1e-5)
 
 
-def test_packed_and_single_agree(pool):
-    long = np.array([0, 9, 5, 1, 7, 2, 8])  # three before the window of four
-    seen = torch.zeros(1, ITEMS, dtype=torch.bool)
-    seen[0, long[:3]] = True
-    packed = pool.log_rewards_packed(torch.from_numpy(long[None, 3:]), seen=seen)
+@pytest.mark.parametrize("long", [[0, 9, 5, 1, 7, 2, 8], [9, 1, 9, 1, 7, 2, 1]])  # three before the window of four
+def test_packed_and_single_agree(pool, long):
+    long = np.array(long)
+    before = torch.from_numpy(np.bincount(long[:3], minlength=ITEMS))[None]
+    packed = pool.log_rewards_packed(torch.from_numpy(long[None, 3:]), clicks_before=before)
     assert torch.allclose(packed[0, -1], pool.log_rewards([long])[0], atol=1e-5)
     both = pool.log_rewards([long, np.array([4])])  # padding changes nothing
     assert torch.allclose(both[1], pool.log_rewards([np.array([4])])[0], atol=1e-5)
