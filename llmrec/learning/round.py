@@ -162,8 +162,8 @@ def _config_of_round(exported: Config, config: Config, folder: Path, plan: Plan)
     new = int((clicks["timestamp"] >= plan.since).sum())
     if not new:
         raise DataError(
-            "No new event counts as a click; expected some. Without `data.repeats: keep`, only a person's first click on "
-            "an item counts. Wait for more events."
+            "No new event counts as a click; expected some. Without `data.repeats: keep`, only a person's first click "
+            "on an item counts. Wait for more events."
         )
     share = min(config.learn.held_out * new / len(clicks) / 2, 0.49)
     values = exported.model_dump(mode="json")

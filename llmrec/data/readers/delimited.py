@@ -273,15 +273,20 @@ class _Syntax:
             DataError: there is such a field.
         """
         width = len(frame.columns)
-        for name, breaks in within.items():
-            for row in np.flatnonzero((breaks - 1) * (width - 1) >= LEAST_SWALLOWED):
-                lines = str(frame[name].iloc[row]).split("\n")[1:-1]
-                if all(len(self.fields(line.rstrip("\r"))) == width for line in lines):
-                    raise DataError(
-                        f"{self.path}, line {numbers[row]}: a quotation mark opens in `{name}` and closes "
-                        f"{breaks[row]} lines below, and every line between has {width} fields, as rows have; expected "
-                        "text. Close the field, or write a quotation mark that belongs to the text twice."
-                    )
+        for column, (name, breaks) in enumerate(within.items()):
+            for row in np.flatnonzero(breaks):
+                *between, last = [self.fields(line.rstrip("\r")) for line in frame[name].iloc[row].split("\n")[1:]]
+                if len(between) * (width - 1) >= LEAST_SWALLOWED and all(len(line) == width for line in between):
+                    found = f"every line between has {width} fields"
+                elif column > 1 and _shapes(last[:-1]) == _shapes(frame.iloc[row, :column]):
+                    found = f"that line begins with {column} fields"
+                else:
+                    continue
+                raise DataError(
+                    f"{self.path}, line {numbers[row]}: a quotation mark opens in `{name}` and closes on line "
+                    f"{numbers[row] + breaks[row]}, and {found}, as rows have; expected text. Close the field, or "
+                    "write a quotation mark that belongs to the text twice."
+                )
 
     def _explain(self, message: str) -> str:
         """The error for text that pandas cannot parse, which is mostly a quotation mark that is not closed."""
@@ -319,6 +324,11 @@ class _Joined:
         except Exception as error:
             self.error = error
             raise
+
+
+def _shapes(fields: Iterable[Any]) -> list[str]:
+    """What kind of value each field holds: runs of digits as 0, runs of letters as a, other characters as they are."""
+    return [re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "0", str(field))) for field in fields]
 
 
 def _line_breaks(values: pd.Series) -> np.ndarray:

@@ -61,8 +61,22 @@ def test_a_quotation_mark_that_swallows_rows(tmp_path, end):
     lines[20] = lines[20].replace("fine", 'fine"')
     config = section(tmp_path, "")
     (tmp_path / "log.csv").write_bytes((end.join(lines) + end).encode())
-    with pytest.raises(DataError, match=r"log.csv, line 3: a quotation mark opens in `note` and closes 18 lines below"):
+    with pytest.raises(DataError, match=r"log.csv, line 3: a quotation mark opens in `note` and closes on line 21"):
         read_all(config)
+
+
+def test_a_quotation_mark_that_swallows_one_row(tmp_path):
+    lines = (HEADER + ROWS).splitlines()
+    lines[2] = lines[2].replace("fine", '"fine')
+    lines[3] = lines[3].replace("fine", 'fine"')
+    with pytest.raises(DataError, match=r"line 3: a quotation mark opens in `note` and closes on line 4, and"):
+        read_all(section(tmp_path, "\n".join(lines) + "\n"))
+
+
+@pytest.mark.parametrize("text", ["one\ntwo, three, 4, and five", "1\n2,3,four,5"])
+def test_texts_of_two_lines_are_read(tmp_path, text):
+    log = read_all(section(tmp_path, f'{HEADER}{ROWS}u0,i0,1600000000,"{text}"\nu1,i1,1600000001,fine\n'))
+    assert events_of(log)["note"].iloc[24] == text and len(events_of(log)) == 26
 
 
 def test_texts_of_several_lines_are_read(tmp_path):
