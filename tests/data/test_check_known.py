@@ -14,7 +14,7 @@ from llmrec.data.check import LogCheck, check_file
 from llmrec.data.prepare import build_data
 from llmrec.data.readers import read_log
 from llmrec.data.readers.csv_and_json import read_any_table
-from llmrec.errors import DataError
+from llmrec.errors import DataError, UserError
 
 USERS = 6
 ITEMS = 10
@@ -29,6 +29,12 @@ def lines(separator: str, header: str = "", rows: list[tuple] = ROWS) -> str:
 
 def json_lines(*records: dict) -> str:
     return "".join(json.dumps(record) + "\n" for record in records)
+
+
+def prediction_rows(item: int) -> str:
+    """A row a user: the items 0 to `item` - 1, then `item`."""
+    header = "user_id,history_item_id,item_id,item_title\n"
+    return header + "".join(f'u{user},"{list(range(item))}",{item},Pan\n' for user in range(USERS))
 
 
 REVIEWS = json_lines(
@@ -96,6 +102,15 @@ SETS = {
         "user_sequence.txt",
         "sequences",
     ),
+    "minionerec": (
+        {
+            "valid.csv": prediction_rows(ITEMS - 2),
+            "test.csv": prediction_rows(ITEMS - 1),
+            "items.json": json.dumps({str(n): {"title": f"Pan {n}", "categories": ""} for n in range(ITEMS)}),
+        },
+        "valid.csv",
+        "minionerec",
+    ),
 }
 
 
@@ -122,6 +137,28 @@ def test_a_known_data_set_gets_its_format(tmp_path, name):
     assert check_file(tmp_path).config == {**check.config, "name": tmp_path.name.strip("_")}
     data = prepared(check)
     assert (data.card["events"], data.num_users, data.num_items) == (len(ROWS), USERS, ITEMS)
+
+
+def test_a_data_set_in_a_package_keeps_its_path():
+    path = "package:recbole/dataset_example/ml-100k"
+    check = check_file(Path(path))
+    assert check.config is not None and check.config["data"]["path"] == path
+    with pytest.raises(UserError, match="needs the package `nonsuch`"):
+        check_file(Path("package:nonsuch/data"))
+
+
+def test_complete_journey_gets_its_format(tmp_path):
+    """All its purchases count, those of the same product too."""
+    bought = [(user, item % 4, 1, 0.0, pd.Timestamp(time, unit="s")) for user, item, _, time in ROWS]
+    columns = ["household_id", "product_id", "quantity", "retail_disc", "transaction_timestamp"]
+    pd.DataFrame(bought, columns=columns).to_parquet(tmp_path / "transactions.parquet")
+    words = {f"product_{name}": ["Milk"] * 4 for name in ("type", "category")} | {"department": ["Food"] * 4}
+    pd.DataFrame({"product_id": range(4)} | words).to_parquet(tmp_path / "products.parquet")
+    pd.DataFrame({"household_id": [1], "age": ["65+"]}).to_parquet(tmp_path / "demographics.parquet")
+    check = check_file(tmp_path / "transactions.parquet")
+    assert check.config is not None and check.config["data"]["format"] == "complete_journey"
+    data = prepared(check)
+    assert data.repeats and (sum(map(len, data.histories)), data.num_items) == (len(ROWS), 4)
 
 
 def test_open_bandit_gets_its_format(tmp_path):

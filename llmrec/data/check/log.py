@@ -16,7 +16,7 @@ from llmrec.data.prepare import build_data
 from llmrec.data.readers import check_log, read_log
 from llmrec.data.readers.csv_and_json import read_any_table
 from llmrec.data.readers.decimals import plain_numbers
-from llmrec.data.readers.paths import resolve_path
+from llmrec.data.readers.paths import PACKAGE, resolve_path
 from llmrec.data.readers.raw import Table
 from llmrec.data.readers.text_files import TextFormat
 from llmrec.errors import DataError, UserError
@@ -67,12 +67,20 @@ def check_config(config: DataConfig) -> LogCheck:
 def check_file(path: Path) -> LogCheck:
     """Reads the first lines of a log and suggests a config for it.
 
+    Args:
+        path: event log, or a directory of a known data set, also as `package:NAME/DIR`.
+
     Raises:
+        UserError: the package is not installed.
         DataError: the file cannot be read, is no table, or has no rows.
     """
+    named = str(path)
+    if named.startswith(PACKAGE):
+        path = resolve_path(named, "data.path")
     known = find_known(path)
     if known is not None:
-        return _check_known(path, known)
+        in_package = named.startswith(PACKAGE) and path.is_dir()
+        return _check_known(path, replace(known, data=known.data | {"path": named}) if in_package else known)
     require_log(path)
     with read_sample(path) as sample:
         if sample.table.frame.empty:

@@ -102,7 +102,8 @@ def _items(path: Path, events: pd.DataFrame) -> tuple[pd.DataFrame, Source]:
             "rows. Add it."
         )
     index = pd.RangeIndex(1, len(ids) + 1)
-    about = pd.DataFrame([known[item] for item in ids], index=index).reindex(columns=["title", "brand", "categories"])
+    about = pd.DataFrame([known[item] for item in ids], index=index)
+    about = about.reindex(columns=["title", "brand", "categories"]).astype(object)
     brands = as_text(about["brand"].fillna(""))
     named = to_categories(about["categories"], ",")
     categories = [names or clean_categories([brand]) for names, brand in zip(named, brands, strict=True)]

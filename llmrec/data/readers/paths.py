@@ -5,6 +5,8 @@ from pathlib import Path
 
 from llmrec.errors import DataError, UserError, nearest
 
+PACKAGE = "package:"  # begins a path inside an installed package
+
 
 def resolve_path(text: str, key: str) -> Path:
     """The path that a config value names.
@@ -20,8 +22,8 @@ def resolve_path(text: str, key: str) -> Path:
         DataError: there is no such file or directory.
     """
     path = Path(text).expanduser()
-    if text.startswith("package:"):
-        name, _, inner = text.removeprefix("package:").partition("/")
+    if text.startswith(PACKAGE):
+        name, _, inner = text.removeprefix(PACKAGE).partition("/")
         spec = importlib.util.find_spec(name) if name.isidentifier() else None
         if spec is None or not spec.submodule_search_locations:
             raise UserError(
