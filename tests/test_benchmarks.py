@@ -28,6 +28,7 @@ from tests.conftest import make_base, make_config
 PHASES = {"rollout", "reference", "reward", "advantages", "update forward", "update backward", "optimizer"}
 
 
+@pytest.mark.slow
 def test_the_benchmark_reports_both_trainers(tiny_base, tmp_path, monkeypatch):
     monkeypatch.setenv("LLMREC_CACHE", str(tmp_path))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # matrix products are tiny, and times are not checked

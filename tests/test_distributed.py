@@ -42,7 +42,7 @@ def fresh_state(monkeypatch):
 @pytest.fixture
 def config(tiny_base, tmp_path):
     sft = {"num_train_epochs": 30.0, "learning_rate": 2e-2}
-    ppo = {"total_episodes": 160, "learning_rate": 3e-3, "per_device_train_batch_size": 4,
+    ppo = {"total_episodes": 80, "learning_rate": 6e-3, "per_device_train_batch_size": 4,
            "batch_size": 8, "response_length": 24, "item_kl_coef": 0.1, "ptx_coef": 0.0,
            "item_loss_weight": 1.0, "missing_eos_penalty": 0.1}  # fmt: skip
     return make_config(tiny_base, name="run", output_dir=str(tmp_path), sft=sft, ppo=ppo)

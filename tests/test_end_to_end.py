@@ -48,7 +48,7 @@ def config(slice_of_movielens, tmp_path_factory) -> Path:
                  "targets_per_user": 2, "temporal_test": 0.05},
         "catalogue": {"max_history": 12, "user_attributes": ["age", "occupation"]},
         "model": {"base": make_base(folder / "base"), "lora_r": 4},
-        "sft": {"num_train_epochs": 0.5, "save_steps": 10, "learning_rate": 2.0e-3, "dropout": 0.0,
+        "sft": {"num_train_epochs": 0.25, "save_steps": 5, "learning_rate": 2.0e-3, "dropout": 0.0,
                 "per_device_train_batch_size": 16},
         "reward": {"num_train_epochs": 2, "ensemble": 2, "linear": True, "conversion_weight": 1.0,
                    "popularity_weight": 1.0},
@@ -188,7 +188,7 @@ def test_an_interrupted_stage_resumes(run, config, tmp_path):
     llmrec("prepare", path)
     process = subprocess.Popen([sys.executable, "-m", "llmrec", "sft", str(path)], stderr=subprocess.DEVNULL,
                                stdout=subprocess.DEVNULL)  # fmt: skip
-    checkpoint = tmp_path / "killed" / "sft" / "checkpoints" / "checkpoint-10" / "trainer_state.json"
+    checkpoint = tmp_path / "killed" / "sft" / "checkpoints" / "checkpoint-5" / "trainer_state.json"
     while not checkpoint.is_file():
         assert process.poll() is None, "SFT ended before its first checkpoint"
     process.kill()

@@ -1,10 +1,6 @@
-"""Measures a tiny policy as evaluation and the guard do, in any number of processes that share the users.
-
-accelerate launch --config_file configs/accelerate/cpu.yaml -m tests.evaluation.shared_measures BASE OUTPUT
-"""
+"""Measures a tiny policy as evaluation and the guard do, in any number of processes that share the users."""
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +8,6 @@ import numpy as np
 import torch
 
 from llmrec.data.decision import Decision, Decisions
-from llmrec.distributed import leave_processes
 from llmrec.evaluation.generation import generation_report
 from llmrec.evaluation.ranking import rank_policy
 from llmrec.evaluation.requests import request_reports
@@ -59,8 +54,3 @@ def main(base: str, output: Path) -> None:
         },
     }
     write_json(output / f"{os.environ.get('RANK', '0')}.json", plain(measured))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
-    leave_processes()

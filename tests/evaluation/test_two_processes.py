@@ -1,9 +1,5 @@
 """Two processes that share the users measure what one process measures."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +7,7 @@ import pytest
 from llmrec.distributed import own_rows
 from llmrec.files import read_json
 from tests.evaluation.shared_measures import main
-from tests.ppo.test_two_processes import free_port
-
-ROOT = Path(__file__).parents[2]
+from tests.processes import run_processes
 
 
 def numbers(value: Any, path: str = "") -> dict[str, Any]:
@@ -29,19 +23,8 @@ def test_shared_users_give_the_same_measurements(tiny_base, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
     two.mkdir()
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu.yaml"]
-    module = ["--main_process_port", str(free_port()), "-m", "tests.evaluation.shared_measures"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    launched = subprocess.Popen(
-        [*launch, *module, tiny_base, str(two)],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
     main(tiny_base, one)
-    output, _ = launched.communicate()
-    assert launched.returncode == 0, output.decode()
+    assert run_processes(2, main, tiny_base, two) == [0, 0]
     alone, first, second = (numbers(read_json(path)) for path in (one / "0.json", two / "0.json", two / "1.json"))
     assert first == second
     assert set(alone) == set(first) and len(alone) > 100

@@ -1,15 +1,10 @@
-"""Takes two updates of a tiny trainer on one global batch, in any number of processes.
+"""Takes two updates of a tiny trainer on one global batch, in any number of processes."""
 
-accelerate launch --config_file configs/accelerate/cpu.yaml -m tests.ppo.first_update BASE OUTPUT RUN...
-"""
-
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors.torch import save_file
 
-from llmrec.distributed import leave_processes
 from llmrec.files import write_json
 from tests.conftest import make_data
 from tests.ppo.test_trainer import make_trainer
@@ -43,8 +38,3 @@ def main(base: str, output: Path, runs: Sequence[str]) -> None:
                 save_file({name: p.detach() for name, p in trained.items()}, output / f"{name}.safetensors")
         write_json(output / f"{name}.json", metrics)
         trainer.accelerator.wait_for_everyone()
-    leave_processes()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])

@@ -140,7 +140,7 @@ def half_written(checkpoints: Path) -> list[Path]:
     return list(checkpoints.glob(".checkpoint-*"))
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", ["exact", pytest.param("gae", marks=pytest.mark.slow)])
 def test_a_run_killed_many_times_ends_bit_identical(processes, tiny_base, tmp_path, name):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):

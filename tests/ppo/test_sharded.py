@@ -20,7 +20,7 @@ from llmrec.policy.packing import pack
 from llmrec.selection.validation import mean_policy_ndcg
 from llmrec.sft.trainer import NDCG
 from tests.ppo.sharded import RUNS, SFT_DECISIONS, take_first_update, trainer_of
-from tests.ppo.test_two_processes import free_port
+from tests.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 # ZeRO-3 keeps small weights whole. At this threshold it shards those of a tiny model too.

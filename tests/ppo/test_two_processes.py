@@ -1,9 +1,5 @@
 """Two processes take the same step as one process on the same global batch."""
 
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -14,15 +10,7 @@ from safetensors.torch import load_file
 
 from llmrec.files import read_json
 from tests.ppo.first_update import RUNS, main
-
-ROOT = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
+from tests.processes import run_processes
 
 FAST = ("exact", "rloo", "mini")
 CASES = [run if run in FAST else pytest.param(run, marks=pytest.mark.slow) for run in RUNS]
@@ -30,27 +18,17 @@ CASES = [run if run in FAST else pytest.param(run, marks=pytest.mark.slow) for r
 
 @pytest.fixture(scope="module")
 def outputs(tiny_base, tmp_path_factory) -> Callable[[str], tuple[Path, Path]]:
-    """For a run, the output folders of one process and of two processes started by `accelerate launch`."""
+    """For a run, the output folders of one process and of two processes joined as a launcher does."""
 
     @cache
     def of(fast: bool) -> tuple[Path, Path]:
         runs = [run for run in RUNS if (run in FAST) == fast]
-        return launched(tiny_base, tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two"), runs)
+        one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+        main(tiny_base, one, runs)
+        assert run_processes(2, main, tiny_base, two, runs) == [0, 0]
+        return one, two
 
     return lambda run: of(run in FAST)
-
-
-def launched(base: str, one: Path, two: Path, runs: list[str]) -> tuple[Path, Path]:
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu.yaml"]
-    command = [*launcher, "--main_process_port", str(free_port()), "-m", "tests.ppo.first_update", base, str(two)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    launch = subprocess.Popen(
-        [*command, *runs], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    main(base, one, runs)
-    output, _ = launch.communicate()
-    assert launch.returncode == 0, output.decode()
-    return one, two
 
 
 COMMON = {"objective/scores", "objective/kl", "objective/entropy", "loss/policy_avg", "loss/value_avg", "val/ratio",
