@@ -2,7 +2,10 @@
 
 import json
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from llmrec.cli.app import main
 from llmrec.config import Config, parse_config
 from llmrec.data.dataset import InteractionData, Targets
 from llmrec.language.templates import all_texts
@@ -186,3 +190,17 @@ def policy(tiny_base: str, data: InteractionData, scheme: str) -> RecPolicy:
     policy = RecPolicy.create(make_config(tiny_base, scheme), data)
     disturb(policy)
     return policy.eval()
+
+
+@pytest.fixture
+def command_here(monkeypatch, capsys) -> Callable[..., CompletedProcess[str]]:
+    """`llmrec` with some arguments in this process, for tests that need no process of their own."""
+
+    def run_command(*arguments: str | Path) -> CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["llmrec", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert isinstance(ended.value.code, int)
+        return CompletedProcess(sys.argv, ended.value.code, *capsys.readouterr())
+
+    return run_command

@@ -149,9 +149,9 @@ def test_recommend_for_a_known_user(run):
     assert all(item["title"] for item in ranked)
 
 
-def test_recommend_for_a_new_user(run):
+def test_recommend_for_a_new_user(run, command_here):
     titles = ["Toy Story (1995)", "aladdin (1992)"]
-    done = llmrec("recommend", "--run", run, *titles, "--exclude", "Fargo (1996)", "--json")
+    done = command_here("recommend", "--run", run, *titles, "--exclude", "Fargo (1996)", "--json")
     ranked = [item["title"] for item in json.loads(done.stdout)["recommendations"]]
     assert not {"Toy Story (1995)", "Aladdin (1992)", "Fargo (1996)"} & set(ranked)
 
@@ -164,8 +164,9 @@ def test_recommend_for_a_new_user(run):
         ([], "--user ID"),
     ],
 )
-def test_invalid_requests_exit_with_an_explanation(run, arguments, words):
-    assert words in llmrec("recommend", "--run", run, *arguments, code=2).stderr
+def test_invalid_requests_exit_with_an_explanation(run, command_here, arguments, words):
+    refused = command_here("recommend", "--run", run, *arguments)
+    assert refused.returncode == 2 and words in refused.stderr
 
 
 def test_another_config_is_refused_and_no_file_changes(run, config, tmp_path):

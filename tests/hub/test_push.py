@@ -3,7 +3,9 @@
 import json
 import shutil
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -13,8 +15,16 @@ from llmrec.errors import ConfigError, RunError, UserError
 from llmrec.hub.push import push, push_as_configured
 from llmrec.run import Run
 from reward_models import EaseJudge, JudgeConfig
-from tests.fakes.hub import Hub
+from tests.fakes.hub import Hub, point_at
 from tests.hub.pushing import DOWNLOAD, NAME, TOKEN, build, llmrec_push, run_python, weights_of
+
+Push = Callable[..., CompletedProcess[str]]
+
+
+@pytest.fixture
+def push_command(run: Run, command_here: Push) -> Push:
+    """`llmrec push` of the run in this process."""
+    return lambda *arguments: command_here("push", "--run", run.directory, *arguments)
 
 
 @pytest.fixture
@@ -39,20 +49,20 @@ def test_a_push_downloads_byte_for_byte(run: Run, hub: Hub, tmp_path: Path) -> N
     assert any(request.startswith("PUT /lfs/") for request in hub.requests)
 
 
-def test_a_push_to_a_branch_with_both_further_parts(run: Run, hub: Hub) -> None:
+def test_a_push_to_a_branch_with_both_further_parts(run: Run, server: Hub, push_command: Push) -> None:
     EaseJudge(JudgeConfig(3, 3)).save_pretrained(run.path("reward"))
-    pushed = llmrec_push(run, hub.url, "--repo", NAME, "--revision", "v2", "--include", "reward,report", "--json")
+    pushed = push_command("--repo", NAME, "--revision", "v2", "--include", "reward,report", "--json")
     assert pushed.returncode == 0, pushed.stderr
-    assert json.loads(pushed.stdout)["url"] == f"{hub.url}/{NAME}/tree/v2"
-    repository = hub.repositories[NAME]
+    assert json.loads(pushed.stdout)["url"] == f"{server.url}/{NAME}/tree/v2"
+    repository = server.repositories[NAME]
     assert repository.commits == [] and len(repository.branches["v2"]) == 2
     assert {"report.html", "reward/judge.json"} <= set(repository.branches["v2"][-1].files)
 
 
-def test_the_sft_adapter_is_pushed_until_ppo_has_finished(run: Run, hub: Hub) -> None:
+def test_the_sft_adapter_is_pushed_until_ppo_has_finished(run: Run, server: Hub, push_command: Push) -> None:
     run.path("ppo", "metrics.json").unlink()
-    assert llmrec_push(run, hub.url, "--repo", NAME).returncode == 0
-    assert hub.repositories[NAME].files["adapter_model.safetensors"] == weights_of(run, "sft")
+    assert push_command("--repo", NAME).returncode == 0
+    assert server.repositories[NAME].files["adapter_model.safetensors"] == weights_of(run, "sft")
     with pytest.raises(UserError, match="llmrec ppo"):
         push(run, HubConfig(repo=NAME), adapter="ppo", dry_run=True)
 
@@ -98,10 +108,12 @@ def test_a_name_that_no_repository_can_have_is_refused(run: Run, name: str) -> N
         (["--repo", NAME, "--include", "reward,rapport"], "--include rapport"),
     ],
 )
-def test_wrong_arguments_end_with_a_message(run: Run, hub: Hub, arguments: list[str], message: str) -> None:
-    refused = llmrec_push(run, hub.url, *arguments)
+def test_wrong_arguments_end_with_a_message(
+    server: Hub, push_command: Push, arguments: list[str], message: str
+) -> None:
+    refused = push_command(*arguments)
     assert refused.returncode == 2 and message in refused.stderr and "Traceback" not in refused.stderr
-    assert hub.requests == []
+    assert server.requests == []
 
 
 @pytest.mark.parametrize(
@@ -112,25 +124,31 @@ def test_wrong_arguments_end_with_a_message(run: Run, hub: Hub, arguments: list[
         ("bob/tiny", TOKEN, "may not write to `bob/tiny`"),
     ],
 )
-def test_refusals_say_what_to_do(run: Run, hub: Hub, tmp_path: Path, repo: str, token: str, message: str) -> None:
-    pushed = llmrec_push(run, hub.url, "--repo", repo, HF_TOKEN=token, HF_HOME=str(tmp_path / "hf"))
+def test_refusals_say_what_to_do(
+    server: Hub, push_command: Push, tmp_path: Path, monkeypatch, repo: str, token: str, message: str
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+    pushed = push_command("--repo", repo)
     assert pushed.returncode == 2
     assert message in pushed.stderr and "Traceback" not in pushed.stderr
 
 
-def test_a_private_push_to_a_public_repository_is_refused(run: Run, hub: Hub) -> None:
-    assert llmrec_push(run, hub.url, "--repo", NAME).returncode == 0
-    refused = llmrec_push(run, hub.url, "--repo", NAME, "--private")
+def test_a_private_push_to_a_public_repository_is_refused(server: Hub, push_command: Push) -> None:
+    assert push_command("--repo", NAME).returncode == 0
+    refused = push_command("--repo", NAME, "--private")
     assert refused.returncode == 2 and "is public" in refused.stderr
-    assert len(hub.repositories[NAME].commits) == 1
-    assert llmrec_push(run, hub.url, "--repo", "alice/hidden", "--private").returncode == 0
-    assert hub.repositories["alice/hidden"].private
+    assert len(server.repositories[NAME].commits) == 1
+    assert push_command("--repo", "alice/hidden", "--private").returncode == 0
+    assert server.repositories["alice/hidden"].private
 
 
-def test_a_hub_that_is_not_there(run: Run) -> None:
+def test_a_hub_that_is_not_there(push_command: Push, waits: list[float], tmp_path: Path, monkeypatch) -> None:
     with socket.socket() as taken:  # bound but not listening: connections are refused
         taken.bind(("127.0.0.1", 0))
-        pushed = llmrec_push(run, f"http://127.0.0.1:{taken.getsockname()[1]}", "--repo", NAME)
+        point_at(f"http://127.0.0.1:{taken.getsockname()[1]}", monkeypatch, tmp_path, TOKEN)
+        pushed = push_command("--repo", NAME)
+    assert len(waits) > 1
     assert pushed.returncode == 2
     assert "cannot be reached" in pushed.stderr and "Traceback" not in pushed.stderr
 
