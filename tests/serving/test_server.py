@@ -56,9 +56,9 @@ class Server:
         return socket.create_connection(("127.0.0.1", port), timeout=60)
 
 
-def start(run: Run, log: Path) -> Server:
+def start(run: Run, log: Path, *options: str) -> Server:
     variables = os.environ | {"PYTHONPATH": str(ROOT), KEYS_VARIABLE: KEY}
-    arguments = ["serve", "--run", str(run.directory), "--port", "0", "--rate", "100000"]
+    arguments = ["serve", "--run", str(run.directory), "--port", "0", "--rate", "100000", *options]
     process = subprocess.Popen(
         [sys.executable, "-m", "llmrec", *arguments],
         stdout=subprocess.PIPE,
