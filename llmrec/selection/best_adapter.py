@@ -1,5 +1,6 @@
 """Keeps the adapter with the highest validation NDCG@10 seen during training."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ def evaluation_due(step: int, last_step: int, eval_steps: float) -> bool:
     Args:
         step: number of the step, from 1.
         last_step: number of the last step.
-        eval_steps: steps between evaluations. Below 1 it is a share of all steps.
+        eval_steps: steps between evaluations. Below 1 it is a share of all steps: 0.2 makes five evaluations at equal
+            distances, the last one after the last step.
     """
-    interval = max(1, round(eval_steps if eval_steps >= 1 else eval_steps * last_step))
-    return step % interval == 0 or step == last_step
+    interval = eval_steps if eval_steps >= 1 else eval_steps * last_step
+    done, done_before = (math.floor(steps / interval + 1e-9) for steps in (step, step - 1))  # shares are rounded
+    return done > done_before or step == last_step
 
 
 class BestAdapter:
