@@ -170,20 +170,14 @@ def _shown_and_clicked(store: Store, since: float = 0.0) -> tuple[pd.DataFrame, 
         rows of `request_id, user_id, item_id, policy, at`; and of `user_id, item_id, at, request_id`, with the newest
         list that showed the item before the click.
     """
-    shown = pd.DataFrame(
-        store.rows(tables.impressions, ["at"], tables.impressions.c.at >= since),
-        columns=["request_id", "user_id", "item_id", "policy", "at"],
-    )
-    shown = shown[shown["user_id"].notna()]
-    kinds = tables.feedback.c.type.in_(SEEN)
-    given = pd.DataFrame(
-        store.rows(tables.feedback, ["at"], kinds & (tables.feedback.c.at >= since)),
-        columns=["user_id", "item_id", "at"],
-    )
+    impressions, feedback = tables.impressions.c, tables.feedback.c
+    named = impressions.user_id.is_not(None) & (impressions.at >= since)
+    columns = ["request_id", "user_id", "item_id", "policy", "at"]
+    shown = store.frame(tables.impressions, ["at"], named, columns)
+    clicked = feedback.type.in_(SEEN) & (feedback.at >= since)
+    given = store.frame(tables.feedback, ["at"], clicked, ["user_id", "item_id", "at"])
     if shown.empty or given.empty:
         return shown, given.assign(request_id=None)[:0]
     keys = ["user_id", "item_id"]
-    clicks = pd.merge_asof(
-        given.astype({"at": "float64"}), shown[[*keys, "at", "request_id"]].astype({"at": "float64"}), on="at", by=keys
-    )
+    clicks = pd.merge_asof(given, shown[[*keys, "at", "request_id"]], on="at", by=keys)
     return shown, clicks[clicks["request_id"].notna()].drop_duplicates(keys)

@@ -70,15 +70,14 @@ def new_events(registry: Registry, store: Store) -> Plan:
     known = parent.metrics.get("round", {})
     column = tables.feedback.c
     is_new = column.type.in_(SEEN) & (column.received > known.get("received", 0.0))
-    rows = store.rows(tables.feedback, ["at"], is_new)
-    times = [row["at"] for row in rows]
+    rows = store.frame(tables.feedback, ["at"], is_new, ["at", "received"])
     # A client whose clock is wrong must not make the whole log new.
-    oldest = times[len(times) // STRAYS] if times else 0.0
+    oldest = float(rows["at"].iloc[len(rows) // STRAYS]) if len(rows) else 0.0
     return Plan(
         number=registry.next_number(),
         parent=parent.number,
-        events=sum(row["received"] > received for row in rows),
-        received=max((row["received"] for row in rows), default=received),
+        events=int((rows["received"] > received).sum()),
+        received=float(rows["received"].max()) if len(rows) else received,
         since=min(oldest, known.get("trained_until", oldest)),
     )
 

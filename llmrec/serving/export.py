@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import sqlalchemy as sa
 
 from llmrec.config import Config, dump_config, parse_config, run_name
 from llmrec.data.dataset import InteractionData
@@ -57,8 +56,8 @@ def export_log(store: Store, directory: Path, trained: tuple[Config, Interaction
     """
     if directory.exists():
         raise UserError(f"{directory} exists already. Choose another --output, or remove it.")
-    shown = _frame(store, tables.impressions, ["at", "request_id", "position"])
-    given = _frame(store, tables.feedback, ["at", "received", "event_id"])
+    shown = store.frame(tables.impressions, ["at", "request_id", "position"])
+    given = store.frame(tables.feedback, ["at", "received", "event_id"])
     erased = {row["user_id"] for row in store.rows(tables.erasures, ["user_id"])}
     named = shown[shown["user_id"].notna()]
     anonymous = len(shown) - len(named)
@@ -87,11 +86,6 @@ def export_log(store: Store, directory: Path, trained: tuple[Config, Interaction
         unknown=unknown,
         erased=len(erased),
     )
-
-
-def _frame(store: Store, table: sa.Table, order: list[str]) -> pd.DataFrame:
-    """All rows of a table of the store."""
-    return pd.DataFrame(store.rows(table, order), columns=[column.name for column in table.columns])
 
 
 def _impressions(shown: pd.DataFrame) -> pd.DataFrame:
@@ -136,7 +130,7 @@ def _logged(data: InteractionData, erased: set[str]) -> pd.DataFrame:
 def _write_catalogue(directory: Path, store: Store, data: InteractionData | None, erased: set[str]) -> dict[str, str]:
     """Writes items, and with a run also users and facts; returns the file of each key of `data`."""
     if data is None:
-        items = _frame(store, tables.items, ["row"]).drop(columns="row")
+        items = store.frame(tables.items, ["row"]).drop(columns="row")
         items.to_parquet(directory / "items.parquet", index=False)
         return {"items": "items.parquet"}
     data.items.to_parquet(directory / "items.parquet", index=False)

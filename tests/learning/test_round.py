@@ -190,7 +190,7 @@ def test_a_round_without_a_first_click_waits_for_more_events(run: Run, store: St
         for number, row in enumerate(store.rows(tables.feedback, ["at"]))
     ]
     store.add_feedback(again).result()
-    with pytest.raises(DataError, match="No new event is the first of its person with its item"):
+    with pytest.raises(DataError, match="No new event counts as a click"):
         learn(run, store, lambda line: None)
     assert not (run.directory / "learn" / "0002").exists()
 
