@@ -101,7 +101,9 @@ class Statement(Message):
     """A stretch of a reason. The stretches of a reason make up its text."""
 
     text: str
-    true: bool | None = Field(description="Whether the statement is true; null for words that state nothing.")
+    true: bool | None = Field(
+        default=None, description="Whether the statement is true; absent or null for words that state nothing."
+    )
     about: list[str] = Field(
         description="Ids of the items of which it must be true: the recommended item and those that the sentence cites."
     )

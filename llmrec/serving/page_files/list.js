@@ -41,7 +41,7 @@ export function showReason(reason, titles) {
   const text = element("p", {});
   const claims = [];
   for (const one of reason.statements) {
-    if (one.true === null) {
+    if (typeof one.true !== "boolean") {
       text.append(one.text);
       continue;
     }
