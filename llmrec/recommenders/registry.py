@@ -129,7 +129,7 @@ def _pool(tuning: Tuning, parts: Parts) -> FittedBaseline:
 
 def _sasrec(tuning: Tuning, _: Parts) -> FittedBaseline:
     """SASRec with the grid of the config."""
-    grid = tuning.config.evaluation.sasrec.model_dump()
+    grid = tuning.config.evaluation.sasrec.model_dump(exclude={"double_epochs"})
     return _best_sequence("sasrec", SASRec, grid | {"epochs": [grid["epochs"]]}, tuning)
 
 
@@ -143,11 +143,11 @@ def _sequential(name: BaselineName, kind: type[SequenceModel], grid: Grid) -> En
 
 
 def _best_sequence(name: str, kind: type[SequenceModel], grid: Grid, tuning: Tuning) -> FittedBaseline:
-    """The best of a grid, trained again for twice the epochs if its last evaluation was its best."""
+    """The best of a grid; with `double_epochs` trained again for twice the epochs if its last evaluation was best."""
     fit = partial(_train, kind, tuning, tuning.config.seed)
     best = tuning.best(name, fit, grid)
     assert isinstance(best.model, SequenceModel)
-    if not best.model.still_rises:
+    if not (tuning.config.evaluation.sasrec.double_epochs and best.model.still_rises):
         return best
     longer = tuning.best(
         f"{name}, longer",

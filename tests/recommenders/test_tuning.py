@@ -129,6 +129,20 @@ def test_training_goes_on_for_twice_the_epochs_while_validation_rises(data, monk
     assert [setting["epochs"] for setting in flat.grid] == [3]
 
 
+def test_the_longer_training_alone_gives_the_same_baseline(data, monkeypatch):
+    """Whether 3 epochs went before has no influence on 6."""
+    histories = [data.histories[0], data.histories[1][:2]]
+    scores = {}
+    for epochs, double in ((3, True), (6, False)):
+        values = iter(np.arange(1000) / 1000)
+        monkeypatch.setattr(Tuning, "validate", lambda self, scores, values=values: next(values))
+        config = make_config("none", evaluation={"sasrec": SMALL | {"epochs": epochs, "double_epochs": double}})
+        fitted = fit_one("sasrec", Tuning(data, config), {})
+        assert [setting["epochs"] for setting in fitted.grid] == ([3, 6] if double else [6])
+        scores[epochs] = fitted.scores(histories)
+    assert np.array_equal(scores[3], scores[6])
+
+
 def test_the_refit_adds_the_validation_item_and_no_test_item(data):
     tuning = Tuning(data, make_config("none"))
     expected = [history[:-1].tolist() for history in data.histories]
