@@ -8,12 +8,13 @@ import pandas as pd
 
 from llmrec.config import ABTestConfig, ABTestDataConfig
 from llmrec.data.feedback import compared_column
-from llmrec.data.readers.columns import NumberRange, require_columns, to_ids, to_numbers, to_seconds
+from llmrec.data.readers.columns import NumberRange, require_columns, to_ids, to_numbers
 from llmrec.data.readers.csv_and_json import read_any_table, stream_any_table
 from llmrec.data.readers.decimals import read_decimals
 from llmrec.data.readers.paths import resolve_path
 from llmrec.data.readers.raw import Source, Table, as_text
 from llmrec.data.readers.text_files import TextFormat
+from llmrec.data.readers.times import to_seconds
 from llmrec.errors import DataError, nearest
 
 NO_ARM = -1  # index of the arm in rows that no arm served

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from llmrec.config import DataConfig
 from llmrec.data.engines import Engine, open_duckdb, open_spark, row_of
 from llmrec.data.feedback import NOT_FOR_RULES, Rule, compared_column, resolve
-from llmrec.data.readers.columns import as_numbers
 from llmrec.data.readers.raw import RawLog, places
+from llmrec.data.readers.values import as_numbers
 from llmrec.data.splits import PARTS
 from llmrec.errors import DataError
 

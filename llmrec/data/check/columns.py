@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import pandas as pd
 
 from llmrec.data.check.values import known_ids
-from llmrec.data.readers.columns import as_numbers, to_seconds
 from llmrec.data.readers.decimals import UNCLEAR
 from llmrec.data.readers.raw import Source, Table
+from llmrec.data.readers.times import to_seconds
+from llmrec.data.readers.values import as_numbers
 
 _IDS = ("user_id", "item_id")  # columns whose `NULL` stands for a missing value
 GUESSED = " (guessed from its values)"

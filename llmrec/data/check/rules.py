@@ -7,7 +7,7 @@ import pandas as pd
 
 from llmrec.data.check.names import words_of
 from llmrec.data.check.values import known_ids
-from llmrec.data.readers.columns import as_numbers
+from llmrec.data.readers.values import as_numbers
 
 _PURCHASES = ("buy", "bought", "purchase", "order", "transaction", "checkout", "paid", "sale")
 _NO_CLICKS = ("remove", "dislike", "return", "impression", "skip", "delete", "refund", "unlike")

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from llmrec.data.readers.columns import as_numbers, date_formats, to_seconds
 from llmrec.data.readers.raw import NO_IDS, Source, Table, as_text
+from llmrec.data.readers.times import date_formats, to_seconds
+from llmrec.data.readers.values import as_numbers
 
 SAMPLE = 1_000  # values of a column whose form is looked at
 SURE = 0.9  # share of the values that must have a form if no name says what they are

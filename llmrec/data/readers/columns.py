@@ -8,39 +8,18 @@ is left out and counted.
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from llmrec.config import DataConfig
 from llmrec.data.readers.raw import NO_IDS, Table, TableStream, as_text
+from llmrec.data.readers.times import holds_dates, to_seconds
+from llmrec.data.readers.values import as_numbers, is_nested, rounded_down
 from llmrec.errors import DataError, nearest
 
-# Parts of a second, and the smallest number that counts them. 1e11 seconds are in the year 5138, 1e11 ms in 1973.
-_UNITS = {1e3: 1e11, 1e6: 1e14, 1e9: 1e17}
-HORIZON = 4_102_444_800  # start of the year 2100, in seconds since 1970; later times are mistakes
-# Dates that look like numbers, by their number of digits.
-_COMPACT_DATES = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
-# Formats that an error message suggests if they fit.
-_COMMON_DATES = (
-    *("%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d", "%m/%d/%y", "%d/%m/%y", "%d.%m.%y"),
-    *("%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%d-%b-%y", "%d/%b/%Y", "%b %d, %Y", "%B %d, %Y", "%m %d, %Y"),
-)
-_COMMON_TIMES = (
-    *("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", ", %H:%M", ", %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", " %H.%M.%S"),
-    *(":%H:%M:%S", " %H:%M:%S %z", " %H:%M:%S UTC"),
-)
-# Formats of whole times: Apache logs, e-mails, `date`, JavaScript, and dates in ISO form with other times.
-_COMMON_FORMATS = (
-    *("%d/%b/%Y:%H:%M:%S %z", "[%d/%b/%Y:%H:%M:%S %z]", "%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S GMT"),
-    *("%a %b %d %H:%M:%S %z %Y", "%a %b %d %H:%M:%S UTC %Y", "%a %b %d %H:%M:%S %Y", "%a %b %d %Y %H:%M:%S"),
-    *("%Y-%m-%d %H:%M:%S UTC", "%Y-%m-%d %I:%M:%S %p", "%Y-%m-%d %I:%M %p", "%Y-%m-%d-%H.%M.%S", "%Y%m%d %H:%M:%S"),
-    *(date + time for date in _COMMON_DATES for time in _COMMON_TIMES),
-)
 OPTIONAL_COLUMNS = ("event_type", "rating", "session_id", "ranking_id", "position", "propensity", "split")
 _LIST_AS_TEXT = r"\[[^\[\]]*[,\s][^\[\]]*\]"  # as `to_categories` reads it
 _NO_CATEGORY = {"", "unknown", "(no genres listed)"}
@@ -136,14 +115,9 @@ def stream_events(
     first_row = 0
     for part in stream:
         if dates is None and time is not None and timestamp_format is None and len(part.frame):
-            dates = _holds_dates(part, time) and all(_holds_dates(other, time) for other in stream.scan())
+            dates = holds_dates(part, time) and all(holds_dates(other, time) for other in stream.scan())
         yield to_events(part, columns, rating_range, timestamp_format, dates, first_row)
         first_row += len(part.frame)
-
-
-def _holds_dates(table: Table, column: str) -> bool:
-    """Whether all values of a column are dates such as 20200131; True without rows."""
-    return not len(table.frame) or _compact_dates(as_numbers(table.frame[column])) is not None
 
 
 def to_events(
@@ -183,7 +157,7 @@ def to_events(
         if name in columns:
             events[name] = table.text(columns[name])
     if "position" in columns:
-        events["position"] = _floor(to_numbers(table, columns["position"], _POSITIONS)).astype("Int64")
+        events["position"] = rounded_down(to_numbers(table, columns["position"], _POSITIONS)).astype("Int64")
     if "propensity" in columns:
         events["propensity"] = to_numbers(table, columns["propensity"], _PROPENSITIES)
     others = [name for name in table.frame.columns if name not in set(columns.values()) and name not in events]
@@ -205,118 +179,14 @@ def to_ids(table: Table, column: str) -> pd.Series:
     text = table.text(column)
     bracketed = text.str.startswith("[", na=False)
     if bracketed.any():
-        lists = bracketed & (_is_nested(table.frame[column]) | text.str.fullmatch(_LIST_AS_TEXT, na=False))
+        lists = bracketed & (is_nested(table.frame[column]) | text.str.fullmatch(_LIST_AS_TEXT, na=False))
         table.source.refuse(table.frame[column], lists, "an id, not a list", "Write a row for each id of the list.")
-    bad = text.isna() | text.isin(NO_IDS) | _is_nested(table.frame[column])
+    bad = text.isna() | text.isin(NO_IDS) | is_nested(table.frame[column])
     table.source.refuse(table.frame[column], bad, "an id", "Fill it in, or delete the row.")
     # A stray quotation mark makes several lines one field, up to the next quotation mark.
     long = text.str.contains("\n", regex=False, na=False)
     table.source.refuse(table.frame[column], long, "an id on one line", "Check the quotation marks from there on.")
     return text
-
-
-def to_seconds(table: Table, column: str, date_format: str | None = None, dates: bool | None = None) -> pd.Series:
-    """Timestamps as int64 seconds since 1970, rounded down; 0 for a row that is left out.
-
-    Accepts numbers of seconds, milliseconds (above 1e11), microseconds (above 1e14) and nanoseconds (above 1e17),
-    ISO 8601 text (UTC if it names no zone) and datetime columns. A column whose values are all dates such as 20200131
-    or 20200131235959 holds dates.
-
-    Args:
-        table: the table.
-        column: name of the column.
-        date_format: format of all times, in the codes of `strptime`; None for the forms above.
-        dates: whether numbers such as 20200131 are dates; None if the values of this table decide.
-
-    Raises:
-        DataError: a value is none of these, is before 1970 or after 2100, and bad rows are errors.
-    """
-    values = table.frame[column]
-    if date_format is not None:
-        seconds = _seconds_of(pd.to_datetime(as_text(values), utc=True, format=date_format, errors="coerce"))
-        expected, fix = f"a time in the form of `data.timestamp_format`, {date_format!r}", "Correct the row or the key."
-    else:
-        seconds = _seconds_in_any_form(values, dates)
-        expected = (
-            "seconds, milliseconds (above 1e11), microseconds (above 1e14) or nanoseconds (above 1e17) from 1970 to "
-            "2100, or an ISO-8601 date"
-        )
-        fix = "Convert the column, or delete the row."
-    bad = ~seconds.between(0, HORIZON)
-    if date_format is None and bad.any() and not table.source.skip:
-        fix = _suggested_formats(values[bad]) or fix
-    table.source.refuse(values, bad, expected, fix)
-    return _floor(seconds.where(~bad, 0)).astype("int64")
-
-
-def _seconds_in_any_form(values: pd.Series, dates: bool | None) -> pd.Series:
-    """Seconds since 1970, float64; NaN for a value that is not a time."""
-    if pd.api.types.is_datetime64_any_dtype(values):
-        return _seconds_of(pd.to_datetime(values, utc=True))
-    numbers = as_numbers(values)
-    seconds_of_dates = None if dates is False else _compact_dates(numbers)
-    if seconds_of_dates is not None:
-        return seconds_of_dates
-    seconds = numbers.copy()
-    for parts, least in _UNITS.items():
-        seconds = seconds.mask(numbers > least, numbers / parts)
-    is_text = numbers.isna()
-    if is_text.any():
-        texts = values[is_text].mask(_is_nested(values[is_text]))
-        seconds[is_text] = _seconds_of(pd.to_datetime(texts, utc=True, format="ISO8601", errors="coerce"))
-    return seconds
-
-
-def as_numbers(values: pd.Series) -> pd.Series:
-    """Values as float64; NaN for a value that is not a number."""
-    if isinstance(values.dtype, pd.StringDtype):
-        with suppress(pa.ArrowInvalid):  # some value is not a number, or is written in a form that Arrow does not read
-            return pd.Series(pa.array(values).cast(pa.float64()).to_numpy(), index=values.index)
-    flat = values.mask(_is_nested(values)) if values.dtype == object else values
-    return pd.to_numeric(flat, errors="coerce").astype("float64")
-
-
-def _is_nested(values: pd.Series) -> pd.Series:
-    """Whether each value is a list or an object, as JSON and Parquet may hold."""
-    if values.dtype != object:
-        return pd.Series(False, index=values.index)
-    return values.map(lambda value: isinstance(value, (dict, list, np.ndarray))).astype(bool)
-
-
-def _compact_dates(numbers: pd.Series) -> pd.Series | None:
-    """Seconds since 1970 of numbers that are all dates of one form, such as 20200131; None if they are not."""
-    if numbers.isna().any() or not len(numbers):
-        return None
-    digits = len(f"{numbers.iloc[0]:.0f}")
-    if digits not in _COMPACT_DATES or not numbers.between(19 * 10 ** (digits - 2), 21 * 10 ** (digits - 2)).all():
-        return None
-    text = numbers.astype("int64").astype("str")
-    dates = pd.to_datetime(text, utc=True, format=_COMPACT_DATES[digits], errors="coerce")
-    return None if dates.isna().any() else _seconds_of(dates)
-
-
-def _seconds_of(dates: pd.Series) -> pd.Series:
-    epoch = pd.Timestamp(0, tz="UTC").as_unit("s")  # In nanoseconds the year 2300 would overflow.
-    return (dates - epoch) / pd.Timedelta(seconds=1)
-
-
-def date_formats(values: pd.Series, share: float = 1.0) -> list[str]:
-    """The common formats of dates and times that fit a share of the first 1,000 values."""
-    sample = as_text(values.iloc[:1000])
-
-    def fitting(some: pd.Series, form: str) -> float:
-        return float(pd.to_datetime(some, format=form, utc=True, errors="coerce").notna().mean())
-
-    possible = [one for one in _COMMON_FORMATS if fitting(sample.iloc[:20], one)]  # most formats fit none of them
-    return [one for one in possible if fitting(sample, one) >= share]
-
-
-def _suggested_formats(values: pd.Series) -> str:
-    """A sentence that names the values of `data.timestamp_format` that fit, "" if none of the common ones does."""
-    fitting = date_formats(values)
-    if not fitting:
-        return ""
-    return f"Set `data.timestamp_format`, which fits as {' or '.join(repr(one) for one in fitting)}."
 
 
 def to_numbers(table: Table, column: str, allowed: NumberRange) -> pd.Series:
@@ -331,10 +201,6 @@ def to_numbers(table: Table, column: str, allowed: NumberRange) -> pd.Series:
     bad = values.notna() & ~inside
     table.source.refuse(values, bad, allowed.expected, allowed.fix)
     return numbers.where(~bad)
-
-
-def _floor(numbers: pd.Series) -> pd.Series:
-    return pd.Series(np.floor(numbers.to_numpy()), index=numbers.index)
 
 
 # --- items and users ----------------------------------------------------------------------------------
