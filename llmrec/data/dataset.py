@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llmrec.data.purchases import bought_by
 from llmrec.data.ragged import Ragged
 from llmrec.errors import RunError
 from llmrec.files import atomic_directory, read_json, write_json
@@ -62,7 +63,8 @@ class InteractionData:
             columns. `named` says whether the tail reads as a name; otherwise it is an opaque entity id.
         histories: item indices of each user, int64 [n_u].
         purchases: whether the user purchased each item, bool [n_u]. For training items, only purchases before the
-            user's first held-out click count. `purchases_before` gives the purchases known at a time.
+            user's first held-out click and before the validation window of a temporal split count. `purchases_before`
+            gives the purchases known at a time.
         timestamps: time of each click, seconds since 1970, int64 [n_u].
         train_lengths: number of training items of each user, int64 [U].
         targets: prediction targets by split (`temporal`, `leave_one_out`, `given`) and part (`valid`, `test`).
@@ -116,7 +118,8 @@ class InteractionData:
         if not len(self.bought_at):
             return self.purchases[user][:position]
         at_the_end = position == len(self.histories[user])
-        return self.bought_at[user][:position] <= (np.inf if at_the_end else self.timestamps[user][position])
+        moment = np.inf if at_the_end else self.timestamps[user][position]
+        return bought_by(self.timestamps[user][:position], self.bought_at[user][:position], moment)
 
     def temporal_cuts(self) -> tuple[float, float]:
         """Times of the first validation and the first test target of the temporal split.

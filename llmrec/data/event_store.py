@@ -42,7 +42,7 @@ class Collected:
         types: event types by number.
         compared: names of the columns `n0`, `n1` and so on.
         numbers: how many numbers each of them holds.
-        has_split: whether the log has a column `split`.
+        has_split: whether the log has a column `split` that the config uses.
         exposure_columns: those of `ranking_id`, `position` and `propensity` that the log has.
         events: number of events.
         used: whether each item has an event, bool [N].
@@ -107,7 +107,7 @@ def _describe(found: Collected, part: pd.DataFrame, config: DataConfig) -> None:
     rules = [*config.click, *config.purchase]
     found.compared = list(dict.fromkeys(name for rule in rules if (name := compared_column(rule)) in found.columns))
     found.numbers = dict.fromkeys(found.compared, 0)
-    found.has_split = "split" in part
+    found.has_split = "split" in part and "given" in config.splits
     found.exposure_columns = [name for name in _EXPOSURE_COLUMNS if name in part]
 
 

@@ -1,4 +1,4 @@
-"""Histories: the order of clicks with equal times, what was known to be purchased, and the users with enough clicks."""
+"""Histories: the order of clicks with equal times, and the users with enough clicks."""
 
 import re
 
@@ -30,31 +30,6 @@ def order_ties(history: dict[str, np.ndarray], user_ids: pd.Series, item_ids: pd
     order = tied[np.lexsort((hashes, *(key[tied] for key in reversed(keys))))]
     for values in history.values():
         values[tied] = values[order]
-
-
-def known_purchases(
-    timestamps: np.ndarray, bought_at: np.ndarray, lengths: np.ndarray, train_lengths: np.ndarray
-) -> np.ndarray:
-    """Which clicks count as purchased.
-
-    A training click counts if the item was bought before the user's first held-out click, because a model that is
-    trained on these clicks must not know later events. A held-out click counts if the item was ever bought.
-
-    Args:
-        timestamps: time of each click, sorted by user and time, int64 [E].
-        bought_at: time of the first purchase of the clicked item, NaN without one, float64 [E].
-        lengths: clicks of each user, int64 [U].
-        train_lengths: training clicks of each user, int64 [U].
-
-    Returns:
-        bool [E].
-    """
-    starts = np.cumsum(lengths) - lengths
-    has_held_out = train_lengths < lengths
-    first_held_out = np.full(len(lengths), np.inf)
-    first_held_out[has_held_out] = timestamps[(starts + train_lengths)[has_held_out]]
-    is_training = np.arange(len(timestamps)) < np.repeat(starts + train_lengths, lengths)
-    return np.where(is_training, bought_at <= np.repeat(first_held_out, lengths), ~np.isnan(bought_at))
 
 
 def natural_key(user_id: str) -> tuple[tuple[tuple[int, int | str], ...], str]:

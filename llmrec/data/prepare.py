@@ -19,7 +19,7 @@ from llmrec.data.card import Preparation, dataset_card
 from llmrec.data.dataset import InteractionData, save_data
 from llmrec.data.event_store import Collected, EventStore, collect_events, open_store
 from llmrec.data.exposures import find_exposures
-from llmrec.data.histories import choose_users, known_purchases, order_ties
+from llmrec.data.histories import choose_users, order_ties
 from llmrec.data.losses import (
     NOT_A_CLICK,
     REPEATED_CLICK,
@@ -30,6 +30,7 @@ from llmrec.data.losses import (
     examples,
     summary,
 )
+from llmrec.data.purchases import known_purchases
 from llmrec.data.ragged import Ragged
 from llmrec.data.readers import RawLog, check_log, read_log
 from llmrec.data.splits import (
@@ -140,7 +141,8 @@ def _build(store: EventStore, found: Collected, config: DataConfig, seed: int) -
     order_ties(history, users["user_id"], log.items["item_id"], seed)
     splits = make_splits(history, users["user_id"], log.items["item_id"], lengths, config, seed)
     train_lengths = shared_train_lengths(splits.values())
-    purchases = known_purchases(history["timestamp"], history["bought_at"], lengths, train_lengths)
+    cut = min((split.cuts[0] for split in splits.values() if split.cuts), default=np.inf)
+    purchases = known_purchases(history["timestamp"], history["bought_at"], lengths, train_lengths, cut)
     data = InteractionData(
         items=log.items.reset_index(drop=True),
         users=users,

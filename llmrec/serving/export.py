@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from llmrec.config import Config, dump_config, parse_config, run_name
 from llmrec.data.dataset import InteractionData
+from llmrec.data.ragged import Ragged
 from llmrec.errors import UserError
 from llmrec.files import atomic_directory, write_text
 from llmrec.serving import tables
@@ -108,23 +108,22 @@ def _feedback(given: pd.DataFrame, shown: pd.DataFrame) -> pd.DataFrame:
 
 def _logged(data: InteractionData, erased: set[str]) -> pd.DataFrame:
     """Clicks and purchases of the run's log, without those of people whose data was deleted."""
-    ids = data.items["item_id"].to_numpy()
-    rows: list[dict[str, Any]] = []
-    for user, user_id in enumerate(data.users["user_id"]):
-        if user_id in erased:
-            continue
-        history = ids[data.histories[user]]
-        bought = data.purchases[user]
-        times = data.bought_at[user] if data.bought_at else data.timestamps[user]
-        for kind, items, at in (
-            ("click", history, data.timestamps[user]),
-            ("purchase", history[bought], times[bought]),
-        ):
-            rows += [
-                {"user_id": user_id, "item_id": item, "event_type": kind, "timestamp": float(time)}
-                for item, time in zip(items, at, strict=True)
-            ]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    histories = Ragged.of(data.histories)
+    clicks = pd.DataFrame(
+        {
+            "user_id": data.users["user_id"].repeat(histories.lengths).reset_index(drop=True),
+            "item_id": data.items["item_id"].iloc[histories.flat()].reset_index(drop=True),
+            "event_type": "click",
+            "timestamp": Ragged.of(data.timestamps).flat().astype(np.float64),
+        }
+    )
+    if len(data.bought_at):  # `purchases` leaves out what was bought late, which the next training may know
+        bought_at = Ragged.of(data.bought_at).flat()
+    else:
+        bought_at = np.where(Ragged.of(data.purchases).flat(), clicks["timestamp"], np.nan)
+    purchases = clicks.assign(event_type="purchase", timestamp=bought_at).dropna(subset="timestamp")
+    rows = pd.concat([clicks, purchases], ignore_index=True)
+    return rows[~rows["user_id"].isin(erased)].reindex(columns=COLUMNS)
 
 
 def _write_catalogue(directory: Path, store: Store, data: InteractionData | None, erased: set[str]) -> dict[str, str]:

@@ -54,7 +54,9 @@ def recount(tables: Tables, section: DataConfig, least: int, seed: int = 0) -> d
         "click_events": len(kept_clicks),
         "purchase_events": int(kept["purchase"].sum()),
         "clicks": len(flat),
-        "purchases": _purchases(rows, train_lengths),
+        "purchases": _purchases(
+            rows, train_lengths, min((s.cuts[0] for s in splits.values() if s.cuts), default=math.inf)
+        ),
         "exposures": _exposures(kept),
         "facts": len(tables.facts),
         "density": pairs / (len(users) * len(items)),
@@ -101,12 +103,14 @@ def _losses(tables: Tables, kept: pd.DataFrame, clicks: int, keep: bool, users: 
     }
 
 
-def _purchases(rows: dict[str, pd.DataFrame], train_lengths: np.ndarray) -> int:
-    """Training clicks that were bought no later than the first held-out click, and held-out clicks ever bought."""
+def _purchases(rows: dict[str, pd.DataFrame], train_lengths: np.ndarray, cut: float) -> int:
+    """Training clicks that bought, or were bought before all held-out clicks and the cut; held-out clicks ever bought."""
     total = 0
     for length, one in zip(train_lengths, rows.values(), strict=True):
-        until = one["timestamp"].iloc[length] if length < len(one) else math.inf
-        total += int((one["bought_at"].iloc[:length] <= until).sum() + one["bought_at"].iloc[length:].notna().sum())
+        until = min(cut, one["timestamp"].iloc[length]) if length < len(one) else cut
+        train, bought_at = one.iloc[:length], one["bought_at"]
+        early = [row.bought_at < until or row.bought_at <= row.timestamp for row in train.itertuples()]
+        total += sum(early) + int(bought_at.iloc[length:].notna().sum())
     return total
 
 

@@ -1,6 +1,7 @@
 """Exports: what a server recorded is read by `llmrec prepare` and `llmrec off-policy` as it is."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from llmrec.data.dataset import load_data
 from llmrec.off_policy.logs import read_exposure_log
 from llmrec.recommend import Recommender
 from llmrec.serving.app import make_app
-from llmrec.serving.export import export_log
+from llmrec.serving.export import _logged, export_log
 from llmrec.serving.server import Model, serving
 from llmrec.serving.store import Feedback, Impression, Store
 from tests.conftest import make_config, make_data
@@ -164,6 +165,18 @@ def test_a_run_comes_first_and_erased_people_stay_out(tiny_base: str, tmp_path: 
     assert data.histories[u0][:6].tolist() == [0, 1, 2, 3, 4, 5] and len(data.histories[u0]) == 7
     assert data.purchases[u0].tolist() == [True, False, True, False, True, False, True]
     assert len(data.exposures) == 6 and data.exposures["click"].sum() == 3
+
+
+def test_what_was_bought_late_is_exported(tiny_base: str, tmp_path: Path) -> None:
+    """The run's own training must not know a purchase after the first held-out click; the next one must."""
+    data = make_data()
+    late = [np.full(len(history), np.nan) for history in data.histories]
+    late[0][1] = 10_000.0
+    none = [np.zeros(len(history), dtype=bool) for history in data.histories]
+    logged = _logged(replace(data, bought_at=late, purchases=none), erased={"u1"})
+    bought = logged[logged["event_type"] == "purchase"]
+    assert bought[["user_id", "item_id", "timestamp"]].to_numpy().tolist() == [["u0", "i1", 10_000.0]]
+    assert len(logged) == 1 + sum(len(history) for user, history in enumerate(data.histories) if user != 1)
 
 
 def test_an_empty_store_and_an_existing_directory_are_errors(

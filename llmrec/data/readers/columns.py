@@ -155,7 +155,8 @@ def to_events(
         events["rating"] = to_numbers(table, columns["rating"], _ratings(rating_range))
     for name in ("session_id", "ranking_id", "split"):
         if name in columns:
-            events[name] = table.text(columns[name])
+            text = table.text(columns[name])
+            events[name] = text.mask(text.isin(NO_IDS))
     if "position" in columns:
         events["position"] = rounded_down(to_numbers(table, columns["position"], _POSITIONS)).astype("Int64")
     if "propensity" in columns:

@@ -106,7 +106,29 @@ def test_times_that_count_days_or_steps(tmp_path, times, parts):
         assert part in warning
 
 
+@pytest.mark.parametrize("bad", ["", "NULL", "0", "20201399", "x"])
+def test_dates_like_numbers_beside_a_value_that_is_none(tmp_path, bad):
+    rows = [f"u{n % 3},i{n % 4},{20200101 + n},fine" for n in range(28)]
+    text = HEADER + "\n".join([*rows[:20], f"u0,i0,{bad},fine", *rows[20:]]) + "\n"
+    with pytest.raises(DataError, match="log.csv, line 22: `timestamp` is "):
+        read_all(section(tmp_path, text))
+    events = events_of(read_all(section(tmp_path, text, bad_rows="skip")))
+    assert events["timestamp"].min() == pd.Timestamp("2020-01-01").timestamp()
+    assert len(events) == 28 and events["timestamp"].max() == pd.Timestamp("2020-01-28").timestamp()
+
+
+def test_seconds_that_look_like_dates_here_and_there(tmp_path):
+    times = [20_200_101, *range(20_000_000, 20_000_027)]
+    text = HEADER + "".join(f"u{n % 3},i{n % 4},{time},fine\n" for n, time in enumerate(times))
+    assert events_of(read_all(section(tmp_path, text)))["timestamp"].tolist() == times
+
+
 # --- ids ----------------------------------------------------------------------------------------------
+
+
+def test_missing_ids_of_lists_are_no_list(tmp_path):
+    text = "user_id,item_id,timestamp,ranking_id\n" + "".join(f"u,i{n},{n},NULL\n" for n in range(9))
+    assert events_of(read_all(section(tmp_path, text)))["ranking_id"].isna().all()
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet", "csv"])
