@@ -33,6 +33,7 @@ from llmrec.data.losses import (
 from llmrec.data.purchases import known_purchases
 from llmrec.data.ragged import Ragged
 from llmrec.data.readers import RawLog, check_log, read_log
+from llmrec.data.readers.unchanged import unchanged_files
 from llmrec.data.splits import (
     PARTS,
     Clicks,
@@ -80,8 +81,9 @@ def prepare_stage(run: StageRun) -> None:
     config = run.config.data
     run.begin("data")
     try:
-        log = read_log(config)
-        data = build_data(log, config, config.seed, run.path("data").parent)
+        with unchanged_files():
+            log = read_log(config)
+            data = build_data(log, config, config.seed, run.path("data").parent)
         save_data(data, run.path("data"))
     except BaseException:
         # Most failures are fixed in the config. A stage that counts as started would refuse the changed config.

@@ -104,7 +104,7 @@ def _losses(tables: Tables, kept: pd.DataFrame, clicks: int, keep: bool, users: 
 
 
 def _purchases(rows: dict[str, pd.DataFrame], train_lengths: np.ndarray, cut: float) -> int:
-    """Training clicks that bought, or were bought before all held-out clicks and the cut; held-out clicks ever bought."""
+    """Training clicks that bought or were bought before all that is held out, and held-out clicks ever bought."""
     total = 0
     for length, one in zip(train_lengths, rows.values(), strict=True):
         until = min(cut, one["timestamp"].iloc[length]) if length < len(one) else cut

@@ -10,7 +10,7 @@ import pytest
 
 from llmrec.data.dataset import load_data
 from llmrec.data.prepare import build_data, prepare_stage
-from llmrec.data.readers import RawLog
+from llmrec.data.readers import RawLog, read_log
 from llmrec.errors import ConfigError, DataError
 from tests.data.logs import ROWS, config, raw_log
 
@@ -168,6 +168,35 @@ def test_stage_writes_and_reports(tmp_path):
     assert reported["summary"][1].startswith("warning: The first event is from 1970-01-01 (log.csv, line 2)")
     assert reported["losses"]["events_read"] == 6
     assert load_data(tmp_path / "run" / "data").num_items == 3
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("change", ["longer", "shorter"])
+def test_a_log_that_changes_between_two_passes_is_refused(tmp_path, monkeypatch, suffix, change):
+    """Also where the shorter file has rows that look wrong, or none that do."""
+    write_tables = _write_tables(tmp_path)
+    frame = pd.read_csv(write_tables["path"])
+    path = tmp_path / f"log{suffix}"
+
+    def write(rows: pd.DataFrame) -> None:
+        if suffix == ".csv":
+            rows.to_csv(path, index=False)
+        elif suffix == ".jsonl":
+            rows.to_json(path, orient="records", lines=True)
+        else:
+            rows.to_parquet(path)
+
+    def read_then_change(section):
+        log = read_log(section)
+        write(pd.concat([frame, frame]) if change == "longer" else frame.iloc[:3])
+        return log
+
+    write(frame)
+    monkeypatch.setattr("llmrec.data.prepare.read_log", read_then_change)
+    run = _run(tmp_path / "run", path=str(path))
+    with pytest.raises(DataError, match=rf"log{suffix}: the file changed while it was read"):
+        prepare_stage(run)
+    assert not list(tmp_path.glob("run/data*"))
 
 
 def test_stage_writes_nothing_on_failure(tmp_path):

@@ -19,6 +19,7 @@ from llmrec.data.readers.delimited import NOT_PARSED, stream_delimited
 from llmrec.data.readers.other_files import remedy
 from llmrec.data.readers.raw import Source, Table, TableStream
 from llmrec.data.readers.text_files import UTF_8, TextFormat, encoding_of_file, open_text
+from llmrec.data.readers.unchanged import watch
 from llmrec.errors import DataError
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
@@ -141,6 +142,7 @@ def _stream_parquet(path: Path, text: TextFormat) -> TableStream:
 
     def batches(columns: list[str] | None = None) -> Iterator[pa.Table]:
         try:
+            watch(path)
             with pq.ParquetFile(path) as file:
                 empty = file.metadata.num_rows == 0
                 if empty:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from llmrec.config import DataConfig
+from llmrec.data.readers.unchanged import changed, state_of, watch
 from llmrec.errors import DataError
 
 _BLOCK = 1 << 20  # bytes read at a time where a file is scanned
@@ -61,32 +62,21 @@ def open_text(path: Path, encoding: str) -> Iterator[io.TextIOWrapper]:
     Raises:
         DataError: the file cannot be read, decompressed or decoded, or has changed in the meantime.
     """
-    before = _state(path)
     try:
+        before = state_of(path)
         with opened(path) as binary:
             yield io.TextIOWrapper(binary, encoding, newline="")
     except UnicodeDecodeError:
         raise _undecodable(path, encoding) from None
     except (OSError, EOFError, zlib.error) as error:
         raise unreadable(path, error) from None
-    if _state(path) != before:
-        raise DataError(
-            f"{path}: the file changed while it was read; expected a file that nothing writes to. Wait until it is "
-            "complete, or read a copy."
-        )
-
-
-def _state(path: Path) -> tuple[int, int]:
-    """Size and time of change of a file."""
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise unreadable(path, error) from None
-    return stat.st_size, stat.st_mtime_ns
+    if not path.exists() or state_of(path) != before:
+        raise changed(path)
 
 
 def opened(path: Path) -> BinaryIO:
     """A file for reading bytes, decompressed if its name ends in `.gz`."""
+    watch(path)
     return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
 
 
