@@ -32,11 +32,17 @@ def order_ties(history: dict[str, np.ndarray], user_ids: pd.Series, item_ids: pd
         values[tied] = values[order]
 
 
-def natural_key(user_id: str) -> tuple[tuple[tuple[int, int | str], ...], str]:
+def natural_key(user_id: str) -> tuple[tuple[tuple[int, int, str], ...], str]:
     """A sort key that compares digits as numbers: `2` comes before `10`, and `u2` before `u10`."""
     pieces = re.split(r"(\d+)", user_id)  # digits are at odd positions
-    parts = ((0, int(piece)) if n % 2 else (1, piece) for n, piece in enumerate(pieces) if piece)
+    parts = ((0, *_as_number(piece)) if n % 2 else (1, 0, piece) for n, piece in enumerate(pieces) if piece)
     return tuple(parts), user_id
+
+
+def _as_number(digits: str) -> tuple[int, str]:
+    """Orders digits as numbers, also more of them than Python turns into an integer."""
+    significant = digits.lstrip("0")
+    return len(significant), significant
 
 
 def choose_users(counts: pd.Series, config: DataConfig) -> tuple[list[str], int]:

@@ -7,9 +7,9 @@ Every prefix of a training history is one row of X, and the item after it is the
     W = argmin |Y - X W|^2 + l2 |W|^2 = (X'X + l2 I)^-1 X'Y,        X [E, 2K], Y one-hot [E, K]
 
 It is the autoregressive relative of EASE (Steck, WWW 2019) and of SLIT (Choi et al., Session-aware Linear Item-Item
-Models for Session-based Recommendation, WWW 2021). An item of a history is never the next one, so the diagonal needs no
-constraint. Its errors differ from those of a transformer over recent items: it reads the whole history, has no latent
-dimension and is fitted to its optimum. That makes it useful in a pool of models.
+Models for Session-based Recommendation, WWW 2021). Without repeats, an item of a history is never the next one, so the
+diagonal needs no constraint. Its errors differ from those of a transformer over recent items: it reads the whole
+history, has no latent dimension and is fitted to its optimum. That makes it useful in a pool of models.
 """
 
 from collections.abc import Sequence

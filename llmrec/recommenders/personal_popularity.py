@@ -29,10 +29,10 @@ class PersonalPopularity:
     def fit(self, train_histories: Histories, num_items: int) -> Self:
         """Counts the clicks of training histories."""
         clicks = item_counts(train_histories, num_items)
-        self.popularity = (clicks / max(1.0, clicks.sum())).astype(np.float32)
+        self.popularity = clicks / max(1.0, clicks.sum())
         return self
 
     def scores(self, histories: Histories) -> np.ndarray:
-        """Scores of all items after each of B histories, float32 [B, N]."""
+        """Scores of all items after each of B histories, float64 [B, N], because float32 would lose small shares."""
         own = bags(histories, len(self.popularity), decay=self.decay)
-        return own.toarray() + np.float32(1e-3) * self.popularity
+        return own.toarray() + 1e-3 * self.popularity

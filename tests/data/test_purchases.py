@@ -13,6 +13,14 @@ def test_a_purchase_is_known_before_a_moment_or_by_its_own_click():
     assert bought_by(times, bought_at, 10).tolist() == [True, False, False, False]  # of equal times, its own click only
 
 
+def test_purchases_after_the_training_part_do_not_count_in_it():
+    # Two users with four clicks each train on two. User 0 buys the first item in time and the second too late.
+    times = np.array([1, 2, 3, 4, 1, 2, 3, 4])
+    bought_at = np.array([2, 9, 9, np.nan, 3, np.nan, 4, 5])
+    known = known_purchases(times, bought_at, np.array([4, 4]), np.array([2, 2]))
+    assert known.tolist() == [True, False, True, False, False, False, True, True]
+
+
 def test_training_knows_nothing_after_the_cut():
     times, bought_at = np.array([10, 20, 30, 10, 20]), np.array([25.0, 40.0, 50.0, 25.0, 20.0])
     lengths, train = np.array([3, 2]), np.array([2, 2])

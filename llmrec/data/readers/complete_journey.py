@@ -54,7 +54,8 @@ def read_complete_journey(config: DataConfig) -> RawLog:
     bought = set().union(*(part.frame["product_id"].unique() for part in log.scan()))
     products = Table(products.frame[products.frame["product_id"].isin(bought)], products.source)
     names = pd.DataFrame({name: as_text(products.frame[name]) for name in _NAMES})
-    categories = names[_NAMES[1:]].apply(lambda row: clean_categories(row.dropna().tolist()), axis=1)
+    groups = names[_NAMES[1:]].itertuples(index=False)
+    categories = [clean_categories([name for name in row if isinstance(name, str)]) for row in groups]
     items = pd.DataFrame(
         {
             "item_id": to_ids(products, "product_id"),
@@ -62,7 +63,7 @@ def read_complete_journey(config: DataConfig) -> RawLog:
             .fillna(names["product_category"])
             .fillna(names["department"])
             .fillna("product"),
-            "categories": categories,
+            "categories": pd.Series(categories, index=names.index, dtype=object),
             "year": no_years(names.index),
         }
     )

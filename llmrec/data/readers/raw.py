@@ -247,6 +247,7 @@ class RawLog:
 
 REPEATED = "repeated row"
 UNTITLED = "title missing, the id stands in"
+_NO_TITLES = ("", "nan", "NaN", "<NA>", "\\N", "NULL")  # as programs write a missing one; `None` may be a name
 ENTITIES = "title with HTML entities, decoded"
 UNKNOWN_ITEM = "item that the item table lacks"
 
@@ -345,7 +346,8 @@ def _character(entity: re.Match[str]) -> str:
 
 def _titled(items: pd.DataFrame, source: Source) -> pd.DataFrame:
     """The items, with the id in place of a missing title."""
-    untitled = items["title"].isna() | (items["title"].str.strip() == "")
+    titles = items["title"].str.strip()
+    untitled = titles.isna() | titles.isin(_NO_TITLES)
     if not untitled.any():
         return items
     source.note(items["item_id"][untitled], UNTITLED)

@@ -166,6 +166,14 @@ def test_nothing_left_is_an_error(tmp_path):
         read(tmp_path, "user_id,item_id,timestamp\nu,a,x\n", bad_rows="skip")
 
 
+@pytest.mark.parametrize("title", ["nan", "NULL", "<NA>"])
+def test_titles_that_a_program_wrote_for_a_missing_one(tmp_path, title):
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\nu,a,1\nu,b,2\n")
+    (tmp_path / "items.csv").write_text(f"item_id,title\na,{title}\nb,Nan\n")
+    log = read_all(config(path=str(tmp_path / "log.csv"), items=str(tmp_path / "items.csv")))
+    assert log.items["title"].tolist() == ["a", "Nan"]
+
+
 def test_items_without_a_title_are_titled_by_their_id(tmp_path):
     log = read(tmp_path, "user_id,item_id,timestamp\nu,a,1\n", "item_id,title\na,Alien\nb,\nc,  \n")
     assert log.items["title"].tolist() == ["Alien", "b", "c"]
