@@ -170,7 +170,7 @@ def test_nothing_left_is_an_error(tmp_path):
 def test_titles_that_a_program_wrote_for_a_missing_one(tmp_path, title):
     (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\nu,a,1\nu,b,2\n")
     (tmp_path / "items.csv").write_text(f"item_id,title\na,{title}\nb,Nan\n")
-    log = read_all(config(path=str(tmp_path / "log.csv"), items=str(tmp_path / "items.csv")))
+    log = read_all(DataConfig(format="table", path=str(tmp_path / "log.csv"), items=str(tmp_path / "items.csv")))
     assert log.items["title"].tolist() == ["a", "Nan"]
 
 
