@@ -9,7 +9,9 @@ MAX_LENGTH = 50  # items of a list
 MAX_EVENTS = 1000  # events of a request
 MAX_IDS = 1000  # items of a history or of an exclusion
 NO_CONTROL = r"^[^\u0000-\u001f\u007f]+$"
-NO_SPACE_AROUND = r"^[^\s\u0000-\u001f\u007f]([^\u0000-\u001f\u007f]*[^\s\u0000-\u001f\u007f])?$"
+# Spaces of any language, listed because dialects of regular expressions differ in what `\s` is.
+_SPACE = r"\u0020\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
+NO_SPACE_AROUND = rf"^[^{_SPACE}\u0000-\u001f\u007f]([^\u0000-\u001f\u007f]*[^{_SPACE}\u0000-\u001f\u007f])?$"
 MISSING = ("nan", "NaN")  # such ids are missing values in an event log
 
 
