@@ -62,8 +62,9 @@ class DataConfig(Section):
     separator: str | None = Field(
         default=None,
         min_length=1,
-        description="Text between two fields of a line (formats `table` and `recbole`), such as `;`. null: the comma, "
-        "semicolon, tab or bar that cuts the header into the most fields, and also the space in format `recbole`.",
+        description="Text between two fields of a line (formats `table` and `recbole`), such as `::`. null, and for a "
+        "file whose header shows another: the comma, semicolon, tab or bar that cuts the header into the most fields, "
+        "and also the space in format `recbole`.",
     )
     decimal: Literal[",", "."] | None = Field(
         default=None,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llmrec.data.readers.csv_and_json import TABLE_SUFFIXES, copy_first_rows, read_any_table
 from llmrec.data.readers.decimals import plain_numbers
-from llmrec.data.readers.delimited import find_separator
+from llmrec.data.readers.delimited import find_separator, separator_of
 from llmrec.data.readers.other_files import find_constant_separator, pandas_command, quote, remedy
 from llmrec.data.readers.raw import Table
 from llmrec.data.readers.text_files import TextFormat, encoding_of_file, open_text
@@ -63,7 +63,7 @@ def change_command(path: Path, text: TextFormat, change: str, ending: str) -> st
         encoding = encoding_of_file(path, text)
         with open_text(path, encoding) as lines:
             header = lines.readline().rstrip("\r\n")
-        separator = text.separator or find_separator(header, "\t,;|" if suffix == ".tsv" else _FOUND)
+        separator = separator_of(header, text.separator, "\t,;|" if suffix == ".tsv" else _FOUND)
         named = "" if encoding == "utf-8" else f", encoding={quote(encoding)}"
         read = f"pd.read_csv({arguments}, sep={quote(separator)}, keep_default_na=False{named})"
     target = path.with_name(f"{name.removesuffix(suffix)}-{ending}.csv")

@@ -38,6 +38,21 @@ def find_separator(header: str, candidates: str) -> str:
     return max(candidates, key=lambda separator: len(next(csv.reader([header], delimiter=separator), [])))
 
 
+def separator_of(header: str, named: str | None, candidates: str) -> str:
+    """The separator of a file: the named one, unless the header shows another, as a second table of a log may.
+
+    Args:
+        header: the first line.
+        named: `data.separator`, which holds for all tables of a log.
+        candidates: see `find_separator`.
+    """
+    found = find_separator(header, candidates)
+    if named is None or named not in header:
+        return found
+    fields = len(next(csv.reader([header], delimiter=found), []))
+    return named if len(header.split(named)) >= fields else found
+
+
 def stream_delimited(
     path: Path,
     separators: str,
@@ -53,7 +68,7 @@ def stream_delimited(
         path: the file; it may end in `.gz`.
         separators: text between two fields. With a header: the characters that may be it, the usual one first.
         names: column names of a file without a header.
-        text: the configured encoding and, for a file with a header, separator.
+        text: the configured encoding and, for a file with a header, separator, see `separator_of`.
         fallback: encoding of a file that is not UTF-8, if none is configured.
         quoted: whether fields may be quoted as in CSV.
 
@@ -68,7 +83,7 @@ def stream_delimited(
     if names is None:
         with open_text(path, encoding) as lines:
             header = lines.readline().rstrip("\r\n")
-        separator = text.separator or find_separator(header, separators)
+        separator = separator_of(header, text.separator, separators)
     syntax = _Syntax(path, encoding, separator, quoted, names)
     first = next(syntax.parts(Source(path, "line", text.skip)))
     if names is None:
@@ -245,9 +260,9 @@ class _Syntax:
         for message in (line for warned in messages for line in warned.splitlines()):
             counts = re.search(r"Skipping line (\d+): expected (\d+) fields, saw (\d+)", message)
             if counts is None:
-                raise DataError(
-                    f"{source.path}: the lines cannot be cut into the header's fields, separated by {shown}: {message} "
-                    "Correct the header, or set `data.separator`."
+                raise DataError(  # pandas warns that the header is shorter than the rows
+                    f"{source.path}: the first rows have more fields than the header, separated by {shown}; expected "
+                    "as many. Correct the header, or set `data.separator`."
                 )
             line, expected, found = map(int, counts.groups())
             line += before

@@ -34,7 +34,7 @@ class TextFormat:
 
     Attributes:
         encoding: encoding of the files; None for UTF-8, or what a byte order mark names.
-        separator: text between two fields; None for the one that the header shows.
+        separator: text between two fields of the files whose header shows no other; None for the one that it shows.
         skip: whether rows that cannot be used are left out and counted.
     """
 

@@ -78,6 +78,29 @@ def test_separators_that_are_named(tmp_path, separator):
         read_log(config.model_copy(update={"separator": None}))
 
 
+@pytest.mark.parametrize("named", [" ", "::", "^"])
+@pytest.mark.parametrize("other", [",", ";", "\t"])
+def test_each_table_of_a_log_may_have_its_own_separator(tmp_path, named, other):
+    """The key holds for the tables whose header it cuts; titles and names of columns may have spaces."""
+    items = "item_id,title,release year\na,Alien vs. Predator,2004\nb,Brazil,1985\nc,Contact,1997\n"
+    users = "user_id,country,home town\nu,DE,Bad Ems\nv,FR,Le Mans\n"
+    other_tables = {"items": items.replace(",", other), "users": users.replace(",", other)}
+    config = section(tmp_path, LOG.replace(",", named), **other_tables, separator=named)
+    log = read_all(config)
+    assert log.items["title"].tolist() == ["Alien vs. Predator", "Brazil", "Contact"]
+    assert log.users["home town"].tolist() == ["Bad Ems", "Le Mans"]
+    assert card(config)["clicks"] == 6
+    named_items = ITEMS.replace(",", named)
+    mixed = section(tmp_path, LOG.replace(",", other), named_items, separator=named)
+    assert read_all(mixed).items["title"].tolist() == ["Alien", "Brazil", "Contact"]
+
+
+def test_rows_that_are_longer_than_the_header_are_said_in_plain_words(tmp_path):
+    config = section(tmp_path, LOG.replace(",rating", "", 1))
+    with pytest.raises(DataError, match="the first rows have more fields than the header, separated by `,`; expected"):
+        read_all(config)
+
+
 # --- events -------------------------------------------------------------------------------------------
 
 
