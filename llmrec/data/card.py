@@ -51,7 +51,7 @@ def dataset_card(data: InteractionData, config: DataConfig, preparation: Prepara
         distinct triples of user, item and time. `repeated_items` is the share of the items of histories that the user
         has clicked before. `events`, `click_events` and `purchase_events`
         count rows of the log. `density` is clicks / (users * items). `tied_events` is the share of rows that share
-        their timestamp with another row of the same user. `time` is empty if the log has only an order.
+        their timestamp with a row of the same user and another item. `time` is empty if the log has only an order.
         `train_clicks` counts the clicks that all splits leave for training. `checks` and `warnings` are those of
         `llmrec.data.doctor`.
     """

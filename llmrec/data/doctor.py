@@ -40,7 +40,7 @@ def measure_checks(data: InteractionData, counts: EventCounts, timed: bool) -> d
     Returns:
         `sorted_histories`: share of users whose history of two or more items is in order of item id, shorter ids first.
         `sorted_by_chance`: the same share for histories in random order, the mean of 1 / n!.
-        `repeated_clicks`: share of the rows that click an item which the user has clicked before.
+        `repeated_clicks`: share of the clicks on an item that the user has clicked at an earlier time.
         `test_rows_seen_in_training`: share of the log's own test rows whose pair of user and item is also a training
         row; null if the log has no split.
         `same_day_targets`, `median_seconds_before_target`: share of a split's test targets on the calendar day (UTC) of
@@ -54,7 +54,7 @@ def measure_checks(data: InteractionData, counts: EventCounts, timed: bool) -> d
     return {
         "sorted_histories": in_order,
         "sorted_by_chance": by_chance,
-        "repeated_clicks": (counts.clicks - counts.pairs) / counts.clicks,
+        "repeated_clicks": (counts.moments - counts.pairs) / counts.moments,
         "test_rows_seen_in_training": _test_rows_seen_in_training(counts),
         "same_day_targets": {split: float(is_same_day(data, tests[split]).mean()) for split in gaps},
         "median_seconds_before_target": {split: float(np.median(gap)) for split, gap in gaps.items()},

@@ -182,9 +182,10 @@ class EventCounts:
         purchases: number of events that are purchases.
         items: number of items with an event.
         pairs: number of distinct pairs of user and item among the clicks.
+        moments: number of distinct triples of user, item and time among the clicks.
         first: earliest time, seconds since 1970.
         last: latest time.
-        tied: share of the events that share their time with another event of the same user.
+        tied: share of the events that share their time with an event of the same user on another item.
         test_rows: clicks that the log's own split marks as test; None without a split.
         test_rows_in_training: those of them whose pair of user and item is also a training row.
     """
@@ -194,6 +195,7 @@ class EventCounts:
     purchases: int
     items: int
     pairs: int
+    moments: int
     first: int
     last: int
     tied: float
@@ -292,11 +294,10 @@ class EventStore:
             SUM(CAST(purchase AS INTEGER)) AS purchases, COUNT(DISTINCT item) AS items,
             MIN(timestamp) AS first_time, MAX(timestamp) AS last_time FROM kept_events"""
         )
-        distinct = "SELECT u, item FROM clicks JOIN kept ON user = number"  # one row a pair, unless repeats are kept
-        (pairs,) = self._one(f"SELECT COUNT(*) AS pairs FROM ({distinct}{' GROUP BY u, item' if self.repeats else ''})")
+        moments, pairs = self._distinct_clicks()
         (tied,) = self._one(
             "SELECT SUM(n) AS tied FROM "
-            "(SELECT COUNT(*) AS n FROM kept_events GROUP BY u, timestamp HAVING COUNT(*) > 1)"
+            "(SELECT COUNT(*) AS n FROM kept_events GROUP BY u, timestamp HAVING MIN(item) <> MAX(item))"
         )
         test_rows, seen = None, 0
         if self.found.has_split:
@@ -312,12 +313,22 @@ class EventStore:
             purchases=int(purchases),
             items=items,
             pairs=pairs,
+            moments=moments,
             first=first,
             last=last,
             tied=int(tied or 0) / events,
             test_rows=test_rows,
             test_rows_in_training=seen,
         )
+
+    def _distinct_clicks(self) -> tuple[int, int]:
+        """Numbers of distinct triples of user, item and time, and of distinct pairs of user and item."""
+        # The table `clicks` has one row a pair, or with repeats one row a triple.
+        chosen = "SELECT u, item FROM clicks JOIN kept ON user = number"
+        triples = "SELECT DISTINCT u, item, timestamp FROM kept_events WHERE click"
+        tables = (chosen, f"{chosen} GROUP BY u, item") if self.repeats else (triples, chosen)
+        moments, pairs = (self._one(f"SELECT COUNT(*) AS n FROM ({table})")[0] for table in tables)
+        return moments, pairs
 
     def shown(self) -> pd.DataFrame:
         """The events that show what users were shown, in the order of the log, see `find_exposures`."""

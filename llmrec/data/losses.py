@@ -18,7 +18,7 @@ from llmrec.errors import DataError
 
 NOT_A_CLICK = "neither click nor purchase"
 REPEATED_CLICK = "repeated click on an item"
-SAME_CLICK = "repeated click on an item at the same time"
+SAME_CLICK = "repeated click on an item at the same time"  # a row that the log holds twice, for instance
 SHORT_USER = "user with too few clicks"
 
 # A larger share of left-out events, or of items without events, is a warning.
@@ -39,6 +39,7 @@ _MENDED_BY = {
     UNKNOWN_ITEM: "Check `data.items` and `data.columns.item_id`.",
     WITHOUT_METADATA: "Check that `data.items` is the metadata of this log.",
     NOT_PARSED: "Check `data.separator`.",
+    SAME_CLICK: "The log may hold rows twice: remove exact duplicates.",
 }
 
 

@@ -163,7 +163,8 @@ def _build(store: EventStore, found: Collected, config: DataConfig, seed: int) -
     by_rule = {
         SHORT_USER: found.events - counts.events,
         NOT_A_CLICK: counts.events - counts.clicks,
-        SAME_CLICK if data.repeats else REPEATED_CLICK: counts.clicks - len(history["item"]),
+        SAME_CLICK: counts.clicks - counts.moments,
+        REPEATED_CLICK: counts.moments - len(history["item"]),
     }
     losses = count_losses(found, data, by_rule, config)
     preparation = Preparation(counts, splits, dropped_users=dropped, seed=seed, timed=log.timed, losses=losses)

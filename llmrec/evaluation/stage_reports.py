@@ -35,7 +35,7 @@ class DatasetChecks(Section):
         default=None, description="The same share for histories in random order, the mean of 1 / n!."
     )
     repeated_clicks: Number = Field(
-        default=None, description="Share of the clicks on an item that the user has clicked before."
+        default=None, description="Share of the clicks on an item that the user has clicked at an earlier time."
     )
     test_rows_seen_in_training: Number = Field(
         default=None,
@@ -93,7 +93,8 @@ class DatasetCard(Section):
     density: Number = Field(default=None, description="Distinct pairs divided by users times items.")
     sparsity: Number = Field(default=None, description="1 minus the density.")
     tied_events: Number = Field(
-        default=None, description="Share of rows that share their timestamp with another row of the same user."
+        default=None,
+        description="Share of rows with a row of the same user and time, but another item.",
     )
     tie_break: dict[str, Any] = Field(default={}, description="Rule that orders tied events, and its seed.")
     time: dict[str, str] = Field(

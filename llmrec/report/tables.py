@@ -340,7 +340,7 @@ def _text(value: Any) -> str:
 
 def data_checks(card: DatasetCard) -> list[tuple[str, str]]:
     """The checks of a dataset card for people: what was measured, and the share or time."""
-    shares = {"events at the time of another event of the user": card.tied_events}
+    shares = {"events at the time of an event of the user with another item": card.tied_events}
     times: dict[str, Number] = {}
     if card.checks is not None:
         checks = card.checks

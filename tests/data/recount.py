@@ -62,7 +62,7 @@ def recount(tables: Tables, section: DataConfig, least: int, seed: int = 0) -> d
         "density": pairs / (len(users) * len(items)),
         "sparsity": 1 - pairs / (len(users) * len(items)),
         "repeated_items": float(flat.duplicated(["user_id", "item_id"]).mean()),
-        "tied_events": float(kept.duplicated(["user_id", "timestamp"], keep=False).mean()),
+        "tied_events": float((kept.groupby(["user_id", "timestamp"])["item_id"].transform("nunique") > 1).mean()),
         "time": {"first": _iso(kept["timestamp"].min()), "last": _iso(kept["timestamp"].max())},
         "history_length": {
             name: float(pd.Series(lengths).quantile(share))
@@ -85,11 +85,12 @@ def _iso(seconds: int) -> str:
 
 def _losses(tables: Tables, kept: pd.DataFrame, clicks: int, keep: bool, users: list[str]) -> dict[str, Any]:
     events = tables.events
-    repeated = "repeated click on an item at the same time" if keep else "repeated click on an item"
+    moments = len(kept[kept["click"]].drop_duplicates(["user_id", "item_id", "timestamp"]))
     by_rule = {
         "user with too few clicks": len(events) - len(kept),
         "neither click nor purchase": int((~kept["click"]).sum()),
-        repeated: int(kept["click"].sum()) - clicks,
+        "repeated click on an item at the same time": int(kept["click"].sum()) - moments,
+        "repeated click on an item": moments - clicks,
     }
     unusable = tables.left_out.get("events", {})
     left_out = {**tables.left_out, "events": unusable | {why: count for why, count in by_rule.items() if count}}
@@ -205,7 +206,9 @@ def _checks(
     return {
         "sorted_histories": float(np.mean(is_ascending)),
         "sorted_by_chance": float(np.mean([1 / math.factorial(len(one)) for one in long])),
-        "repeated_clicks": float(clicks.duplicated(["user_id", "item_id"]).mean()),
+        "repeated_clicks": float(
+            clicks.drop_duplicates(["user_id", "item_id", "timestamp"]).duplicated(["user_id", "item_id"]).mean()
+        ),
         "test_rows_seen_in_training": _test_rows_seen(clicks),
         "same_day_targets": days,
         "median_seconds_before_target": {name: float(np.median(gap)) for name, gap in gaps.items()},

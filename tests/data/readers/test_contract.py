@@ -115,10 +115,12 @@ def test_missing_ratings_are_counted_with_their_reason(tmp_path):
 
 def test_exact_duplicates_of_events_count_once(tmp_path):
     config = section(tmp_path, LOG + LOG.partition("\n")[2])
-    assert card(config)["losses"]["events_left_out"] == {"repeated click on an item": 6}
-    kept = card(config.model_copy(update={"repeats": "keep"}))
-    assert kept["clicks"] == 6
-    assert kept["losses"]["events_left_out"] == {"repeated click on an item at the same time": 6}
+    for repeats in ("first", "keep"):
+        found = card(config.model_copy(update={"repeats": repeats}))
+        assert found["clicks"] == 6
+        assert found["losses"]["events_left_out"] == {"repeated click on an item at the same time": 6}
+        assert "remove exact duplicates" in found["losses"]["warnings"][0]
+        assert found["tied_events"] == found["checks"]["repeated_clicks"] == 0
 
 
 def test_a_time_beyond_the_horizon_names_its_line(tmp_path):
