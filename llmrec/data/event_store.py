@@ -5,7 +5,7 @@ file with an engine (`llmrec.data.engines`), which sorts and groups what does no
 same SQL.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,7 +71,9 @@ class Collected:
     future: int = 0
 
 
-def collect_events(log: RawLog, config: DataConfig, file: Path, now: float) -> Collected:
+def collect_events(
+    log: RawLog, config: DataConfig, file: Path, now: float, advance: Callable[[int], Any] = lambda events: None
+) -> Collected:
     """Reads the events of a log once and writes them as numbers.
 
     Args:
@@ -79,6 +81,7 @@ def collect_events(log: RawLog, config: DataConfig, file: Path, now: float) -> C
         config: its rules say which columns are kept.
         file: the Parquet file to write.
         now: see `Collected`.
+        advance: called with the number of events that have been read so far.
 
     Raises:
         DataError: an event cannot be used, or the log lacks the split that the config names.
@@ -95,6 +98,7 @@ def collect_events(log: RawLog, config: DataConfig, file: Path, now: float) -> C
             writer = writer or pq.ParquetWriter(file, rows.schema)
             writer.write_table(rows)
             _count(found, part)
+            advance(found.events)
     finally:
         if writer is not None:
             writer.close()

@@ -6,6 +6,7 @@ time order, hold out targets by every configured split, write the card, and save
 
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from llmrec.data.losses import (
 from llmrec.data.purchases import known_purchases
 from llmrec.data.ragged import Ragged
 from llmrec.data.readers import RawLog, check_log, read_log
+from llmrec.data.readers.csv_and_json import estimated_rows
 from llmrec.data.readers.unchanged import unchanged_files
 from llmrec.data.splits import (
     PARTS,
@@ -46,6 +48,7 @@ from llmrec.data.splits import (
     temporal,
 )
 from llmrec.errors import DataError
+from llmrec.progress import bar
 
 SECONDS_PER_DAY = 86_400
 REPORTED = ("users", "items", "events", "clicks", "purchases", "train_clicks", "density")  # keys of the card
@@ -81,9 +84,9 @@ def prepare_stage(run: StageRun) -> None:
     config = run.config.data
     run.begin("data")
     try:
-        with unchanged_files():
+        with unchanged_files(), bar("data") as progress:
             log = read_log(config)
-            data = build_data(log, config, config.seed, run.path("data").parent)
+            data = build_data(log, config, config.seed, run.path("data").parent, progress.update)
         save_data(data, run.path("data"))
     except BaseException:
         # Most failures are fixed in the config. A stage that counts as started would refuse the changed config.
@@ -101,7 +104,13 @@ def prepare_stage(run: StageRun) -> None:
     run.finish("data", {**counts, "examples": examples(log), "summary": [summary(data.card), *warnings]})
 
 
-def build_data(log: RawLog, config: DataConfig, seed: int, directory: Path | None = None) -> InteractionData:
+def build_data(
+    log: RawLog,
+    config: DataConfig,
+    seed: int,
+    directory: Path | None = None,
+    progress: Callable[[int, int, str], Any] = lambda *_: None,
+) -> InteractionData:
     """Histories, splits and card of a log. Equal arguments give equal results in every process.
 
     Items keep the order of the item table and include items without events. Users are sorted by id, with digits
@@ -112,6 +121,7 @@ def build_data(log: RawLog, config: DataConfig, seed: int, directory: Path | Non
         config: its rules, splits and `min_user_events` are used.
         seed: orders equal timestamps and draws the targets of the temporal split.
         directory: where temporary files may lie, about 20 bytes an event; None for the system's place for them.
+        progress: called with events read, events in all (an estimate) and what is being done.
 
     Raises:
         ConfigError: a rule cannot be used with this log.
@@ -122,10 +132,26 @@ def build_data(log: RawLog, config: DataConfig, seed: int, directory: Path | Non
     log = check_log(log)
     # A name of this form is removed by the next run if this one is killed.
     with tempfile.TemporaryDirectory(prefix=".events.", suffix=".tmp", dir=directory) as folder:
-        found = collect_events(log, config, Path(folder) / "events.parquet", now=time.time() + SECONDS_PER_DAY)
+        total = _estimated_events(log)
+        found = collect_events(
+            log,
+            config,
+            Path(folder) / "events.parquet",
+            now=time.time() + SECONDS_PER_DAY,
+            advance=lambda events: progress(events, max(events, total), "reading"),
+        )
         check_bad_rows(found, config)
+        progress(found.events, found.events, "sorting and counting")
         with open_store(found, config) as store:
             return _build(store, found, config, seed)
+
+
+def _estimated_events(log: RawLog) -> int:
+    """About how many events a log has; 0 if its source is no file."""
+    try:
+        return estimated_rows(Path(log.event_source.path))
+    except (OSError, EOFError, ValueError):  # a directory, a log in memory, or a file that reading will refuse
+        return 0
 
 
 def _build(store: EventStore, found: Collected, config: DataConfig, seed: int) -> InteractionData:

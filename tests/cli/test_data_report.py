@@ -46,7 +46,7 @@ CHARTS = [
 
 ALL_ROWS = (
     "users, items, clicks",
-    "events at the time of another event of the user",
+    "events at the time of an event of the user with another item",
     "histories in order of item id",
     "clicks that repeat an item of the user",
     "test rows that repeat a training row",
@@ -63,7 +63,7 @@ def test_a_log_without_times(llmrec, capsys, tmp_path: Path) -> None:
     printed, card, charts = report(
         llmrec, capsys, write(tmp_path, rows, "user_id,item_id", columns={"timestamp": None}, min_user_events=3)
     )
-    assert "events at the time of another event" in printed and "what counts reach" in printed
+    assert "events at the time of an event of the user" in printed and "what counts reach" in printed
     assert charts == ["Who has the clicks", "Test targets on rare items"]
     assert card["time"] == {}
     assert card["checks"]["same_day_targets"] == {} and card["checks"]["median_seconds_before_target"] == {}

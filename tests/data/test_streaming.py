@@ -165,6 +165,18 @@ def test_recbole_benchmark_files_and_items_without_a_table(tmp_path):
     assert events_of(log)["split"].value_counts(sort=False).to_dict() == {"train": 40, "valid": 40, "test": 40}
 
 
+@pytest.mark.parametrize("suffix", [*FORMATS, ".csv.gz"])
+def test_progress_counts_events_and_estimates_all_of_them(tmp_path, suffix):
+    log = random_log(0)
+    config = write(log.assign(rating=3), tmp_path, suffix)
+    shown: list[tuple[int, int, str]] = []
+    build_data(read_log(config), config, seed=0, progress=lambda *now: shown.append(now))
+    reading = [now for now in shown if now[2] == "reading"]
+    assert len(reading) > 1 and [now[0] for now in reading] == sorted(now[0] for now in reading)
+    assert reading[-1][0] == shown[-1][0] == shown[-1][1] == len(log)
+    assert all(total == pytest.approx(len(log), rel=0.1) for _, total, _ in reading)
+
+
 def test_a_file_that_grows_is_refused(tmp_path):
     config = write(random_log(0).assign(rating=3), tmp_path, ".csv")
     log = read_log(config)

@@ -4,6 +4,7 @@ This is the place for quirks of file syntax, with `delimited` and `text_files`. 
 Every failure is a `DataError` that names the file and, for text files, the line.
 """
 
+import gzip
 import json
 from collections.abc import Iterator
 from itertools import islice
@@ -24,6 +25,7 @@ from llmrec.errors import DataError
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
 PART_ROWS = 500_000  # rows of a part
+SAMPLED_BYTES = 1 << 20  # of a text file whose rows are estimated
 
 
 def stream_jsonl(path: Path, fields: list[str] | None = None, text: TextFormat = UTF_8) -> TableStream:
@@ -113,6 +115,20 @@ def stream_any_table(path: Path, text: TextFormat = UTF_8) -> TableStream:
 def read_any_table(path: Path, text: TextFormat = UTF_8) -> Table:
     """Reads a file as one table; arguments and errors are those of `stream_any_table`."""
     return stream_any_table(path, text).whole()
+
+
+def estimated_rows(path: Path) -> int:
+    """About how many rows a file has: the exact number of a Parquet file, else by the length of its first lines.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is no Parquet file.
+    """
+    if path.suffix == ".parquet":
+        return pq.ParquetFile(path).metadata.num_rows
+    with path.open("rb") as raw, gzip.open(raw) if path.suffix == ".gz" else raw as binary:
+        lines = binary.read(SAMPLED_BYTES).count(b"\n")
+        return int(lines * path.stat().st_size / max(1, raw.tell()))
 
 
 def copy_first_rows(path: Path, target: Path, rows: int) -> None:
