@@ -161,7 +161,7 @@ def _catalogue_routes(service: Service) -> APIRouter:
             erased=person.erased,
         )
 
-    @router.delete("/users/{user:path}")
+    @router.delete("/users/{user:path}", responses=_errors(404))  # an id with a line break fits no route
     async def erase(user: Annotated[UserId, user_path]) -> DeletedResponse:
         """Deletes all feedback, impressions and comparisons of a person, and lists the person for the next training.
 
