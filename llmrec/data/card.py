@@ -10,6 +10,7 @@ from llmrec.config import DataConfig
 from llmrec.data.dataset import InteractionData
 from llmrec.data.doctor import measure_checks, warnings_of
 from llmrec.data.event_store import EventCounts
+from llmrec.data.harm import as_card
 from llmrec.data.losses import Losses
 from llmrec.data.ragged import Ragged
 from llmrec.data.splits import Split
@@ -52,8 +53,9 @@ def dataset_card(data: InteractionData, config: DataConfig, preparation: Prepara
         has clicked before. `events`, `click_events` and `purchase_events`
         count rows of the log. `density` is clicks / (users * items). `tied_events` is the share of rows that share
         their timestamp with a row of the same user and another item. `time` is empty if the log has only an order.
-        `train_clicks` counts the clicks that all splits leave for training. `checks` and `warnings` are those of
-        `llmrec.data.doctor`.
+        `train_clicks` counts the clicks that all splits leave for training. `checks` are those of
+        `llmrec.data.doctor`. `warnings` are all that is known to harm results, most harmful first; `losses` has the
+        texts of those about left-out rows once more.
     """
     lengths = Ragged.of(data.histories).lengths
     pairs = preparation.counts.pairs
@@ -76,7 +78,7 @@ def dataset_card(data: InteractionData, config: DataConfig, preparation: Prepara
         "losses": preparation.losses.as_card(),
         "checks": measure_checks(data, preparation.counts, preparation.timed),
     }
-    return card | {"warnings": warnings_of(card)}
+    return card | {"warnings": as_card([*preparation.losses.warnings, *warnings_of(card)])}
 
 
 def _counts(data: InteractionData, counts: EventCounts) -> dict[str, int]:

@@ -6,9 +6,8 @@ They belong to `llmrec prepare --report`, which writes them into the dataset car
 import numpy as np
 
 from llmrec.data.dataset import InteractionData
+from llmrec.data.exposures import Curve, exposure_curves
 from llmrec.data.ragged import Ragged
-
-Curve = list[tuple[float, float]]
 
 SECONDS_PER_DAY = 86_400
 SESSION_GAP = 30 * 60  # seconds without a click that end a session, as in web analytics
@@ -33,6 +32,7 @@ def measure_curves(data: InteractionData, timed: bool) -> dict[str, Curve]:
         follows within 30 minutes.
         `gaps`: share of the gaps between two clicks of a user that are shorter than 10^x seconds.
         `cold_<split>`: share of the split's test targets whose item has at most x training clicks, x from 0 to 20.
+        `propensities`, `click_rate`: see `exposure_curves`.
     """
     histories = Ragged.of(data.histories)
     curves = {
@@ -49,7 +49,7 @@ def measure_curves(data: InteractionData, timed: bool) -> dict[str, Curve]:
         test = parts["test"]
         clicks = training[histories.at(test.users, test.positions)]
         curves[f"cold_{split}"] = [(float(x), float(np.mean(clicks <= x))) for x in range(WARM + 1)]
-    return curves
+    return curves | exposure_curves(data.exposures)
 
 
 def _largest_first(counts: np.ndarray) -> Curve:

@@ -8,12 +8,14 @@ import pandas as pd
 
 from llmrec.config import DataConfig
 from llmrec.data.dataset import InteractionData
-from llmrec.data.event_store import Collected
+from llmrec.data.event_store import Collected, EventCounts
+from llmrec.data.harm import Warned, by_harm
 from llmrec.data.ragged import Ragged
 from llmrec.data.readers.amazon import WITHOUT_METADATA, WITHOUT_STARS
 from llmrec.data.readers.decimals import UNCLEAR
 from llmrec.data.readers.delimited import NOT_PARSED
 from llmrec.data.readers.raw import UNKNOWN_ITEM, UNTITLED, RawLog, Source
+from llmrec.data.readers.untitled import NO_ITEM_TABLE
 from llmrec.errors import DataError
 
 NOT_A_CLICK = "neither click nor purchase"
@@ -54,7 +56,7 @@ class Losses:
         users_with_attributes: users with at least one attribute that is not empty.
         items_with_facts: items with a category, a year or a row in the table of facts.
         cut_ids: number of rows whose id `123.0` was read as `123`, by `TABLE.COLUMN`.
-        warnings: ratios that are unlikely to be meant, each with the config key that mends it.
+        warnings: ratios that are unlikely to be meant, each with the config key that mends it; most harmful first.
     """
 
     events_read: int
@@ -62,7 +64,7 @@ class Losses:
     users_with_attributes: int
     items_with_facts: int
     cut_ids: dict[str, int] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[Warned] = field(default_factory=list)
 
     def as_card(self) -> dict[str, Any]:
         """The part of the dataset card, which shows no value of a single row."""
@@ -72,16 +74,19 @@ class Losses:
             "users_with_attributes": self.users_with_attributes,
             "items_with_facts": self.items_with_facts,
             **({"ids_without_fraction": self.cut_ids} if self.cut_ids else {}),
-            "warnings": self.warnings,
+            "warnings": [warning.text for warning in self.warnings],
         }
 
 
-def count_losses(found: Collected, data: InteractionData, by_rule: dict[str, int], config: DataConfig) -> Losses:
+def count_losses(
+    found: Collected, data: InteractionData, counts: EventCounts, by_rule: dict[str, int], config: DataConfig
+) -> Losses:
     """Counts what became of the rows of a log.
 
     Args:
         found: what the log holds.
         data: the prepared data.
+        counts: counts of the events of its users.
         by_rule: usable events that are in no history, by reason.
         config: the section that the data was prepared with.
     """
@@ -101,7 +106,7 @@ def count_losses(found: Collected, data: InteractionData, by_rule: dict[str, int
         items_with_facts=int(has_fact.sum()),
         cut_ids={f"{name}.{key}": n for name, one in _sources(found.log).items() for key, n in one.cut_ids.items()},
     )
-    return replace(losses, warnings=_warnings(found, data, losses, config))
+    return replace(losses, warnings=_warnings(found, data, losses, counts, config))
 
 
 def check_bad_rows(found: Collected, config: DataConfig) -> None:
@@ -141,51 +146,20 @@ def _counts(source: Source) -> dict[str, int]:
     return {reason: loss.count for reason, loss in source.losses.items()}
 
 
-def _warnings(found: Collected, data: InteractionData, losses: Losses, config: DataConfig) -> list[str]:
-    log = found.log
-    texts = [_share_left_out(losses, has_exposures=len(data.exposures) > 0), *(_times(found) if log.timed else [])]
-    if config.purchase and not Ragged.of(data.purchases).flat().any():
-        rules = ", ".join(config.purchase)
-        texts.append(
-            f"No event is a purchase by the rules of `data.purchase` ({rules}). Correct them, or set "
-            "`data.purchase: []`."
-        )
-    for name, numbers in found.numbers.items():
-        if numbers < found.events:
-            texts.append(
-                f"{found.events - numbers:,} of {found.events:,} events have no number in `{name}`, so no rule that "
-                "compares it matches them. Complete the column, or add a rule for them to `data.click`."
-            )
-    unused = len(log.items) - int(found.used.sum())
-    if unused > ITEMS_WITHOUT_EVENTS * len(log.items):
-        texts.append(
-            f"{unused:,} of {len(log.items):,} items have no event. Check `data.items` and `data.columns.item_id`, or "
-            "remove items that cannot be recommended."
-        )
-    if len(log.users) and not losses.users_with_attributes:
-        texts.append(
-            f"None of the {len(log.users):,} rows of the user table has an attribute of a user of the log. Check "
-            "`data.users` and `data.columns.user_id`."
-        )
-    untitled = losses.left_out["items"].get(UNTITLED, 0)
-    if untitled:
-        without_table = config.format == "table" and config.items is None
-        mended = "Name an item table in" if without_table else "Complete the column `title` of"
-        texts.append(
-            f"{untitled:,} of {len(log.items):,} items have no title, so their ids stand in. {mended} `data.items`, "
-            "because the language model learns an item from its title."
-        )
-    unclear = losses.left_out["items"].get(UNCLEAR, 0)
-    if unclear:
-        texts.append(
-            f"{unclear:,} numbers of the item table have a comma that may separate decimals or thousands, so they are "
-            "read as text. Set `data.decimal`."
-        )
-    return [warning for warning in texts if warning]
+def _warnings(
+    found: Collected, data: InteractionData, losses: Losses, counts: EventCounts, config: DataConfig
+) -> list[Warned]:
+    warnings = [
+        *_share_left_out(losses, has_exposures=len(data.exposures) > 0),
+        *(_times(found) if found.log.timed else []),
+        *_rules(found, data, counts, config),
+        *_tables(found, losses, config),
+    ]
+    return by_harm(warnings)
 
 
-def _share_left_out(losses: Losses, has_exposures: bool) -> str:
-    """The warning about events that are in no history; "" if they are few.
+def _share_left_out(losses: Losses, has_exposures: bool) -> list[Warned]:
+    """The warning about events that are in no history; empty if they are few.
 
     Repeated clicks are left out by design, and exposures are not meant to be clicks.
     """
@@ -193,41 +167,120 @@ def _share_left_out(losses: Losses, has_exposures: bool) -> str:
     counts = {reason: count for reason, count in losses.left_out["events"].items() if reason not in meant}
     total = sum(counts.values())
     if total <= LEFT_OUT * losses.events_read:
-        return ""
+        return []
     largest = max(counts, key=lambda reason: counts[reason])
     mended = _MENDED_BY.get(largest, "Check `data.columns` and `data.timestamp_format`.")
-    return (
-        f"{total:,} of {losses.events_read:,} events ({total / losses.events_read:.0%}) are left out, most of them for "
+    share = total / losses.events_read
+    text = (
+        f"{total:,} of {losses.events_read:,} events ({share:.0%}) are left out, most of them for "
         f"{largest} ({counts[largest]:,}). {mended}"
     )
+    return [Warned("weak", share, "models learn from the other events, which may be of another kind", text)]
 
 
-def _times(found: Collected) -> list[str]:
+def _times(found: Collected) -> list[Warned]:
     """Warnings about the times of a log."""
     source = found.log.event_source
     (earliest, earliest_line), (latest, latest_line) = found.first, found.last
-    texts = []
+    warnings = []
     if found.events > 1 and earliest == latest:
-        texts.append(
+        text = (
             "All events have the same time. Check `data.columns.timestamp`; if the lines are in the order of time, set "
             "it to null."
         )
+        warnings.append(Warned("wrong", 1.0, "the next item of every event is drawn by a seed", text))
     first = pd.Timestamp(earliest, unit="s")
     if first.year < EARLIEST_YEAR:
-        texts.append(
-            f"The first event is from {first:%Y-%m-%d} ({_place(source, earliest_line)}). "
-            + (
-                _small_times(earliest, latest)
-                if earliest < latest < SECONDS_OF_1970
-                else "If that is wrong, check `data.columns.timestamp` and set `data.timestamp_format`."
-            )
-        )
+        begin = f"The first event is from {first:%Y-%m-%d} ({_place(source, earliest_line)})."
+        if earliest < latest < SECONDS_OF_1970:
+            why = "times are in another unit, so sessions, days and decays are"
+            warnings.append(Warned("wrong", 1.0, why, f"{begin} {_small_times(earliest, latest)}"))
+        else:
+            fix = "If that is wrong, check `data.columns.timestamp` and set `data.timestamp_format`."
+            warnings.append(Warned("odd", 1 / found.events, "old times may be right", f"{begin} {fix}"))
     if found.future:
-        texts.append(
+        text = (
             f"{found.future:,} events are in the future, the last on {pd.Timestamp(latest, unit='s'):%Y-%m-%d} "
             f"({_place(source, latest_line)}). Correct or delete them, or set `data.timestamp_format`."
         )
-    return texts
+        why = "the test targets are the latest events, so wrong times are tested first"
+        warnings.append(Warned("wrong", found.future / found.events, why, text))
+    return warnings
+
+
+def _rules(found: Collected, data: InteractionData, counts: EventCounts, config: DataConfig) -> list[Warned]:
+    """Warnings about rules that match no event, or cannot match some."""
+    warnings = []
+    if config.purchase and not Ragged.of(data.purchases).flat().any():
+        if counts.purchases:
+            text = (
+                f"{counts.purchases:,} events are purchases, but each comes after its user's first held-out click, so "
+                "no history may show it. Hold out less, or set `data.purchase: []`."
+            )
+        else:
+            text = (
+                f"No event is a purchase by the rules of `data.purchase` ({', '.join(config.purchase)}). Correct them, "
+                "or set `data.purchase: []`."
+            )
+        warnings.append(Warned("weak", 1.0, "the purchase model has nothing to learn from", text))
+    for name, numbers in found.numbers.items():
+        if numbers < found.events:
+            missing = found.events - numbers
+            text = (
+                f"{missing:,} of {found.events:,} events have no number in `{name}`, so no rule that "
+                "compares it matches them. Complete the column, or add a rule for them to `data.click`."
+            )
+            warnings.append(Warned("weak", missing / found.events, "clicks among them are not counted", text))
+    return warnings
+
+
+def _tables(found: Collected, losses: Losses, config: DataConfig) -> list[Warned]:
+    """Warnings about the tables of items and users."""
+    log = found.log
+    items = len(log.items)
+    warnings = []
+    unused = items - int(found.used.sum())
+    if unused > ITEMS_WITHOUT_EVENTS * items:
+        text = (
+            f"{unused:,} of {items:,} items have no event. Check `data.items` and `data.columns.item_id`, or "
+            "remove items that cannot be recommended."
+        )
+        warnings.append(
+            Warned("odd", unused / items, "these items take part in every ranking, and few rank high", text)
+        )
+    if len(log.users) and not losses.users_with_attributes:
+        text = (
+            f"None of the {len(log.users):,} rows of the user table has an attribute of a user of the log. Check "
+            "`data.users` and `data.columns.user_id`."
+        )
+        warnings.append(Warned("weak", 1.0, "prompts and reward models know nothing of users", text))
+    untitled = losses.left_out["items"].get(UNTITLED, 0)
+    if untitled:
+        text = (
+            f"{untitled:,} of {items:,} items have no title, so their ids stand in. {_title_source(log, config)}, "
+            "because the language model learns an item from its title."
+        )
+        warnings.append(Warned("weak", untitled / items, "the language model has no words for these items", text))
+    unclear = losses.left_out["items"].get(UNCLEAR, 0)
+    if unclear:
+        text = (
+            f"{unclear:,} numbers of the item table have a comma that may separate decimals or thousands, so they are "
+            "read as text. Set `data.decimal`."
+        )
+        why = "only reward terms and requests on these columns miss them"
+        warnings.append(Warned("odd", min(1.0, unclear / items), why, text))
+    return warnings
+
+
+def _title_source(log: RawLog, config: DataConfig) -> str:
+    """What to do about missing titles: only some formats have a table that a key of the config names."""
+    if config.format == "table" and config.items is None:
+        return "Name an item table in `data.items`"
+    if config.format in ("table", "amazon2023"):
+        return "Complete the column `title` of `data.items`"
+    if config.format == "recbole" and str(log.item_source.path).endswith(NO_ITEM_TABLE):
+        return "Add NAME.item with the columns `item_id:token` and `title:token_seq` to the directory of the log"
+    return f"Complete the titles in {Path(log.item_source.path).name}"
 
 
 def _small_times(earliest: int, latest: int) -> str:

@@ -96,10 +96,10 @@ def prepare_stage(run: StageRun) -> None:
         raise
     counts = {key: data.card[key] for key in (*REPORTED, "losses")}
     warnings = [f"warning: {warning}" for warning in data.card["losses"]["warnings"]]
-    if data.card["warnings"]:
+    others = len(data.card["warnings"]) - len(warnings)
+    if others:
         warnings.append(
-            f"warnings about the order and overlap of the data: {len(data.card['warnings'])}. "
-            "`llmrec prepare --report` prints them."
+            f"warnings about order, overlap and skew of the data: {others}. `llmrec prepare --report` prints them."
         )
     run.finish("data", {**counts, "examples": examples(log), "summary": [summary(data.card), *warnings]})
 
@@ -192,7 +192,7 @@ def _build(store: EventStore, found: Collected, config: DataConfig, seed: int) -
         SAME_CLICK: counts.clicks - counts.moments,
         REPEATED_CLICK: counts.moments - len(history["item"]),
     }
-    losses = count_losses(found, data, by_rule, config)
+    losses = count_losses(found, data, counts, by_rule, config)
     preparation = Preparation(counts, splits, dropped_users=dropped, seed=seed, timed=log.timed, losses=losses)
     return replace(data, card=dataset_card(data, config, preparation))
 

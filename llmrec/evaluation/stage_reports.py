@@ -1,10 +1,10 @@
 """Sections of `report.json` that earlier stages measured: the data, the reward model and PPO's guard."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, BeforeValidator, Field
 
-from llmrec.evaluation.estimates import Estimate, Number, Section
+from llmrec.evaluation.estimates import Estimate, Interval, Number, Section
 
 
 class DatasetSource(Section):
@@ -23,6 +23,36 @@ class DatasetSplit(Section):
     starts: dict[str, str] = Field(
         default={}, description="Time at which validation and test begin, for a temporal split."
     )
+
+
+class ExposureChecks(Section):
+    """Properties of logged exposures that off-policy results depend on."""
+
+    click_rate: Number = Field(default=None, description="Share of the exposures that were clicked.")
+    without_propensity: Number = Field(default=None, description="Share of the exposures without a propensity.")
+    smallest_propensity: Number = Field(default=None, description="Smallest known propensity.")
+    median_propensity: Number = Field(default=None, description="Median of the known propensities.")
+    uniform_sample_size: Number = Field(
+        default=None,
+        description="Effective sample size of a policy that shows the logged items equally often, as a share of the "
+        "exposures with a propensity.",
+    )
+
+
+class DataWarning(Section):
+    """A property of the log that harms results, and what to do about it."""
+
+    harm: str | None = Field(
+        default=None,
+        description="`wrong`: results say something else than they seem to; `weak`: models learn less, or the result "
+        "holds for less; `odd`: results hardly change. Null for a card of an earlier version.",
+    )
+    share: Number = Field(
+        default=None,
+        description="How large a part of the log it is about, 0 to 1: of its events, users, items or test targets.",
+    )
+    why: str | None = Field(default=None, description="How it harms.")
+    text: str = Field(default="", description="What was found, and what to do.")
 
 
 class DatasetChecks(Section):
@@ -57,6 +87,11 @@ class DatasetChecks(Section):
         description="Share of the test targets whose whole sequence of 3 or more items is also the start of a training "
         "history, by split.",
     )
+    largest_user: Number = Field(default=None, description="Share of the clicks that the most active user has.")
+    largest_item: Number = Field(default=None, description="Share of the clicks that the most clicked item has.")
+    exposures: ExposureChecks | None = Field(
+        default=None, description="Properties of the logged exposures; null for a log without them."
+    )
 
 
 class CountsAccuracy(Section):
@@ -64,6 +99,25 @@ class CountsAccuracy(Section):
 
     hr: Number = Field(default=None, description="HR@10.")
     ndcg: Number = Field(default=None, description="NDCG@10.")
+    hr_interval: Interval = Field(
+        default=None, description="95 % interval of HR@10 over users by the normal approximation."
+    )
+    ndcg_interval: Interval = Field(
+        default=None, description="95 % interval of NDCG@10 over users by the normal approximation."
+    )
+
+
+class CountedTargets(Section):
+    """Test targets of one split at which the accuracy of counts was measured."""
+
+    targets: int | None = Field(default=None, description="Number of measured test targets.")
+    users: int | None = Field(default=None, description="Number of their users.")
+    of_users: int | None = Field(default=None, description="Number of users with a test target in the split.")
+
+
+def _warning_of(value: Any) -> Any:
+    """A warning of a card; cards of earlier versions have its text alone."""
+    return {"text": value} if isinstance(value, str) else value
 
 
 class DatasetCard(Section):
@@ -116,12 +170,17 @@ class DatasetCard(Section):
         "warnings about unlikely ratios.",
     )
     checks: DatasetChecks | None = Field(default=None, description="Properties of the log that can mislead.")
-    warnings: list[str] = Field(default=[], description="What to do about those properties.")
+    warnings: list[Annotated[DataWarning, BeforeValidator(_warning_of)]] = Field(
+        default=[], description="All that is known to harm results on the log, most harmful first."
+    )
     counts: dict[str, dict[str, dict[str, CountsAccuracy]]] = Field(
         default={},
         description="Accuracy of `popularity`, `first_order`, `transitions` and, if repeats are kept, "
         "`personal_popularity` by split, counts and training data (`train`, or `refitted` on all events before the "
         "test). Measured by `llmrec prepare --report`.",
+    )
+    counted: dict[str, CountedTargets] = Field(
+        default={}, description="Test targets behind `counts`, by split: a seeded sample of users if there are many."
     )
     curves: dict[str, list[tuple[float, float]]] = Field(
         default={},

@@ -5,8 +5,11 @@ from typing import Self
 import numpy as np
 from scipy import sparse
 
+from llmrec.data.ragged import Ragged
 from llmrec.recommenders.popularity import item_counts
 from llmrec.recommenders.protocol import Histories
+
+PART = 10_000_000  # clicks that are counted at once
 
 
 class Transitions:
@@ -46,11 +49,9 @@ class Transitions:
     def fit(self, train_histories: Histories, num_items: int) -> Self:
         """Counts the transitions of training histories."""
         counts = sparse.csr_array((num_items, num_items), dtype=np.float64)
-        for distance in range(1, self.distance + 1):
-            long_enough = [history for history in train_histories if len(history) > distance]
-            if long_enough:
-                before = np.concatenate([history[:-distance] for history in long_enough])
-                after = np.concatenate([history[distance:] for history in long_enough])
+        for part in Ragged.of(train_histories).parts(PART):
+            for distance in range(1, self.distance + 1):
+                before, after = _pairs(part, distance)
                 weights = np.full(len(before), self.distance_decay ** (distance - 1))
                 counts += sparse.csr_array((weights, (before, after)), shape=counts.shape)
         row_weights = (counts.sum(axis=1) + 1.0) ** -self.damping
@@ -70,3 +71,11 @@ class Transitions:
         context = sparse.csr_array((weights.astype(np.float32), columns, starts), shape=shape)
         followers = sparse.csr_array(context @ self.transitions)
         return followers.toarray() + np.float32(self.popularity_weight) * self.popularity
+
+
+def _pairs(histories: Ragged, distance: int) -> tuple[np.ndarray, np.ndarray]:
+    """The items that stand `distance` places apart in one history, the earlier and the later ones, each [P]."""
+    items = histories.flat()
+    ends = np.repeat(np.cumsum(histories.lengths), histories.lengths)
+    rows = np.flatnonzero(np.arange(distance, len(items) + distance) < ends)
+    return items[rows], items[rows + distance]

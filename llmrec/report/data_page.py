@@ -2,10 +2,16 @@
 
 from llmrec.evaluation.report import DatasetCard
 from llmrec.report.charts import Line, LineChart
-from llmrec.report.format import ABSENT, number
+from llmrec.report.format import ABSENT, interval, number, percent
 from llmrec.report.glossary import label
 from llmrec.report.page import templates
-from llmrec.report.tables import Cell, Row, Table, data_checks, pairs
+from llmrec.report.tables import Cell, Row, Table, counted_targets, data_checks, harm_of, pairs
+
+HARMS = {
+    "wrong": "results say something else than they seem to",
+    "weak": "results are right, but models learn less or the result holds for less",
+    "odd": "results hardly change",
+}
 
 
 def data_page(card: DatasetCard, name: str) -> str:
@@ -15,9 +21,8 @@ def data_page(card: DatasetCard, name: str) -> str:
         card: the dataset card, with `counts` and `curves`.
         name: name of the run.
     """
-    losses = card.losses
     facts = card.as_json()
-    for shown in ("warnings", "counts", "curves", "losses", "checks"):
+    for shown in ("warnings", "counts", "counted", "curves", "losses", "checks"):
         facts.pop(shown, None)
     return (
         templates()
@@ -25,7 +30,8 @@ def data_page(card: DatasetCard, name: str) -> str:
         .render(
             name=name,
             verdict=f"{card.users or 0:,} users, {card.items or 0:,} items, {card.clicks or 0:,} clicks",
-            remarks=[*losses.get("warnings", []), *card.warnings],
+            warnings=[(harm_of(warning), warning.text) for warning in card.warnings],
+            harms=HARMS,
             charts=data_charts(card),
             losses=losses_table(card),
             counts=[counts_table(split, card) for split in card.counts],
@@ -68,8 +74,32 @@ def data_charts(card: DatasetCard) -> list[LineChart]:
             "share of targets",
             _lines(card, "cold_"),
         ),
+        LineChart(
+            title="Propensities of exposures",
+            x="at most 10 to this power",
+            y="share of the exposures",
+            lines=_lines(card, "propensities"),
+            note=_without_propensity(card),
+        ),
+        LineChart(
+            title="Clicks by position",
+            x="position",
+            y="share of the exposures clicked",
+            lines=_lines(card, "click_rate"),
+            note="Positions up to 20. A fall shows where users look, and what the logging policy placed first.",
+        ),
     ]
     return [chart for chart in charts if chart.lines]
+
+
+def _without_propensity(card: DatasetCard) -> str:
+    found = card.checks.exposures if card.checks is not None else None
+    if found is None or found.smallest_propensity is None:
+        return ""
+    return (
+        f"-1 is 0.1. The smallest is {found.smallest_propensity:.3g}; {percent(found.without_propensity)} of the "
+        "exposures have none."
+    )
 
 
 def _lines(card: DatasetCard, prefix: str) -> list[Line]:
@@ -98,6 +128,9 @@ def counts_table(split: str, card: DatasetCard) -> Table:
     columns = ["HR@10", "NDCG@10", "HR@10, refitted", "NDCG@10, refitted"]
     rows = []
     for name, fits in card.counts[split].items():
-        values = [value for key in ("train", "refitted") for value in (fits[key].hr, fits[key].ndcg)]
-        rows.append(Row(label(name), [Cell(number(value, 4), raw=value) for value in values]))
-    return Table(f"{label(split)}: what counts reach", "counts of", columns, rows)
+        cells = []
+        for one in (fits["train"], fits["refitted"]):
+            for value, bounds in ((one.hr, one.hr_interval), (one.ndcg, one.ndcg_interval)):
+                cells.append(Cell(number(value, 4), interval(bounds, 4) if bounds else "", raw=value))
+        rows.append(Row(label(name), cells))
+    return Table(f"{label(split)}: what counts reach{counted_targets(card, split)}", "counts of", columns, rows)

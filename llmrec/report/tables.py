@@ -10,6 +10,7 @@ from llmrec.evaluation.report import (
     POLICIES,
     Comparison,
     DatasetCard,
+    DataWarning,
     Estimate,
     EventQuality,
     GenerationReport,
@@ -338,10 +339,28 @@ def _text(value: Any) -> str:
     return f"{value:,.6g}" if isinstance(value, float) else f"{value:,d}" if isinstance(value, int) else str(value)
 
 
+def counted_targets(card: DatasetCard, split: str) -> str:
+    """How many test targets the counts of a split were measured on, as the end of a heading; empty if unknown."""
+    sizes = card.counted.get(split)
+    if sizes is None:
+        return ""
+    sampled = "" if sizes.users == sizes.of_users else f" sampled from {sizes.of_users:,}"
+    return f", {sizes.targets:,} targets of {sizes.users:,} users{sampled}"
+
+
+def harm_of(warning: DataWarning) -> str:
+    """How much a warning about a log harms and why, as the beginning of a line; empty if its card does not say."""
+    if warning.harm is None:
+        return ""
+    share = f", {percent(warning.share, 0)}" if warning.share is not None else ""
+    return f"{warning.harm}{share}: {warning.why}."
+
+
 def data_checks(card: DatasetCard) -> list[tuple[str, str]]:
     """The checks of a dataset card for people: what was measured, and the share or time."""
     shares = {"events at the time of an event of the user with another item": card.tied_events}
     times: dict[str, Number] = {}
+    propensities: dict[str, Number] = {}
     if card.checks is not None:
         checks = card.checks
         shares |= {
@@ -349,16 +368,29 @@ def data_checks(card: DatasetCard) -> list[tuple[str, str]]:
             "the same by chance": checks.sorted_by_chance,
             "clicks that repeat an item of the user": checks.repeated_clicks,
             "test rows that repeat a training row": checks.test_rows_seen_in_training,
+            "clicks of the most active user": checks.largest_user,
+            "clicks on the most clicked item": checks.largest_item,
         }
         shares |= {f"{label(s)}: targets on the day of the item before": v for s, v in checks.same_day_targets.items()}
         shares |= {f"{label(s)}: test sequences known from training": v for s, v in checks.known_sequences.items()}
         times = {
             f"{label(s)}: median time before the target": v for s, v in checks.median_seconds_before_target.items()
         }
+        if checks.exposures is not None:
+            shares |= {
+                "exposures that were clicked": checks.exposures.click_rate,
+                "exposures without a propensity": checks.exposures.without_propensity,
+                "effective exposures of a uniform policy": checks.exposures.uniform_sample_size,
+            }
+            propensities = {
+                "smallest propensity": checks.exposures.smallest_propensity,
+                "median propensity": checks.exposures.median_propensity,
+            }
     if card.items and card.items_with_a_repeated_title is not None:
         shares["items with the title of another item"] = card.items_with_a_repeated_title / card.items
     return [
         ("users, items, clicks", f"{card.users:,}, {card.items:,}, {card.clicks:,}"),
         *((name, ABSENT if share is None else percent(share)) for name, share in shares.items()),
         *((name, ABSENT if seconds is None else f"{seconds:,.0f} s") for name, seconds in times.items()),
+        *((name, ABSENT if value is None else f"{value:.3g}") for name, value in propensities.items()),
     ]

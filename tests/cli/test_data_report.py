@@ -1,5 +1,6 @@
 """`prepare --report` on logs at the edge of what can be measured: without times, of one user, and with repeats kept."""
 
+import html
 import json
 import re
 from pathlib import Path
@@ -90,4 +91,45 @@ def test_a_log_with_repeats_kept(llmrec, capsys, tmp_path: Path) -> None:
     assert card["checks"]["median_seconds_before_target"] == {"leave_one_out": 60.0}
     # The last item is the one that the user has most often.
     found = card["counts"]["leave_one_out"]["personal_popularity"]["refitted"]
-    assert found == {"hr": 1.0, "ndcg": 1.0}
+    assert (found["hr"], found["ndcg"]) == (1.0, 1.0)
+    assert card["counted"] == {"leave_one_out": {"targets": 3, "users": 3, "of_users": 3}}
+
+
+def test_a_log_of_exposures_has_plots_and_its_warnings_in_order(llmrec, capsys, tmp_path: Path) -> None:
+    rows = [
+        (
+            f"u{user}",
+            (user + n) % 9,
+            10**9 + 10 * n,
+            n % 5,
+            "" if user * 6 + n == 3 else (0.05, 0.5)[n % 2],
+            int(n != 4),
+        )
+        for user in range(6)
+        for n in range(6)
+    ]
+    header = "user_id,item_id,timestamp,position,propensity,clicked"
+    config = write(tmp_path, rows, header, click=["clicked==1"])
+    printed, card, charts = report(llmrec, capsys, config)
+    assert charts == [*CHARTS, "Propensities of exposures", "Clicks by position"]
+    assert card["checks"]["exposures"]["without_propensity"] == pytest.approx(1 / 36)
+    assert card["checks"]["exposures"]["smallest_propensity"] == 0.05
+    assert dict(card["curves"]["click_rate"])[4.0] == 0.0  # nobody clicked at position 4
+    harms = [warning["harm"] for warning in card["warnings"]]
+    assert harms == sorted(harms, key=["wrong", "weak", "odd"].index) and {"wrong", "weak"} <= set(harms)
+    assert "warning, wrong, 50 %: a model can predict the order of a page" in printed
+    page = (tmp_path / "runs" / "a" / "data.html").read_text(encoding="utf-8")
+    places = [page.index(html.escape(warning["text"][:30])) for warning in card["warnings"]]
+    assert places == sorted(places) and "Warnings, most harmful first" in page
+    assert "The smallest is 0.05; 2.8 % of the exposures have none." in page
+
+
+def test_a_sample_of_users_is_said(llmrec, capsys, tmp_path: Path) -> None:
+    rows = [(f"u{user}", (user * step + step) % 9, 10**9 + step) for user in range(4) for step in range(5)]
+    config = Path(write(tmp_path, rows, min_user_events=3))
+    section = json.loads(config.read_text()) | {"evaluation": {"users": 2}}
+    config.write_text(json.dumps(section))
+    printed, card, _ = report(llmrec, capsys, str(config))
+    assert card["counted"]["leave_one_out"] == {"targets": 2, "users": 2, "of_users": 4}
+    assert "2 targets of 2 users sampled from 4" in printed
+    assert "2 targets of 2 users sampled from 4" in (tmp_path / "runs" / "a" / "data.html").read_text()

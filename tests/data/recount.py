@@ -75,7 +75,12 @@ def recount(tables: Tables, section: DataConfig, least: int, seed: int = 0) -> d
         "items_without_clicks": len(items) - clicked,
         "items_with_a_repeated_title": int(items["title"].duplicated(keep=False).sum()),
         "losses": _losses(tables, kept, len(flat), keep, users),
-        "checks": _checks(rows, kept_clicks, splits, train_lengths),
+        "checks": _checks(rows, kept_clicks, splits, train_lengths)
+        | {
+            "largest_user": float(lengths.max() / len(flat)),
+            "largest_item": float(flat["item_id"].value_counts().max() / len(flat)),
+            "exposures": _exposure_checks(kept),
+        },
     }
 
 
@@ -122,6 +127,24 @@ def _exposures(kept: pd.DataFrame) -> int:
     listed = shown[shown["ranking_id"].notna()]
     lists = listed.drop_duplicates(["user_id", "item_id", "ranking_id"])
     return len(lists) + len(shown) - len(listed)
+
+
+def _exposure_checks(kept: pd.DataFrame) -> dict[str, float] | None:
+    """The exposures once more by `groupby`."""
+    if not _exposures(kept):
+        return None
+    shown = kept[kept[["ranking_id", "position", "propensity"]].notna().any(axis=1)]
+    own = pd.Series([f"own {row}" for row in range(len(shown))], index=shown.index)
+    lists = shown.assign(list=shown["ranking_id"].fillna(own)).groupby(["user_id", "item_id", "list"])
+    propensities = pd.to_numeric(lists["propensity"].first()).to_numpy()
+    known = propensities[~np.isnan(propensities)]
+    return {
+        "click_rate": float(lists["click"].any().mean()),
+        "without_propensity": float(np.isnan(propensities).mean()),
+        "smallest_propensity": float(known.min()),
+        "median_propensity": float(np.median(known)),
+        "uniform_sample_size": float(sum(1 / known) ** 2 / sum(1 / known**2) / len(known)),
+    }
 
 
 # --- splits -------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import pandas as pd
 
 from llmrec.data.losses import summary
 from llmrec.data.prepare import build_data
+from llmrec.data.readers import read_log
 from tests.data.logs import ROWS, config, raw_log
 
 DAY = 86400
@@ -65,6 +66,32 @@ def test_purchases_without_a_match():
     log = raw_log([(user, item, time, 1.0) for user, item, time, _ in NORMAL])
     assert "`data.purchase` (rating>=4)" in warned(log)
     assert warned(log, purchase=[]) == ""
+
+
+def test_purchases_that_no_history_may_show():
+    """The only purchase comes 10 days after the first held-out click of its user; it repeats the first click."""
+    rows = [("u", item, 10**9 + DAY * time, 1.0) for time, item in enumerate("abc")]
+    rows += [("u", "a", 10**9 + DAY * 12, 5.0)]
+    found = warned(raw_log(rows, items=3))
+    assert "1 events are purchases, but each comes after" in found
+    assert "No event is a purchase" not in found
+
+
+def test_missing_titles_name_a_table_that_the_format_has(tmp_path):
+    (tmp_path / "shop").mkdir()
+    lines = [f"{user}\t{item}\t{10**9 + DAY * item}" for user in (1, 2) for item in (1, 2, 3)]
+    log = tmp_path / "shop" / "shop.inter"
+    log.write_text("user_id:token\titem_id:token\ttimestamp:float\n" + "\n".join(lines) + "\n")
+
+    def of_recbole() -> str:
+        section = config(format="recbole", path=str(log.parent), click=["interaction"], purchase=[])
+        return warned(read_log(section), **section.model_dump(exclude_unset=True))
+
+    assert "3 of 3 items have no title" in of_recbole() and "Add NAME.item with the columns" in of_recbole()
+    items = log.with_suffix(".item")
+    items.write_text("item_id:token\ttitle:token_seq\n1\tAlien\n2\t\n3\tBrazil\n")
+    assert "1 of 3 items have no title" in of_recbole() and "Complete the titles in shop.item" in of_recbole()
+    assert "data.items" not in of_recbole()
 
 
 def test_unusual_times():

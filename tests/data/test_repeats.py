@@ -57,8 +57,8 @@ def test_the_card_counts_what_was_kept():
     assert card["repeated_items"] == pytest.approx(1 - 3 / 7)  # the pairs (ann, a), (ann, b) and (bob, c)
     assert card["density"] == pytest.approx(3 / 6)
     assert card["losses"]["events_left_out"] == {"repeated click on an item at the same time": 1}
-    assert not any("repeat" in warning for warning in warnings_of(card))
-    assert any("`data.repeats: keep`" in one for one in warnings_of({**card, "repeats": "first"}))
+    assert not any("repeat" in warning.text for warning in warnings_of(card))
+    assert any("`data.repeats: keep`" in one.text for one in warnings_of({**card, "repeats": "first"}))
 
 
 def test_the_files_keep_the_choice(tmp_path):

@@ -8,6 +8,8 @@ from llmrec.data.histories import natural_key
 from llmrec.data.readers.columns import no_years
 from llmrec.data.readers.raw import Source, no_events
 
+NO_ITEM_TABLE = "(there is no item table)"  # at the end of the path of the missing table
+
 
 def items_of_events(events: Iterable[pd.DataFrame], source: Source) -> tuple[pd.DataFrame, Source]:
     """The items that the usable events of a log name, and a source that stands for the missing table.
@@ -36,4 +38,4 @@ def items_of_events(events: Iterable[pd.DataFrame], source: Source) -> tuple[pd.
         },
         index=item_ids.index,
     )
-    return items, Source(f"{source.path} (there is no item table)", "item")
+    return items, Source(f"{source.path} {NO_ITEM_TABLE}", "item")
