@@ -13,7 +13,7 @@ from llmrec.config import load_config
 from llmrec.report.format import percent
 
 if TYPE_CHECKING:
-    from llmrec.data.check import LogCheck
+    from llmrec.data.check import ColumnCheck, LogCheck
 
 
 def check_log_of(path: Path) -> "LogCheck":
@@ -34,18 +34,24 @@ def check_log_of(path: Path) -> "LogCheck":
 def print_log_check(console: Console, check: "LogCheck") -> None:
     """Prints columns, outcome, notes and the suggested config, which can be copied as it is."""
     if check.columns:
-        table = Table(title=f"columns in the first {check.rows:,} rows", title_justify="left")
-        for heading in ("column", "use", "missing", "examples"):
-            table.add_column(heading)
-        for column in check.columns:
-            table.add_row(column.name, column.use, percent(column.missing), ", ".join(column.examples))
-        print_table(console, table)
+        _print_columns(console, f"columns in the first {check.rows:,} rows", check.columns)
+    for table in check.tables:
+        _print_columns(console, f"columns of {table.title}", table.columns)
     print_line(console, f"prepare would find: {check.outcome}")
     for note in check.notes:
         print_line(console, f"note: {note}", style="yellow")
     if check.config is not None:
         print_line(console, "\n# A config that reads this log: save it as NAME.yaml, then `llmrec prepare NAME.yaml`")
         print_line(console, _as_yaml(check.config))
+
+
+def _print_columns(console: Console, title: str, columns: "list[ColumnCheck]") -> None:
+    table = Table(title=title, title_justify="left")
+    for heading in ("column", "use", "missing", "examples"):
+        table.add_column(heading)
+    for column in columns:
+        table.add_row(column.name, column.use, percent(column.missing), ", ".join(column.examples))
+    print_table(console, table)
 
 
 def _as_yaml(values: dict[str, Any]) -> str:

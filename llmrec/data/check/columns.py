@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from llmrec.data.check.values import known_ids
+from llmrec.data.readers.columns import to_categories, to_years
 from llmrec.data.readers.decimals import UNCLEAR
 from llmrec.data.readers.raw import Source, Table
 from llmrec.data.readers.times import to_seconds
@@ -53,6 +54,43 @@ def describe_columns(
         known = known_ids(values) if own in _IDS else values.dropna()
         checks.append(ColumnCheck(name, use, 1 - len(known) / max(len(values), 1), examples))
     return checks
+
+
+def describe_table(table: Table, own: dict[str, str]) -> list[ColumnCheck]:
+    """What each column of an item or user table is used for.
+
+    Args:
+        table: the table.
+        own: what some columns are, by their names; `item_id` or `user_id` is among them.
+    """
+    is_items = "user_id" not in own.values()
+    checks = []
+    for name in table.columns:
+        values = table.frame[name]
+        text = values.dropna().astype("str")
+        use = own.get(name) or _use_in_table(name, values, is_items)
+        if use in ("item_id", "user_id", "title"):
+            use = f"{use}: {text.nunique():,} different"
+        missing = 1 - len(text) / max(len(values), 1)
+        checks.append(ColumnCheck(name, use, missing, [one[:30] for one in text.unique()[:3]]))
+    return checks
+
+
+def _use_in_table(name: str, values: pd.Series, is_items: bool) -> str:
+    """What a column of an item or user table is used for, if it holds no ids."""
+    if not is_items:
+        return "attribute, if `catalogue.user_attributes` names it"
+    if name == "title":
+        return "title"
+    if name == "categories":
+        kinds = {one for names in to_categories(values, "|") for one in names}
+        return f"categories: facts, {len(kinds):,} different"
+    if name == "year":
+        years = to_years(values).dropna()
+        return f"year: facts, {years.min()} to {years.max()}" if len(years) else "year, but no value is a year"
+    if name in ("brand", "store"):
+        return f"{name}: facts, {values.nunique():,} different"
+    return "none, but `reward.terms` can name it" if as_numbers(values).notna().any() else "none"
 
 
 def _use(table: Table, own: str | None, name: str, date_format: str | None) -> str:

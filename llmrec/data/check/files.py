@@ -30,6 +30,7 @@ class Sample:
         text: the encoding and the separator that the config must name.
         table: the rows.
         whole: whether the log has no other lines.
+        plain: whether any encoding reads these lines, because they are ASCII or no text.
     """
 
     path: Path
@@ -37,6 +38,7 @@ class Sample:
     text: TextFormat
     table: Table
     whole: bool
+    plain: bool
 
     def command(self, change: str, ending: str) -> str:
         """A line for the shell that changes the log, see `change_command`."""
@@ -103,9 +105,10 @@ def _is_table(path: Path) -> bool:
 def read_sample(path: Path) -> Iterator[Sample]:
     """The first lines of a log that has no config."""
     with first_lines(path, None) as (file, encoding):
-        text = TextFormat(encoding, _separator(file, encoding), skip=True)
+        text = TextFormat(encoding, named_separator(file, encoding), skip=True)
         table = plain_numbers(read_any_table(file, text), (), None)
-        yield Sample(path, file, text, table, _is_whole(table))
+        plain = file.suffix == ".parquet" or decodes(file, "ascii")
+        yield Sample(path, file, text, table, _is_whole(table), plain)
 
 
 def _is_whole(table: Table) -> bool:
@@ -124,7 +127,7 @@ def first_lines(path: Path, encoding: str | None) -> Iterator[tuple[Path, str | 
             else:
                 if encoding is None:
                     encoding = encoding_of_file(path)
-                    if encoding == "utf-8" and not _decodes(path):
+                    if encoding == "utf-8" and not decodes(path, "utf-8", LINES + 1):
                         encoding = named = "cp1252"
                 with open_text(path, encoding) as lines:
                     sample.write_text("".join(islice(lines, LINES + 1)), encoding=encoding, newline="")
@@ -133,20 +136,26 @@ def first_lines(path: Path, encoding: str | None) -> Iterator[tuple[Path, str | 
             raise DataError(str(error).replace(folder, str(path.parent))) from None
 
 
-def _decodes(path: Path) -> bool:
-    """Whether the first lines are UTF-8."""
+def decodes(path: Path, encoding: str, most: int | None = None) -> bool:
+    """Whether the lines of a file are text in an encoding.
+
+    Args:
+        path: the file.
+        encoding: the encoding.
+        most: number of lines that are read; None for all.
+    """
     try:
-        with open_text(path, "utf-8") as lines:
-            return all(True for _ in islice(lines, LINES + 1))
+        with open_text(path, encoding) as lines:
+            return all(True for _ in islice(lines, most))
     except DataError:
         return False
 
 
-def _separator(sample: Path, encoding: str | None) -> str | None:
-    """The separator that the config must name; None if it is found without, or if there is none."""
-    if sample.suffix not in (".csv", ".tsv"):
+def named_separator(path: Path, encoding: str | None) -> str | None:
+    """The separator that the config must name for a file; None if it is found without, or if there is none."""
+    if Path(path.name.removesuffix(".gz")).suffix not in (".csv", ".tsv"):
         return None
-    with open_text(sample, encoding_of_file(sample, TextFormat(encoding))) as lines:
+    with open_text(path, encoding_of_file(path, TextFormat(encoding))) as lines:
         first = [line.rstrip("\r\n") for line in islice(lines, 20)]
     if not first or find_separator(first[0], _FOUND) in first[0]:
         return None

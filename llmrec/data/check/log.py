@@ -10,7 +10,7 @@ from llmrec.data.check.files import Sample, first_lines, read_sample, require_lo
 from llmrec.data.check.known import KnownLog, find_known, missing_files
 from llmrec.data.check.roles import Roles, find_roles
 from llmrec.data.check.rules import find_rules
-from llmrec.data.check.tables import find_tables
+from llmrec.data.check.tables import TableCheck, describe_tables, find_tables
 from llmrec.data.feedback import match_rules
 from llmrec.data.prepare import build_data
 from llmrec.data.readers import check_log, read_log
@@ -35,6 +35,7 @@ class LogCheck:
         rows: rows that were read.
         columns: the columns of the log; empty for a format with columns of its own.
         outcome: what `prepare` would make of these rows.
+        tables: the item table and the user table, or tables that may be them.
         notes: what to do, or what is only a guess.
         config: a config that reads the log; None if there is one already, or if none can be suggested.
     """
@@ -43,6 +44,7 @@ class LogCheck:
     columns: list[ColumnCheck]
     outcome: str
     notes: list[str] = field(default_factory=list)
+    tables: list[TableCheck] = field(default_factory=list)
     config: dict[str, Any] | None = None
 
 
@@ -61,7 +63,8 @@ def check_config(config: DataConfig) -> LogCheck:
         roles = {own: name for own, name in config.columns.model_dump().items() if name is not None}
         outcome = _outcome(config.model_copy(update={"path": str(sample)}))
         columns = describe_columns(table, roles, config.timestamp_format)
-        return LogCheck(outcome.events, columns, outcome.sentence, outcome.losses + unclear_numbers(table))
+        notes = outcome.losses + unclear_numbers(table)
+        return LogCheck(outcome.events, columns, outcome.sentence, notes, describe_tables(config))
 
 
 def check_file(path: Path) -> LogCheck:
@@ -104,19 +107,20 @@ def _check_known(path: Path, known: KnownLog) -> LogCheck:
     data = known.data | ({"bad_rows": "skip"} if outcome.losses else {})
     config = {"name": run_name(path.name.split(".")[0], "log"), "data": data, "model": {"base": BASE, "layers": 12}}
     notes = [f"{path.name} is taken for {known.name} by the names of its files.", *outcome.losses]
-    return LogCheck(outcome.events, [], outcome.sentence, notes, config)
+    return LogCheck(outcome.events, [], outcome.sentence, notes, config=config)
 
 
 def _suggest(sample: Sample, roles: Roles, check: LogCheck) -> LogCheck:
     """Adds to a check of the columns the outcome and a config."""
     data: dict[str, Any] = {"format": "table", "path": str(sample.path)}
-    found = find_tables(sample.path, sample.text, sample.table, roles.names, data)
+    found = find_tables(sample, roles.names, data)
+    check = replace(check, tables=found.tables)
     columns: dict[str, str | None] = {
         own: name for own, name in roles.names.items() if name != own or own not in _AS_NAMED
     }
     data["columns"] = columns
     rules, about_rules = find_rules(sample.table.frame, roles.names)
-    notes = [*check.notes, *found, *unclear_numbers(sample.table), *about_rules]
+    notes = [*check.notes, *found.notes, *unclear_numbers(sample.table), *about_rules]
     if roles.times is None:
         columns["timestamp"] = None
         data["splits"] = ["leave_one_out"]

@@ -86,6 +86,35 @@ def _parts(word: str) -> list[str]:
     return [singular if singular in _ALL_WORDS else word]
 
 
+# Words in the names of an item table's columns, the surest first.
+_OF_ITEMS = {
+    "title": (
+        _words("title titel titre titulo titolo titles"),
+        _words("name bezeichnung headline"),
+        _words("product item movie film book artikel produkt article track song description beschreibung"),
+    ),
+    "categories": (
+        _words("category categories kategorie kategorien categoria categorie"),
+        _words("genre genres gattung"),
+        _words("department section class tags topic"),
+        _words("type group"),
+    ),
+    "year": (_words("year jahr"),),
+}
+_NO_TITLE = _words(
+    "category categories kategorie genre genres brand marke type group colour color department section class store "
+    "author artist director actor publisher manufacturer user customer seller url link image img tags language"
+)
+
+
+def rank_of_items(name: str, own: str) -> int | None:
+    """How surely a column of an item table is `title`, `categories` or `year`: smaller is surer, None if it is not."""
+    words = set(words_of(name))
+    if words & _ID_WORDS or (own == "title" and words & _NO_TITLE):
+        return None
+    return next((place for place, known in enumerate(_OF_ITEMS[own]) if words & known), None)
+
+
 def rank(name: str, own: str) -> tuple[int, int] | None:
     """How surely a name means one of llmrec's columns; smaller is surer, None if it does not.
 
