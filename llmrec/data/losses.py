@@ -33,7 +33,7 @@ SECONDS_OF_1970 = 365 * 86_400
 EXCEL_1970 = 25_569
 EXCEL_2100 = 73_051
 # Rows that a reader leaves out of every log of its format.
-_MISSING_IN_ALL = (WITHOUT_METADATA, WITHOUT_STARS)
+MISSING_IN_ALL = (WITHOUT_METADATA, WITHOUT_STARS)
 # What mends a large count of a reason.
 _MENDED_BY = {
     NOT_A_CLICK: "Check `data.click` and `data.purchase`.",
@@ -116,7 +116,7 @@ def check_bad_rows(found: Collected, config: DataConfig) -> None:
         DataError: it does.
     """
     source = found.log.event_source
-    counts = {reason: count for reason, count in _counts(source).items() if reason not in _MISSING_IN_ALL}
+    counts = {reason: count for reason, count in _counts(source).items() if reason not in MISSING_IN_ALL}
     bad = sum(counts.values())
     rows = found.events + bad
     if config.bad_rows == "error" or bad <= config.bad_rows_limit * rows:
@@ -199,10 +199,7 @@ def _times(found: Collected) -> list[Warned]:
             fix = "If that is wrong, check `data.columns.timestamp` and set `data.timestamp_format`."
             warnings.append(Warned("odd", 1 / found.events, "old times may be right", f"{begin} {fix}"))
     if found.future:
-        text = (
-            f"{found.future:,} events are in the future, the last on {pd.Timestamp(latest, unit='s'):%Y-%m-%d} "
-            f"({_place(source, latest_line)}). Correct or delete them, or set `data.timestamp_format`."
-        )
+        text = future_events(found.future, latest, _place(source, latest_line))
         why = "the test targets are the latest events, so wrong times are tested first"
         warnings.append(Warned("wrong", found.future / found.events, why, text))
     return warnings
@@ -281,6 +278,23 @@ def _title_source(log: RawLog, config: DataConfig) -> str:
     if config.format == "recbole" and str(log.item_source.path).endswith(NO_ITEM_TABLE):
         return "Add NAME.item with the columns `item_id:token` and `title:token_seq` to the directory of the log"
     return f"Complete the titles in {Path(log.item_source.path).name}"
+
+
+def future_events(count: int, latest: int, place: str) -> str:
+    """The warning about events in the future.
+
+    Args:
+        count: number of these events.
+        latest: time of the last one, in seconds since 1970.
+        place: its file and line.
+    """
+    when = f"{pd.Timestamp(latest, unit='s'):%Y-%m-%d} ({place})"
+    found = (
+        f"1 event is in the future, on {when}"
+        if count == 1
+        else f"{count:,} events are in the future, the last on {when}"
+    )
+    return f"{found}. Correct or delete such events, or set `data.timestamp_format`."
 
 
 def _small_times(earliest: int, latest: int) -> str:

@@ -37,7 +37,7 @@ def items_of(check: LogCheck) -> str | None:
 
 
 def run_command(note: str) -> None:
-    command = re.search(r"`(python -c .*)`", note)
+    command = re.search(r"`(python -c [^`]*)`", note)
     assert command is not None
     exec(shlex.split(command[1])[2])
 

@@ -1,8 +1,11 @@
 """`llmrec prepare --check`: what the first lines of an unknown log are, and a config that reads it."""
 
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from llmrec.config import DataConfig, run_name
 from llmrec.data.check.columns import ColumnCheck, describe_columns, unclear_numbers
@@ -12,15 +15,17 @@ from llmrec.data.check.roles import Roles, find_roles
 from llmrec.data.check.rules import find_rules
 from llmrec.data.check.tables import TableCheck, describe_tables, find_tables
 from llmrec.data.feedback import match_rules
-from llmrec.data.prepare import build_data
+from llmrec.data.losses import MISSING_IN_ALL, future_events
+from llmrec.data.prepare import SECONDS_PER_DAY, build_data
 from llmrec.data.readers import check_log, read_log
 from llmrec.data.readers.csv_and_json import read_any_table
 from llmrec.data.readers.decimals import plain_numbers
 from llmrec.data.readers.paths import PACKAGE, resolve_path
-from llmrec.data.readers.raw import Table
+from llmrec.data.readers.raw import RawLog, Table
 from llmrec.data.readers.text_files import TextFormat
 from llmrec.errors import DataError, UserError
 
+MOST_EVENTS = 500_000  # events of a data set of a known format that are read
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # Columns that are read under their own names.
 _AS_NAMED = ("user_id", "item_id", "timestamp", "event_type", "rating", "session_id", "ranking_id", "position")
@@ -56,14 +61,16 @@ def check_config(config: DataConfig) -> LogCheck:
     """
     if config.format != "table":
         outcome = _outcome(config)
-        return LogCheck(outcome.events, [], outcome.sentence, outcome.losses)
+        return LogCheck(
+            outcome.events, [], outcome.sentence, [_read(outcome), *outcome.notes, *_too_many(outcome, config)]
+        )
     with first_lines(resolve_path(config.path, "data.path"), config.encoding) as (sample, encoding):
         text = TextFormat(encoding, config.separator, skip=True)
         table = plain_numbers(read_any_table(sample, text), (), config.decimal)
         roles = {own: name for own, name in config.columns.model_dump().items() if name is not None}
         outcome = _outcome(config.model_copy(update={"path": str(sample)}))
         columns = describe_columns(table, roles, config.timestamp_format)
-        notes = outcome.losses + unclear_numbers(table)
+        notes = [*outcome.notes, *_too_many(outcome, config), *unclear_numbers(table)]
         return LogCheck(outcome.events, columns, outcome.sentence, notes, describe_tables(config))
 
 
@@ -106,7 +113,7 @@ def _check_known(path: Path, known: KnownLog) -> LogCheck:
     outcome = _outcome(DataConfig.model_validate(known.data))
     data = known.data | ({"bad_rows": "skip"} if outcome.losses else {})
     config = {"name": run_name(path.name.split(".")[0], "log"), "data": data, "model": {"base": BASE, "layers": 12}}
-    notes = [f"{path.name} is taken for {known.name} by the names of its files.", *outcome.losses]
+    notes = [f"{path.name} is taken for {known.name} by the names of its files.", _read(outcome), *outcome.notes]
     return LogCheck(outcome.events, [], outcome.sentence, notes, config=config)
 
 
@@ -130,7 +137,7 @@ def _suggest(sample: Sample, roles: Roles, check: LogCheck) -> LogCheck:
     data |= {key: value for key, value in values.items() if value is not None} | rules
     data["min_user_events"] = 3
     outcome = _outcome(DataConfig.model_validate(data | {"path": str(sample.file)}))
-    notes += outcome.losses
+    notes += outcome.notes
     if outcome.losses:
         data["bad_rows"] = "skip"
     refusal = _refusal(sample, data, outcome)
@@ -161,21 +168,36 @@ class _Outcome:
 
     Attributes:
         events: events that can be used.
-        lost: rows that cannot be used.
+        lost: rows that cannot be used and count for `data.bad_rows_limit`.
         sentence: the counts, in words.
         losses: the rows that cannot be used, by reason, in words.
+        future: the events in the future, in words.
+        whole: whether all events were read.
     """
 
     events: int
     lost: int
     sentence: str
     losses: list[str]
+    future: list[str]
+    whole: bool
+
+    @property
+    def notes(self) -> list[str]:
+        """Everything that is said about single rows."""
+        return self.losses + self.future
 
 
 def _outcome(config: DataConfig) -> _Outcome:
     """Reads the first part of a log."""
     log = check_log(read_log(config.model_copy(update={"bad_rows": "skip"})))
-    events = next(part for part in log.events if len(part))  # without any, `log.events` raises
+    parts: list[pd.DataFrame] = []
+    for part in log.events:  # without any event this raises
+        parts.append(part)
+        if sum(map(len, parts)) >= MOST_EVENTS:
+            break
+    whole = sum(map(len, parts)) < MOST_EVENTS
+    events = pd.concat(parts)
     purchases = match_rules(events, config.purchase, "data.purchase")
     clicks = match_rules(events, config.click, "data.click") | purchases
     first = events[clicks].drop_duplicates(["user_id", "item_id"])
@@ -191,20 +213,47 @@ def _outcome(config: DataConfig) -> _Outcome:
         f"{loss.count:,} rows cannot be used: {reason}, such as {loss.examples[0].rpartition('/')[2]}."
         for reason, loss in losses.items()
     ]
-    return _Outcome(len(events), sum(loss.count for loss in losses.values()), sentence, said)
+    future = _future(events, log) if log.timed else []
+    lost = sum(loss.count for reason, loss in losses.items() if reason not in MISSING_IN_ALL)
+    return _Outcome(len(events), lost, sentence, said, future, whole)
+
+
+def _future(events: pd.DataFrame, log: RawLog) -> list[str]:
+    """The note on events in the future, if there are any."""
+    times = events["timestamp"][events["timestamp"] > time.time() + SECONDS_PER_DAY]
+    if times.empty:
+        return []
+    latest = int(times.to_numpy().argmax())
+    source = log.event_source
+    place = f"{Path(source.path).name}, {source.unit} {times.index[latest]}"
+    return [future_events(len(times), int(times.iloc[latest]), place)]
+
+
+def _read(outcome: _Outcome) -> str:
+    """How much of a data set was read."""
+    return (
+        f"All {outcome.events:,} events were read."
+        if outcome.whole
+        else (f"Only the first {outcome.events:,} events were read; the counts are those of these events.")
+    )
+
+
+def _too_many(outcome: _Outcome, config: DataConfig) -> list[str]:
+    """Why `prepare` would refuse the rows that were read because of those that cannot be used."""
+    rows = outcome.events + outcome.lost
+    if outcome.lost <= config.bad_rows_limit * rows:
+        return []
+    return [
+        f"`prepare` refuses such a log: {outcome.lost:,} of {rows:,} rows ({outcome.lost / rows:.1%}) cannot be used, "
+        f"more than `data.bad_rows_limit` allows ({config.bad_rows_limit:.0%}). Correct the log."
+    ]
 
 
 def _refusal(sample: Sample, data: dict[str, Any], outcome: _Outcome) -> str:
     """Why `prepare` would refuse a config; "" if it would not, as far as the first lines show."""
     config = DataConfig.model_validate(data | {"path": str(sample.file)})
     if not sample.whole:
-        rows = outcome.events + outcome.lost
-        if outcome.lost <= config.bad_rows_limit * rows:
-            return ""
-        return (
-            f"{outcome.lost:,} of {rows:,} rows cannot be used, more than `data.bad_rows_limit` allows "
-            f"({config.bad_rows_limit:.0%}). Correct the log."
-        )
+        return "".join(_too_many(outcome, config))
     try:
         build_data(read_log(config), config, config.seed)
     except UserError as error:

@@ -130,7 +130,7 @@ def test_a_time_beyond_the_horizon_names_its_line(tmp_path):
 
 def test_a_time_in_the_future_is_a_warning_with_its_line(tmp_path):
     (warning,) = card(section(tmp_path, LOG + "v,a,4000000000,4\n"))["losses"]["warnings"]
-    assert "1 events are in the future, the last on 2096-10-02 (log.csv, line 8)" in warning
+    assert "1 event is in the future, on 2096-10-02 (log.csv, line 8). Correct" in warning
     assert "`data.timestamp_format`" in warning
 
 
