@@ -293,7 +293,7 @@ class _Syntax:
                 *between, last = [self.fields(line.rstrip("\r")) for line in frame[name].iloc[row].split("\n")[1:]]
                 if len(between) * (width - 1) >= LEAST_SWALLOWED and all(len(line) == width for line in between):
                     found = f"every line between has {width} fields"
-                elif column > 1 and _shapes(last[:-1]) == _shapes(frame.iloc[row, :column]):
+                elif column > 1 and _shapes(last[:-1]) == _shapes(frame.iloc[int(row)].tolist()[:column]):
                     found = f"that line begins with {column} fields"
                 else:
                     continue
