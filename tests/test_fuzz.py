@@ -58,7 +58,9 @@ def test_events_without_a_reason_are_a_loss(tmp_path: Path, monkeypatch: pytest.
         (tmp_path / name).mkdir()
     assert outcome_of(thirteen, tmp_path / "a") == Outcome("prepared")
     count_losses = prepare.count_losses
-    monkeypatch.setattr(prepare, "count_losses", lambda log, data, rules, config: count_losses(log, data, {}, config))
+    monkeypatch.setattr(
+        prepare, "count_losses", lambda log, data, n, rules, config: count_losses(log, data, n, {}, config)
+    )
     assert outcome_of(thirteen, tmp_path / "b").kind == "loss"
 
 

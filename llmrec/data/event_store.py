@@ -192,6 +192,7 @@ class EventCounts:
         tied: share of the events that share their time with an event of the same user on another item.
         test_rows: clicks that the log's own split marks as test; None without a split.
         test_rows_in_training: those of them whose pair of user and item is also a training row.
+        unmatched: number of events of each event type that no rule matches, among all users.
     """
 
     events: int
@@ -205,6 +206,7 @@ class EventCounts:
     tied: float
     test_rows: int | None
     test_rows_in_training: int
+    unmatched: dict[str, int]
 
 
 class EventStore:
@@ -323,6 +325,7 @@ class EventStore:
             tied=int(tied or 0) / events,
             test_rows=test_rows,
             test_rows_in_training=seen,
+            unmatched=self._unmatched(),
         )
 
     def _distinct_clicks(self) -> tuple[int, int]:
@@ -334,20 +337,35 @@ class EventStore:
         moments, pairs = (self._one(f"SELECT COUNT(*) AS n FROM ({table})")[0] for table in tables)
         return moments, pairs
 
+    def _unmatched(self) -> dict[str, int]:
+        """Number of events of each event type that no rule matches, the most common one first.
+
+        Types whose events are all exposures are left out, because users need not click on what they are shown.
+        """
+        names = list(self.found.types)
+        query = f"""SELECT type, COUNT(*) AS n FROM events GROUP BY type
+            HAVING SUM(CASE WHEN click THEN 1 ELSE 0 END) = 0
+            AND SUM(CASE WHEN {self._exposed()} THEN 1 ELSE 0 END) < COUNT(*)"""
+        rows = [row for batch in self.engine.batches(f"{query} ORDER BY n DESC, type") for row in batch.to_pylist()]
+        return {names[row["type"]]: row["n"] for row in rows}
+
     def shown(self) -> pd.DataFrame:
         """The events that show what users were shown, in the order of the log, see `find_exposures`."""
         marks = self.found.exposure_columns
         if not marks:
             return pd.DataFrame()
-        condition = " OR ".join(f"{name} IS NOT NULL" for name in marks)
         columns = ["u", "item", "timestamp", "click", *marks]
-        query = f"SELECT {', '.join(columns)} FROM kept_events WHERE {condition} ORDER BY row"
+        query = f"SELECT {', '.join(columns)} FROM kept_events WHERE {self._exposed()} ORDER BY row"
         batches = list(self.engine.batches(query))
         if not batches:
             return pd.DataFrame()
         frame = pa.Table.from_batches(batches).to_pandas().rename(columns={"u": "user"})
         kinds = {"user": "int64", "item": "int64", "position": "Int64"}
         return frame.astype({name: kind for name, kind in kinds.items() if name in frame})
+
+    def _exposed(self) -> str:
+        """The SQL condition for an event that shows what a user was shown."""
+        return " OR ".join(f"{name} IS NOT NULL" for name in self.found.exposure_columns) or "FALSE"
 
     def _one(self, query: str) -> tuple[Any, ...]:
         return row_of(self.engine, query)

@@ -26,6 +26,7 @@ SHORT_USER = "user with too few clicks"
 # A larger share of left-out events, or of items without events, is a warning.
 LEFT_OUT = 0.2
 ITEMS_WITHOUT_EVENTS = 0.5
+MOST_TYPES = 20  # event types that a warning names
 # Few logs of recommenders are older; earlier dates mostly come from numbers in another unit.
 EARLIEST_YEAR = 1995
 SECONDS_OF_1970 = 365 * 86_400
@@ -228,6 +229,15 @@ def _rules(found: Collected, data: InteractionData, counts: EventCounts, config:
                 "compares it matches them. Complete the column, or add a rule for them to `data.click`."
             )
             warnings.append(Warned("weak", missing / found.events, "clicks among them are not counted", text))
+    if counts.unmatched:
+        named = ", ".join(f"`{name}` ({count:,})" for name, count in list(counts.unmatched.items())[:MOST_TYPES])
+        more = f" and {len(counts.unmatched) - MOST_TYPES:,} more" if len(counts.unmatched) > MOST_TYPES else ""
+        text = (
+            f"No rule matches the event types {named}{more}. Add those that are clicks to `data.click`, and purchases "
+            "to `data.purchase`."
+        )
+        share = sum(counts.unmatched.values()) / found.events
+        warnings.append(Warned("weak", share, "clicks and purchases among them are not counted", text))
     return warnings
 
 

@@ -185,7 +185,8 @@ def test_a_config_of_a_log_without_usable_rows_is_an_error(tmp_path):
 def test_what_is_missing_is_said(tmp_path):
     path = shop(tmp_path)
     (tmp_path / "products.csv").write_text("code,name\n" + "".join(f"{n},Pan {n}\n" for n in range(11)))
-    note, without = check_file(path).notes
+    note, without, left_out = check_file(path).notes
+    assert left_out.startswith("No rule names the kinds `remove_from_cart`")
     assert "ids of the items stand in for their titles. Name the table in `data.items`" in without
     assert "products.csv may be the item table: its column `code` holds the ids of the items." in note
     assert "rename `code` to `item_id` and rename `name` to `title`: `python -c" in note

@@ -17,7 +17,7 @@ def test_all_parts_of_a_known_data_set_are_read(tmp_path, monkeypatch):
     check = check_file(tmp_path)
     assert check.outcome.startswith("77 events, 77 clicks") and "All 77 events were read." in check.notes
     assert "All 77 events were read." in check_config(parse_config(check.config).data).notes
-    monkeypatch.setattr("llmrec.data.check.log.MOST_EVENTS", 65)
+    monkeypatch.setattr("llmrec.data.check.outcome.MOST_EVENTS", 65)
     check = check_file(tmp_path)
     assert check.outcome.startswith("70 events") and any("Only the first 70 events were read" in n for n in check.notes)
 

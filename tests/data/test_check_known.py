@@ -139,6 +139,24 @@ def test_a_known_data_set_gets_its_format(tmp_path, name):
     assert (data.card["events"], data.num_users, data.num_items) == (len(ROWS), USERS, ITEMS)
 
 
+def test_a_config_that_prepare_refuses_is_not_suggested(tmp_path, monkeypatch):
+    """All users rate at one time, then one rates much later: no time leaves validation targets."""
+    log = [(user, item, 4, 10**9) for user in range(USERS) for item in range(5)] + [(0, 9, 4, 2 * 10**9)]
+    files, _, _ = SETS["ml-latest"]
+    write(tmp_path, files | {"ratings.csv": lines(",", "userId,movieId,rating,timestamp", log)})
+    check = check_file(tmp_path)
+    assert check.config is not None and check.config["data"]["splits"] == ["leave_one_out"]
+    assert any("leaves out `temporal`" in note for note in check.notes)
+    assert len(prepared(check).targets["leave_one_out"]["test"])
+    few = [(0, item, 4, 10**9) for item in range(2)]
+    write(tmp_path, {"ratings.csv": lines(",", "userId,movieId,rating,timestamp", few)})
+    refused = check_file(tmp_path)
+    assert refused.config is None and refused.notes[-1].startswith("No config can be suggested: ")
+    monkeypatch.setattr("llmrec.data.check.log.LARGEST_TRIED", 10)
+    large = check_file(tmp_path)
+    assert large.config is not None and "was not tried on them" in large.notes[-1]
+
+
 def test_a_data_set_in_a_package_keeps_its_path():
     path = "package:recbole/dataset_example/ml-100k"
     check = check_file(Path(path))

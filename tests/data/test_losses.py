@@ -48,6 +48,17 @@ def test_events_are_counted_by_what_became_of_them():
     assert "2 of 9 events (22%) are left out" in found["warnings"][0]
 
 
+def test_event_types_that_no_rule_matches_are_named():
+    """One of them with all its counts, but none of a type whose events are all exposures."""
+    columns = "user_id item_id timestamp rating event_type position"
+    rows = [(*row, "view", pd.NA) for row in NORMAL]
+    rows += [("u1", "b", 10**9, 1.0, "buy", pd.NA)] * 3 + [("u1", "a", 10**9, 1.0, "sale", 1)]
+    rows += [("u9", "a", 10**9, 1.0, "sale", pd.NA), ("u1", "a", 10**9, 1.0, "shown", 1)]
+    found = warned(raw_log(rows, columns), click=["view"], purchase=[], min_user_events=3)
+    assert "No rule matches the event types `buy` (3), `sale` (2). Add" in found and "shown" not in found
+    assert "No rule" not in warned(raw_log(rows, columns), click=["view", "sale"], purchase=["buy"], min_user_events=3)
+
+
 def test_the_largest_loss_names_the_key_that_mends_it():
     rows = [*NORMAL, *((f"v{n}", "a", 10**9, 1.0) for n in range(9))]
     assert "user with too few clicks (9). Lower `data.min_user_events`" in warned(raw_log(rows), min_user_events=3)

@@ -34,7 +34,11 @@ class ColumnCheck:
 
 
 def describe_columns(
-    table: Table, names: dict[str, str], date_format: str | None, guessed: Set[str] = frozenset()
+    table: Table,
+    names: dict[str, str],
+    date_format: str | None,
+    kinds: dict[str, int],
+    guessed: Set[str] = frozenset(),
 ) -> list[ColumnCheck]:
     """What each column is used for.
 
@@ -42,6 +46,7 @@ def describe_columns(
         table: the log.
         names: the column's name in the log, by llmrec's name.
         date_format: `data.timestamp_format`.
+        kinds: number of events by kind, the most common one first.
         guessed: those of llmrec's names whose column was found by its values.
     """
     own_of = {name: own for own, name in names.items()}
@@ -49,7 +54,9 @@ def describe_columns(
     for name in table.columns:
         values = table.frame[name]
         own = own_of.get(name)
-        use = _use(table, own, name, date_format) + (GUESSED if own in guessed else "")
+        use = (_kinds(kinds) if own == "event_type" else _use(table, own, name, date_format)) + (
+            GUESSED if own in guessed else ""
+        )
         examples = [str(value)[:30] for value in values.dropna().astype("str").unique()[:3]]
         known = known_ids(values) if own in _IDS else values.dropna()
         checks.append(ColumnCheck(name, use, 1 - len(known) / max(len(values), 1), examples))
@@ -93,6 +100,12 @@ def _use_in_table(name: str, values: pd.Series, is_items: bool) -> str:
     return "none, but `reward.terms` can name it" if as_numbers(values).notna().any() else "none"
 
 
+def _kinds(counts: dict[str, int]) -> str:
+    """The most common kinds of events, in words."""
+    rows = sum(counts.values())
+    return f"event_type: {', '.join(f'{kind} {count / rows:.0%}' for kind, count in list(counts.items())[:5])}"
+
+
 def _use(table: Table, own: str | None, name: str, date_format: str | None) -> str:
     """What one column is used for, in words."""
     values = table.frame[name]
@@ -105,9 +118,6 @@ def _use(table: Table, own: str | None, name: str, date_format: str | None) -> s
         first, last = (pd.Timestamp(int(one), unit="s") for one in (seconds.min(), seconds.max()))
         form = f" by the format {date_format}" if date_format else ""
         return f"timestamp{form}: {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M}"
-    if own == "event_type":
-        shares = values.value_counts(normalize=True)[:5]
-        return f"event_type: {', '.join(f'{kind} {share:.0%}' for kind, share in shares.items())}"
     if own in ("rating", "position", "propensity"):
         numbers = as_numbers(values)
         return f"{own}: {numbers.min():g} to {numbers.max():g}"

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from llmrec.data.readers.csv_and_json import TABLE_SUFFIXES, copy_first_rows, read_any_table
 from llmrec.data.readers.decimals import plain_numbers
 from llmrec.data.readers.delimited import find_separator, separator_of
@@ -63,13 +65,20 @@ def change_command(path: Path, text: TextFormat, change: str, ending: str) -> st
         read = f"pd.read_json({arguments}, lines=True, convert_dates=False)"
     else:
         encoding = encoding_of_file(path, text)
-        with open_text(path, encoding) as lines:
-            header = lines.readline().rstrip("\r\n")
-        separator = separator_of(header, text.separator, "\t,;|" if suffix == ".tsv" else _FOUND)
+        separator = find_separator_of(path, text, encoding)
         named = "" if encoding == "utf-8" else f", encoding={quote(encoding)}"
         read = f"pd.read_csv({arguments}, sep={quote(separator)}, keep_default_na=False{named})"
     target = path.with_name(f"{name.removesuffix(suffix)}-{ending}.csv")
     return pandas_command(f"t = {read}; {change}; t.to_csv({quote(target)}, index=False)")
+
+
+def find_separator_of(path: Path, text: TextFormat, encoding: str) -> str:
+    """The separator of a file of delimited text."""
+    with open_text(path, encoding) as lines:
+        header = lines.readline().rstrip("\r\n")
+    return separator_of(
+        header, text.separator, "\t,;|" if Path(path.name.removesuffix(".gz")).suffix == ".tsv" else _FOUND
+    )
 
 
 def require_log(path: Path) -> None:
@@ -104,36 +113,46 @@ def _is_table(path: Path) -> bool:
 @contextmanager
 def read_sample(path: Path) -> Iterator[Sample]:
     """The first lines of a log that has no config."""
-    with first_lines(path, None) as (file, encoding):
+    with first_lines(path, None) as (file, encoding, whole):
         text = TextFormat(encoding, named_separator(file, encoding), skip=True)
         table = plain_numbers(read_any_table(file, text), (), None)
         plain = file.suffix == ".parquet" or decodes(file, "ascii")
-        yield Sample(path, file, text, table, _is_whole(table), plain)
-
-
-def _is_whole(table: Table) -> bool:
-    return len(table.frame) + sum(loss.count for loss in table.source.losses.values()) < LINES
+        yield Sample(path, file, text, table, whole, plain)
 
 
 @contextmanager
-def first_lines(path: Path, encoding: str | None) -> Iterator[tuple[Path, str | None]]:
-    """A copy of the first lines, and the encoding that the config must name, if there is one."""
+def first_lines(path: Path, encoding: str | None) -> Iterator[tuple[Path, str | None, bool]]:
+    """A copy of the first lines, the encoding that the config must name, if any, and whether there are no others."""
     named = encoding
     with tempfile.TemporaryDirectory(prefix="llmrec-check-") as folder:
         sample = Path(folder) / path.name.removesuffix(".gz")
         try:
             if path.suffix == ".parquet":
                 copy_first_rows(path, sample, LINES)
+                with pq.ParquetFile(path) as rows:
+                    whole = rows.metadata.num_rows <= LINES
             else:
                 if encoding is None:
                     encoding = encoding_of_file(path)
                     if encoding == "utf-8" and not decodes(path, "utf-8", LINES + 1):
                         encoding = named = "cp1252"
                 with open_text(path, encoding) as lines:
-                    sample.write_text("".join(islice(lines, LINES + 1)), encoding=encoding, newline="")
-            yield sample, named
+                    first = "".join(islice(lines, LINES + 1))
+                    if sample.suffix != ".jsonl" and first.count('"') % 2:
+                        first += "".join(_rest_of_field(islice(lines, LINES)))
+                    whole = next(lines, None) is None
+                sample.write_text(first, encoding=encoding, newline="")
+            yield sample, named, whole
         except DataError as error:
             raise DataError(str(error).replace(folder, str(path.parent))) from None
+
+
+def _rest_of_field(lines: Iterator[str]) -> Iterator[str]:
+    """The lines up to the one that closes a quoted field."""
+    for line in lines:
+        yield line
+        if line.count('"') % 2:
+            return
 
 
 def decodes(path: Path, encoding: str, most: int | None = None) -> bool:

@@ -8,6 +8,8 @@ from llmrec.data.readers.delimited import find_separator
 from llmrec.data.readers.text_files import encoding_of_file, open_text
 from llmrec.errors import DataError
 
+LARGEST_TRIED = 50_000_000  # bytes of a data set whose config is tried on the whole of it
+
 
 @dataclass(frozen=True)
 class KnownLog:
@@ -16,10 +18,12 @@ class KnownLog:
     Attributes:
         name: what it is called.
         data: the section `data` that reads it.
+        size: bytes of its files.
     """
 
     name: str
     data: dict[str, Any]
+    size: int
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,8 @@ def find_known(path: Path) -> KnownLog | None:
         if not logs or (path != directory and path not in logs):
             continue
         if all((directory / name).is_file() for name in kind.others) and kind.columns <= _header(logs[0]):
-            return KnownLog(kind.name, {"format": kind.format, "path": str(directory), **kind.rules})
+            size = _size([directory / name for name in {*kind.logs, *kind.others}])
+            return KnownLog(kind.name, {"format": kind.format, "path": str(directory), **kind.rules}, size)
     return _recbole(path, directory) or _amazon(path, directory)
 
 
@@ -139,7 +144,7 @@ def _recbole(path: Path, directory: Path) -> KnownLog | None:
         data |= {"columns": {"timestamp": None}, "splits": data.get("splits", ["leave_one_out"])}
     rated = {"click": ["rating>=0"], "purchase": ["rating>=4"]}
     data |= rated if "rating" in columns else {"click": ["interaction"], "purchase": []}
-    return KnownLog("RecBole", data | {"min_user_events": 2 if len(logs) > 1 else 3})
+    return KnownLog("RecBole", data | {"min_user_events": 2 if len(logs) > 1 else 3}, _size(logs))
 
 
 def _amazon(path: Path, directory: Path) -> KnownLog | None:
@@ -151,6 +156,12 @@ def _amazon(path: Path, directory: Path) -> KnownLog | None:
         return None
     log, meta = pairs[0]
     data = {"format": "amazon2023", "path": str(log), "items": str(meta)}
-    return KnownLog(
-        "Amazon Reviews 2023", {**data, "click": ["rating>=1"], "purchase": ["rating>=4"], "min_user_events": 5}
+    data = {**data, "click": ["rating>=1"], "purchase": ["rating>=4"], "min_user_events": 5}
+    return KnownLog("Amazon Reviews 2023", data, _size([log, meta]))
+
+
+def _size(files: list[Path]) -> int:
+    """Bytes of the files that there are; a compressed file counts five times."""
+    return sum(
+        file.stat().st_size * (5 if file.suffix in (".gz", ".parquet") else 1) for file in files if file.is_file()
     )

@@ -1,31 +1,27 @@
 """`llmrec prepare --check`: what the first lines of an unknown log are, and a config that reads it."""
 
-import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from llmrec.config import DataConfig, run_name
 from llmrec.data.check.columns import ColumnCheck, describe_columns, unclear_numbers
 from llmrec.data.check.files import Sample, first_lines, read_sample, require_log
-from llmrec.data.check.known import KnownLog, find_known, missing_files
+from llmrec.data.check.kinds import Kinds, find_kinds
+from llmrec.data.check.known import LARGEST_TRIED, KnownLog, find_known, missing_files
+from llmrec.data.check.outcome import Outcome, find_outcome, find_refusal, too_many
 from llmrec.data.check.roles import Roles, find_roles
 from llmrec.data.check.rules import find_rules
 from llmrec.data.check.tables import TableCheck, describe_tables, find_tables
-from llmrec.data.feedback import match_rules
-from llmrec.data.losses import MISSING_IN_ALL, future_events
-from llmrec.data.prepare import SECONDS_PER_DAY, build_data
-from llmrec.data.readers import check_log, read_log
 from llmrec.data.readers.csv_and_json import read_any_table
 from llmrec.data.readers.decimals import plain_numbers
 from llmrec.data.readers.paths import PACKAGE, resolve_path
-from llmrec.data.readers.raw import RawLog, Table
+from llmrec.data.readers.raw import Table
 from llmrec.data.readers.text_files import TextFormat
-from llmrec.errors import DataError, UserError
+from llmrec.errors import DataError
 
-MOST_EVENTS = 500_000  # events of a data set of a known format that are read
+MOST_REPEATS = 0.5  # a larger share of repeated purchases or clicks suggests `data.repeats: keep`
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # Columns that are read under their own names.
 _AS_NAMED = ("user_id", "item_id", "timestamp", "event_type", "rating", "session_id", "ranking_id", "position")
@@ -60,17 +56,21 @@ def check_config(config: DataConfig) -> LogCheck:
         UserError: as in the prepare stage.
     """
     if config.format != "table":
-        outcome = _outcome(config)
-        return LogCheck(
-            outcome.events, [], outcome.sentence, [_read(outcome), *outcome.notes, *_too_many(outcome, config)]
-        )
-    with first_lines(resolve_path(config.path, "data.path"), config.encoding) as (sample, encoding):
+        outcome = find_outcome(config, Kinds(), whole=True)
+        notes = [_read(outcome), *outcome.losses, *outcome.future, *outcome.unmatched, *too_many(outcome, config)]
+        return LogCheck(outcome.events, [], outcome.sentence, notes)
+    path = resolve_path(config.path, "data.path")
+    with first_lines(path, config.encoding) as (file, encoding, whole):
         text = TextFormat(encoding, config.separator, skip=True)
-        table = plain_numbers(read_any_table(sample, text), (), config.decimal)
+        table = plain_numbers(read_any_table(file, text), (), config.decimal)
+        sample = Sample(path, file, text, table, whole, plain=True)
         roles = {own: name for own, name in config.columns.model_dump().items() if name is not None}
-        outcome = _outcome(config.model_copy(update={"path": str(sample)}))
-        columns = describe_columns(table, roles, config.timestamp_format)
-        notes = [*outcome.notes, *_too_many(outcome, config), *unclear_numbers(table)]
+        column = roles.get("event_type", "event_type")
+        kinds = find_kinds(sample, column if column in table.columns else None)
+        outcome = find_outcome(config.model_copy(update={"path": str(file)}), kinds, sample.whole)
+        columns = describe_columns(table, roles, config.timestamp_format, kinds.counts)
+        notes = [*kinds.notes, *outcome.losses, *outcome.future, *outcome.notes, *outcome.unmatched]
+        notes += [*too_many(outcome, config), *unclear_numbers(table)]
         return LogCheck(outcome.events, columns, outcome.sentence, notes, describe_tables(config))
 
 
@@ -98,26 +98,35 @@ def check_file(path: Path) -> LogCheck:
         roles = find_roles(sample)
         roles.notes += missing_files(path, sample.table.columns)
         form = roles.times.form if roles.times is not None else None
-        columns = describe_columns(sample.table, roles.names, form, roles.guessed)
+        kinds = find_kinds(sample, roles.names.get("event_type"))
+        columns = describe_columns(sample.table, roles.names, form, kinds.counts, roles.guessed)
         missing = [own for own in ("user_id", "item_id") if own not in roles.names]
         notes = [f"No column looks like the {own}. Name it in `data.columns.{own}` of a config." for own in missing]
         if missing:
             sentence = "the log cannot be read without these columns"
             return LogCheck(len(sample.table.frame), columns, sentence, notes + roles.notes)
-        check = LogCheck(len(sample.table.frame), columns, "nothing until a column is changed", roles.notes)
-        return check if roles.refused else _suggest(sample, roles, check)
+        notes = roles.notes + kinds.notes
+        check = LogCheck(len(sample.table.frame), columns, "nothing until a column is changed", notes)
+        return check if roles.refused else _suggest(sample, roles, kinds, check)
 
 
 def _check_known(path: Path, known: KnownLog) -> LogCheck:
     """A check of a data set that `data.format` names."""
-    outcome = _outcome(DataConfig.model_validate(known.data))
-    data = known.data | ({"bad_rows": "skip"} if outcome.losses else {})
-    config = {"name": run_name(path.name.split(".")[0], "log"), "data": data, "model": {"base": BASE, "layers": 12}}
-    notes = [f"{path.name} is taken for {known.name} by the names of its files.", _read(outcome), *outcome.notes]
-    return LogCheck(outcome.events, [], outcome.sentence, notes, config=config)
+    data = dict(known.data)
+    outcome = find_outcome(DataConfig.model_validate(data), Kinds(), whole=True)
+    notes = [f"{path.name} is taken for {known.name} by the names of its files.", _read(outcome), *outcome.losses]
+    notes += outcome.future
+    if outcome.losses:
+        data["bad_rows"] = "skip"
+    refusal = ""
+    if known.size > LARGEST_TRIED:
+        notes.append(f"The files are larger than {LARGEST_TRIED // 1_000_000} MB, so the config was not tried on them.")
+    else:
+        refusal = _settle_splits(data, notes, find_refusal)
+    return _with_config(LogCheck(outcome.events, [], outcome.sentence, notes), path, data, refusal)
 
 
-def _suggest(sample: Sample, roles: Roles, check: LogCheck) -> LogCheck:
+def _suggest(sample: Sample, roles: Roles, kinds: Kinds, check: LogCheck) -> LogCheck:
     """Adds to a check of the columns the outcome and a config."""
     data: dict[str, Any] = {"format": "table", "path": str(sample.path)}
     found = find_tables(sample, roles.names, data)
@@ -126,7 +135,7 @@ def _suggest(sample: Sample, roles: Roles, check: LogCheck) -> LogCheck:
         own: name for own, name in roles.names.items() if name != own or own not in _AS_NAMED
     }
     data["columns"] = columns
-    rules, about_rules = find_rules(sample.table.frame, roles.names)
+    rules, about_rules = find_rules(sample.table.frame, roles.names, sorted(kinds.counts))
     notes = [*check.notes, *found.notes, *unclear_numbers(sample.table), *about_rules]
     if roles.times is None:
         columns["timestamp"] = None
@@ -136,20 +145,68 @@ def _suggest(sample: Sample, roles: Roles, check: LogCheck) -> LogCheck:
     values = {"separator": sample.text.separator, "encoding": sample.text.encoding, "timestamp_format": form}
     data |= {key: value for key, value in values.items() if value is not None} | rules
     data["min_user_events"] = 3
-    outcome = _outcome(DataConfig.model_validate(data | {"path": str(sample.file)}))
-    notes += outcome.notes
+    outcome = _first_outcome(sample, data, kinds)
+    if outcome.repeats > MOST_REPEATS:
+        data["repeats"] = "keep"
+        notes.append(
+            f"{outcome.repeats:.0%} of the {'purchases' if rules['purchase'] else 'clicks'} repeat an earlier one of "
+            "the same user and item, so the config has `repeats: keep`. Without it only the first ones count."
+        )
+        outcome = _first_outcome(sample, data, kinds)
+    notes += outcome.notes + outcome.losses + outcome.future
     if outcome.losses:
         data["bad_rows"] = "skip"
-    refusal = _refusal(sample, data, outcome)
-    if refusal and data.get("splits") is None:
-        data["splits"] = ["leave_one_out"]
-        refusal = _refusal(sample, data, outcome) and refusal
-        notes += [] if refusal else ["The events cannot be split at one time, so the config leaves out `temporal`."]
+    refusal = _settle_splits(data, notes, lambda data: _refusal(sample, data, outcome))
+    return _with_config(replace(check, outcome=outcome.sentence, notes=notes), sample.path, data, refusal)
+
+
+def _with_config(check: LogCheck, path: Path, data: dict[str, Any], refusal: str) -> LogCheck:
+    """Adds to a check a config with a section `data`, or the reason why there is none."""
     if refusal:
-        return replace(check, outcome=outcome.sentence, notes=[*notes, f"No config can be suggested: {refusal}"])
-    name = run_name(sample.path.name.split(".")[0], "log")
-    config = {"name": name, "data": data, "model": {"base": BASE, "layers": 12}}
-    return replace(check, outcome=outcome.sentence, notes=notes, config=config)
+        return replace(check, notes=[*check.notes, f"No config can be suggested: {refusal}"])
+    name = run_name(path.name.split(".")[0], "log")
+    return replace(check, config={"name": name, "data": data, "model": {"base": BASE, "layers": 12}})
+
+
+def _settle_splits(data: dict[str, Any], notes: list[str], refuse: Callable[[dict[str, Any]], str]) -> str:
+    """Leaves the temporal split out of a section `data` if `prepare` refuses it otherwise, and notes it.
+
+    Args:
+        data: the section.
+        notes: the notes of the check.
+        refuse: a function that says why `prepare` would refuse a section; "" if it would not.
+
+    Returns:
+        why it would refuse the section in any case; "" if it would not.
+    """
+    refusal = refuse(data)
+    if refusal and "splits" not in data:
+        settled = data | {"splits": ["leave_one_out"]}
+        if not refuse(settled):
+            data |= settled
+            notes.append("The events cannot be split at one time, so the config leaves out `temporal`.")
+            return ""
+    return refusal
+
+
+def _first_outcome(sample: Sample, data: dict[str, Any], kinds: Kinds) -> Outcome:
+    """What a section `data` makes of the first lines."""
+    return find_outcome(DataConfig.model_validate(data | {"path": str(sample.file)}), kinds, sample.whole)
+
+
+def _refusal(sample: Sample, data: dict[str, Any], outcome: Outcome) -> str:
+    """Why `prepare` would refuse a config; "" if it would not, as far as the first lines show."""
+    if sample.whole:
+        found = find_refusal(data | {"path": str(sample.file)})
+        return found.replace(str(sample.file.parent), str(sample.path.parent))
+    return "".join(too_many(outcome, DataConfig.model_validate(data)))
+
+
+def _read(outcome: Outcome) -> str:
+    """How much of a data set was read."""
+    if outcome.whole:
+        return f"All {outcome.events:,} events were read."
+    return f"Only the first {outcome.events:,} events were read; the counts are those of these events."
 
 
 def _no_rows(table: Table) -> DataError:
@@ -157,105 +214,3 @@ def _no_rows(table: Table) -> DataError:
     source = table.source
     unread = "".join(f" ({loss.count:,} {reason}: {loss.examples[0]})" for reason, loss in source.losses.items())
     return DataError(f"{source.path}: there are no rows{unread}; expected one per event. Check the file.")
-
-
-# --- outcome ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """What `prepare` would make of the first part of a log.
-
-    Attributes:
-        events: events that can be used.
-        lost: rows that cannot be used and count for `data.bad_rows_limit`.
-        sentence: the counts, in words.
-        losses: the rows that cannot be used, by reason, in words.
-        future: the events in the future, in words.
-        whole: whether all events were read.
-    """
-
-    events: int
-    lost: int
-    sentence: str
-    losses: list[str]
-    future: list[str]
-    whole: bool
-
-    @property
-    def notes(self) -> list[str]:
-        """Everything that is said about single rows."""
-        return self.losses + self.future
-
-
-def _outcome(config: DataConfig) -> _Outcome:
-    """Reads the first part of a log."""
-    log = check_log(read_log(config.model_copy(update={"bad_rows": "skip"})))
-    parts: list[pd.DataFrame] = []
-    for part in log.events:  # without any event this raises
-        parts.append(part)
-        if sum(map(len, parts)) >= MOST_EVENTS:
-            break
-    whole = sum(map(len, parts)) < MOST_EVENTS
-    events = pd.concat(parts)
-    purchases = match_rules(events, config.purchase, "data.purchase")
-    clicks = match_rules(events, config.click, "data.click") | purchases
-    first = events[clicks].drop_duplicates(["user_id", "item_id"])
-    counts = first["user_id"].value_counts()
-    least = config.min_user_events or 3
-    losses = log.event_source.losses
-    sentence = (
-        f"{len(events):,} events, {int(clicks.sum()):,} clicks, {int(purchases.sum()):,} purchases, "
-        f"{len(first):,} pairs of user and item; {int((counts >= least).sum()):,} of {len(counts):,} users have "
-        f"{least} or more items in these rows"
-    )
-    said = [
-        f"{loss.count:,} rows cannot be used: {reason}, such as {loss.examples[0].rpartition('/')[2]}."
-        for reason, loss in losses.items()
-    ]
-    future = _future(events, log) if log.timed else []
-    lost = sum(loss.count for reason, loss in losses.items() if reason not in MISSING_IN_ALL)
-    return _Outcome(len(events), lost, sentence, said, future, whole)
-
-
-def _future(events: pd.DataFrame, log: RawLog) -> list[str]:
-    """The note on events in the future, if there are any."""
-    times = events["timestamp"][events["timestamp"] > time.time() + SECONDS_PER_DAY]
-    if times.empty:
-        return []
-    latest = int(times.to_numpy().argmax())
-    source = log.event_source
-    place = f"{Path(source.path).name}, {source.unit} {times.index[latest]}"
-    return [future_events(len(times), int(times.iloc[latest]), place)]
-
-
-def _read(outcome: _Outcome) -> str:
-    """How much of a data set was read."""
-    return (
-        f"All {outcome.events:,} events were read."
-        if outcome.whole
-        else (f"Only the first {outcome.events:,} events were read; the counts are those of these events.")
-    )
-
-
-def _too_many(outcome: _Outcome, config: DataConfig) -> list[str]:
-    """Why `prepare` would refuse the rows that were read because of those that cannot be used."""
-    rows = outcome.events + outcome.lost
-    if outcome.lost <= config.bad_rows_limit * rows:
-        return []
-    return [
-        f"`prepare` refuses such a log: {outcome.lost:,} of {rows:,} rows ({outcome.lost / rows:.1%}) cannot be used, "
-        f"more than `data.bad_rows_limit` allows ({config.bad_rows_limit:.0%}). Correct the log."
-    ]
-
-
-def _refusal(sample: Sample, data: dict[str, Any], outcome: _Outcome) -> str:
-    """Why `prepare` would refuse a config; "" if it would not, as far as the first lines show."""
-    config = DataConfig.model_validate(data | {"path": str(sample.file)})
-    if not sample.whole:
-        return "".join(_too_many(outcome, config))
-    try:
-        build_data(read_log(config), config, config.seed)
-    except UserError as error:
-        return str(error).replace(str(sample.file.parent), str(sample.path.parent))
-    return ""
