@@ -21,7 +21,7 @@ from llmrec.data.dataset import InteractionData, load_data
 from llmrec.errors import RunError
 from llmrec.files import plain, read_json, write_json
 from llmrec.progress import bar
-from llmrec.run import Run
+from llmrec.run import Run, refuse_unprotected
 from llmrec.run.fingerprint import differences, flatten
 from llmrec.run.lock import locked
 from llmrec.run.records import result_mark
@@ -52,7 +52,9 @@ def train_agents(run: Run, say: Callable[[str], Any]) -> dict[str, Any]:
     Raises:
         RunError: the folder holds agents of another config.
         DataError: see `simulate`.
+        ConfigError: the config has the section `privacy`.
     """
+    refuse_unprotected(run.config, "agents")
     simulate(run, say)
     with locked(run.directory):
         data = load_data(run.path("data"))

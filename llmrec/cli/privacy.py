@@ -14,6 +14,7 @@ from llmrec.progress.console import console_for
 from llmrec.run import Run
 
 ITEMS = {"item": "item", "categories": "its categories"}
+RIVALS = {"start": "untrained start", "popularity": "popularity"}
 SCORES = {
     "likelihood_ratio": "attack: adapter against the base",
     "loss": "attack: adapter alone",
@@ -48,6 +49,8 @@ def print_privacy(console: Console, found: dict[str, Any]) -> None:
     print_table(console, _singling_out_table(found))
     if found["profiles"]:
         print_table(console, _profiles_table(found))
+    if found["training"] is not None:
+        print_private_training(console, found["training"])
     membership = found["membership"]
     if "missing" in membership:
         print_line(console, f"attack on the adapter: not possible. {membership['missing']}", style="yellow")
@@ -63,6 +66,27 @@ def print_privacy(console: Console, found: dict[str, Any]) -> None:
         table.add_row(label, _with_interval(membership["auc"][name], 3))
     print_table(console, table)
     print_line(console, f"result: {membership['verdict']}")
+
+
+def print_private_training(console: Console, record: dict[str, Any]) -> None:
+    """Prints what a training with differential privacy has cost, how it ranks and what it leaves out."""
+    print_line(
+        console,
+        f"SFT with user-level differential privacy: epsilon {record['epsilon']:.3g} at delta {record['delta']:g} "
+        f"({record['accountant']}); noise {record['noise_multiplier']:.3g} x the clipping norm {record['clip']:g}, "
+        f"{record['batch_size']} of {record['users']:,} users a step on average, {record['steps']} steps, "
+        f"{record['clipped_share']:.0%} of gradients clipped",
+    )
+    ranking = record["ranking"]
+    table = Table(title=f"validation NDCG@10, {ranking['users']:,} users", title_justify="left")
+    for heading in ("ranked by", "NDCG@10", "gain of the adapter", "lower 95 % bound"):
+        table.add_column(heading, justify="left" if heading == "ranked by" else "right")
+    table.add_row("private adapter", f"{ranking['private']:.4f}", "", "")
+    for name, gain in record["gains"].items():
+        table.add_row(RIVALS[name], f"{ranking[name]:.4f}", f"{gain['mean']:+.4f}", f"{gain['lower']:+.4f}")
+    print_table(console, table)
+    print_line(console, f"privacy: {record['verdict']}")
+    print_line(console, f"outside of the guarantee: {'; '.join(record['outside'])}")
 
 
 def _singling_out_table(found: dict[str, Any]) -> Table:

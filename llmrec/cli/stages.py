@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,6 +12,7 @@ from llmrec.cli.doctor import data_report, page_path, print_data_report
 from llmrec.cli.hub import push_if_configured
 from llmrec.cli.options import ConfigArgument, JsonOption
 from llmrec.cli.output import line_printer, print_json, print_line
+from llmrec.cli.privacy import print_private_training
 from llmrec.cli.process import reserve_stdout
 from llmrec.cli.recommend import print_ranked
 from llmrec.cli.results import print_report, print_reward
@@ -20,7 +21,7 @@ from llmrec.distributed import is_main_process
 from llmrec.errors import UserError
 from llmrec.evaluation.report import Report, RewardModelReport
 from llmrec.progress.console import console_for
-from llmrec.run import Run, run_all
+from llmrec.run import Run, refuse_unprotected, run_all
 
 if TYPE_CHECKING:
     from llmrec.recommend import RankedItem
@@ -166,29 +167,38 @@ def run_command(
     """Run all stages that have not finished, then print the results."""
     with reserve_stdout(as_json):
         console = console_for(stderr=as_json)
-        report = _run_stages(config, console) if seeds is None else _run_seeds(config, seeds, console)
+        result = _run_stages(config, console) if seeds is None else _run_seeds(config, seeds, console)
     if as_json:
-        print_json(report.as_json())
+        print_json(result)
 
 
-def _run_stages(config: Path, console: Console) -> Report:
-    """Runs the stages of one run, prints the results and returns the report."""
+def _run_stages(config: Path, console: Console) -> dict[str, Any]:
+    """Runs the stages of one run, prints the results and returns the report, or what a private run has instead."""
     run = open_or_create(config)
     run_all(run, say=line_printer(console))
+    if run.config.privacy is not None:
+        record = run.metrics("sft")["privacy"]
+        print_private_training(console, record)
+        print_examples(console, example_recommendations(run))
+        print_next_steps(console, run, {"attack it": f"llmrec privacy {run.directory}"})
+        push_if_configured(run, console)
+        return record
     _write_page(run)
     report = Report.load(run.report_path)
     print_report(console, report)
     print_examples(console, example_recommendations(run))
-    print_next_steps(console, run)
+    results = {"all numbers": str(run.report_path), "report page": str(run.directory / "report.html")}
+    print_next_steps(console, run, results)
     push_if_configured(run, console)
-    return report
+    return report.as_json()
 
 
-def _run_seeds(path: Path, count: int, console: Console) -> Report:
+def _run_seeds(path: Path, count: int, console: Console) -> dict[str, Any]:
     """Runs the stages under several seeds of data and training, prints the results and returns the joint report."""
     if path.is_dir():
         raise UserError(f"{path} is the run of a single seed. Give --seeds a YAML config.")
     config = load_config(path)
+    refuse_unprotected(config, "run --seeds")
     from llmrec.evaluation.seeds import seeded, seeds_report
 
     runs = [Run.create(one) for one in seeded(config, count)]
@@ -203,7 +213,7 @@ def _run_seeds(path: Path, count: int, console: Console) -> Report:
     print_line(console, f"all numbers: {target}")
     if config.hub is not None:
         print_line(console, f"nothing was pushed to {config.hub.repo}: choose one of the {count} runs and push it")
-    return report
+    return report.as_json()
 
 
 @dataclass(frozen=True)
@@ -251,11 +261,16 @@ def print_examples(console: Console, examples: list[Example]) -> None:
         print_ranked(console, example.ranked)
 
 
-def print_next_steps(console: Console, run: Run) -> None:
-    """Prints where the results are, and commands to try next."""
+def print_next_steps(console: Console, run: Run, results: dict[str, str]) -> None:
+    """Prints where the results are, and commands to try next.
+
+    Args:
+        console: Prints.
+        run: The finished run.
+        results: Where results are, by what they are.
+    """
     steps = {
-        "all numbers": str(run.report_path),
-        "report page": str(run.directory / "report.html"),
+        **results,
         "try it": f"llmrec recommend --run {run.directory} --interactive",
         "share it": f"llmrec push --run {run.directory} --repo OWNER/NAME --dry-run",
     }

@@ -20,6 +20,7 @@ from llmrec.config.loader import (
 )
 from llmrec.config.model import LOCAL_BASE, ModelConfig
 from llmrec.config.ppo import PPOConfig
+from llmrec.config.privacy import PrivacyConfig
 from llmrec.config.reference import all_defaults, default_of, explain, json_schema, reference_markdown
 from llmrec.config.reward import PartConfig, PenaltyConfig, RewardConfig, TermConfig, TextRewardConfig
 from llmrec.config.sft import SFTConfig
@@ -47,6 +48,7 @@ __all__ = [
     "PPOConfig",
     "PartConfig",
     "PenaltyConfig",
+    "PrivacyConfig",
     "RewardConfig",
     "SASRecConfig",
     "SFTConfig",

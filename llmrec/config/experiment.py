@@ -13,6 +13,7 @@ from llmrec.config.hub import HubConfig
 from llmrec.config.learn import LearnConfig
 from llmrec.config.model import ModelConfig
 from llmrec.config.ppo import PPOConfig
+from llmrec.config.privacy import PrivacyConfig
 from llmrec.config.reward import RewardConfig
 from llmrec.config.section import Section
 from llmrec.config.sft import SFTConfig
@@ -42,6 +43,11 @@ class Config(Section):
     catalogue: CatalogueConfig = Field(default=CatalogueConfig(), description="How items become tokens.")
     model: ModelConfig = Field(default=ModelConfig(), description="Base language model and its adapter.")
     sft: SFTConfig = Field(default=SFTConfig(), description="Supervised fine-tuning.")
+    privacy: PrivacyConfig | None = Field(
+        default=None,
+        description="User-level differential privacy of SFT. The stages reward, ppo and evaluate are then refused. "
+        "null: none.",
+    )
     reward: RewardConfig = Field(
         default=RewardConfig(), description="Reward models, and the weights of the reward's parts."
     )
@@ -72,6 +78,9 @@ class Config(Section):
             values = _with_default(values, "reward", "linear", False)
         if _given(values.get("data"), "repeats") == "keep":
             values = _with_default(values, "evaluation", "baselines", [*DEFAULT_BASELINES, "personal_popularity"])
+        if values.get("privacy") is not None:
+            values = _with_default(values, "catalogue", "cooccurrence_weight", 0.0)
+            values = _with_default(values, "sft", "save_steps", 5)  # steps that a crash loses are paid for twice
         return values
 
     @model_validator(mode="after")
@@ -87,7 +96,28 @@ class Config(Section):
                 "hub.titles is false, but under catalogue.scheme `title` the model writes items by their titles: set "
                 "hub.titles to true, or catalogue.scheme to `atomic`."
             )
+        if self.privacy is not None:
+            _refuse_unprotected(self)
         return self
+
+
+def _refuse_unprotected(config: Config) -> None:
+    """Refuses settings under which something that the section `privacy` does not protect enters the adapter or a push.
+
+    Raises:
+        ValueError: names the key.
+    """
+    weight = config.catalogue.cooccurrence_weight
+    if weight > 0:
+        raise ValueError(
+            f"catalogue.cooccurrence_weight is {weight:g}, but under `privacy` item embeddings cannot start from the "
+            "clicks of people: set it to 0."
+        )
+    if config.hub is not None and config.hub.include:
+        raise ValueError(
+            f"hub.include holds {', '.join(config.hub.include)}, but under `privacy` only the SFT adapter is protected "
+            "and pushed: set it to []."
+        )
 
 
 def _given(section: Any, key: str) -> Any:

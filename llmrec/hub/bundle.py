@@ -80,7 +80,15 @@ def build_folder(
         titles=hub.titles,
     )
     data = report.data or _data_card(run)
-    shared = SharedRun(policy=policy, config=run.config, adapter=adapter, report=report, data=data, include=hub.include)
+    shared = SharedRun(
+        policy=policy,
+        config=run.config,
+        adapter=adapter,
+        report=report,
+        data=data,
+        include=hub.include,
+        privacy=run.metrics("sft").get("privacy") if adapter == "sft" else None,
+    )
     write_text(folder / CARD_FILE, run_card(shared))
 
 

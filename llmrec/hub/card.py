@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import EvalResult
 
@@ -29,6 +30,7 @@ class SharedRun:
         report: results of the run; empty if it has not been evaluated.
         data: counts and rules of the prepared data.
         include: the further parts that are pushed, of `llmrec.config.INCLUDABLE`.
+        privacy: what SFT recorded of its differential privacy; None without it.
     """
 
     policy: SharedPolicy
@@ -37,6 +39,7 @@ class SharedRun:
     report: Report = field(default_factory=Report)
     data: DatasetCard = field(default_factory=DatasetCard)
     include: Sequence[str] = ()
+    privacy: dict[str, Any] | None = None
 
     @property
     def dataset(self) -> str:
@@ -63,6 +66,7 @@ def run_card(run: SharedRun) -> str:
         conclusions=[verdict(run.report), *remarks(run.report)] if run.adapter == "ppo" else [],
         data_rows=_data_rows(run),
         training_rows=_training_rows(run),
+        privacy_rows=_privacy_rows(run.privacy),
     )
 
 
@@ -164,6 +168,25 @@ def _training_rows(run: SharedRun) -> list[Row]:
         versions = [f"{name} {version}" for name, version in environment.versions.items()]
         rows.append(("environment", ", ".join([environment.device or "unknown device", *versions])))
     return rows
+
+
+def _privacy_rows(privacy: dict[str, Any] | None) -> list[Row]:
+    """The guarantee of a private adapter, how it was trained and how it ranks; nothing without one."""
+    if privacy is None:
+        return []
+    ranking = privacy["ranking"]
+    return [
+        ("guarantee", f"epsilon {privacy['epsilon']:.3g}, delta {privacy['delta']:g}, for each user, added or removed"),
+        ("accountant", privacy["accountant"]),
+        ("noise", f"{privacy['noise_multiplier']:.3g} x the clipping norm {privacy['clip']:g}"),
+        ("sampling", f"{privacy['batch_size']} of {number(privacy['users'])} users a step on average (Poisson)"),
+        ("steps", str(privacy["steps"])),
+        ("clipped gradients", f"{privacy['clipped_share']:.0%}"),
+        ("validation NDCG@10", f"{number(ranking['private'], DIGITS)}, {number(ranking['users'])} users"),
+        ("untrained start", number(ranking["start"], DIGITS)),
+        ("popularity", number(ranking["popularity"], DIGITS)),
+        ("verdict", privacy["verdict"]),
+    ]
 
 
 def _sft_settings(config: Config) -> str:

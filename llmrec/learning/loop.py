@@ -9,7 +9,7 @@ from llmrec.config import LearnConfig
 from llmrec.errors import DataError
 from llmrec.learning.canary import judge, tolerated_loss
 from llmrec.learning.round import FOLDER, PLAN_FILE, Plan, new_events, remove_finished, run_round
-from llmrec.run import Run
+from llmrec.run import Run, refuse_unprotected
 from llmrec.run.lock import locked
 from llmrec.serving.store import Store, StoreError
 from llmrec.versions.registry import Registry, Version
@@ -46,7 +46,9 @@ def learn(run: Run, store: Store, say: Callable[[str], Any], now: Callable[[], f
     Raises:
         RunError: another process learns in this run.
         DataError: the events are too few to hold some out.
+        ConfigError: the config has the section `privacy`, which does not cover PPO.
     """
+    refuse_unprotected(run.config, "learn")
     with locked(run.directory):
         registry = Registry(run, now)
         config = run.config.learn

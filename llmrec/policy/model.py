@@ -127,7 +127,7 @@ class RecPolicy(nn.Module):
         Embeddings of new item tokens start from the words of titles and facts, plus vectors of item co-occurrence.
 
         Args:
-            config: `model`, `catalogue`, `seed` and `sft.requests` are used.
+            config: `model`, `catalogue`, `seed`, `sft.requests` and whether there is `privacy` are used.
             data: the catalogue and the training histories.
 
         Raises:
@@ -158,14 +158,22 @@ class RecPolicy(nn.Module):
             repeats=data.repeats,
         )
         if norm is not None:
-            policy._refit_final_norm(norm, data)
+            policy._refit_final_norm(norm, policy._norm_prompts(config, data))
         return policy
 
-    @torch.no_grad()
-    def _refit_final_norm(self, name: str, data: InteractionData) -> None:
-        """Scales the final norm so that all channels have the same spread on prompts of training histories."""
+    def _norm_prompts(self, config: Config, data: InteractionData) -> list[list[int]]:
+        """Items of the prompts on which the final norm is fitted: of histories, or random ones under `privacy`."""
+        width = self.catalogue.max_history
+        if config.privacy is not None:
+            generator = np.random.default_rng(config.seed)
+            size = min(width, data.num_items)
+            return [generator.choice(data.num_items, size, replace=False).tolist() for _ in range(NORM_PROMPTS)]
         rows = np.linspace(0, data.num_users - 1, NORM_PROMPTS).astype(int)
-        shown = [data.train_histories[row][-self.catalogue.max_history :].tolist() for row in rows]
+        return [data.train_histories[row][-width:].tolist() for row in rows]
+
+    @torch.no_grad()
+    def _refit_final_norm(self, name: str, shown: list[list[int]]) -> None:
+        """Scales the final norm so that all channels have the same spread on prompts of the shown items."""
         hidden = []
         for items in shown:
             tokens = torch.tensor([self.prompts.prompt(NEW_USER, items)], device=self.device)

@@ -35,6 +35,7 @@ def privacy_report(run: Run, adapter: str | None, say: Callable[[str], None]) ->
         "users": data.num_users,
         "singling_out": [_as_json(one) for one in found],
         "profiles": _profiles(run, data),
+        "training": run.metrics("sft").get("privacy") if run.finished("sft") else None,
         "membership": attack_run(run, data, adapter, run.config.seed),
     }
 

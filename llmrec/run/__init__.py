@@ -2,7 +2,7 @@
 
 from llmrec.run.fingerprint import NOT_SET, config_fingerprint, flatten
 from llmrec.run.run import Run
-from llmrec.run.stages import STAGE_TABLE, STAGES, VERBS, Stage, run_all, run_stage
+from llmrec.run.stages import STAGE_TABLE, STAGES, VERBS, Stage, refuse_unprotected, run_all, run_stage
 from llmrec.run.versions import library_versions
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "config_fingerprint",
     "flatten",
     "library_versions",
+    "refuse_unprotected",
     "run_all",
     "run_stage",
 ]

@@ -7,12 +7,17 @@ from llmrec.errors import ConfigError
 
 
 def check_installed(config: Config) -> None:
-    """Checks the packages behind `report_to`, `sft.optim` and `ppo.optim`.
+    """Checks the packages behind `report_to`, `privacy`, `sft.optim` and `ppo.optim`.
 
     Raises:
         ConfigError: a package is not installed; the message names the key and the command that installs it.
     """
     check_trackers(config)
+    if config.privacy is not None and not _is_installed("opacus"):
+        raise ConfigError(
+            "`privacy` needs the accountant of opacus, which is not installed: run `pip install 'llmrec[privacy]'`, or "
+            "leave the section out."
+        )
     for key, section in (("sft", config.sft), ("ppo", config.ppo)):
         if section.optim == "adamw_bnb_8bit" and not _is_installed("bitsandbytes"):
             raise ConfigError(

@@ -17,7 +17,15 @@ from llmrec.run.fingerprint import config_fingerprint, differences
 from llmrec.run.lock import locked
 from llmrec.run.records import METRICS_FILE, STARTED_FILE, StageRecord, read_record, result_mark
 from llmrec.run.requirements import check_installed
-from llmrec.run.stages import ADAPTER_STAGES, STAGE_TABLE, STAGES, VERBS, check_stage
+from llmrec.run.stages import (
+    ADAPTER_STAGES,
+    STAGE_TABLE,
+    STAGES,
+    VERBS,
+    check_stage,
+    refuse_unprotected,
+    stages_of,
+)
 from llmrec.run.versions import library_versions
 from llmrec.timing import spent, start_clock
 
@@ -113,7 +121,10 @@ class Run:
 
         Raises:
             RunError: the stage was begun or finished under other values.
+            ConfigError: the section `privacy` does not cover the stage.
         """
+        if stage not in stages_of(self.config):
+            refuse_unprotected(self.config, VERBS[stage])
         self._refuse_conflicts(stage)
         if stage not in self._started:
             self._started[stage] = time.monotonic()

@@ -7,9 +7,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmrec.config import PenaltyConfig
+from llmrec.config import Config, PenaltyConfig
 from llmrec.distributed import is_main_process
-from llmrec.errors import LlmrecError
+from llmrec.errors import ConfigError, LlmrecError
 from llmrec.run.lock import locked
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ STAGE_TABLE = {
         module="llmrec.sft.stage",
         function="train_sft",
         requires=("data",),
-        config_keys=("data", "catalogue", "model", "sft", "seed"),
+        config_keys=("data", "catalogue", "model", "sft", "privacy", "seed"),
     ),
     "reward": Stage(
         module="llmrec.reward.stage",
@@ -82,12 +82,35 @@ STAGES = tuple(STAGE_TABLE)
 ADAPTER_STAGES = ("sft", "ppo")  # the stages that train an adapter
 # The command of each stage. Only the first differs from the name of the stage's folder.
 VERBS = {stage: "prepare" if stage == "data" else stage for stage in STAGES}
+PRIVATE_STAGES = ("data", "sft")  # the stages that run under the config section `privacy`
 
 
 def check_stage(stage: str) -> None:
     """Raises ValueError if there is no such stage."""
     if stage not in STAGE_TABLE:
         raise ValueError(f"unknown stage {stage!r}; stages are {', '.join(STAGES)}")
+
+
+def stages_of(config: Config) -> tuple[str, ...]:
+    """The stages that `llmrec run` runs under a config, in order."""
+    return STAGES if config.privacy is None else PRIVATE_STAGES
+
+
+def refuse_unprotected(config: Config, what: str) -> None:
+    """Refuses to train on people's data outside of the guarantee of the section `privacy`.
+
+    Args:
+        config: the config.
+        what: the stage or command, as a user types it.
+
+    Raises:
+        ConfigError: the config has the section.
+    """
+    if config.privacy is not None:
+        raise ConfigError(
+            f"`privacy`: found with `{what}`, which trains on the same people without it, or needs a stage that does. "
+            "Only the SFT adapter is protected. Use that adapter, or run this under another `name` without `privacy`."
+        )
 
 
 def run_stage(run: "Run", stage: str) -> None:
@@ -111,14 +134,14 @@ def run_all(run: "Run", *stages: str, say: Callable[[str], Any] = print) -> None
 
     Args:
         run: the run.
-        stages: names out of `STAGES`; none given means all of them.
+        stages: names out of `STAGES`; none given means all that `stages_of` names.
         say: takes a line for people: which stage runs, which is skipped, how long each took, and the lines that the
             stage reports under `summary`.
 
     Raises:
         RunError: another process runs a stage in the run directory.
     """
-    asked = stages or STAGES
+    asked = stages or stages_of(run.config)
     to_do = any(not run.finished(stage) for stage in asked)
     with locked(run.directory) if to_do else nullcontext():  # nothing to do: only the results are read
         for stage in asked:

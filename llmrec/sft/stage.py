@@ -10,22 +10,22 @@ from typing import Any, cast
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
-from trl.trainer.sft_config import SFTConfig as TRLSFTConfig
 
-from llmrec.config import SFTConfig
 from llmrec.config.batch import batch_record, few_updates, resumed_batch, sft_share
 from llmrec.data.dataset import InteractionData, load_data
 from llmrec.data.decision import Decisions
 from llmrec.data.profiles import NEW_USER, profile_texts
-from llmrec.distributed import is_main_process, settle_mixed_precision
+from llmrec.distributed import is_main_process
 from llmrec.files import newest_checkpoint, read_json
 from llmrec.policy.model import RecPolicy
 from llmrec.progress import TrainingLog, watch
 from llmrec.requests.draw import ask
 from llmrec.run import Run
 from llmrec.selection.validation import validation_sample
+from llmrec.sft.arguments import training_arguments
 from llmrec.sft.check import check_completions
-from llmrec.sft.trainer import NDCG, RecSFTTrainer, ValidationCallback
+from llmrec.sft.private import train_private
+from llmrec.sft.trainer import BEST, NDCG, RecSFTTrainer, ValidationCallback
 from llmrec.sft.windows import TrainingWindows
 from llmrec.sharding import check_launch
 from llmrec.timing import timed
@@ -43,7 +43,8 @@ def train_sft(run: Run) -> dict[str, Any]:
     Raises:
         RunError: the data has not been prepared.
         ConfigError: the mask forbids what the tokenizer makes of a supervised text, the launcher cannot shard the base
-            (see `sharding.check_launch`), or the processes cannot share a batch evenly.
+            (see `sharding.check_launch`), the processes cannot share a batch evenly, or the section `privacy` does not
+            fit the log or the launch.
     """
     check_launch(run.config.model.quantization)
     sft_share(run.config.sft)  # refuses a number of processes before the data is read
@@ -53,16 +54,26 @@ def train_sft(run: Run) -> dict[str, Any]:
     torch.manual_seed(run.config.seed)
     with timed("base model"):
         policy = RecPolicy.create(run.config, data)
-    trainer = _make_trainer(run, policy, data)
-    validation = ValidationCallback(trainer, _validation_decisions(run, policy, data))
-    _train(run, trainer, validation)
-    validation.best.restore_best(policy)
-    trainer.save_model(str(run.path("sft")))
-    metrics = _metrics(trainer, validation) | {"summary": [coverage(policy, data)]}
+    decisions = _validation_decisions(run, policy, data)
+    train = _train_best if run.config.privacy is None else train_private
+    metrics = train(run, policy, data, decisions)
+    metrics["summary"] = [coverage(policy, data), *metrics.get("summary", [])]
+    weights = policy.adapter_weights()
+    if is_main_process():
+        policy.save_pretrained(run.path("sft", "adapter"), weights)
     run.finish("sft", metrics)
     if is_main_process():
-        shutil.rmtree(validation.best.directory, ignore_errors=True)
+        shutil.rmtree(run.path("sft", BEST), ignore_errors=True)
     return metrics
+
+
+def _train_best(run: Run, policy: RecPolicy, data: InteractionData, decisions: Decisions) -> dict[str, Any]:
+    """Trains the policy, and leaves it with the adapter of the best evaluation on validation. Returns the metrics."""
+    trainer = _make_trainer(run, policy, data)
+    validation = ValidationCallback(trainer, decisions)
+    _train(run, trainer, validation)
+    validation.best.restore_best(policy)
+    return _metrics(trainer, validation)
 
 
 @timed("training windows")
@@ -147,36 +158,4 @@ def coverage(policy: RecPolicy, data: InteractionData) -> str:
     return (
         f"{stated:,} of {data.num_items:,} items have facts that can be stated; {known:,} of {data.num_users:,} users "
         "have attributes in the prompt"
-    )
-
-
-def training_arguments(section: SFTConfig, run: Run) -> TRLSFTConfig:
-    """TRL's arguments for a config section. TRL sees one epoch, because the windows hold all epochs.
-
-    Raises:
-        ConfigError: the processes cannot share a batch evenly.
-    """
-    share = sft_share(section)
-    return TRLSFTConfig(
-        output_dir=str(run.path("sft", "checkpoints")),
-        num_train_epochs=1,
-        learning_rate=section.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=section.warmup_ratio,  # a value below 1 is a share of all steps
-        weight_decay=section.weight_decay,
-        optim=section.optim,
-        per_device_train_batch_size=share.forward,
-        gradient_accumulation_steps=share.passes,
-        gradient_checkpointing=False,
-        bf16=settle_mixed_precision() == "bf16",
-        use_cpu=not torch.cuda.is_available(),
-        max_grad_norm=1.0,
-        logging_steps=10,
-        save_steps=section.save_steps,
-        save_total_limit=2,
-        seed=run.config.seed,
-        report_to="none",  # `watch` reports
-        remove_unused_columns=False,
-        loss_type="nll",  # `RecSFTTrainer` computes the loss; TRL's default would patch the model's head
-        dataset_kwargs={"skip_prepare_dataset": True},
     )

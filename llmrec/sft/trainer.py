@@ -20,10 +20,11 @@ from llmrec.language.grammar import ITEM
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.packing import PackedBatch, pack, target_log_probs
 from llmrec.selection.best_adapter import BestAdapter, evaluation_due
-from llmrec.sft.windows import TrainingWindows, decision_of
+from llmrec.sft.windows import HistoryWindows, Window, decision_of
 from llmrec.sharding import Shards, configure
 
 NDCG = "eval_ndcg@10"
+BEST = "best"  # folder of the best adapters during training
 ROW = "row"  # column of the data set that TRL sees: numbers of windows
 COUNTS = "counts"  # key of a collated batch: its item tokens and its text tokens, int64 [2]
 
@@ -68,11 +69,11 @@ class RecSFTTrainer(SFTTrainer):
 
     loss_is_scaled_for_ga = True  # transformers then does not divide the loss by the number of forward passes
 
-    def __init__(self, policy: RecPolicy, windows: TrainingWindows, args: TRLSFTConfig, section: SFTConfig):
+    def __init__(self, policy: RecPolicy, windows: HistoryWindows, args: TRLSFTConfig, section: SFTConfig):
         self.policy = policy
         self.section = section
         self.windows = windows
-        self._logged_steps = 0  # optimizer steps since the last log, and the sums of this process's losses over them
+        self._logged_means = 0  # means of losses since the last log, and the sums of this process's losses over them
         self._logged_losses = torch.zeros(2)
         super().__init__(
             model=policy,  # pyright: ignore[reportArgumentType]  # any nn.Module trains
@@ -106,22 +107,25 @@ class RecSFTTrainer(SFTTrainer):
     ) -> tuple[list[Any], torch.Tensor]:
         """The parts of an optimizer step, and the numbers of its item tokens and text tokens over all processes."""
         parts, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._logged_steps += 1
+        self._logged_means += 1
         counts = torch.stack([part[COUNTS] for part in parts]).sum(0).to(device)
         return parts, cast(torch.Tensor, self.accelerator.reduce(counts, "sum"))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the mean item loss and text loss of the steps since the last log."""
-        if self.policy.training and self._logged_steps:
+        if self.policy.training and self._logged_means:
             sums = cast(torch.Tensor, self.accelerator.reduce(self._logged_losses.to(self.args.device), "sum"))
-            item_loss, text_loss = (sums / self._logged_steps).tolist()
+            item_loss, text_loss = (sums / self._logged_means).tolist()
             logs |= {"item_loss": item_loss, "text_loss": text_loss}
             self._logged_losses.zero_()
-            self._logged_steps = 0
+            self._logged_means = 0
         super().log(logs, start_time)
 
     def _collate(self, numbers: Sequence[dict[str, int]]) -> dict[str, torch.Tensor]:
-        rows = [self.windows[number[ROW]] for number in numbers]
+        return self.pack_windows([row for number in numbers for row in self.windows.of_row(number[ROW])])
+
+    def pack_windows(self, rows: Sequence[Window]) -> dict[str, torch.Tensor]:
+        """The windows as the tensors of a `PackedBatch`, and the `COUNTS` of their tokens."""
         completions = [row["completions"] for row in rows]
         batch = pack(self.policy, [decision_of(row, self.policy.repeats) for row in rows], completions)
         batch = batch.with_choices([row["learned"] for row in rows])
@@ -158,7 +162,7 @@ class ValidationCallback(TrainerCallback):
 
     def __init__(self, trainer: RecSFTTrainer, decisions: Decisions):
         self.trainer = trainer
-        self.best = BestAdapter(decisions, Path(str(trainer.args.output_dir)).parent / "best", NDCG)
+        self.best = BestAdapter(decisions, Path(str(trainer.args.output_dir)).parent / BEST, NDCG)
         self.record = self.best.directory / "validation.json"
 
     def on_train_begin(

@@ -12,7 +12,7 @@ import numpy as np
 from llmrec.data.dataset import InteractionData, load_data
 from llmrec.errors import DataError, RunError
 from llmrec.files import plain, read_json, write_json
-from llmrec.run import Run
+from llmrec.run import Run, refuse_unprotected
 from llmrec.run.fingerprint import differences, flatten
 from llmrec.run.lock import locked
 from llmrec.run.records import result_mark
@@ -64,7 +64,9 @@ def simulate(run: Run, say: Callable[[str], Any]) -> dict[str, dict[str, Any]]:
     Raises:
         DataError: the log has no times, too few held-out users, or kept repeats.
         RunError: the folder holds worlds of another config.
+        ConfigError: the config has the section `privacy`.
     """
+    refuse_unprotected(run.config, "simulate")
     run.require("data")
     with locked(run.directory):
         data = load_data(run.path("data"))

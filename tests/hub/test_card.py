@@ -151,3 +151,31 @@ def test_the_license_is_that_of_the_base_on_the_hub(run: Run, server: Hub, waits
     server.faults = [Fault("GET /api/models/somebody/base", status=503)]
     card = (build(run, tmp_path / "folder", ask_hub=True) / "README.md").read_text()
     assert named.items() <= read_yaml(card.split("---\n")[1]).items() and "the base model has `gem`" in card
+
+
+def test_a_private_adapter_states_its_guarantee_and_what_lies_outside(shared: SharedRun) -> None:
+    privacy = {
+        "epsilon": 7.996,
+        "delta": 1e-5,
+        "clip": 1.0,
+        "noise_multiplier": 0.9,
+        "users": 943,
+        "batch_size": 64,
+        "steps": 30,
+        "clipped_share": 0.98,
+        "accountant": "RDP",
+        "outside": ["the catalogue is public"],
+        "ranking": {"users": 900, "private": 0.0123, "start": 0.0101, "popularity": 0.05},
+        "verdict": "not called private: the adapter ranks no better than popularity",
+    }
+    card = run_card(replace(shared, adapter="sft", privacy=privacy))
+    for text in (
+        "## Privacy",
+        "| guarantee | epsilon 8, delta 1e-05, for each user, added or removed |",
+        "| sampling | 64 of 943 users a step on average (Poisson) |",
+        "| validation NDCG@10 | 0.0123, 900 users |",
+        "| verdict | not called private: the adapter ranks no better than popularity |",
+        "- the catalogue is public",
+    ):
+        assert text in card
+    assert "## Privacy" not in run_card(shared)

@@ -14,6 +14,7 @@ from llmrec.run import Run
     [
         ({"sft": {"optim": "adamw_bnb_8bit"}}, r"sft.optim is `adamw_bnb_8bit`.*pip install 'llmrec\[quantized\]'"),
         ({"ppo": {"optim": "adamw_bnb_8bit"}}, r"ppo.optim is `adamw_bnb_8bit`.*pip install 'llmrec\[quantized\]'"),
+        ({"privacy": {"epsilon": 8.0, "delta": 1e-5}}, r"`privacy` needs.*opacus.*pip install 'llmrec\[privacy\]'"),
         ({"report_to": ["trackio"]}, r"report_to names `trackio`.*pip install 'llmrec\[trackio\]'"),
     ],
 )
