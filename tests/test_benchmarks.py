@@ -17,6 +17,7 @@ from benchmarks.contenders import Ours, Workload
 from benchmarks.floor import needed_flops
 from benchmarks.piece import run_piece
 from benchmarks.ppo_throughput import main
+from benchmarks.privacy import table as privacy_table
 from benchmarks.quantization import table
 from benchmarks.research.sdpo import sdpo_loss
 from llmrec.data.dataset import save_data
@@ -127,3 +128,14 @@ def test_simulated_changes_have_the_stated_correlation():
     first, second = guard.changes(np.random.default_rng(0), setting, 1)[0].T
     assert np.corrcoef(first, second)[0, 1] == pytest.approx(0.6, abs=0.1)
     assert 0.2 < (first != 0).mean() < 0.3 and abs(first.mean()) < 0.005
+
+
+def test_the_table_of_privacy_has_a_row_for_each_training():
+    ranking = {"users": 943, "private": 0.01234, "start": 0.0, "popularity": 0.0385}
+    gains = {"start": {"mean": 0.01234, "lower": 0.0078}, "popularity": {"mean": -0.02616, "lower": -0.0345}}
+    plain = {"ranking": ranking, "gains": gains}
+    lines = privacy_table({"epsilon-8": plain | {"noise_multiplier": 0.54, "steps": 15}, "no-privacy": plain})
+    assert lines.splitlines()[2:] == [
+        "| epsilon-8 | 0.54 | 15 | 0.0123 | 0.0000 | 0.0385 | +0.0123, +0.0078 | -0.0262, -0.0345 |",
+        "| no-privacy | none |  | 0.0123 | 0.0000 | 0.0385 | +0.0123, +0.0078 | -0.0262, -0.0345 |",
+    ]

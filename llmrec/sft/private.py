@@ -43,7 +43,7 @@ USERS = "users"  # key of a collated batch: the packed window of each drawn user
 COLUMNS = {"item_loss": "item loss", "text_loss": "text loss"}
 OUTSIDE = (
     "the catalogue: items, titles, facts and their order are taken as public",
-    "the number of users, and the settings and their choice",
+    "the number of users, the times of a `temporal` split, and the settings and their choice",
     "all measurements, such as losses, NDCG@10, the share of clipped users, curves and counts of the data",
     "people's histories in the prompt when the adapter is used",
     "other trainings on the same people: each costs a budget of its own",

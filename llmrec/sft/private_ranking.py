@@ -1,6 +1,6 @@
 """Whether a private adapter still ranks: its NDCG@10 on validation beside its untrained start and popularity.
 
-Noise can protect people by leaving nothing of the ranking. Such an adapter is not called private here, but useless.
+Noise can protect people by leaving nothing of the ranking. Such an adapter is not called private.
 """
 
 from typing import Any
@@ -18,10 +18,6 @@ from llmrec.selection.validation import user_ndcg
 from llmrec.timing import timed
 
 RIVALS = {"start": "its untrained start", "popularity": "popularity"}
-RULE = (
-    "the one-sided 95 % lower bounds of its gains in validation NDCG@10 over its untrained start and over popularity, "
-    "paired by user, are both above 0"
-)
 
 
 @timed("validation")
@@ -52,8 +48,8 @@ def ranking_report(
         data: the prepared log.
 
     Returns:
-        `ranking`: users, and mean NDCG@10 over users by name; `gains`: mean and lower bound by rival; `ranks`: whether
-        the rule holds; `verdict`: what that means.
+        `ranking`: users, and mean NDCG@10 over users by name; `gains`: mean and one-sided 95 % lower bound by rival,
+        paired by user; `ranks`: whether both bounds are above 0; `verdict`: what that means.
     """
     values = {"private": private, "start": start, "popularity": popularity_ranked(data, decisions)}
     by_user = {name: per_user(one, decisions.users)[1] for name, one in values.items()}
@@ -77,8 +73,6 @@ def _gain(differences: np.ndarray) -> dict[str, float]:
 
 def _verdict(failed: list[str]) -> str:
     if failed:
-        return (
-            f"not called private: the adapter ranks no better than {' and no better than '.join(failed)}, so what "
-            "protects people is that it has learned nothing of use"
-        )
+        rivals = " and no better than ".join(failed)
+        return f"not called private: the guarantee holds, but the adapter ranks no better than {rivals}"
     return "private and useful: the adapter ranks better than its untrained start and than popularity"
