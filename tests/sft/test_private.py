@@ -229,6 +229,7 @@ def train_and_die(directory: Path, killed_at: int) -> None:
     run_stage(Run.open(directory), "sft")
 
 
+@pytest.mark.slow
 def test_a_killed_training_counts_the_steps_that_it_runs_again(tiny_base: str, tmp_path: Path) -> None:
     """Killed inside step 4, after the checkpoint of step 2: steps 3 and 4 are paid twice, so it ends after step 4.
 
