@@ -122,5 +122,6 @@ def exposure_curves(exposures: pd.DataFrame) -> dict[str, Curve]:
     placed = exposures[exposures["position"].notna() & (exposures["position"] <= LAST_POSITION).fillna(False)]
     if len(placed):
         rates = placed.groupby("position")["click"].mean()
-        curves["click_rate"] = [(float(position), float(rate)) for position, rate in rates.items()]
+        positions = rates.index.to_numpy(dtype=float)
+        curves["click_rate"] = list(zip(positions.tolist(), rates.tolist(), strict=True))
     return curves

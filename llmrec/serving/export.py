@@ -109,9 +109,10 @@ def _feedback(given: pd.DataFrame, shown: pd.DataFrame) -> pd.DataFrame:
 def _logged(data: InteractionData, erased: set[str]) -> pd.DataFrame:
     """Clicks and purchases of the run's log, without those of people whose data was deleted."""
     histories = Ragged.of(data.histories)
+    users = np.repeat(np.arange(len(data.users)), histories.lengths)
     clicks = pd.DataFrame(
         {
-            "user_id": data.users["user_id"].repeat(histories.lengths).reset_index(drop=True),
+            "user_id": data.users["user_id"].iloc[users].reset_index(drop=True),
             "item_id": data.items["item_id"].iloc[histories.flat()].reset_index(drop=True),
             "event_type": "click",
             "timestamp": Ragged.of(data.timestamps).flat().astype(np.float64),
