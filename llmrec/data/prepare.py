@@ -84,9 +84,10 @@ def prepare_stage(run: StageRun) -> None:
     config = run.config.data
     run.begin("data")
     try:
-        with unchanged_files(), bar("data") as progress:
+        with unchanged_files():
             log = read_log(config)
-            data = build_data(log, config, config.seed, run.path("data").parent, progress.update)
+            with bar("data") as progress:
+                data = build_data(log, config, config.seed, run.path("data").parent, progress.update)
         save_data(data, run.path("data"))
     except BaseException:
         # Most failures are fixed in the config. A stage that counts as started would refuse the changed config.
