@@ -212,7 +212,7 @@ def _rules(found: Collected, data: InteractionData, counts: EventCounts, config:
     if config.purchase and not Ragged.of(data.purchases).flat().any():
         if counts.purchases:
             text = (
-                f"{counts.purchases:,} events are purchases, but each comes after its user's first held-out click, so "
+                f"{counts.purchases:,} events are purchases, but none comes before its user's first held-out click, so "
                 "no history may show it. Hold out less, or set `data.purchase: []`."
             )
         else:

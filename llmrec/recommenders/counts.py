@@ -18,7 +18,7 @@ from llmrec.recommenders.tuning import evaluated_users
 
 BATCH_SIZE = 256  # histories scored at a time, at most
 BATCH_SCORES = 2**25  # scores that a batch may have
-# Scores that each fit computes in a split, at most: about half a minute for all fits. More targets are sampled.
+# Scores that each fit computes in a split, at most: about a minute of CPU time for all fits. More targets are sampled.
 SCORES = 2_000_000_000
 FEWEST_TARGETS = 1_000  # measured in any case
 

@@ -94,7 +94,7 @@ def render(
             guarantees=guarantees,
             generation=generation,
             examples=report.examples,
-            card=tables.pairs(report.data.as_json()) if report.data else [],
+            card=tables.card_facts(report.data) if report.data else [],
             config=config,
             commands=report.commands,
             environment=tables.pairs(report.environment.as_json()) if report.environment else [],

@@ -348,9 +348,15 @@ def counted_targets(card: DatasetCard, split: str) -> str:
     return f", {sizes.targets:,} targets of {sizes.users:,} users{sampled}"
 
 
+def card_facts(card: DatasetCard) -> list[tuple[str, str]]:
+    """A dataset card as dotted keys with their text; of its warnings, the text with harm and reason."""
+    warnings = [f"{harm_of(warning)} {warning.text}".strip() for warning in card.warnings]
+    return pairs(card.as_json() | ({"warnings": warnings} if warnings else {}))
+
+
 def harm_of(warning: DataWarning) -> str:
     """How much a warning about a log harms and why, as the beginning of a line; empty if its card does not say."""
-    if warning.harm is None:
+    if warning.harm is None or warning.why is None:
         return ""
     share = f", {percent(warning.share, 0)}" if warning.share is not None else ""
     return f"{warning.harm}{share}: {warning.why}."

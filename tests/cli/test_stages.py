@@ -47,7 +47,12 @@ def test_prepare_reports_what_misleads_and_what_counts_reach(llmrec, capsys, tmp
     config.write_text(f"name: a\noutput_dir: {tmp_path}/runs\ndata: {data}\n")
     assert llmrec("prepare", str(config), "--report") == 0
     out = capsys.readouterr().out
-    for part in ("histories in order of item id", "100.0 %", "transitions", "warning: 100% of the histories"):
+    for part in (
+        "histories in order of item id",
+        "100.0 %",
+        "transitions",
+        "warning, wrong, 100 %: a model can predict the order of ids",
+    ):
         assert part in out
     assert llmrec("prepare", str(config), "--report", "--json") == 0
     card = json.loads(capsys.readouterr().out)

@@ -84,7 +84,7 @@ def test_purchases_that_no_history_may_show():
     rows = [("u", item, 10**9 + DAY * time, 1.0) for time, item in enumerate("abc")]
     rows += [("u", "a", 10**9 + DAY * 12, 5.0)]
     found = warned(raw_log(rows, items=3))
-    assert "1 events are purchases, but each comes after" in found
+    assert "1 events are purchases, but none comes before" in found
     assert "No event is a purchase" not in found
 
 
