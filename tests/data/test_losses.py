@@ -109,7 +109,7 @@ def test_unusual_times():
     assert "from 1970-01-01 (the event log, row 1)" in warned(raw_log(ROWS))
     assert "All events have the same time" in warned(raw_log([(*row[:2], 10**9, row[3]) for row in NORMAL]))
     future = [*NORMAL, ("u2", "e", 4 * 10**9, 5.0)]
-    assert "1 events are in the future, the last on 2096-10-02 (the event log, row 8)" in warned(raw_log(future))
+    assert "1 event is in the future, on 2096-10-02 (the event log, row 8)" in warned(raw_log(future))
     assert warned(replace(raw_log(ROWS), timed=False)) == ""
 
 

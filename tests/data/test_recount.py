@@ -168,7 +168,7 @@ def test_a_dirty_log(tmp_path, monkeypatch, repeats, splits):
     assert card["dropped_users"] == 1 and card["losses"]["events_left_out"]["unusable user_id"] > 10
     assert card["exposures"] > 500 and card["items_without_clicks"] > 10
     assert not given or 0 < card["checks"]["test_rows_seen_in_training"] < 1
-    assert any("events are in the future" in warning for warning in card["losses"]["warnings"])
+    assert any("1 event is in the future" in warning for warning in card["losses"]["warnings"])
 
 
 # --- MovieLens-100K -----------------------------------------------------------------------------------
