@@ -51,8 +51,8 @@ def dataset_card(data: InteractionData, config: DataConfig, preparation: Prepara
         `clicks` and `purchases` count items of histories: distinct pairs of user and item, or with `repeats: keep`
         distinct triples of user, item and time. `repeated_items` is the share of the items of histories that the user
         has clicked before. `events`, `click_events` and `purchase_events`
-        count rows of the log. `density` is clicks / (users * items). `tied_events` is the share of rows that share
-        their timestamp with a row of the same user and another item. `time` is empty if the log has only an order.
+        count rows of the log. `density` is clicks / (users * items). `tied_events` is the share of clicks that share
+        their timestamp with a click of the same user on another item. `time` is empty if the log has only an order.
         `train_clicks` counts the clicks that all splits leave for training. `checks` are those of
         `llmrec.data.doctor`. `warnings` are all that is known to harm results, most harmful first; `losses` has the
         texts of those about left-out rows once more.

@@ -203,8 +203,8 @@ def _order_warnings(card: dict[str, Any], checks: dict[str, Any]) -> list[Warned
             Warned(
                 "wrong",
                 ties,
-                "the next item of these events is drawn by a seed",
-                f"{ties:.0%} of the events share user and time with another event: their order is a seeded hash. "
+                "the next item of these clicks is drawn by a seed",
+                f"{ties:.0%} of the clicks share user and time with another click: their order is a seeded hash. "
                 "Repeat the result with another `data.seed`, and lead with targets of later days.",
             )
         )

@@ -189,7 +189,7 @@ class EventCounts:
         moments: number of distinct triples of user, item and time among the clicks.
         first: earliest time, seconds since 1970.
         last: latest time.
-        tied: share of the events that share their time with an event of the same user on another item.
+        tied: share of the clicks that share their time with a click of the same user on another item.
         test_rows: clicks that the log's own split marks as test; None without a split.
         test_rows_in_training: those of them whose pair of user and item is also a training row.
         unmatched: number of events of each event type that no rule matches, among all users.
@@ -303,7 +303,7 @@ class EventStore:
         moments, pairs = self._distinct_clicks()
         (tied,) = self._one(
             "SELECT SUM(n) AS tied FROM "
-            "(SELECT COUNT(*) AS n FROM kept_events GROUP BY u, timestamp HAVING MIN(item) <> MAX(item))"
+            "(SELECT COUNT(*) AS n FROM kept_events WHERE click GROUP BY u, timestamp HAVING MIN(item) <> MAX(item))"
         )
         test_rows, seen = None, 0
         if self.found.has_split:
@@ -322,7 +322,7 @@ class EventStore:
             moments=moments,
             first=first,
             last=last,
-            tied=int(tied or 0) / events,
+            tied=int(tied or 0) / int(clicks),
             test_rows=test_rows,
             test_rows_in_training=seen,
             unmatched=self._unmatched(),

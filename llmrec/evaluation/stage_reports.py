@@ -148,7 +148,7 @@ class DatasetCard(Section):
     sparsity: Number = Field(default=None, description="1 minus the density.")
     tied_events: Number = Field(
         default=None,
-        description="Share of rows with a row of the same user and time, but another item.",
+        description="Share of clicks with a click of the same user and time, but another item.",
     )
     tie_break: dict[str, Any] = Field(default={}, description="Rule that orders tied events, and its seed.")
     time: dict[str, str] = Field(

@@ -364,7 +364,7 @@ def harm_of(warning: DataWarning) -> str:
 
 def data_checks(card: DatasetCard) -> list[tuple[str, str]]:
     """The checks of a dataset card for people: what was measured, and the share or time."""
-    shares = {"events at the time of an event of the user with another item": card.tied_events}
+    shares = {"clicks at the time of a click of the user on another item": card.tied_events}
     times: dict[str, Number] = {}
     propensities: dict[str, Number] = {}
     if card.checks is not None:

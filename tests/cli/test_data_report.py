@@ -47,7 +47,7 @@ CHARTS = [
 
 ALL_ROWS = (
     "users, items, clicks",
-    "events at the time of an event of the user with another item",
+    "clicks at the time of a click of the user on another item",
     "histories in order of item id",
     "clicks that repeat an item of the user",
     "test rows that repeat a training row",
@@ -64,7 +64,7 @@ def test_a_log_without_times(llmrec, capsys, tmp_path: Path) -> None:
     printed, card, charts = report(
         llmrec, capsys, write(tmp_path, rows, "user_id,item_id", columns={"timestamp": None}, min_user_events=3)
     )
-    assert "events at the time of an event of the user" in printed and "what counts reach" in printed
+    assert "clicks at the time of a click of the user" in printed and "what counts reach" in printed
     assert charts == ["Who has the clicks", "Test targets on rare items"]
     assert card["time"] == {}
     assert card["checks"]["same_day_targets"] == {} and card["checks"]["median_seconds_before_target"] == {}

@@ -46,6 +46,7 @@ def recount(tables: Tables, section: DataConfig, least: int, seed: int = 0) -> d
     splits, train_lengths = _splits(rows, flat, section, seed)
     kept_clicks = kept[kept["click"]]
     pairs = len(kept_clicks.drop_duplicates(["user_id", "item_id"]))
+    at_once = kept_clicks.groupby(["user_id", "timestamp"])
     clicked = flat["item_id"].nunique()
     return {
         "users": len(users),
@@ -62,7 +63,7 @@ def recount(tables: Tables, section: DataConfig, least: int, seed: int = 0) -> d
         "density": pairs / (len(users) * len(items)),
         "sparsity": 1 - pairs / (len(users) * len(items)),
         "repeated_items": float(flat.duplicated(["user_id", "item_id"]).mean()),
-        "tied_events": float((kept.groupby(["user_id", "timestamp"])["item_id"].transform("nunique") > 1).mean()),
+        "tied_events": float((at_once["item_id"].transform("nunique") > 1).mean()),
         "time": {"first": _iso(kept["timestamp"].min()), "last": _iso(kept["timestamp"].max())},
         "history_length": {
             name: float(pd.Series(lengths).quantile(share))

@@ -1,5 +1,6 @@
 """`prepare --check`: how much it read, events in the future, and more bad rows than a config allows."""
 
+import pandas as pd
 import pytest
 
 from llmrec.config import DataConfig, parse_config
@@ -46,3 +47,13 @@ def test_more_bad_rows_than_a_config_allows_are_said(tmp_path):
     assert any(note.startswith(found) for note in check_config(DataConfig(**values)).notes)
     allowed = check_config(DataConfig(**values, bad_rows_limit=0.6))
     assert not any("refuses" in note for note in allowed.notes)
+
+
+def test_days_that_are_months_as_well_do_not_decide_the_format(tmp_path):
+    """The first 1,000 rows are of days up to the twelfth."""
+    days = pd.date_range("2024-02-01", periods=3_000, freq="10min")
+    rows = "".join(f"u{n % 40},i{n // 40},{day:%d/%m/%Y %H:%M}\n" for n, day in enumerate(days))
+    (tmp_path / "log.csv").write_text(f"user_id,item_id,timestamp\n{rows}u1,a/b,31/31/2024 00:00\n")
+    check = check_file(tmp_path / "log.csv")
+    assert check.config is not None and check.config["data"]["timestamp_format"] == "%d/%m/%Y %H:%M"
+    assert any(note.endswith("such as log.csv, line 3002: '31/31/2024 00:00'.") for note in check.notes), check.notes

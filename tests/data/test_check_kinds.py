@@ -220,3 +220,13 @@ def test_a_view_and_a_purchase_of_one_item_are_no_repeat(tmp_path):
     frame.to_csv(path, index=False)
     check = check_file(path)
     assert check.config is not None and "repeats" not in check.config["data"]
+
+
+def test_purchases_that_were_not_read_do_not_repeat(tmp_path):
+    """A log sorted by kind, whose purchases lie beyond the first rows."""
+    views = "".join(f"u{n % 50},i{n // 50},{1_500_000_000 + n},view\n" for n in range(11_000))
+    buys = "".join(f"u{n % 50},i{n // 50},{1_600_000_000 + n},buy\n" for n in range(500))
+    (tmp_path / "log.csv").write_text(f"user_id,item_id,timestamp,event_type\n{views}{buys}")
+    check = check_file(tmp_path / "log.csv")
+    assert check.config is not None and check.config["data"]["purchase"] == ["buy"]
+    assert "repeats" not in check.config["data"] and not any("repeat an earlier" in note for note in check.notes)

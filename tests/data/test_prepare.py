@@ -37,6 +37,15 @@ def test_order_of_equal_timestamps_depends_on_the_seed_and_not_on_the_file():
     assert forward.card["tied_events"] == 1.0
 
 
+def test_impressions_are_no_ties():
+    rows = [("u", item, 100 + n, "click") for n, item in enumerate("abcd")]
+    rows += [("u", item, 99, "impression") for item in "abcde"]
+    columns = "user_id item_id timestamp event_type"
+    assert build_data(raw_log(rows, columns), config(click=["click"], purchase=[]), seed=0).card["tied_events"] == 0
+    tied = [*rows, ("u", "e", 103, "click")]
+    assert build_data(raw_log(tied, columns), config(click=["click"], purchase=[]), seed=0).card["tied_events"] == 2 / 5
+
+
 def test_both_splits_share_one_training_prefix():
     rows = [("u", item, time, 5.0) for time, item in enumerate("abcde")]
     rows += [("v", item, time, 5.0) for time, item in enumerate("abc", start=10)]

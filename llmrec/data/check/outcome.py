@@ -84,7 +84,7 @@ def find_outcome(config: DataConfig, kinds: Kinds, whole: bool) -> Outcome:
         f"{'clicks' if keep else 'items'} in these rows"
     )
     said = [
-        f"{loss.count:,} rows cannot be used: {reason}, such as {loss.examples[0].rpartition('/')[2]}."
+        f"{loss.count:,} rows cannot be used: {reason}, such as {_in_its_folder(loss.examples[0])}."
         for reason, loss in losses.items()
     ]
     return Outcome(
@@ -98,6 +98,12 @@ def find_outcome(config: DataConfig, kinds: Kinds, whole: bool) -> Outcome:
         notes=notes,
         unmatched=_unmatched(events, clicks, kinds, {*config.click, *config.purchase}),
     )
+
+
+def _in_its_folder(example: str) -> str:
+    """An example of a row without the folder of its file; its value may hold slashes."""
+    place, unit, rest = re.split(r"(, (?:line|row) )", example, maxsplit=1) if ", " in example else (example, "", "")
+    return place.rpartition("/")[2] + unit + rest
 
 
 def _future(events: pd.DataFrame, log: RawLog) -> list[str]:
@@ -145,8 +151,10 @@ def _matching(
 def _share_of_repeats(events: pd.DataFrame) -> float:
     """Share of some events that repeat an earlier one of the same kind, user and item at another time."""
     pair = ["user_id", "item_id", "event_type"]
+    if events.empty:
+        return 0.0
     times = events.drop_duplicates([*pair, "timestamp"])
-    return 1 - len(times.drop_duplicates(pair)) / max(len(times), 1)
+    return 1 - len(times.drop_duplicates(pair)) / len(times)
 
 
 def _unmatched(events: pd.DataFrame, clicks: np.ndarray, kinds: Kinds, rules: Set[str]) -> list[str]:

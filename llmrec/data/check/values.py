@@ -43,7 +43,7 @@ def known_ids(values: pd.Series) -> pd.Series:
 
 def find_times(table: Table, name: str, share: float) -> Times | None:
     """How the times of a column are written; None if they are a smaller share of its values."""
-    values = table.frame[name].dropna().iloc[:SAMPLE]
+    values = table.frame[name].dropna()  # all: the first ones may be of days that are months as well
     if values.empty or nested(values):
         return None
     if _share_of_times(values, None) >= share:
