@@ -19,7 +19,7 @@ class Fitted(Protocol):
             histories: item indices of B users, oldest first; a history may be empty.
 
         Returns:
-            float32 [B, N], higher is better. Seen items are scored as well; the caller excludes them.
+            float [B, N], higher is better. Seen items are scored as well; the caller excludes them.
         """
         ...
 

@@ -358,7 +358,7 @@ def harm_of(warning: DataWarning) -> str:
     """How much a warning about a log harms and why, as the beginning of a line; empty if its card does not say."""
     if warning.harm is None or warning.why is None:
         return ""
-    share = f", {percent(warning.share, 0)}" if warning.share is not None else ""
+    share = "" if warning.share is None else f", {percent(warning.share, 0 if warning.share >= 0.01 else 2)}"
     return f"{warning.harm}{share}: {warning.why}."
 
 

@@ -102,8 +102,7 @@ def find_outcome(config: DataConfig, kinds: Kinds, whole: bool) -> Outcome:
 
 def _in_its_folder(example: str) -> str:
     """An example of a row without the folder of its file; its value may hold slashes."""
-    place, unit, rest = re.split(r"(, (?:line|row) )", example, maxsplit=1) if ", " in example else (example, "", "")
-    return place.rpartition("/")[2] + unit + rest
+    return re.sub(r"^.*?/(?=[^/]*, (?:line|row) \d)", "", example)
 
 
 def _future(events: pd.DataFrame, log: RawLog) -> list[str]:
