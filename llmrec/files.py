@@ -19,10 +19,22 @@ from llmrec.distributed import is_main_process
 from llmrec.errors import DataError, LlmrecError, ModelError, UserError, explain_os_error
 
 Built = TypeVar("Built")
+FileState = tuple[int, int]  # size in bytes, and time of the last change in nanoseconds
 
 _TEMPORARY = ".tmp"
 _REPLACED = ".old"
 _LEFTOVER = re.compile(r"\.(?P<target>.+)\.[0-9a-z_]{8}(?P<suffix>\.tmp|\.old)")
+
+
+def file_state(path: Path) -> FileState:
+    """The present state of a file.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
 
 # --- atomic writes --------------------------------------------------------------------------------
 

@@ -50,9 +50,11 @@ def dataset_card(data: InteractionData, config: DataConfig, preparation: Prepara
     Returns:
         `clicks` and `purchases` count items of histories: distinct pairs of user and item, or with `repeats: keep`
         distinct triples of user, item and time. `repeated_items` is the share of the items of histories that the user
-        has clicked before. `events`, `click_events` and `purchase_events`
-        count rows of the log. `density` is clicks / (users * items). `tied_events` is the share of clicks that share
-        their timestamp with a click of the same user on another item. `time` is empty if the log has only an order.
+        has clicked before. `events`, `click_events` and `purchase_events` count rows of the log. `hidden_purchases` are
+        training clicks on items that were bought only after the user's first held-out click or the start of the
+        temporal validation, which training must not know. `density` is clicks / (users * items). `tied_events` is the
+        share of clicks that share their timestamp with a click of the same user on another item. `time` is empty if
+        the log has only an order.
         `train_clicks` counts the clicks that all splits leave for training. `checks` are those of
         `llmrec.data.doctor`. `warnings` are all that is known to harm results, most harmful first; `losses` has the
         texts of those about left-out rows once more.
@@ -82,6 +84,7 @@ def dataset_card(data: InteractionData, config: DataConfig, preparation: Prepara
 
 
 def _counts(data: InteractionData, counts: EventCounts) -> dict[str, int]:
+    purchases = int(Ragged.of(data.purchases).flat().sum())
     return {
         "users": data.num_users,
         "items": data.num_items,
@@ -89,7 +92,8 @@ def _counts(data: InteractionData, counts: EventCounts) -> dict[str, int]:
         "click_events": counts.clicks,
         "purchase_events": counts.purchases,
         "clicks": int(Ragged.of(data.histories).lengths.sum()),
-        "purchases": int(Ragged.of(data.purchases).flat().sum()),
+        "purchases": purchases,
+        "hidden_purchases": int((~np.isnan(Ragged.of(data.bought_at).flat())).sum()) - purchases,
         "exposures": len(data.exposures),
         "facts": len(data.facts),
     }

@@ -173,8 +173,8 @@ def _share_left_out(losses: Losses, has_exposures: bool) -> list[Warned]:
     mended = _MENDED_BY.get(largest, "Check `data.columns` and `data.timestamp_format`.")
     share = total / losses.events_read
     text = (
-        f"{total:,} of {losses.events_read:,} events ({share:.0%}) are left out, most of them for "
-        f"{largest} ({counts[largest]:,}). {mended}"
+        f"Apart from repeated clicks{' and exposures' if has_exposures else ''}, {total:,} of {losses.events_read:,} "
+        f"events ({share:.0%}) are in no history, most of them for {largest} ({counts[largest]:,}). {mended}"
     )
     return [Warned("weak", share, "models learn from the other events, which may be of another kind", text)]
 
@@ -332,11 +332,14 @@ def summary(card: dict[str, Any]) -> str:
     losses = card["losses"]
     reasons = losses.get("events_left_out", {})
     why = f" ({', '.join(f'{count:,} {reason}' for reason, count in reasons.items())})" if reasons else ""
+    hidden = card.get("hidden_purchases", 0)  # older cards have none
+    late = f" ({hidden:,} more are later than training may know)" if hidden else ""
     cut = ", ".join(f"{count:,} in {place}" for place, count in losses.get("ids_without_fraction", {}).items())
     cut_ids = f"; ids such as 123.0 read as 123: {cut}" if cut else ""
     time_range = f"; {card['time']['first'][:10]} to {card['time']['last'][:10]}" if card["time"] else ""
     return (
-        f"{losses['events_read']:,} events read, {sum(reasons.values()):,} left out{why}; {card['clicks']:,} clicks, "
-        f"{card['purchases']:,} purchases; {card['users']:,} users ({losses['users_with_attributes']:,} with "
-        f"attributes); {card['items']:,} items ({losses['items_with_facts']:,} with facts){time_range}{cut_ids}"
+        f"{losses['events_read']:,} events read, {sum(reasons.values()):,} in no history{why}; {card['clicks']:,} "
+        f"clicks, {card['purchases']:,} purchases{late}; {card['users']:,} users "
+        f"({losses['users_with_attributes']:,} with attributes); {card['items']:,} items "
+        f"({losses['items_with_facts']:,} with facts){time_range}{cut_ids}"
     )

@@ -48,6 +48,7 @@ from llmrec.data.splits import (
     temporal,
 )
 from llmrec.errors import DataError
+from llmrec.files import FileState
 from llmrec.progress import bar
 
 SECONDS_PER_DAY = 86_400
@@ -70,7 +71,7 @@ class StageRun(Protocol):
         """A path inside the folder of a stage."""
         ...
 
-    def finish(self, stage: str, metrics: dict[str, Any]) -> None:
+    def finish(self, stage: str, metrics: dict[str, Any], inputs: dict[Path, FileState]) -> None:
         """Marks a stage as finished."""
         ...
 
@@ -84,7 +85,7 @@ def prepare_stage(run: StageRun) -> None:
     config = run.config.data
     run.begin("data")
     try:
-        with unchanged_files():
+        with unchanged_files() as inputs:
             log = read_log(config)
             with bar("data") as progress:
                 data = build_data(log, config, config.seed, run.path("data").parent, progress.update)
@@ -102,7 +103,8 @@ def prepare_stage(run: StageRun) -> None:
         warnings.append(
             f"warnings about order, overlap and skew of the data: {others}. `llmrec prepare --report` prints them."
         )
-    run.finish("data", {**counts, "examples": examples(log), "summary": [summary(data.card), *warnings]})
+    metrics = {**counts, "examples": examples(log), "summary": [summary(data.card), *warnings]}
+    run.finish("data", metrics, inputs)
 
 
 def build_data(

@@ -142,6 +142,11 @@ class DatasetCard(Section):
         "different times count.",
     )
     purchases: int | None = Field(default=None, description="Number of those clicks that are purchases.")
+    hidden_purchases: int | None = Field(
+        default=None,
+        description="Number of the clicks whose item the user bought, but too late for training to know: not before "
+        "the user's first held-out click and the start of the temporal validation.",
+    )
     exposures: int | None = Field(default=None, description="Number of logged exposures.")
     facts: int | None = Field(default=None, description="Number of facts about items.")
     density: Number = Field(default=None, description="Distinct pairs divided by users times items.")

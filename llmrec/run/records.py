@@ -1,12 +1,14 @@
 """The files that a stage leaves in its folder: `started.json` when it begins, `metrics.json` when it has finished."""
 
 import hashlib
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmrec.errors import RunError
-from llmrec.files import read_json
+from llmrec.files import FileState, file_state, read_json
 
 STARTED_FILE = "started.json"
 METRICS_FILE = "metrics.json"
@@ -54,6 +56,15 @@ def result_mark(folder: Path) -> str | None:
     """A mark of a stage's result, which changes when the stage is run again; None if the stage has not finished."""
     file = folder / METRICS_FILE
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None
+
+
+def changed_inputs(inputs: Mapping[str, FileState]) -> list[str]:
+    """Files that were written to since a stage read them. A file that is gone is none of them.
+
+    Args:
+        inputs: path of each file to its state at that time.
+    """
+    return [path for path, state in inputs.items() if os.path.exists(path) and file_state(Path(path)) != tuple(state)]
 
 
 def _holds_other_files(folder: Path) -> bool:

@@ -6,16 +6,24 @@ that the result depends on. A run never mixes the results of two configs: it rai
 
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from llmrec.config import Config, dump_config, load_saved_config
 from llmrec.distributed import is_main_process
 from llmrec.errors import RunError, nearest
-from llmrec.files import plain, read_json, write_json, write_text
+from llmrec.files import FileState, plain, read_json, write_json, write_text
 from llmrec.run.fingerprint import config_fingerprint, differences
 from llmrec.run.lock import locked
-from llmrec.run.records import METRICS_FILE, STARTED_FILE, StageRecord, read_record, result_mark
+from llmrec.run.records import (
+    METRICS_FILE,
+    STARTED_FILE,
+    StageRecord,
+    changed_inputs,
+    read_record,
+    result_mark,
+)
 from llmrec.run.requirements import check_installed
 from llmrec.run.stages import (
     ADAPTER_STAGES,
@@ -133,7 +141,7 @@ class Run:
             record = {"fingerprint": config_fingerprint(self.config, stage), "built_on": self._built_on(stage)}
             write_json(self.path(stage, STARTED_FILE), record)
 
-    def finish(self, stage: str, metrics: dict[str, Any]) -> None:
+    def finish(self, stage: str, metrics: dict[str, Any], inputs: Mapping[Path, FileState] | None = None) -> None:
         """Marks a stage as finished by writing `<stage>/metrics.json`. A stage calls it last.
 
         Every process may call it; only the main process writes.
@@ -141,6 +149,7 @@ class Run:
         Args:
             stage: the stage, after `begin` (which `run_stage` has called).
             metrics: values that `plain` converts to JSON.
+            inputs: state of each file of the user's that the stage has read, see `changed_inputs`.
         """
         if not is_main_process():
             return
@@ -153,6 +162,7 @@ class Run:
             "fingerprint": config_fingerprint(self.config, stage),
             "built_on": self._built_on(stage),
             "versions": library_versions(),
+            "inputs": {str(path.absolute()): state for path, state in (inputs or {}).items()},
         }
         write_json(self.path(stage, METRICS_FILE), record)
         self.path(stage, STARTED_FILE).unlink(missing_ok=True)
@@ -182,13 +192,18 @@ class Run:
     # --- results ---
 
     def record(self, stage: str) -> dict[str, Any]:
-        """The content of `<stage>/metrics.json`: `stage, seconds, parts, metrics, fingerprint, built_on, versions`."""
+        """The content of `<stage>/metrics.json`: `stage, seconds, parts, metrics, fingerprint, built_on, versions,
+        inputs`."""
         self.require(stage)
         return read_json(self.path(stage, METRICS_FILE))
 
     def metrics(self, stage: str) -> dict[str, Any]:
         """The metrics that a finished stage reported."""
         return self.record(stage)["metrics"]
+
+    def changed_inputs(self, stage: str) -> list[str]:
+        """Files of the user's that were written to since the stage read them."""
+        return changed_inputs(self.record(stage).get("inputs", {}))  # older records have none
 
     # --- conflicts between results ---
 

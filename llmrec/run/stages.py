@@ -147,6 +147,11 @@ def run_all(run: "Run", *stages: str, say: Callable[[str], Any] = print) -> None
         for stage in asked:
             if run.finished(stage):
                 say(f"{stage}: finished before in {run.path(stage)}, skipped")
+                for path in run.changed_inputs(stage):
+                    say(
+                        f"{stage}: warning: {path} was written to since. Its new rows are not used. To read it again, "
+                        f"delete {run.directory}, or give the config another `name`."
+                    )
                 continue
             say(f"{stage}: running")
             started = time.monotonic()  # not read from metrics.json: the main process may not have written it yet

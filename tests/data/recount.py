@@ -58,6 +58,8 @@ def recount(tables: Tables, section: DataConfig, least: int, seed: int = 0) -> d
         "purchases": _purchases(
             rows, train_lengths, min((s.cuts[0] for s in splits.values() if s.cuts), default=math.inf)
         ),
+        "hidden_purchases": int(flat["bought_at"].notna().sum())
+        - _purchases(rows, train_lengths, min((s.cuts[0] for s in splits.values() if s.cuts), default=math.inf)),
         "exposures": _exposures(kept),
         "facts": len(tables.facts),
         "density": pairs / (len(users) * len(items)),

@@ -210,6 +210,16 @@ def test_half_of_repeats_are_left_out(tmp_path):
     check = check_file(groceries(tmp_path, 5))
     assert check.config is not None and "repeats" not in check.config["data"]
     assert "25 pairs of user and item; 5 of 5 users have 3 or more items" in check.outcome
+    said = "50% of the clicks repeat an earlier one of the same user and item, and only the first ones count"
+    assert any(note.startswith(said) for note in check.notes)
+
+
+def test_repeats_in_the_first_rows_of_a_longer_log_may_be_more(tmp_path):
+    """15 users take 3 items each and begin again, so that 15 of the first 60 rows repeat."""
+    rows = "".join(f"u{n % 15},i{n // 15 % 3},{1_500_000_000 + n}\n" for n in range(2 * HEAD))
+    (tmp_path / "log.csv").write_text(f"user_id,item_id,timestamp\n{rows}")
+    (note,) = [one for one in check_file(tmp_path / "log.csv").notes if "repeat an earlier one" in one]
+    assert note.startswith("25% of the clicks") and "The whole log may repeat more of them" in note
 
 
 def test_a_view_and_a_purchase_of_one_item_are_no_repeat(tmp_path):

@@ -45,7 +45,7 @@ def test_events_are_counted_by_what_became_of_them():
         "neither click nor purchase": 1,
         "repeated click on an item": 1,
     }
-    assert "2 of 9 events (22%) are left out" in found["warnings"][0]
+    assert "Apart from repeated clicks, 2 of 9 events (22%) are in no history" in found["warnings"][0]
 
 
 def test_event_types_that_no_rule_matches_are_named():
@@ -143,6 +143,6 @@ def test_ids_in_place_of_titles():
 def test_summary_in_one_line():
     card = build_data(raw_log(NORMAL), config(), seed=0).card
     assert summary(card) == (
-        "7 events read, 1 left out (1 repeated click on an item); 6 clicks, 4 purchases; 2 users (0 with attributes); "
-        "5 items (5 with facts); 2001-09-19 to 2001-10-19"
+        "7 events read, 1 in no history (1 repeated click on an item); 6 clicks, 4 purchases; 2 users (0 with "
+        "attributes); 5 items (5 with facts); 2001-09-19 to 2001-10-19"
     )

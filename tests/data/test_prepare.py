@@ -155,7 +155,7 @@ def _run(directory: Path, **values):
         config=SimpleNamespace(data=config(**values), seed=0),
         path=directory.joinpath,
         begin=begin,
-        finish=finished.__setitem__,
+        finish=lambda stage, metrics, inputs: finished.update({stage: metrics}),
         finished=finished,
     )
 
@@ -173,7 +173,7 @@ def test_stage_writes_and_reports(tmp_path):
     prepare_stage(run)
     reported = run.finished["data"]
     assert reported["users"] == 2 and reported["examples"] == {}
-    assert reported["summary"][0].startswith("6 events read, 0 left out; 6 clicks, 6 purchases; 2 users")
+    assert reported["summary"][0].startswith("6 events read, 0 in no history; 6 clicks, 6 purchases; 2 users")
     assert reported["summary"][1].startswith("warning: The first event is from 1970-01-01 (log.csv, line 2)")
     assert reported["losses"]["events_read"] == 6
     assert load_data(tmp_path / "run" / "data").num_items == 3

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from llmrec.data.losses import summary
 from llmrec.data.prepare import build_data
 from llmrec.data.purchases import bought_by, known_purchases
 from tests.data.logs import config, raw_log
@@ -38,6 +39,8 @@ def test_a_user_without_held_out_clicks_has_no_later_purchases_in_training():
     ann = data.user_index["ann"]
     assert data.train_lengths[ann] == len(data.histories[ann]) == 2
     assert data.purchases[ann].tolist() == [False, False]
+    assert (data.card["purchases"], data.card["hidden_purchases"]) == (0, 1)
+    assert "0 purchases (1 more are later than training may know)" in summary(data.card)
     assert data.purchases_before(ann, 2).tolist() == [True, False]  # at the end, for recommending
 
 

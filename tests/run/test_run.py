@@ -12,7 +12,7 @@ import pytest
 import llmrec
 from llmrec.config import Config, parse_config
 from llmrec.errors import LlmrecError, RunError
-from llmrec.files import read_json, write_json, write_text
+from llmrec.files import file_state, read_json, write_json, write_text
 from llmrec.run import STAGE_TABLE, STAGES, Run, config_fingerprint, library_versions, run_all, run_stage
 
 
@@ -219,6 +219,23 @@ def test_run_all_skips_finished_stages(tmp_path: Path, stages: list[str]) -> Non
     assert [line for line in said if "skipped" in line] == [line for line in said if line[:4] in ("data", "rewa")]
     run_all(run, say=said.append)
     assert stages == ["sft", "ppo", "evaluate"]
+
+
+def test_a_file_that_was_written_to_since_is_named(tmp_path: Path) -> None:
+    run = Run.create(_config(tmp_path))
+    log, gone = tmp_path / "log.csv", tmp_path / "items.csv"
+    for file in (log, gone):
+        file.write_text("a\n")
+    run.begin("data")
+    run.finish("data", {}, {file: file_state(file) for file in (log, gone)})
+    gone.unlink()  # as on another machine
+    said: list[str] = []
+    run_all(run, "data", say=said.append)
+    assert len(said) == 1
+    log.write_text("a\nb\n")
+    run_all(run, "data", say=said.append)
+    (warning,) = said[2:]
+    assert warning.startswith(f"data: warning: {log} was written to since") and f"delete {run.directory}" in warning
 
 
 def test_a_failed_stage_is_run_again_and_the_rest_follows(

@@ -22,6 +22,7 @@ from llmrec.data.readers.text_files import TextFormat
 from llmrec.errors import DataError
 
 MOST_REPEATS = 0.5  # a larger share of repeated purchases or clicks suggests `data.repeats: keep`
+MANY_REPEATS = 0.1  # a larger share is said
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # Columns that are read under their own names.
 _AS_NAMED = ("user_id", "item_id", "timestamp", "event_type", "rating", "session_id", "ranking_id", "position")
@@ -146,13 +147,20 @@ def _suggest(sample: Sample, roles: Roles, kinds: Kinds, check: LogCheck) -> Log
     data |= {key: value for key, value in values.items() if value is not None} | rules
     data["min_user_events"] = 3
     outcome = _first_outcome(sample, data, kinds)
+    acts = "purchases" if rules["purchase"] else "clicks"
     if outcome.repeats > MOST_REPEATS:
         data["repeats"] = "keep"
         notes.append(
-            f"{outcome.repeats:.0%} of the {'purchases' if rules['purchase'] else 'clicks'} repeat an earlier one of "
-            "the same user and item, so the config has `repeats: keep`. Without it only the first ones count."
+            f"{outcome.repeats:.0%} of the {acts} repeat an earlier one of the same user and item, so the config has "
+            "`repeats: keep`. Without it only the first ones count."
         )
         outcome = _first_outcome(sample, data, kinds)
+    elif outcome.repeats > MANY_REPEATS:
+        more = "" if sample.whole else " The whole log may repeat more of them."
+        notes.append(
+            f"{outcome.repeats:.0%} of the {acts} repeat an earlier one of the same user and item, and only the first "
+            f"ones count.{more} If people take the same items again and again, set `data.repeats: keep`."
+        )
     notes += outcome.notes + outcome.losses + outcome.future
     if outcome.losses:
         data["bad_rows"] = "skip"

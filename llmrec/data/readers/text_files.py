@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from llmrec.config import DataConfig
-from llmrec.data.readers.unchanged import changed, state_of, watch
+from llmrec.data.readers.unchanged import changed, watch
 from llmrec.errors import DataError
+from llmrec.files import file_state
 
 _BLOCK = 1 << 20  # bytes read at a time where a file is scanned
 # Byte order marks. That of UTF-32 begins with that of UTF-16, so it comes first.
@@ -63,14 +64,14 @@ def open_text(path: Path, encoding: str) -> Iterator[io.TextIOWrapper]:
         DataError: the file cannot be read, decompressed or decoded, or has changed in the meantime.
     """
     try:
-        before = state_of(path)
+        before = file_state(path)
         with opened(path) as binary:
             yield io.TextIOWrapper(binary, encoding, newline="")
     except UnicodeDecodeError:
         raise _undecodable(path, encoding) from None
     except (OSError, EOFError, zlib.error) as error:
         raise unreadable(path, error) from None
-    if not path.exists() or state_of(path) != before:
+    if not path.exists() or file_state(path) != before:
         raise changed(path)
 
 

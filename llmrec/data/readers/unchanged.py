@@ -6,22 +6,26 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from llmrec.errors import DataError
+from llmrec.files import FileState, file_state
 
-State = tuple[int, int]
-_states: ContextVar[dict[Path, State] | None] = ContextVar("_states", default=None)
+_states: ContextVar[dict[Path, FileState] | None] = ContextVar("_states", default=None)
 
 
 @contextmanager
-def unchanged_files() -> Iterator[None]:
+def unchanged_files() -> Iterator[dict[Path, FileState]]:
     """All files that are opened in the `with` block must stay as they are from their first opening to its end.
+
+    Yields:
+        the state of each file at its first opening.
 
     Raises:
         DataError: one of them changed. This replaces an error about its content, which the change may have caused.
     """
-    token = _states.set({})
+    states: dict[Path, FileState] = {}
+    token = _states.set(states)
     try:
         try:
-            yield
+            yield states
         except DataError as error:
             _refuse_changes(error)
             raise
@@ -38,18 +42,8 @@ def watch(path: Path) -> None:
         DataError: it is another one than at its first opening in `unchanged_files`.
     """
     states = _states.get()
-    if states is not None and states.setdefault(path, state_of(path)) != state_of(path):
+    if states is not None and states.setdefault(path, file_state(path)) != file_state(path):
         raise changed(path)
-
-
-def state_of(path: Path) -> State:
-    """Size and time of change of a file.
-
-    Raises:
-        OSError: there is no such file.
-    """
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
 
 
 def changed(path: Path) -> DataError:
@@ -62,5 +56,5 @@ def changed(path: Path) -> DataError:
 
 def _refuse_changes(cause: DataError | None = None) -> None:
     for path, state in (_states.get() or {}).items():
-        if not path.exists() or state_of(path) != state:
+        if not path.exists() or file_state(path) != state:
             raise changed(path) from cause
