@@ -3,15 +3,16 @@
     python -m benchmarks.training_scale make --events 1e8 --items 1e5 --directory /large/disk/log
     python -m benchmarks.training_scale sft --directory /large/disk/log
     python -m benchmarks.training_scale reward --directory /large/disk/log
+    python -m benchmarks.training_scale ppo --directory /large/disk/log
     python -m benchmarks.training_scale rankings --directory /large/disk/log
     python -m benchmarks.training_scale evaluate --directory /large/disk/log
 
-`make` writes what `llmrec prepare` writes, for synthetic users with 50 events in the mean, Zipf items and one user with
-100,000 events. `sft` is the whole stage with a few steps of a tiny model. `reward` reads the events and takes a few
-steps of the click/purchase model. `rankings` fits baselines with their default settings. It ranks the test items of
-some users by each, and by the SFT adapter if there is one. `evaluate` is the whole stage, after the stages before it,
-which take few steps and are not measured. Peak memory counts the files that are mapped into memory;
-`own` is the peak without them.
+`make` writes what `llmrec prepare` writes, for synthetic users with 50 events in the mean, Zipf items and one user
+with 100,000 events. `sft` is the whole stage with a few steps of a tiny model. `reward` reads the events and takes a
+few steps of the click/purchase model. `ppo` is the whole stage with one batch of 8 episodes, after the stages before
+it, which take few steps and are not measured. `rankings` fits baselines with their default settings. It ranks the
+test items of some users by each, and by the SFT adapter if there is one. `evaluate` is the whole stage after all of
+them. Peak memory counts the files that are mapped into memory; `own` is the peak without them.
 """
 
 import argparse
@@ -148,6 +149,14 @@ def sft(directory: Path) -> None:
     train_sft(Run.open(directory / "run"))
 
 
+def take_few_steps() -> None:
+    """Makes an epoch of the click/purchase model end after some steps."""
+    from reward_models import train
+
+    every_step = train.epoch_steps
+    train.epoch_steps = lambda *arguments: islice(every_step(*arguments), STEPS)  # type: ignore[assignment]
+
+
 def reward(directory: Path) -> None:
     """Reading of the events and some steps of the click/purchase model."""
     from llmrec.run import Run
@@ -160,11 +169,24 @@ def reward(directory: Path) -> None:
     data = load_data(run.path("data"))
     users, _ = judge_split(data.num_users, config.judge_users, 0)
     sources = train.Sources.from_data(data, users, 0)
-    every_step = train.epoch_steps
-    train.epoch_steps = lambda *arguments: islice(every_step(*arguments), STEPS)  # type: ignore[assignment]
+    take_few_steps()
     model = new_model(sources, config)
     train.train_epochs(model, sources, config, 0, None)
     print(json.dumps({"windows_clicks": sources.events.num_events}))
+
+
+def ppo(directory: Path) -> None:
+    """The PPO stage, after the stages before it."""
+    from llmrec.ppo.stage import train_ppo
+    from llmrec.run import Run
+    from llmrec.run.stages import run_all
+
+    take_few_steps()
+    run = Run.open(directory / "run")
+    run_all(run, "sft", "reward")
+    with measured("ppo"):
+        train_ppo(run)
+    print(json.dumps(run.record("ppo")["parts"]))
 
 
 def rankings(directory: Path) -> None:
@@ -207,7 +229,7 @@ def evaluate(directory: Path) -> None:
 def main() -> None:
     """Runs one part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["make", "sft", "reward", "rankings", "evaluate"])
+    parser.add_argument("part", choices=["make", "sft", "reward", "ppo", "rankings", "evaluate"])
     parser.add_argument(
         "--directory", type=Path, required=True, help="Where the log and the run lie, 40 bytes an event."
     )
@@ -215,8 +237,8 @@ def main() -> None:
     parser.add_argument("--items", type=float, default=1e5, help="Size of the catalogue.")
     parser.add_argument("--users", type=int, default=100_000, help="Users whose targets `evaluate` measures.")
     arguments = parser.parse_args()
-    if arguments.part == "evaluate":  # it measures its last stage alone
-        evaluate(arguments.directory)
+    if arguments.part in ("ppo", "evaluate"):  # they measure their last stage alone
+        {"ppo": ppo, "evaluate": evaluate}[arguments.part](arguments.directory)
         return
     with measured(arguments.part):
         if arguments.part == "make":
