@@ -76,13 +76,11 @@ def serve_command(
 
 def _load(source: ModelSource) -> "Model":
     """The model of a source. A run without `--adapter` is served by its versions."""
-    from llmrec.hub.client import find_adapter
     from llmrec.serving.server import Model
     from llmrec.versions.registry import Registry, version_label
 
     if source.model is not None:
-        adapter = find_adapter(source.model, source.revision)
-        return Model(source.load(), version_label(adapter, source.model))
+        return Model.of_hub(source.model, source.revision, source.quantized)
     assert source.run is not None  # see ModelSource.check
     run = Run.open(source.run)
     if source.adapter is None:

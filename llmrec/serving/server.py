@@ -10,6 +10,7 @@ from pathlib import Path
 import uvicorn
 
 from llmrec.errors import UserError
+from llmrec.hub.client import find_adapter
 from llmrec.recommend import Recommender
 from llmrec.serving.app import make_app
 from llmrec.serving.contenders import Contenders
@@ -20,7 +21,7 @@ from llmrec.serving.logs import set_up_logs
 from llmrec.serving.monitoring import Metrics
 from llmrec.serving.service import Service
 from llmrec.serving.store import Store, StoreError
-from llmrec.versions.registry import Registry, Version
+from llmrec.versions.registry import Registry, Version, version_label
 
 KEYS_VARIABLE = "LLMREC_API_KEYS"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -106,6 +107,12 @@ class Model:
         current = registry.current()
         recommender = load_version(registry.run, current, quantized)
         return cls(recommender, current.label, registry, current.number, quantized)
+
+    @classmethod
+    def of_hub(cls, model: str, revision: str | None, quantized: bool) -> "Model":
+        """A saved adapter: a directory, or `OWNER/NAME` on a hub."""
+        label = version_label(find_adapter(model, revision), model)
+        return cls(Recommender.from_pretrained(model, revision, quantized), label)
 
     def other(self, version: Version) -> Recommender:
         """Loads another version of the registry."""

@@ -23,7 +23,7 @@ INLINE = sorted({(page.name, code) for page in PAGES for code in inline_code(pag
 # What a config must have; blocks that show a part of one are completed with it.
 STUB = {"name": "docs", "data": {"format": "table", "path": "events.csv", "items": "items.csv"}}
 # Programs that pages name and that this test does not look into.
-OTHER_PROGRAMS = {"curl", "docker", "tensorboard", "trackio", "ruff", "pyright", "mkdocs", "pre-commit"}
+OTHER_PROGRAMS = {"curl", "docker", "serve", "tensorboard", "trackio", "ruff", "pyright", "mkdocs", "pre-commit"}
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
 
 
