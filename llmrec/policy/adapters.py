@@ -160,8 +160,11 @@ def add_copied_adapter(model: PeftModel, source: str, copy: str) -> None:
 def merge_adapter(model: PeftModel) -> None:
     """Adds the LoRA products of the active adapter to the float32 weights of the base, in place.
 
-    Weights of lower precision stay apart, because rounding would lose part of what the adapter adds.
+    Weights of lower precision stay apart, because rounding would lose part of what the adapter adds. A second call
+    changes nothing.
     """
     for module in model.modules():
-        if isinstance(module, LoraLayer) and module.get_base_layer().weight.dtype == torch.float32:
+        if not isinstance(module, LoraLayer) or module.merged:
+            continue
+        if module.get_base_layer().weight.dtype == torch.float32:
             module.merge()

@@ -135,6 +135,7 @@ def serving(model: Model, options: ServerOptions) -> Iterator[Service]:
     store = Store(options.store, on_commit=metrics.committed)
 
     def started(recommender: Recommender, label: str) -> Loaded:
+        recommender.policy.merge()
         engine = Engine(recommender, on_batch=metrics.batch.observe, on_cache=metrics.cached)
         engine.rank(recommender.decision([0])).result()  # the first request must not wait for lazy set-up
         return Loaded(label, engine)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from peft.tuners.lora import LoraLayer
 
 from llmrec.serving import tables
 from llmrec.serving.live import Follower
@@ -82,6 +83,18 @@ def test_versions_change_under_load_without_a_failed_request(registry: Registry,
     items = {item: number for number, item in enumerate(followed.items.ids)}
     for row in rows:
         assert row["score"] == pytest.approx(expected[row["policy"]][items[row["item_id"]]], abs=1e-5)
+
+
+def test_served_models_are_merged_once(registry: Registry, tmp_path: Path) -> None:
+    model = Model.of_registry(registry, quantized=True)
+    alone = model.recommender.recommend(history=[1], top_k=3)
+    layers = [module for module in model.recommender.policy.modules() if isinstance(module, LoraLayer)]
+    for _ in range(2):
+        with serving(model, options(tmp_path / "feedback.db")):
+            assert layers and all(layer.merged for layer in layers)
+            again = model.recommender.recommend(history=[1], top_k=3)
+        assert [one.item_id for one in again] == [one.item_id for one in alone]
+        assert [one.score for one in again] == pytest.approx([one.score for one in alone], abs=1e-6)
 
 
 def test_a_canary_serves_its_users_alone(registry: Registry, followed: Service) -> None:
