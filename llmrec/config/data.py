@@ -11,7 +11,10 @@ EXPOSURE_COLUMNS = ("ranking_id", "position", "propensity")  # a log with one of
 
 
 class ColumnsConfig(Section):
-    """Names of the columns in an event log of format `table`. null: the log has no such column."""
+    """Names of the columns in an event log of format `table`. null: no column is read as such.
+
+    A column from `event_type` on may be missing if the config leaves its name out.
+    """
 
     user_id: str = Field(default="user_id", description="Column of the user id.")
     item_id: str = Field(default="item_id", description="Column of the item id.")
@@ -20,21 +23,24 @@ class ColumnsConfig(Section):
         description="Column of the time: seconds, milliseconds, microseconds or nanoseconds since 1970, dates such as "
         "20200131, ISO-8601 dates, or dates in `data.timestamp_format`. null: the lines are in the order of time.",
     )
-    event_type: str | None = Field(default=None, description="Column of the event type, such as `view` or `buy`.")
-    rating: str | None = Field(default=None, description="Column of the rating, a number.")
-    session_id: str | None = Field(default=None, description="Column of the session id.")
+    event_type: str | None = Field(
+        default="event_type", description="Column of the event type, such as `view` or `buy`."
+    )
+    rating: str | None = Field(default="rating", description="Column of the rating, a number.")
+    session_id: str | None = Field(default="session_id", description="Column of the session id.")
     ranking_id: str | None = Field(
-        default=None,
+        default="ranking_id",
         description="Column of the id of the list in which the item was shown. Its rows are logged exposures.",
     )
     position: str | None = Field(
-        default=None, description="Column of the item's rank in the list that was shown, 0 or more."
+        default="position", description="Column of the item's rank in the list that was shown, 0 or more."
     )
     propensity: str | None = Field(
-        default=None, description="Column of the probability, in (0, 1], with which the logging policy showed the item."
+        default="propensity",
+        description="Column of the probability, in (0, 1], with which the logging policy showed the item.",
     )
     split: str | None = Field(
-        default=None, description="Column that holds `train`, `valid` or `test`, for the split `given`."
+        default="split", description="Column that holds `train`, `valid` or `test`, for the split `given`."
     )
 
 
@@ -111,6 +117,12 @@ class DataConfig(Section):
         description="Rules for purchases, as for clicks. A purchase is also a click. An empty list means that the log "
         "has no purchases.",
     )
+    drop: list[str] = Field(
+        default=[],
+        description="Rules for rows that are left out before anything else, such as `quantity<0`, `status==refunded` "
+        "(text in any case) or `cancelled_at` (any value in this column). A row that meets one rule is left out and "
+        "counted (format `table`).",
+    )
     repeats: Literal["first", "keep"] = Field(
         default="first",
         description="Treatment of clicks on an item that the user has clicked before. `first`: the first click counts, "
@@ -173,6 +185,14 @@ class DataConfig(Section):
                     "latin-1 or utf-16."
                 ) from None
         return encoding
+
+    @model_validator(mode="after")
+    def _drop_fits(self) -> Self:
+        if self.drop and self.format != "table":
+            raise ValueError(
+                f"data.drop is {list(self.drop)}: expected it with data.format `table`, not `{self.format}`. Remove it."
+            )
+        return self
 
     @model_validator(mode="after")
     def _splits_fit(self) -> Self:

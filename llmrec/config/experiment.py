@@ -128,7 +128,9 @@ def _given(section: Any, key: str) -> Any:
 def _names_exposures(section: Any) -> bool:
     """Whether a `data` section tells that the log holds exposures: what was shown, clicked or not."""
     columns = _given(section, "columns")
-    return _given(section, "format") == "open_bandit" or any(_given(columns, key) for key in EXPOSURE_COLUMNS)
+    set_here = columns if columns is None or isinstance(columns, dict) else columns.model_fields_set
+    named = any(key in (set_here or ()) and _given(columns, key) for key in EXPOSURE_COLUMNS)
+    return named or _given(section, "format") == "open_bandit"
 
 
 def _with_default(values: dict[str, Any], section: str, key: str, default: Any) -> dict[str, Any]:

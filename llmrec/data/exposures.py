@@ -5,10 +5,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from llmrec.data.harm import Warned
+
 Curve = list[tuple[float, float]]
 
 LAST_POSITION = 20  # positions from here on have no point of their own
 POINTS = 41  # of the curve of propensities
+# Above these values `unlikely_exposures` warns.
+MOST_CLICKED = 0.95  # share of the exposures
+MOST_SHOWN_BEFORE = 0.5  # share of the clicked exposures
+LARGEST_RANK = 1_000
 
 
 def find_exposures(events: pd.DataFrame) -> pd.DataFrame:
@@ -80,6 +86,56 @@ def _numbers(users: np.ndarray, lists: np.ndarray) -> np.ndarray:
 
 
 # --- what the dataset card says of them ---------------------------------------------------------------
+
+
+def unlikely_exposures(exposures: pd.DataFrame) -> list[Warned]:
+    """Warnings about exposures that are hardly what users were shown, each with the keys that mend it."""
+    if exposures.empty:
+        return []
+    has = {"ranking_id": (exposures["ranking"] >= 0).any(), "position": exposures["position"].notna().any()}
+    has["propensity"] = exposures["propensity"].notna().any()
+    keys = " and ".join(f"`data.columns.{name}: null`" for name, there in has.items() if there)
+    found = []
+    clicked = float(exposures["click"].mean())
+    if clicked >= MOST_CLICKED:
+        text = (
+            f"{clicked:.0%} of the {len(exposures):,} exposures are clicked, so the log does not hold what was shown "
+            f"and refused. Add these rows, or set {keys} if this is no record of what users were shown."
+        )
+        found.append(Warned("wrong", clicked, "every model of clicks predicts a click", text))
+    again, by_chance = _clicks_after_showing(exposures)
+    if again > MOST_SHOWN_BEFORE and again > 2 * by_chance:
+        text = (
+            f"{again:.0%} of the clicked exposures without a `ranking_id` come within an hour of an exposure of the "
+            "same user and item that is not clicked: rows of clicks count as exposures of their own. Give the rows of "
+            "one exposure the same `ranking_id`, or leave "
+            f"{' and '.join(f'`{name}`' for name in has if has[name])} empty in rows that are no impressions."
+        )
+        found.append(Warned("wrong", again, "click rates are those of clicks on a second exposure", text))
+    largest = int(exposures["position"].max()) if has["position"] else 0
+    if largest > LARGEST_RANK:
+        text = (
+            f"The largest position of an exposure is {largest:,}, which is hardly a rank in a list that was shown. If "
+            "the column holds something else, set `data.columns.position: null`."
+        )
+        found.append(Warned("wrong", 1.0, "events count as exposures that are none", text))
+    return found
+
+
+def _clicks_after_showing(exposures: pd.DataFrame) -> tuple[float, float]:
+    """How often an exposure without a list follows, within an hour, one of the same user and item without a click.
+
+    Returns:
+        the share among clicked exposures, and among the others.
+    """
+    single = exposures[exposures["ranking"] < 0]
+    user, item, time, click = (single[name].to_numpy() for name in ("user", "item", "timestamp", "click"))
+    rows = np.lexsort((click, time, item, user))
+    user, item, time, click = user[rows], item[rows], time[rows], click[rows]
+    follows = np.zeros(len(rows), dtype=bool)
+    follows[1:] = (np.diff(user) == 0) & (np.diff(item) == 0) & (np.diff(time) <= 3600) & ~click[:-1]
+    clicked, others = (float(follows[which].mean()) if which.any() else 0.0 for which in (click, ~click))
+    return clicked, others
 
 
 def check_exposures(exposures: pd.DataFrame) -> dict[str, Any] | None:

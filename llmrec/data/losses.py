@@ -1,5 +1,6 @@
 """What became of the rows of a log: counts by reason, and warnings about ratios that are unlikely to be meant."""
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ import pandas as pd
 from llmrec.config import DataConfig
 from llmrec.data.dataset import InteractionData
 from llmrec.data.event_store import Collected, EventCounts
+from llmrec.data.exposures import unlikely_exposures
 from llmrec.data.harm import Warned, by_harm
 from llmrec.data.ragged import Ragged
 from llmrec.data.readers.amazon import WITHOUT_METADATA, WITHOUT_STARS
 from llmrec.data.readers.decimals import UNCLEAR
 from llmrec.data.readers.delimited import NOT_PARSED
-from llmrec.data.readers.raw import UNKNOWN_ITEM, UNTITLED, RawLog, Source
+from llmrec.data.readers.dropped import DROPPED
+from llmrec.data.readers.raw import CONTRADICTION, UNKNOWN_ITEM, UNTITLED, Loss, RawLog, Source
 from llmrec.data.readers.untitled import NO_ITEM_TABLE
 from llmrec.errors import DataError
 
@@ -33,8 +36,8 @@ SECONDS_OF_1970 = 365 * 86_400
 # 1970-01-01 and 2100-01-01 as spreadsheets count days, from 1899-12-30 on.
 EXCEL_1970 = 25_569
 EXCEL_2100 = 73_051
-# Rows that a reader leaves out of every log of its format.
-MISSING_IN_ALL = (WITHOUT_METADATA, WITHOUT_STARS)
+# Rows that are meant to be left out: by the reader of a format, and by `data.drop`.
+MEANT = (WITHOUT_METADATA, WITHOUT_STARS, DROPPED)
 # What mends a large count of a reason.
 _MENDED_BY = {
     NOT_A_CLICK: "Check `data.click` and `data.purchase`.",
@@ -117,7 +120,7 @@ def check_bad_rows(found: Collected, config: DataConfig) -> None:
         DataError: it does.
     """
     source = found.log.event_source
-    counts = {reason: count for reason, count in _counts(source).items() if reason not in MISSING_IN_ALL}
+    counts = {reason: count for reason, count in _counts(source).items() if not reason.startswith(MEANT)}
     bad = sum(counts.values())
     rows = found.events + bad
     if config.bad_rows == "error" or bad <= config.bad_rows_limit * rows:
@@ -125,9 +128,20 @@ def check_bad_rows(found: Collected, config: DataConfig) -> None:
     reasons = ", ".join(f"{count:,} for {reason}" for reason, count in counts.items())
     example = next(source.losses[reason].examples[0] for reason in counts)
     raise DataError(
-        f"{source.path}: {bad:,} of {rows:,} rows ({bad / rows:.0%}) cannot be used ({reasons}), such as {example}; "
-        f"expected at most {config.bad_rows_limit:.0%}. Correct the config or the log, or raise `data.bad_rows_limit`."
+        f"{source.path}: {bad:,} of {rows:,} rows ({share_text(bad / rows)}) cannot be used ({reasons}), such as "
+        f"{example}; expected at most {share_text(config.bad_rows_limit)}. Correct the config or the log, or raise "
+        "`data.bad_rows_limit`."
     )
+
+
+def example_of(loss: Loss) -> str:
+    """The first row of a loss without the folder of its file; its value may hold slashes."""
+    return re.sub(r"^.*?/(?=[^/]*, (?:line|row) \d)", "", loss.examples[0])
+
+
+def share_text(share: float) -> str:
+    """A share in percent, with as many digits as a small one needs: `50.6%`, `0.04%`."""
+    return f"{100 * share:.3g}%"
 
 
 def examples(log: RawLog) -> dict[str, list[str]]:
@@ -155,6 +169,8 @@ def _warnings(
         *(_times(found) if found.log.timed else []),
         *_rules(found, data, counts, config),
         *_tables(found, losses, config),
+        *_contradictions(found.log),
+        *unlikely_exposures(data.exposures),
     ]
     return by_harm(warnings)
 
@@ -162,10 +178,11 @@ def _warnings(
 def _share_left_out(losses: Losses, has_exposures: bool) -> list[Warned]:
     """The warning about events that are in no history; empty if they are few.
 
-    Repeated clicks are left out by design, and exposures are not meant to be clicks.
+    Repeated clicks are left out by design, `data.drop` names its rows, and exposures are not meant to be clicks.
     """
     meant = {REPEATED_CLICK, NOT_A_CLICK} if has_exposures else {REPEATED_CLICK}
-    counts = {reason: count for reason, count in losses.left_out["events"].items() if reason not in meant}
+    left_out = losses.left_out["events"]
+    counts = {one: count for one, count in left_out.items() if one not in meant and not one.startswith(DROPPED)}
     total = sum(counts.values())
     if total <= LEFT_OUT * losses.events_read:
         return []
@@ -276,6 +293,20 @@ def _tables(found: Collected, losses: Losses, config: DataConfig) -> list[Warned
         )
         why = "only reward terms and requests on these columns miss them"
         warnings.append(Warned("odd", min(1.0, unclear / items), why, text))
+    return warnings
+
+
+def _contradictions(log: RawLog) -> list[Warned]:
+    """Warnings about rows of the item and user table that say something else than an earlier row of the same id."""
+    warnings = []
+    for name, table, source in (("items", log.items, log.item_source), ("users", log.users, log.user_source)):
+        for loss in (loss for reason, loss in source.losses.items() if reason.startswith(CONTRADICTION)):
+            text = (
+                f"{loss.count:,} rows of the table of {name} are left out, because an earlier row says something else "
+                f"of the same id, such as {example_of(loss)}. The first row counts. Correct the table."
+            )
+            share = min(1.0, loss.count / max(1, len(table)))
+            warnings.append(Warned("weak", share, f"what models learn of these {name} may be wrong", text))
     return warnings
 
 

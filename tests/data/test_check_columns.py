@@ -404,4 +404,4 @@ def test_too_many_bad_rows_are_not_skipped(tmp_path):
     case = Case({"user": lambda n: "NULL" if n % 8 else f"u{n % 5}", "item": item, "ts": epoch}, {})
     check = check_file(write_log(tmp_path, case))
     assert check.config is None
-    assert "210 of 240 rows (88%) cannot be used" in check.notes[-1] and "log.csv" in check.notes[-1]
+    assert "210 of 240 rows (87.5%) cannot be used" in check.notes[-1] and "log.csv" in check.notes[-1]

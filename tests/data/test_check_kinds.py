@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from llmrec.config import DataConfig, parse_config
-from llmrec.data.check import LogCheck, check_config, check_file, files, kinds
+from llmrec.data.check import LogCheck, check_config, check_file, files, spread
 from llmrec.data.check.kind_names import is_purchase, shows_interest
 from llmrec.data.prepare import build_data
 from llmrec.data.readers import read_log
@@ -74,9 +74,9 @@ def test_kinds_after_the_first_lines_get_rules(tmp_path, suffix):
 @pytest.mark.parametrize("text", ["", 'a "quoted", text\n1,2,view,x\nof lines, of text'])
 def test_a_large_file_is_read_in_blocks(tmp_path, monkeypatch, suffix, text):
     """Lines inside a quoted field are no rows, whatever they hold."""
-    monkeypatch.setattr(kinds, "WHOLE", 0)
-    monkeypatch.setattr(kinds, "BLOCK", 400)
-    monkeypatch.setattr(kinds, "BLOCKS", 16)
+    monkeypatch.setattr(spread, "WHOLE", 0)
+    monkeypatch.setattr(spread, "BLOCK", 400)
+    monkeypatch.setattr(spread, "BLOCKS", 16)
     check = check_file(sorted_log(tmp_path, suffix, text))
     assert check.config is not None
     assert check.config["data"]["click"] == ["buy", "view"] and check.config["data"]["purchase"] == ["buy"]
@@ -95,7 +95,7 @@ def test_a_row_of_several_lines_is_not_cut(tmp_path):
 
 def test_kinds_that_were_not_looked_for_are_said(tmp_path, monkeypatch):
     """A large compressed file is not read to its end: the check and `prepare` say what that means."""
-    monkeypatch.setattr(kinds, "WHOLE_COMPRESSED", 0)
+    monkeypatch.setattr(spread, "WHOLE_COMPRESSED", 0)
     path = sorted_log(tmp_path, ".csv.gz")
     check = check_file(path)
     assert check.config is not None and check.config["data"]["purchase"] == []

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llmrec.data.exposures import check_exposures, exposure_curves, find_exposures
+from llmrec.data.exposures import check_exposures, exposure_curves, find_exposures, unlikely_exposures
 
 
 def test_events_of_one_list_are_one_impression():
@@ -72,3 +72,38 @@ def test_curves_by_hand():
     assert exposure_curves(pd.DataFrame()) == {}
     assert set(exposure_curves(EXPOSURES.assign(propensity=np.nan))) == {"click_rate"}
     assert exposure_curves(EXPOSURES.assign(propensity=1.0))["propensities"][-1] == (0.0, 1.0)
+
+
+def shown(**values) -> pd.DataFrame:
+    """Six exposures a minute apart, of which the first is clicked, with other values by column."""
+    frame = pd.DataFrame({"user": 0, "item": range(6), "timestamp": [60 * n for n in range(6)], "click": False})
+    frame = frame.assign(ranking=-1, position=pd.array([1] * 6, dtype="Int64"), propensity=0.5)
+    frame.loc[0, "click"] = True
+    return frame.assign(**values)
+
+
+def test_exposures_that_are_likely_give_no_warning():
+    assert unlikely_exposures(shown()) == [] and unlikely_exposures(pd.DataFrame()) == []
+    assert unlikely_exposures(shown(item=[0, 1, 0, 1, 0, 1])) == []  # shown again, as often without a click
+
+
+def test_clicks_alone_are_no_exposures():
+    (warning,) = unlikely_exposures(shown(click=True, propensity=np.nan))
+    assert warning.text.startswith("100% of the 6 exposures are clicked") and warning.harm == "wrong"
+    assert "set `data.columns.position: null` if" in warning.text
+
+
+def test_rows_of_clicks_are_no_exposures_of_their_own():
+    """Items 0 and 1 are shown, then clicked; items 2 and 3 are shown."""
+    both = shown(item=[0, 1, 0, 1, 2, 3], click=[False, False, True, True, False, False])
+    (warning,) = unlikely_exposures(both)
+    assert warning.text.startswith("100% of the clicked exposures without a `ranking_id` come within an hour")
+    assert "leave `position` and `propensity` empty in rows that are no impressions" in warning.text
+    assert unlikely_exposures(both.assign(timestamp=[0, 0, 3601, 3601, 0, 0])) == []
+    assert unlikely_exposures(both.assign(ranking=[0, 1, 2, 3, 4, 5])) == []
+
+
+def test_a_large_position_is_no_rank():
+    (warning,) = unlikely_exposures(shown(position=pd.array([1, 2, 3, 4, 5, 48_137], dtype="Int64")))
+    assert "The largest position of an exposure is 48,137" in warning.text
+    assert "`data.columns.position: null`" in warning.text

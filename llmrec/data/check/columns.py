@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from llmrec.data.check.values import known_ids
-from llmrec.data.readers.columns import to_categories, to_years
+from llmrec.data.readers.columns import OWN_COLUMNS, to_categories, to_years
 from llmrec.data.readers.decimals import UNCLEAR
 from llmrec.data.readers.raw import Source, Table
 from llmrec.data.readers.times import to_seconds
@@ -123,7 +123,7 @@ def _use(table: Table, own: str | None, name: str, date_format: str | None) -> s
         return f"{own}: {numbers.min():g} to {numbers.max():g}"
     if own is not None:
         return f"{own}: {known_ids(values).nunique():,} different"
-    is_number = as_numbers(values).notna().any()
+    is_number = name not in OWN_COLUMNS and as_numbers(values).notna().any()
     return "none, but rules can compare it" if is_number else "none"
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from llmrec.data.readers.csv_and_json import TABLE_SUFFIXES, copy_first_rows, read_any_table
 from llmrec.data.readers.decimals import plain_numbers
 from llmrec.data.readers.delimited import find_separator, separator_of
-from llmrec.data.readers.other_files import find_constant_separator, pandas_command, quote, remedy
+from llmrec.data.readers.other_files import find_constant_separator, opened, pandas_command, quote, remedy
 from llmrec.data.readers.raw import Table
 from llmrec.data.readers.text_files import TextFormat, encoding_of_file, open_text
 from llmrec.errors import DataError
@@ -42,12 +42,12 @@ class Sample:
     whole: bool
     plain: bool
 
-    def command(self, change: str, ending: str) -> str:
+    def command(self, change: str, ending: str, *, objects: bool = False) -> str:
         """A line for the shell that changes the log, see `change_command`."""
-        return change_command(self.path, self.text, change, ending)
+        return change_command(self.path, self.text, change, ending, objects=objects)
 
 
-def change_command(path: Path, text: TextFormat, change: str, ending: str) -> str:
+def change_command(path: Path, text: TextFormat, change: str, ending: str, *, objects: bool = False) -> str:
     """A line for the shell that changes a file of a table and writes it to another, a CSV file.
 
     Args:
@@ -55,19 +55,21 @@ def change_command(path: Path, text: TextFormat, change: str, ending: str) -> st
         text: its encoding and separator, as far as they must be named.
         change: Python code that changes the data frame `t`, whose columns are text.
         ending: what is added to the name of the file.
+        objects: whether the code needs objects and lists as such, and missing values in place of empty text.
     """
     name = path.name.removesuffix(".gz")
     suffix = Path(name).suffix
-    arguments = f"{quote(path)}, dtype=str"
+    as_text = "" if objects else ".astype(str)"
     if suffix == ".parquet":
-        read = f"pd.read_parquet({quote(path)}).astype(str)"
+        read = f"pd.read_parquet({quote(path)}){as_text}"
     elif suffix == ".jsonl":
-        read = f"pd.read_json({arguments}, lines=True, convert_dates=False)"
+        read = f"pd.DataFrame(map(json.loads, {opened(path)}), dtype=object){as_text}"
     else:
         encoding = encoding_of_file(path, text)
         separator = find_separator_of(path, text, encoding)
         named = "" if encoding == "utf-8" else f", encoding={quote(encoding)}"
-        read = f"pd.read_csv({arguments}, sep={quote(separator)}, keep_default_na=False{named})"
+        empty = "" if objects else ", keep_default_na=False"
+        read = f"pd.read_csv({quote(path)}, dtype=str, sep={quote(separator)}{empty}{named})"
     target = path.with_name(f"{name.removesuffix(suffix)}-{ending}.csv")
     return pandas_command(f"t = {read}; {change}; t.to_csv({quote(target)}, index=False)")
 

@@ -1,31 +1,20 @@
-"""The kinds of events of a log: of the whole file, or of blocks spread over a large one.
+"""What the rows of a whole log show: its kinds of events, the forms of its dates, and values that withdraw a row."""
 
-The first lines cannot show them, because a log may be sorted by kind.
-"""
-
-import csv
-import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
+import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from llmrec.data.check.files import Sample, find_separator_of
-from llmrec.data.check.values import known_ids
-from llmrec.data.readers.csv_and_json import stream_any_table
-from llmrec.data.readers.text_files import encoding_of_file
+from llmrec.data.check import spread
+from llmrec.data.check.files import Sample
+from llmrec.data.readers.raw import as_text, is_id
 from llmrec.errors import DataError
 
-WHOLE = 64_000_000  # bytes of a text file that is read whole
-WHOLE_COMPRESSED = 16_000_000
-BLOCKS = 64  # blocks of a larger file, from its first to its last line
-BLOCK = 1_000_000  # bytes
 MOST_KINDS = 50  # a column with more values in the whole file is named in a note
-UNIT_SEPARATOR = "\x1f"  # takes the place of separators of several characters
+MOST_VALUES = 200  # different values of a column that are counted
+_IDS = ("user_id", "item_id")
 LATER = "`prepare` warns about kinds that no rule matches."
 
 
@@ -34,125 +23,143 @@ class Kinds:
     """The kinds of events of a log.
 
     Attributes:
-        counts: number of rows that were read, by kind, the most common one first.
+        counts: number of rows that name a user and an item, by kind, the most common one first.
         complete: whether no other kinds can be in the file.
         notes: which part of the file was read, if it is not all of it.
+        without_item: number of rows of each other kind, none of which names an item.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
     complete: bool = True
     notes: list[str] = field(default_factory=list)
+    without_item: dict[str, int] = field(default_factory=dict)
 
 
-def find_kinds(sample: Sample, column: str | None) -> Kinds:
-    """The kinds in a column of a log.
+@dataclass
+class Values:
+    """The values of a column.
+
+    Attributes:
+        counts: number of rows by value, as text; only of the first values if there are more than `MOST_VALUES`.
+        rows: number of rows.
+        filled: number of rows with a value.
+        negative: number of rows with a number below 0.
+        zero: number of rows with the number 0.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    rows: int = 0
+    filled: int = 0
+    negative: int = 0
+    zero: int = 0
+
+    def add(self, values: pd.Series) -> None:
+        """Counts the values of some rows."""
+        text = as_text(values.dropna())
+        text = text[text != ""]
+        self.rows += len(values)
+        self.filled += len(text)
+        self.negative += int(text.str.fullmatch(r"-\s?[\d.,]*[1-9][\d.,]*").sum())
+        self.zero += int(text.str.fullmatch(r"-?0+(?:[.,]0*)?").sum())
+        counts = text.value_counts()
+        room = MOST_VALUES - len(self.counts)
+        known = counts.index.isin(list(self.counts))
+        for value, count in [*counts[known].items(), *counts[~known].iloc[:room].items()]:
+            self.counts[str(value)] += int(count)
+
+
+@dataclass
+class Rows:
+    """What rows of a log show.
+
+    Attributes:
+        names: the column's name in the log, by llmrec's name.
+        values: the values of some columns, by the name of the column.
+        forms: by form of dates, number of different times in the log that it reads; without forms nothing is counted.
+        kinds: number of rows that name a user and an item, by kind.
+        without_item: number of rows without an item, by kind.
+    """
+
+    names: Mapping[str, str]
+    values: dict[str, Values]
+    forms: dict[str, int]
+    kinds: Counter[str] = field(default_factory=Counter)
+    without_item: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that it looks at."""
+        own = ["event_type", *_IDS] if "event_type" in self.names else []
+        own += ["timestamp"] if self.forms else []
+        return list(dict.fromkeys([*(self.names[one] for one in own if one in self.names), *self.values]))
+
+    def empty(self) -> "Rows":
+        """The same without rows."""
+        return Rows(self.names, {name: Values() for name in self.values}, dict.fromkeys(self.forms, 0))
+
+    def add(self, frame: pd.DataFrame) -> None:
+        """Counts some rows."""
+        for name, values in self.values.items():
+            values.add(frame[name])
+        for form in self.forms:
+            times = pd.Series(as_text(frame[self.names["timestamp"]].dropna()).unique())
+            self.forms[form] += int(pd.to_datetime(times, format=form, errors="coerce", utc=True).notna().sum())
+        if "event_type" in self.names:
+            kinds = frame[self.names["event_type"]]
+            named = [is_id(kinds), *(is_id(frame[self.names[own]]) for own in _IDS if own in self.names)]
+            self.kinds.update(_counted(kinds[np.logical_and.reduce(named)]))
+            if "item_id" in self.names:
+                self.without_item.update(_counted(kinds[is_id(kinds) & ~is_id(frame[self.names["item_id"]])]))
+
+
+def find_rows(sample: Sample, names: Mapping[str, str], columns: list[str], forms: list[str]) -> tuple[Rows, Kinds]:
+    """What the rows of a log show, as far as they can be read, and its kinds of events.
 
     Args:
         sample: its first lines.
-        column: the column; None if there is none.
+        names: the column's name in the log, by llmrec's name.
+        columns: columns whose values are counted.
+        forms: forms of dates to be compared.
     """
-    if column is None:
-        return Kinds()
-    first = _counted(sample.table.frame[column])
-    if sample.whole:
-        return _sorted(first)
-    path = sample.path
-    size = path.stat().st_size
+    first = Rows(names, {name: Values() for name in columns}, dict.fromkeys(forms, 0))
+    first.add(sample.table.frame)
+    if sample.whole or not first.columns:
+        return first, _kinds(first, first)
+    rows = first.empty()
     try:
-        if path.suffix == ".parquet":
-            return _checked(_of_parquet(path, column), first, column)
-        if size <= (WHOLE_COMPRESSED if path.suffix == ".gz" else WHOLE):
-            whole = Counter[str]()
-            for table in stream_any_table(path, sample.text):
-                whole.update(_counted(table.frame[column]))
-            return _checked(whole, first, column)
-        encoding = encoding_of_file(path, sample.text)
-        if path.suffix != ".gz" and not encoding.lower().startswith(("utf-16", "utf-32", "utf_16", "utf_32")):
-            blocks = _of_blocks(sample, encoding, column)
-            note = f"The kinds of events are those in {BLOCKS} blocks spread over the file, which is large. {LATER}"
-            return _checked(first | blocks, first, column, [note])
-        reason = "the file is large"
+        for frame in spread.spread_rows(sample, first.columns):
+            rows.add(frame)
     except (DataError, OSError, ValueError) as error:  # pyarrow raises subclasses of the last two
-        reason = f"it cannot be read to its end: {error}"
-    rows = len(sample.table.frame)
-    note = f"The kinds of events are those of the first {rows:,} rows, because {reason}. Kinds further on are unknown."
-    return _sorted(first, [f"{note} {LATER}"])
+        reason = error if str(error) == "the file is large" else f"it cannot be read to its end: {error}"
+        note = (
+            f"The kinds of events and other values are those of the first {len(sample.table.frame):,} rows, because "
+            f"{reason}. Kinds further on are unknown. {LATER}"
+        )
+        return first, _kinds(first, first, [note])
+    if spread.is_whole(sample.path):
+        return rows, _kinds(rows, first)
+    found = f"The kinds of events and other values are those in {spread.BLOCKS} blocks spread over the file"
+    return rows, _kinds(rows, first, [f"{found}, which is large. {LATER}"])
 
 
-def _counted(values: pd.Series) -> Counter[str]:
-    return Counter({str(kind): int(count) for kind, count in known_ids(values).value_counts().items()})
-
-
-def _sorted(counts: Counter[str], notes: list[str] | None = None) -> Kinds:
-    return Kinds(dict(counts.most_common()), not notes, notes or [])
-
-
-def _checked(counts: Counter[str], first: Counter[str], column: str, notes: list[str] | None = None) -> Kinds:
+def _kinds(rows: Rows, first: Rows, notes: list[str] | None = None) -> Kinds:
     """The kinds, or those of the first lines if the column has too many values for kinds of events."""
-    if len(counts) <= max(MOST_KINDS, len(first)):
-        return _sorted(counts, notes)
-    note = (
-        f"`{column}` has {len(counts):,} different values in the file, so it may hold no kinds of events. The rules "
-        f"name those of the first rows. If they are wrong, set `data.columns.event_type: null`."
-    )
-    return _sorted(first, [note])
+    if "event_type" not in rows.names:
+        return Kinds(notes=notes or [])
+    counts = rows.kinds | first.kinds
+    if len(counts) > max(MOST_KINDS, len(first.kinds)):
+        note = (
+            f"`{rows.names['event_type']}` has {len(counts):,} different values in the file, so it may hold no kinds "
+            "of events. The rules name those of the first rows. If they are wrong, set `data.columns.event_type: null`."
+        )
+        return Kinds(_sorted(first.kinds), False, [note])
+    others = {kind: count for kind, count in (rows.without_item | first.without_item).items() if kind not in counts}
+    return Kinds(_sorted(counts), not notes, notes or [], _sorted(Counter(others)))
 
 
-def _of_parquet(path: Path, column: str) -> Counter[str]:
-    """The values of a column of a Parquet file."""
-    counts = Counter[str]()
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(500_000, columns=[column]):
-            counts.update(_counted(pa.Table.from_batches([batch]).to_pandas()[column]))
-    return counts
+def _counted(values: pd.Series) -> dict[str, int]:
+    return {str(kind): int(count) for kind, count in as_text(values).value_counts().items()}
 
 
-def _of_blocks(sample: Sample, encoding: str, column: str) -> Counter[str]:
-    """The values of a column in blocks of a text file that has no compression.
-
-    Args:
-        sample: the first lines of the file.
-        encoding: its encoding, in which a line ends with the byte of `\\n`.
-        column: the column.
-    """
-    lines = _lines(sample.path, encoding)
-    if sample.path.suffix == ".jsonl":
-        values = [_value(line, column) for line in lines]
-    else:
-        separator = find_separator_of(sample.path, sample.text, encoding)
-        next(lines)  # the header
-        rows = (_fields(line, separator) for line in lines)
-        columns = sample.table.columns
-        place = columns.index(column)
-        # Another number of fields has a line inside a quoted field.
-        values = [row[place] for row in rows if len(row) == len(columns)]
-    return _counted(pd.Series(values, dtype=object))
-
-
-def _lines(path: Path, encoding: str) -> Iterator[str]:
-    """The whole lines of blocks of a file, from its first to its last."""
-    last = path.stat().st_size - BLOCK
-    with path.open("rb") as file:
-        for number in range(BLOCKS):
-            start = number * last // (BLOCKS - 1)
-            file.seek(start)
-            lines = file.read(BLOCK).decode(encoding, errors="replace").split("\n")
-            yield from lines[start > 0 : len(lines) if number == BLOCKS - 1 else -1]
-
-
-def _fields(line: str, separator: str) -> list[str]:
-    """The fields of one line; none if it cannot be cut."""
-    mark = separator if len(separator) == 1 else UNIT_SEPARATOR
-    try:
-        return next(csv.reader([line.rstrip("\r").replace(separator, mark)], delimiter=mark), [])
-    except csv.Error:
-        return []
-
-
-def _value(line: str, column: str) -> object | None:
-    """The value of a key of an object on a line; None if there is none."""
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError:
-        return None
-    return record.get(column) if isinstance(record, dict) else None
+def _sorted(counts: Counter[str]) -> dict[str, int]:
+    return dict(counts.most_common())

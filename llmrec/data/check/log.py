@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from llmrec.config import DataConfig, run_name
+from llmrec.config.data import EXPOSURE_COLUMNS
 from llmrec.data.check.columns import ColumnCheck, describe_columns, unclear_numbers
 from llmrec.data.check.files import Sample, first_lines, read_sample, require_log
-from llmrec.data.check.kinds import Kinds, find_kinds
+from llmrec.data.check.kinds import Kinds, Rows, find_rows
 from llmrec.data.check.known import LARGEST_TRIED, KnownLog, find_known, missing_files
 from llmrec.data.check.outcome import Outcome, find_outcome, find_refusal, too_many
-from llmrec.data.check.roles import Roles, find_roles
+from llmrec.data.check.roles import Roles, find_roles, settle_dates
 from llmrec.data.check.rules import find_rules
 from llmrec.data.check.tables import TableCheck, describe_tables, find_tables
+from llmrec.data.check.withdrawn import find_drops, first_rows_note, may_withdraw
+from llmrec.data.exposures import MOST_CLICKED
+from llmrec.data.readers.columns import event_columns
 from llmrec.data.readers.csv_and_json import read_any_table
 from llmrec.data.readers.decimals import plain_numbers
 from llmrec.data.readers.paths import PACKAGE, resolve_path
@@ -24,9 +28,6 @@ from llmrec.errors import DataError
 MOST_REPEATS = 0.5  # a larger share of repeated purchases or clicks suggests `data.repeats: keep`
 MANY_REPEATS = 0.1  # a larger share is said
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
-# Columns that are read under their own names.
-_AS_NAMED = ("user_id", "item_id", "timestamp", "event_type", "rating", "session_id", "ranking_id", "position")
-_AS_NAMED += ("propensity", "split")
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,11 @@ def check_config(config: DataConfig) -> LogCheck:
         text = TextFormat(encoding, config.separator, skip=True)
         table = plain_numbers(read_any_table(file, text), (), config.decimal)
         sample = Sample(path, file, text, table, whole, plain=True)
-        roles = {own: name for own, name in config.columns.model_dump().items() if name is not None}
-        column = roles.get("event_type", "event_type")
-        kinds = find_kinds(sample, column if column in table.columns else None)
+        roles = event_columns(table, config)
+        _, kinds = find_rows(sample, roles, [], [])
         outcome = find_outcome(config.model_copy(update={"path": str(file)}), kinds, sample.whole)
         columns = describe_columns(table, roles, config.timestamp_format, kinds.counts)
-        notes = [*kinds.notes, *outcome.losses, *outcome.future, *outcome.notes, *outcome.unmatched]
+        notes = [*kinds.notes, *outcome.losses, *outcome.dropped, *outcome.future, *outcome.notes, *outcome.unmatched]
         notes += [*too_many(outcome, config), *unclear_numbers(table)]
         return LogCheck(outcome.events, columns, outcome.sentence, notes, describe_tables(config))
 
@@ -98,8 +98,10 @@ def check_file(path: Path) -> LogCheck:
             raise _no_rows(sample.table)
         roles = find_roles(sample)
         roles.notes += missing_files(path, sample.table.columns)
+        names = may_withdraw(sample.table.columns, roles.names.values())
+        rows, kinds = find_rows(sample, roles.names, names, roles.forms)
+        settle_dates(roles, rows.forms)
         form = roles.times.form if roles.times is not None else None
-        kinds = find_kinds(sample, roles.names.get("event_type"))
         columns = describe_columns(sample.table, roles.names, form, kinds.counts, roles.guessed)
         missing = [own for own in ("user_id", "item_id") if own not in roles.names]
         notes = [f"No column looks like the {own}. Name it in `data.columns.{own}` of a config." for own in missing]
@@ -108,7 +110,7 @@ def check_file(path: Path) -> LogCheck:
             return LogCheck(len(sample.table.frame), columns, sentence, notes + roles.notes)
         notes = roles.notes + kinds.notes
         check = LogCheck(len(sample.table.frame), columns, "nothing until a column is changed", notes)
-        return check if roles.refused else _suggest(sample, roles, kinds, check)
+        return _suggest(sample, roles, rows, kinds, check)
 
 
 def _check_known(path: Path, known: KnownLog) -> LogCheck:
@@ -127,17 +129,20 @@ def _check_known(path: Path, known: KnownLog) -> LogCheck:
     return _with_config(LogCheck(outcome.events, [], outcome.sentence, notes), path, data, refusal)
 
 
-def _suggest(sample: Sample, roles: Roles, kinds: Kinds, check: LogCheck) -> LogCheck:
+def _suggest(sample: Sample, roles: Roles, rows: Rows, kinds: Kinds, check: LogCheck) -> LogCheck:
     """Adds to a check of the columns the outcome and a config."""
+    drops, about_drops = find_drops(rows.values, kinds, roles.names)
+    refill = first_rows_note(sample, drops, roles.names.values())
+    if refill:
+        return replace(check, notes=[*check.notes, refill])
     data: dict[str, Any] = {"format": "table", "path": str(sample.path)}
     found = find_tables(sample, roles.names, data)
     check = replace(check, tables=found.tables)
-    columns: dict[str, str | None] = {
-        own: name for own, name in roles.names.items() if name != own or own not in _AS_NAMED
-    }
+    columns: dict[str, str | None] = {own: name for own, name in roles.names.items() if name != own}
+    columns |= dict.fromkeys(roles.unread)
     data["columns"] = columns
     rules, about_rules = find_rules(sample.table.frame, roles.names, sorted(kinds.counts))
-    notes = [*check.notes, *found.notes, *unclear_numbers(sample.table), *about_rules]
+    notes = [*check.notes, *found.notes, *unclear_numbers(sample.table), *about_rules, *about_drops]
     if roles.times is None:
         columns["timestamp"] = None
         data["splits"] = ["leave_one_out"]
@@ -145,8 +150,11 @@ def _suggest(sample: Sample, roles: Roles, kinds: Kinds, check: LogCheck) -> Log
     form = roles.times.form if roles.times is not None else None
     values = {"separator": sample.text.separator, "encoding": sample.text.encoding, "timestamp_format": form}
     data |= {key: value for key, value in values.items() if value is not None} | rules
+    data |= {"drop": drops} if drops else {}
     data["min_user_events"] = 3
     outcome = _first_outcome(sample, data, kinds)
+    if _leaves_exposures_out(outcome, roles, columns, notes):
+        outcome = _first_outcome(sample, data, kinds)
     acts = "purchases" if rules["purchase"] else "clicks"
     if outcome.repeats > MOST_REPEATS:
         data["repeats"] = "keep"
@@ -161,11 +169,25 @@ def _suggest(sample: Sample, roles: Roles, kinds: Kinds, check: LogCheck) -> Log
             f"{outcome.repeats:.0%} of the {acts} repeat an earlier one of the same user and item, and only the first "
             f"ones count.{more} If people take the same items again and again, set `data.repeats: keep`."
         )
-    notes += outcome.notes + outcome.losses + outcome.future
+    notes += [*outcome.notes, *outcome.losses, *outcome.future]
     if outcome.losses:
         data["bad_rows"] = "skip"
     refusal = _settle_splits(data, notes, lambda data: _refusal(sample, data, outcome))
     return _with_config(replace(check, outcome=outcome.sentence, notes=notes), sample.path, data, refusal)
+
+
+def _leaves_exposures_out(outcome: Outcome, roles: Roles, columns: dict[str, str | None], notes: list[str]) -> bool:
+    """Whether `data.columns` leaves out the columns of exposures, because nearly all events are clicks."""
+    shown = [name for name in EXPOSURE_COLUMNS if name in roles.names]
+    if not shown or outcome.clicks < MOST_CLICKED * outcome.events:
+        return False
+    columns |= dict.fromkeys(shown)
+    named = ", ".join(f"`{roles.names[name]}`" for name in shown)
+    notes.append(
+        f"{outcome.clicks / outcome.events:.0%} of the events are clicks, so the log does not hold what was shown and "
+        f"refused, and the config does not read {named} as such."
+    )
+    return True
 
 
 def _with_config(check: LogCheck, path: Path, data: dict[str, Any], refusal: str) -> LogCheck:

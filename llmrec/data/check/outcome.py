@@ -13,9 +13,10 @@ import pandas as pd
 from llmrec.config import DataConfig
 from llmrec.data.check.kinds import LATER, Kinds
 from llmrec.data.feedback import NOT_FOR_RULES, match_rules, resolve
-from llmrec.data.losses import MISSING_IN_ALL, future_events
+from llmrec.data.losses import MEANT, example_of, future_events, share_text
 from llmrec.data.prepare import SECONDS_PER_DAY, build_data
 from llmrec.data.readers import RawLog, check_log, read_log
+from llmrec.data.readers.dropped import DROPPED
 from llmrec.data.readers.values import as_numbers
 from llmrec.errors import ConfigError, UserError
 
@@ -28,11 +29,13 @@ class Outcome:
 
     Attributes:
         events: events that can be used.
+        clicks: those of them that are clicks.
         lost: rows that cannot be used and count for `data.bad_rows_limit`.
         repeats: share of the purchases, or of the clicks if no rule names purchases, that repeat an earlier one of
             the same kind, user and item at another time.
         sentence: the counts, in words.
         losses: the rows that cannot be used, by reason, in words.
+        dropped: the rows that `data.drop` leaves out, by rule, in words.
         future: the events in the future, in words.
         whole: whether all events of the log or of its first lines were read.
         notes: rules that these events cannot decide.
@@ -40,10 +43,12 @@ class Outcome:
     """
 
     events: int
+    clicks: int
     lost: int
     repeats: float
     sentence: str
     losses: list[str]
+    dropped: list[str]
     future: list[str]
     whole: bool
     notes: list[str]
@@ -84,25 +89,24 @@ def find_outcome(config: DataConfig, kinds: Kinds, whole: bool) -> Outcome:
         f"{'clicks' if keep else 'items'} in these rows"
     )
     said = [
-        f"{loss.count:,} rows cannot be used: {reason}, such as {_in_its_folder(loss.examples[0])}."
+        f"{loss.count:,} rows cannot be used: {reason}, such as {example_of(loss)}."
         for reason, loss in losses.items()
+        if not reason.startswith(DROPPED)
     ]
+    dropped = {reason: loss.count for reason, loss in losses.items() if reason.startswith(DROPPED)}
     return Outcome(
         events=len(events),
-        lost=sum(loss.count for reason, loss in losses.items() if reason not in MISSING_IN_ALL),
+        clicks=int(clicks.sum()),
+        lost=sum(loss.count for reason, loss in losses.items() if not reason.startswith(MEANT)),
         repeats=_share_of_repeats(events[purchases if config.purchase else clicks]),
         sentence=sentence,
         losses=said,
+        dropped=[f"{count:,} rows are {reason}." for reason, count in dropped.items()],
         future=_future(events, log) if log.timed else [],
         whole=len(events) < MOST_EVENTS,
         notes=notes,
         unmatched=_unmatched(events, clicks, kinds, {*config.click, *config.purchase}),
     )
-
-
-def _in_its_folder(example: str) -> str:
-    """An example of a row without the folder of its file; its value may hold slashes."""
-    return re.sub(r"^.*?/(?=[^/]*, (?:line|row) \d)", "", example)
 
 
 def _future(events: pd.DataFrame, log: RawLog) -> list[str]:
@@ -173,8 +177,8 @@ def too_many(outcome: Outcome, config: DataConfig) -> list[str]:
     if outcome.lost <= config.bad_rows_limit * rows:
         return []
     return [
-        f"`prepare` refuses such a log: {outcome.lost:,} of {rows:,} rows ({outcome.lost / rows:.1%}) cannot be used, "
-        f"more than `data.bad_rows_limit` allows ({config.bad_rows_limit:.0%}). Correct the log."
+        f"`prepare` refuses such a log: {outcome.lost:,} of {rows:,} rows ({share_text(outcome.lost / rows)}) cannot "
+        f"be used, more than `data.bad_rows_limit` allows ({share_text(config.bad_rows_limit)}). Correct the log."
     ]
 
 

@@ -2,18 +2,22 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
 from llmrec.data.check.files import Sample
 from llmrec.data.check.names import NAMES, may_be_guessed, rank, words_of
+from llmrec.data.check.nested import holds_objects, objects_note
 from llmrec.data.check.values import (
     SURE,
     Times,
     are_ids,
     are_kinds,
+    are_ranks,
     are_ratings,
+    are_whole,
+    count_rows,
     excel_days,
     find_times,
     inside,
@@ -27,12 +31,14 @@ from llmrec.data.check.values import (
     times_of_day,
 )
 from llmrec.data.readers.other_files import quote
+from llmrec.data.readers.values import as_numbers
 
 _FEWEST_GUESSED_IDS = 10  # a column with fewer different values may be a weekday or a channel
-# Columns that are read under these names whatever the config says, and what they must hold.
-_ALWAYS_READ = {
+_AS_FILLED = 0.8  # a column of ids with a smaller share of the ids that another has gives way to it
+# Columns that are read under these names unless the config says otherwise, and what they must hold.
+_EXPECTED = {
     "rating": "a number",
-    "position": "a rank, 0 or more",
+    "position": "a rank from 0 to 1,000",
     "propensity": "a probability above 0 and at most 1",
 }
 # What a column must hold to be what its name says. The times are looked for by `find_times`.
@@ -40,8 +46,8 @@ _FITS: dict[str, Callable[[pd.Series], bool]] = {
     "user_id": are_ids,
     "item_id": are_ids,
     "propensity": lambda values: inside(values, 0, 1),
-    "position": lambda values: inside(values, -1, 1e9),
-    "event_type": are_kinds,
+    "position": are_ranks,
+    "event_type": lambda values: not nested(values) and are_kinds(values),
     "rating": are_ratings,
     "session_id": are_ids,
     "ranking_id": are_ids,
@@ -58,14 +64,20 @@ class Roles:
         guessed: those of llmrec's names whose column was found by its values.
         times: how the times are written; None without a column of times.
         notes: what was guessed, and why a column is not used although its name says what it is.
-        refused: whether a column is read whose values cannot be used.
+        unread: those of llmrec's names that a column has whose values are something else.
     """
 
     names: dict[str, str] = field(default_factory=dict)
     guessed: set[str] = field(default_factory=set)
     times: Times | None = None
     notes: list[str] = field(default_factory=list)
-    refused: bool = False
+    unread: list[str] = field(default_factory=list)
+
+    @property
+    def forms(self) -> list[str]:
+        """The forms of dates that all times have, if there are several."""
+        times = self.times
+        return [times.form, times.other] if times and times.form and times.other else []
 
     def is_free(self, name: str) -> bool:
         """Whether a column is none of llmrec's columns so far."""
@@ -112,10 +124,33 @@ def _find_by_name(sample: Sample, roles: Roles, own: str) -> None:
             name = min(times, key=lambda name: (rank(name, own) or (0, 0), times[name].form is not None))
             roles.names[own], roles.times = name, times[name]
         return
-    fitting = (name for name in _named(sample, roles, own) if frame[name].notna().any() and _FITS[own](frame[name]))
-    name = next(fitting, None)
-    if name is not None:
-        roles.names[own] = name
+    fitting = [name for name in _named(sample, roles, own) if frame[name].notna().any() and _FITS[own](frame[name])]
+    if not fitting:
+        return
+    roles.names[own] = fitting[0]
+    if own in ("user_id", "item_id"):
+        roles.names[own] = _best_ids(sample, roles, own, fitting)
+    elif own == "event_type":  # of `event` and `event_name`, the one that tells more apart
+        first = rank(fitting[0], own)
+        equal = [name for name in fitting if rank(name, own) == first]
+        roles.names[own] = max(equal, key=lambda name: frame[name].nunique())
+
+
+def _best_ids(sample: Sample, roles: Roles, own: str, names: list[str]) -> str:
+    """The surest column of several different ids that numbers no rows and is not far emptier than another.
+
+    The items of a log with kinds of events may be empty by design, because not all events are about an item.
+    """
+    frame = sample.table.frame
+    names = [name for name in names if frame[name].nunique() > 1 and not count_rows(frame[name])] or names
+    if own == "item_id" and _named(sample, roles, "event_type"):
+        return names[0]
+    filled = {name: len(known_ids(frame[name])) for name in names}
+    best = next(name for name in names if filled[name] >= _AS_FILLED * max(filled.values()))
+    if best != names[0]:
+        share = 1 - filled[names[0]] / len(frame)
+        roles.notes.append(f"`{names[0]}` is empty in {share:.0%} of the rows, so `{best}` counts as the {own}.")
+    return best
 
 
 # --- by values ----------------------------------------------------------------------------------------
@@ -123,7 +158,8 @@ def _find_by_name(sample: Sample, roles: Roles, own: str) -> None:
 
 def _free(sample: Sample, roles: Roles) -> list[str]:
     """The columns whose names do not say what they are."""
-    return [name for name in sample.table.columns if roles.is_free(name) and may_be_guessed(name)]
+    free = [name for name in sample.table.columns if roles.is_free(name) and may_be_guessed(name)]
+    return [name for name in free if not holds_objects(sample.table.frame[name])]
 
 
 def _guess_time(sample: Sample, roles: Roles) -> None:
@@ -146,13 +182,15 @@ def _guess_ids(sample: Sample, roles: Roles) -> None:
     columns = [
         name
         for name in _free(sample, roles)
-        if are_ids(frame[name])
+        if rank(name, "timestamp") is None
+        and are_ids(frame[name])
+        and are_whole(frame[name])
         and repeat(frame[name])
         and known_ids(frame[name]).nunique() >= _FEWEST_GUESSED_IDS
         and not look_like_ratings(frame[name])
     ]
     columns = [name for name in columns if re.search("(?i)id$", name)] or columns
-    if not missing or not columns:
+    if not missing or not columns or any(holds_objects(frame[name]) for name in frame.columns):
         return
     if len(columns) != len(missing):
         names = ", ".join(f"`{name}`" for name in columns)
@@ -188,11 +226,6 @@ def _explain_times(sample: Sample, roles: Roles) -> None:
     clock = next((name for name in sample.table.columns if roles.is_free(name) and times_of_day(frame[name])), None)
     name = roles.names.get("timestamp")
     if name is not None and roles.times is not None:
-        if roles.times.other is not None:
-            roles.notes.append(
-                f"The dates in `{name}` can be read by {roles.times.form} and by {roles.times.other}. Set "
-                "`data.timestamp_format` to the right one."
-            )
         if clock is not None and roles.times.days:
             change = f't["timestamp"] = t[{quote(name)}] + " " + t[{quote(clock)}]'
             roles.notes.append(
@@ -235,11 +268,34 @@ def _explain_times(sample: Sample, roles: Roles) -> None:
             )
 
 
+def settle_dates(roles: Roles, fitting: dict[str, int]) -> None:
+    """Chooses between two forms of the dates in the first rows by all rows that were read.
+
+    Args:
+        roles: the columns of the log.
+        fitting: number of different times that each form reads.
+    """
+    if roles.times is None or not roles.forms:
+        return
+    best, other = sorted(roles.forms, key=lambda form: -fitting[form])
+    name = roles.names["timestamp"]
+    roles.times = replace(roles.times, form=best, other=other)
+    if fitting[best] == fitting[other]:
+        note = (
+            f"The dates in `{name}` can be read by {best} and by {other}. Set `data.timestamp_format` to the right one."
+        )
+    else:
+        note = (
+            f"The dates in the first rows of `{name}` can be read by {best} and by {other}; later rows only by {best}."
+        )
+    roles.notes.append(note)
+
+
 def _explain_ids(sample: Sample, roles: Roles) -> None:
     """Notes about columns whose names say that they hold ids and whose values are none."""
     frame = sample.table.frame
-    lists = [name for name in sample.table.columns if not nested(frame[name]) and lists_as_text(frame[name])]
-    inner = [name for name in sample.table.columns if nested(frame[name]) or (name in lists and may_be_guessed(name))]
+    lists = [name for name in sample.table.columns if not holds_objects(frame[name]) and lists_as_text(frame[name])]
+    inner = [name for name in lists if may_be_guessed(name)]
     for own in ("user_id", "item_id"):
         if own in roles.names:
             continue
@@ -256,9 +312,14 @@ def _explain_ids(sample: Sample, roles: Roles) -> None:
             roles.notes.append(
                 f"If each session may count as a user, set `data.columns.user_id: {roles.names['session_id']}`."
             )
-    if inner and not {"user_id", "item_id"} <= set(roles.names):
-        names = ", ".join(inner)
-        roles.notes.append(f"The columns {names} hold objects or lists. Write the ids in them as columns of their own.")
+    if not {"user_id", "item_id"} <= set(roles.names):
+        note = objects_note(sample)
+        inner = [name for name in sample.table.columns if name in inner or holds_objects(frame[name])]
+        if inner and not note:
+            note = (
+                f"The columns {', '.join(inner)} hold objects or lists. Write the ids in them as columns of their own."
+            )
+        roles.notes += [note] * bool(note)
 
 
 def _explain_numbers(sample: Sample, roles: Roles) -> None:
@@ -272,15 +333,23 @@ def _explain_numbers(sample: Sample, roles: Roles) -> None:
                 f"`{name}` holds text such as {_example(frame[name])}, so it is no rating. To use its numbers, extract "
                 f"them, then check the new file: {sample.command(change, 'numbers')}."
             )
-    for own, expected in _ALWAYS_READ.items():
+    for own, expected in _EXPECTED.items():
         if own in frame.columns and own not in roles.names:
-            roles.refused = True
+            roles.unread.append(own)
             roles.notes.append(
-                f"A column of the name `{own}` is always read and must hold {expected}; most of its values are others, "
-                f"such as {_example(frame[own])}. Convert it, or rename it in the log."
+                f"A column of the name `{own}` is read unless the config says otherwise, and must hold {expected}. It "
+                f"holds {_range(frame[own])}, so the config has `data.columns.{own}: null`."
             )
 
 
 def _example(values: pd.Series) -> str:
     known = [str(value) for value in values.dropna().iloc[:1]]
     return repr(known[0][:40]) if known else "an empty one"
+
+
+def _range(values: pd.Series) -> str:
+    """What a column holds: its smallest and largest number, or an example."""
+    numbers = as_numbers(values)
+    if numbers.notna().sum() < values.notna().sum() or values.isna().all():
+        return f"values such as {_example(values)}"
+    return f"numbers from {numbers.min():g} to {numbers.max():g}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from llmrec.data.exposures import LARGEST_RANK
 from llmrec.data.readers.raw import NO_IDS, Source, Table, as_text
 from llmrec.data.readers.times import date_formats, to_seconds
 from llmrec.data.readers.values import as_numbers
@@ -104,10 +105,22 @@ def lists_as_text(values: pd.Series) -> bool:
 
 
 def are_ids(values: pd.Series) -> bool:
-    """Whether values can be ids: no fractions, objects or lists."""
+    """Whether values can be ids: no objects or lists, and fractions only if values repeat, as in `1000455.3185`."""
     if nested(values) or not len(known_ids(values)) or lists_as_text(values):
         return False
+    return are_whole(values) or repeat(values)
+
+
+def are_whole(values: pd.Series) -> bool:
+    """Whether no value is a number with a fraction."""
     return bool((as_numbers(values).dropna() % 1 == 0).all())
+
+
+def count_rows(values: pd.Series) -> bool:
+    """Whether values number rows: each is 1 more than the one before or begins again at 1, or none occurs twice."""
+    steps = as_numbers(values.dropna()).diff().iloc[1:]
+    again = as_numbers(values.dropna()).iloc[1:].eq(1)
+    return bool(len(steps)) and (bool((steps.eq(1) | again).mean() >= SURE) or not values.dropna().duplicated().any())
 
 
 def repeat(values: pd.Series) -> bool:
@@ -128,6 +141,12 @@ def are_ratings(values: pd.Series) -> bool:
     """Whether most values are numbers, and few different ones."""
     numbers = as_numbers(values.dropna())
     return bool(numbers.notna().mean() > 0.5 and numbers.nunique() <= MOST_RATINGS)
+
+
+def are_ranks(values: pd.Series) -> bool:
+    """Whether values are whole numbers from 0 to 1,000, and several different ones."""
+    numbers = as_numbers(values.dropna())
+    return bool(numbers.between(0, LARGEST_RANK).all()) and are_whole(values) and numbers.nunique() > 1
 
 
 def look_like_ratings(values: pd.Series) -> bool:

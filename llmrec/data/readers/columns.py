@@ -17,10 +17,12 @@ import pandas as pd
 from llmrec.config import DataConfig
 from llmrec.data.readers.raw import NO_IDS, Table, TableStream, as_text
 from llmrec.data.readers.times import holds_dates, to_seconds
-from llmrec.data.readers.values import as_numbers, is_nested, rounded_down
+from llmrec.data.readers.values import as_numbers, is_nested
 from llmrec.errors import DataError, nearest
 
-OPTIONAL_COLUMNS = ("event_type", "rating", "session_id", "ranking_id", "position", "propensity", "split")
+_REQUIRED = ("user_id", "item_id", "timestamp")  # unless `data.columns.timestamp` is null
+# Names of columns that no rule compares unless `data.columns` has them.
+OWN_COLUMNS = (*_REQUIRED, "event_type", "rating", "session_id", "ranking_id", "position", "propensity", "split")
 _LIST_AS_TEXT = r"\[[^\[\]]*[,\s][^\[\]]*\]"  # as `to_categories` reads it
 _NO_CATEGORY = {"", "unknown", "(no genres listed)"}
 
@@ -66,6 +68,7 @@ class NumberRange:
         expected: what a value should be, for error messages.
         fix: a sentence that says what to change, for error messages.
         without_low: whether `low` itself is refused.
+        whole: whether numbers with a fraction are refused.
     """
 
     low: float
@@ -73,9 +76,17 @@ class NumberRange:
     expected: str
     fix: str
     without_low: bool = False
+    whole: bool = False
 
 
-_POSITIONS = NumberRange(0, 1e9, "a rank, 0 or more", "Correct it, or leave it empty.")
+_POSITIONS = NumberRange(
+    low=0,
+    high=1e9,
+    expected="a rank, a whole number from 0 on",
+    fix="Correct it, or leave it empty. If the column holds no rank of a list that users were shown, set "
+    "`data.columns.position: null`.",
+    whole=True,
+)
 _PROPENSITIES = NumberRange(
     0,
     1,
@@ -86,17 +97,18 @@ _PROPENSITIES = NumberRange(
 
 
 def event_columns(table: Table | TableStream, config: DataConfig) -> dict[str, str]:
-    """The columns of an event log: those that `data.columns` names, and those with llmrec's own names.
+    """The columns of an event log: those that `data.columns` names, of which some may be missing under llmrec's names.
 
     Returns:
         the column's name in the table, by llmrec's name, for every column that the table has.
 
     Raises:
-        DataError: a column that `data.columns` names is missing.
+        DataError: a column is missing that is required, or that `data.columns` names otherwise than llmrec.
     """
     columns = {own: column for own, column in config.columns.model_dump().items() if column is not None}
-    require_columns(table, columns, "data.columns")
-    return columns | {own: own for own in OPTIONAL_COLUMNS if own not in columns and own in table.columns}
+    found = {own: name for own, name in columns.items() if name in table.columns or own != name or own in _REQUIRED}
+    require_columns(table, found, "data.columns")
+    return found
 
 
 def stream_events(
@@ -158,10 +170,10 @@ def to_events(
             text = table.text(columns[name])
             events[name] = text.mask(text.isin(NO_IDS))
     if "position" in columns:
-        events["position"] = rounded_down(to_numbers(table, columns["position"], _POSITIONS)).astype("Int64")
+        events["position"] = to_numbers(table, columns["position"], _POSITIONS).astype("Int64")
     if "propensity" in columns:
         events["propensity"] = to_numbers(table, columns["propensity"], _PROPENSITIES)
-    others = [name for name in table.frame.columns if name not in set(columns.values()) and name not in events]
+    others = [name for name in table.frame.columns if name not in {*columns.values(), *OWN_COLUMNS}]
     return pd.DataFrame({**events, **{str(name): table.frame[name] for name in others}}, index=table.frame.index)
 
 
@@ -199,6 +211,8 @@ def to_numbers(table: Table, column: str, allowed: NumberRange) -> pd.Series:
     values = table.frame[column]
     numbers = as_numbers(values)
     inside = numbers.between(allowed.low, allowed.high, inclusive="right" if allowed.without_low else "both")
+    if allowed.whole:
+        inside &= numbers % 1 == 0
     bad = values.notna() & ~inside
     table.source.refuse(values, bad, allowed.expected, allowed.fix)
     return numbers.where(~bad)

@@ -49,7 +49,14 @@ def remedy(path: Path, suffixes: tuple[str, ...]) -> str:
 
 def pandas_command(code: str) -> str:
     """A line for the shell that runs some code with pandas as `pd`."""
-    return f"`python -c {shlex.quote(f'import pandas as pd; {code}')}`"
+    modules = ", ".join([*(name for name in ("gzip", "json") if f"{name}." in code), "pandas as pd"])
+    return f"`python -c {shlex.quote(f'import {modules}; {code}')}`"
+
+
+def opened(path: Path) -> str:
+    """Python code that opens a text file."""
+    name, mode = ("gzip.open", ', "rt"') if path.suffix == ".gz" else ("open", "")
+    return f'{name}({quote(path)}{mode}, encoding="utf-8")'
 
 
 def quote(text: object) -> str:
@@ -79,7 +86,7 @@ def _as_text(path: Path) -> str:
 def _as_json(path: Path, lines: list[str], target: str) -> str:
     """What to do with a file of JSON."""
     if lines[0].lstrip().startswith("["):
-        read = f"pd.read_json({quote(path)}, dtype=False, convert_dates=False)"
+        read = f"pd.DataFrame(json.load({opened(path)}), dtype=object)"
         write = f'.to_json({quote(target.removesuffix(".gz"))}, orient="records", lines=True, force_ascii=False)'
         return f"It holds a list of objects. Write one object per line: {pandas_command(read + write)}."
     if len(lines) > 1 and not lines[1].lstrip().startswith("{"):

@@ -146,6 +146,11 @@ def as_text(values: pd.Series, whole_numbers: bool = True) -> pd.Series:
     return values.astype("str").str.strip()
 
 
+def is_id(values: pd.Series) -> pd.Series:
+    """Whether each value is there and does not stand for a missing id."""
+    return values.notna() & ~as_text(values).isin(NO_IDS)
+
+
 @dataclass(frozen=True)
 class Table:
     """One file, or a part of it, as read, before its columns are converted.
@@ -246,6 +251,7 @@ class RawLog:
 
 
 REPEATED = "repeated row"
+CONTRADICTION = "second row of the same "  # id, which says something else
 UNTITLED = "title missing, the id stands in"
 _NO_TITLES = ("", "nan", "NaN", "<NA>", "\\N", "NULL")  # as programs write a missing one; `None` may be a name
 ENTITIES = "title with HTML entities, decoded"
@@ -327,7 +333,7 @@ def _check_unique(table: pd.DataFrame, column: str, source: Source) -> None:
     if different.any():
         first = first_true(ids == ids.loc[first_true(different)])
         fix = f"It is also on {source.unit} {first}: delete one of the two."
-        source.refuse(ids, different, f"each {column} once", fix, f"second row of the same {column}")
+        source.refuse(ids, different, f"each {column} once", fix, f"{CONTRADICTION}{column}")
 
 
 def _without_entities(items: pd.DataFrame, source: Source) -> pd.DataFrame:

@@ -22,6 +22,7 @@ from llmrec.data.readers.columns import (
 )
 from llmrec.data.readers.csv_and_json import read_any_table, stream_any_table
 from llmrec.data.readers.decimals import plain_numbers, read_decimals
+from llmrec.data.readers.dropped import drop_rows, read_drop_rule
 from llmrec.data.readers.paths import resolve_path
 from llmrec.data.readers.raw import RawLog, Source, Table, TableStream, as_text
 from llmrec.data.readers.text_files import TextFormat
@@ -99,6 +100,7 @@ def read_table_log(config: DataConfig) -> RawLog:
         require_columns(users, {"user_id": user_id})
         events, users = agree_on_ids(events, columns["user_id"], users, user_id)
     events = read_decimals(events, _number_columns(columns, config), config.decimal)
+    events = drop_rows(events, config.drop, columns)
     if items is None:
         typed_items, item_source = _untitled_items(events, columns, config)
     else:
@@ -134,6 +136,7 @@ def _number_columns(columns: dict[str, str], config: DataConfig) -> list[str]:
     """The columns of a log whose values are numbers, because of what they are or because a rule compares them."""
     own = ["rating", "position", "propensity"] + (["timestamp"] if config.timestamp_format is None else [])
     compared = [compared_column(rule) for rule in (*config.click, *config.purchase)]
+    compared += [rule.column for rule in map(read_drop_rule, config.drop) if rule.number is not None]
     return [columns.get(name, name) for name in (*own, *compared)]
 
 

@@ -149,13 +149,13 @@ def test_skipped_rows_have_a_limit(tmp_path):
     with pytest.raises(DataError) as caught:
         card(config.model_copy(update={"bad_rows_limit": 0.4}))
     for part in (
-        *("log.csv: 5 of 11 rows (45%) cannot be used", "1 for unusable user_id, 4 for unusable timestamp"),
+        *("log.csv: 5 of 11 rows (45.5%) cannot be used", "1 for unusable user_id, 4 for unusable timestamp"),
         *("log.csv, line 12: empty", "expected at most 40%", "`data.bad_rows_limit`"),
     ):
         assert part in str(caught.value)
     assert caught.value.exit_code == 2
     too_many = section(tmp_path, LOG + bad * 2, bad_rows="skip")
-    with pytest.raises(DataError, match=r"10 of 16 rows \(62%\)"):
+    with pytest.raises(DataError, match=r"10 of 16 rows \(62.5%\)"):
         card(too_many)
 
 

@@ -1,0 +1,103 @@
+"""Rows that the rules of `data.drop` leave out of a log, such as cancelled orders, before anything else is read."""
+
+import math
+import operator
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+import pandas as pd
+
+from llmrec.data.readers.raw import Source, TableStream, as_text, is_id
+from llmrec.data.readers.values import as_numbers
+from llmrec.errors import ConfigError, nearest
+
+DROPPED = "dropped by "  # beginning of the reason that counts such rows
+_OPERATORS = {">=": operator.ge, "<=": operator.le, "==": operator.eq, "!=": operator.ne, ">": operator.gt}
+_OPERATORS["<"] = operator.lt
+_RULE = re.compile(r"\s*([^<>=!]+?)\s*(?:(>=|<=|==|!=|>|<)\s*([^<>=!]+?)\s*)?")
+
+
+@dataclass(frozen=True)
+class DropRule:
+    """A rule of `data.drop`.
+
+    Attributes:
+        text: the rule as written.
+        column: the column that it looks at.
+        sign: the operator; "" if every row with a value is dropped.
+        value: what the column is compared with.
+        number: the same as a number; None if it is text.
+    """
+
+    text: str
+    column: str
+    sign: str
+    value: str
+    number: float | None
+
+    def matches(self, values: pd.Series) -> pd.Series:
+        """Which values the rule drops, bool. A missing value matches no rule."""
+        known = is_id(values)
+        if not self.sign:
+            return known
+        if self.number is not None:
+            numbers = as_numbers(values)
+            return numbers.notna() & _OPERATORS[self.sign](numbers, self.number)
+        text = as_text(values).str.casefold()
+        return known & _OPERATORS[self.sign](text, self.value.casefold())
+
+
+def read_drop_rule(text: str) -> DropRule:
+    """Reads a rule of `data.drop`.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    match = _RULE.fullmatch(text)
+    column, sign, value = match.groups(default="") if match else ("", "", "")
+    number = None
+    with suppress(ValueError):
+        number = float(value) if math.isfinite(float(value)) else None
+    if not column or (sign not in ("", "==", "!=") and number is None):
+        raise ConfigError(
+            f"`data.drop`: cannot read the rule `{text}`; expected COLUMN OPERATOR NUMBER, such as `quantity<0`, "
+            "COLUMN==TEXT or COLUMN!=TEXT, such as `status==refunded`, or a column of which any value "
+            "drops a row."
+        )
+    return DropRule(text, column, sign, value, number)
+
+
+def drop_rows(stream: TableStream, rules: list[str], columns: Mapping[str, str]) -> TableStream:
+    """The same log without the rows that a rule drops. The source counts them by rule.
+
+    Args:
+        stream: the log.
+        rules: `data.drop`.
+        columns: the column's name in the log, by llmrec's name.
+
+    Raises:
+        ConfigError: a rule cannot be read, or names a column that the log lacks.
+    """
+    found = [(rule, columns.get(rule.column, rule.column)) for rule in map(read_drop_rule, rules)]
+    for rule, column in found:
+        if column not in stream.columns:
+            near = nearest(column, stream.columns)
+            hint = f" Did you mean `{near}`?" if near else ""
+            raise ConfigError(
+                f"`data.drop`: the rule `{rule.text}` needs a column `{column}`; the log has "
+                f"{', '.join(stream.columns)}.{hint}"
+            )
+
+    def read(source: Source) -> Iterator[pd.DataFrame]:
+        for frame in stream.read(source):
+            kept = frame
+            for rule, column in found:
+                dropped = rule.matches(kept[column])
+                if dropped.any():
+                    source.note(kept[column][dropped], f"{DROPPED}`{rule.text}`")
+                    kept = kept[~dropped]
+            yield kept
+
+    return TableStream(stream.columns, stream.source, read, stream.fractions) if found else stream
