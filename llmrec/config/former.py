@@ -43,6 +43,9 @@ REMOVED = {
     for section in ("sft", "ppo")
 }
 
+# Columns of `data.columns` that were read under their own names where the config had null. Since there is `data.drop`,
+# null leaves them unread.
+READ_WHERE_NULL = ("event_type", "rating", "session_id", "ranking_id", "position", "propensity", "split")
 
 PASS = "per_device_train_batch_size"
 
@@ -62,6 +65,9 @@ def upgraded(values: dict[str, Any]) -> dict[str, Any]:
         section, name = _find(values, key)
         if section is not None:
             section.setdefault(name, value)
+    columns, _ = _find(values, "data.columns.event_type")
+    if columns is not None and "drop" not in values["data"]:
+        columns |= {name: name for name in READ_WHERE_NULL if name in columns and columns[name] is None}
     for key in REMOVED:
         section, name = _find(values, key)
         if section is not None and name in section:
@@ -72,6 +78,9 @@ def upgraded(values: dict[str, Any]) -> dict[str, Any]:
 def upgraded_record(record: dict[str, Any]) -> dict[str, Any]:
     """A stage's record of config values, dotted key to value, with today's keys."""
     record = {RENAMED.get(key, key): value for key, value in record.items()}
+    if "data.drop" not in record:
+        named = {f"data.columns.{name}": name for name in READ_WHERE_NULL}
+        record |= {key: name for key, name in named.items() if key in record and record[key] is None}
     for key in REMOVED:
         section = key.partition(".")[0]
         if key in record:

@@ -226,6 +226,20 @@ def test_a_saved_config_with_accumulation_has_the_batch_of_one_process(tmp_path:
     assert upgraded_record(record) == {"ppo.per_device_train_batch_size": 4, "ppo.batch_size": 24, "seed": 1}
 
 
+def test_columns_that_were_null_before_there_was_drop_keep_their_names(tmp_path: Path) -> None:
+    """They were read under llmrec's names then. Today null leaves a column unread."""
+    columns = {"event_type": None, "rating": "stars", "position": None}
+    data = {"format": "table", "path": "x", "columns": columns}
+    file = tmp_path / "config.yaml"
+    for drop, expected in (({}, ("event_type", "position")), ({"drop": []}, (None, None))):
+        file.write_text(yaml.safe_dump({"name": "a", "data": data | drop}), encoding="utf-8")
+        read = load_saved_config(file).data.columns
+        assert (read.event_type, read.position) == expected and read.rating == "stars"
+        record = {f"data.columns.{name}": value for name, value in columns.items()}
+        record = upgraded_record(record | {f"data.{key}": value for key, value in drop.items()})
+        assert (record["data.columns.event_type"], record["data.columns.position"]) == expected
+
+
 @pytest.mark.parametrize(
     ("rows", "processes", "most", "together", "forward", "passes"),
     [
