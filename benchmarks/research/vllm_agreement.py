@@ -69,7 +69,12 @@ def answer(
 
     questions = json.loads(file.read_text(encoding="utf-8"))
     engine = LLM(
-        model=str(model), dtype="float32", max_model_len=2048, max_logprobs=TOP, logprobs_mode="processed_logprobs"
+        model=str(model),
+        dtype="float32",
+        max_model_len=2048,
+        max_logprobs=TOP,
+        logprobs_mode="processed_logprobs",
+        enforce_eager=True,  # compilation takes minutes and changes no result
     )
     prompts = [{"prompt_token_ids": one["prompt"]} for one in questions]
     settings = [
