@@ -223,7 +223,8 @@ def step_loss(
     if len(step.pieces):
         batch = collate(sources.events, step.pieces, rng).to(model.device)
         negatives = draw_negatives(log_share, config, rng, model.device)
-        loss = loss + batch_loss(model, batch, config.purchase_weight, negatives)
+        weight = config.next_click_weight if len(sources.shown) else 1.0
+        loss = loss + weight * batch_loss(model, batch, config.purchase_weight, negatives)
     if len(step.shown):
         logits = exposure_logits(model, sources.data, sources.profiles, sources.shown, step.shown)
         loss = loss + exposure_loss(logits, sources.shown, step.shown)

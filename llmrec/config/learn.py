@@ -26,8 +26,14 @@ class LearnConfig(Section):
         default=0.3,
         gt=0,
         lt=1,
-        description="Share of the new events, the newest ones, that no model is trained on. The first half of them "
-        "chooses the adapter, the second half tests it.",
+        description="Share of the new events, the newest ones, that no model is trained on. The first third of them "
+        "chooses the epoch of the reward models, the others test the adapter.",
+    )
+    next_click_weight: float = Field(
+        default=0.1,
+        ge=0,
+        description="`reward.next_click_weight` of a round. A low weight lets the reward follow what people do with "
+        "shown items now, rather than the order of all former clicks.",
     )
     canary_share: float = Field(
         default=0.1, gt=0, le=0.5, description="Share of users that a new version is served to before it is promoted."

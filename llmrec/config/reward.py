@@ -100,6 +100,12 @@ class RewardConfig(Section):
         default=50, ge=2, description="Number of newest items of a history that the click/purchase model reads."
     )
     dropout: float = Field(default=0.2, ge=0, lt=1, description="Dropout probability.")
+    next_click_weight: float = Field(
+        default=1.0,
+        ge=0,
+        description="Weight of the loss of the next click among all items, relative to the loss of clicks on shown "
+        "items. It only matters for logs with exposures.",
+    )
     purchase_weight: float = Field(
         default=1.0,
         ge=0,

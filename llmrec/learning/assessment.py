@@ -21,7 +21,7 @@ from llmrec.off_policy.policies import policy_of_run
 from llmrec.policy.model import RecPolicy
 from llmrec.policy.ranking import all_item_scores
 from llmrec.run import Run
-from llmrec.selection.guard import Difference, difference_bounds
+from llmrec.selection.guard import MIN_DECIDING_USERS, Difference, difference_bounds
 from llmrec.selection.validation import user_ndcg
 
 
@@ -49,7 +49,8 @@ class OffPolicy:
     Attributes:
         rounds: shown items of the newest events.
         effective_sample_size: of the importance weights, by adapter (`present`, `new`).
-        values: self-normalized estimate by adapter; empty if the log holds too little data about one of them.
+        values: self-normalized estimate by adapter, with clipped weights; empty if the log holds too little data about
+            one of them.
         gain: their difference with its interval over users; None likewise.
         refusal: why there are no estimates; None if there are.
     """
@@ -66,14 +67,12 @@ class Assessment:
     """Whether a round's adapter may be served.
 
     Attributes:
-        guard: the report of PPO's guard.
-        held_out: NDCG@10 on the newest events.
+        held_out: NDCG@10 on the newest clicks.
         off_policy: estimates from the server's log.
         accepted: whether the adapter becomes a candidate.
         why: one sentence.
     """
 
-    guard: dict[str, Any]
     held_out: HeldOut
     off_policy: OffPolicy
     accepted: bool
@@ -81,31 +80,35 @@ class Assessment:
 
     def as_json(self) -> dict[str, Any]:
         """The assessment as JSON values."""
-        values = asdict(self)
-        values["guard"] = {key: value for key, value in values["guard"].items() if key != "history"}
-        return values
+        return asdict(self)
 
 
 def assess(run: Run) -> Assessment:
     """Assesses the run of a round, whose SFT adapter is the present version and whose PPO adapter is the new one.
 
-    The new adapter is accepted if PPO's guard has chosen it, and neither its NDCG@10 nor its estimated clicks are
-    significantly lower.
+    The new adapter is accepted if its estimated clicks per shown item are significantly higher. People can only click
+    on what the present version shows, so NDCG@10 on their clicks favors that version. It decides only if the log holds
+    too little exploration for an estimate.
     """
-    guard = run.metrics("ppo")["guard"]
     held_out = compare_held_out(run, load_data(run.path("data")))
     off_policy = compare_off_policy(run)
+    accepted, why = decide(held_out, off_policy)
+    return Assessment(held_out, off_policy, accepted, why)
+
+
+def decide(held_out: HeldOut, off_policy: OffPolicy) -> tuple[bool, str]:
+    """Whether the new adapter is significantly better, and one sentence that says by what measure."""
+    if off_policy.gain is not None:
+        low, high = off_policy.gain.ci95
+        change = f"{off_policy.gain.value:+.4f} (95 % interval {low:+.4f} to {high:+.4f})"
+        found = f"estimated clicks per shown item of {off_policy.rounds:,} held-out ones change by {change}"
+        return low > 0, found
     gain = held_out.gain
-    found = f"NDCG@10 of {held_out.users} users on held-out events changes by {gain.mean:+.4f}"
-    if guard["fell_back_to_sft"]:
-        accepted, why = False, "the guard of PPO kept the present adapter"
-    elif gain.upper < 0:
-        accepted, why = False, f"{found}, significantly worse (95 % upper bound {gain.upper:+.4f})"
-    elif off_policy.gain is not None and off_policy.gain.ci95[1] < 0:
-        accepted, why = False, f"its estimated clicks per shown item fall by {-off_policy.gain.value:.4f}"
-    else:
-        accepted, why = True, f"{found} (95 % bounds {gain.lower:+.4f}, {gain.upper:+.4f})"
-    return Assessment(guard, held_out, off_policy, accepted, why)
+    found = f"NDCG@10 of {held_out.users} users on held-out clicks changes by {gain.mean:+.4f}"
+    bounds = f"(95 % bounds {gain.lower:+.4f}, {gain.upper:+.4f})"
+    enough = held_out.users >= MIN_DECIDING_USERS
+    needed = "" if enough else f"; a decision needs {MIN_DECIDING_USERS} users"
+    return enough and gain.lower > 0, f"{found} {bounds}{needed}"
 
 
 def compare_held_out(run: Run, data: InteractionData) -> HeldOut:
@@ -133,7 +136,7 @@ def compare_off_policy(run: Run) -> OffPolicy:
     except DataError as error:
         return OffPolicy(0, {}, {}, None, str(error))
     clicks = rounds[0].clicks
-    present, new = (one.weights for one in rounds)
+    present, new = (estimators.clipped_weights(one.weights) for one in rounds)
     if len(present) != len(new):
         return OffPolicy(len(clicks), {}, {}, None, "One of the adapters gives no probability to some shown items.")
     names = ("present", "new")

@@ -1,9 +1,9 @@
 """One round of learning: the stages of a run, on the newest feedback and a replay of old, from the present adapter.
 
-A round is a run directory of its own, whose SFT stage is the present adapter. So PPO starts there, stays near it (it is
-the reference policy), and its guard compares with it. A round that was killed continues where it was: its plan is
-written first, stages resume, and it becomes a version by one rename. Its folder, which holds copies of people's
-events, is removed at the end.
+A round is a run directory of its own, whose SFT stage is the present adapter. So PPO starts there and stays near it (it
+is the reference policy). PPO has no guard here, because `assessment` decides on its last adapter. A round that was
+killed continues where it was: its plan is written first, stages resume, and it becomes a version by one rename. Its
+folder, which holds copies of people's events, is removed at the end.
 
     RUN/learn/0003/plan.json    what the round learns from
     RUN/learn/0003/log/         the events
@@ -25,6 +25,7 @@ from llmrec.errors import DataError
 from llmrec.files import atomic_directory, plain, read_json, write_json, write_with
 from llmrec.learning.assessment import Assessment, assess
 from llmrec.learning.drift import Drift, calibration, log_loss, measure_drift
+from llmrec.ppo.stage import train_ppo
 from llmrec.run import Run, run_all
 from llmrec.serving import tables
 from llmrec.serving.export import export_log
@@ -122,7 +123,10 @@ def _train_and_register(
     inner = _open(folder, registry.run, store, plan, say)
     run_all(inner, "data", say=say)
     _start_from(inner, parent)
-    run_all(inner, "reward", "ppo", say=say)
+    run_all(inner, "reward", say=say)
+    if not inner.finished("ppo"):
+        say("ppo: running")
+        train_ppo(inner, guarded=False)
     say(f"round {plan.number}: measuring")
     assessment = assess(inner)
     drift, own_loss = _drift(inner, registry.run, parent, plan)
@@ -164,14 +168,15 @@ def _config_of_round(exported: Config, config: Config, folder: Path, plan: Plan)
             "No new event counts as a click; expected some. Without `data.repeats: keep`, only a person's first click "
             "on an item counts. Wait for more events."
         )
-    share = min(config.learn.held_out * new / len(clicks) / 2, 0.49)
+    held_out = min(config.learn.held_out * new / len(clicks), 0.98)
     values = exported.model_dump(mode="json")
     values |= {"name": "run", "output_dir": str(folder), "seed": seed, "hub": None}
     values["data"] |= {
         "path": str((folder / "log" / CHOSEN_FILE).resolve()),
-        "temporal_valid": share,
-        "temporal_test": share,
+        "temporal_valid": held_out / 3,
+        "temporal_test": 2 * held_out / 3,
     }
+    values["reward"]["next_click_weight"] = config.learn.next_click_weight
     return parse_config(values, "the config of the round")
 
 

@@ -51,18 +51,19 @@ def ips(rewards: np.ndarray, weights: np.ndarray) -> float:
     return float(np.mean(weights * rewards))
 
 
-def clipped_ips(rewards: np.ndarray, weights: np.ndarray, clip: float | None = None) -> float:
-    """Clipped IPS: the mean of min(w, clip) r (Ionides, J. Comput. Graph. Stat. 2008).
-
-    It is never above `ips` if rewards are at least 0.
+def clipped_weights(weights: np.ndarray, clip: float | None = None) -> np.ndarray:
+    """Importance weights of at most `clip` (Ionides, J. Comput. Graph. Stat. 2008).
 
     Args:
-        rewards: rewards.
         weights: importance weights.
         clip: largest weight; by default Ionides' sqrt(n), for which bias and variance vanish as n grows.
     """
-    largest = float(np.sqrt(len(weights))) if clip is None else clip
-    return float(np.mean(np.minimum(weights, largest) * rewards))
+    return np.minimum(weights, float(np.sqrt(len(weights))) if clip is None else clip)
+
+
+def clipped_ips(rewards: np.ndarray, weights: np.ndarray, clip: float | None = None) -> float:
+    """Clipped IPS: the mean of min(w, clip) r, see `clipped_weights`. It is never above `ips` if rewards are >= 0."""
+    return ips(rewards, clipped_weights(weights, clip))
 
 
 def snips(rewards: np.ndarray, weights: np.ndarray) -> float:

@@ -62,8 +62,12 @@ TRL_OPTIONS = (  # options of the config section `ppo` that TRL's arguments shar
 )
 
 
-def train_ppo(run: Run) -> dict[str, Any]:
+def train_ppo(run: Run, guarded: bool = True) -> dict[str, Any]:
     """Trains the RL adapter of a run and resumes an interrupted training.
+
+    Args:
+        run: the run.
+        guarded: whether a guard chooses and decides on validation users. Without it, the last adapter stays.
 
     Returns:
         the metrics of the stage.
@@ -87,7 +91,7 @@ def train_ppo(run: Run) -> dict[str, Any]:
         reward = CompositeReward.from_pretrained(
             run.path("reward"), data, policy.facts, run.config.reward, policy.attributes
         )
-        guard = validation_guard(run, data, reward)
+        guard = validation_guard(run, data, reward) if guarded else None
     prompts = ask(training_decisions(data, run.config), policy.attributes, run.config.sft.requests, run.config.seed)
     trainer = RecPPOTrainer(training_arguments(run), run.config.ppo, policy, reward, prompts, guard)
     _train(run, trainer)
@@ -96,7 +100,7 @@ def train_ppo(run: Run) -> dict[str, Any]:
         policy.save_pretrained(run.path("ppo", "adapter"), weights)
     metrics = {
         "updates": trainer.state.global_step,
-        "guard": guard.report(),
+        "guard": None if guard is None else guard.report(),
         "text": trainer.text,
         "events": trainer.events,
         "log": [entry for entry in trainer.state.log_history if "episode" in entry],

@@ -108,13 +108,16 @@ def test_a_killed_round_continues_and_its_version_goes_to_a_canary(
     inner = Run.open(run.directory / "learn" / "0001" / "run")
     data = inner.config.data
     # 600 clicks, of which the oldest 6 may have a wrong time, and all 31 of the run's log, as 594 would be allowed.
-    # Half of the 594 new ones are held out.
-    assert data.temporal_valid == data.temporal_test == pytest.approx(0.5 * 594 / 631 / 2)
+    # Half of the 594 new ones are held out, and two thirds of these decide.
+    assert data.temporal_valid == pytest.approx(0.5 * 594 / 631 / 3)
+    assert data.temporal_test == pytest.approx(2 * data.temporal_valid)
+    assert inner.config.reward.next_click_weight == 0.1
 
     lines: list[str] = []
     monkeypatch.setattr(round, "assess", accepting)
     outcome = learn(run, store, lines.append)
-    assert "round 1: continued" in lines and any("ppo: finished before" in line for line in lines)
+    assert "round 1: continued" in lines and any("reward: finished before" in line for line in lines)
+    assert "ppo: running" not in lines
     assert (outcome.action, outcome.version) == ("started a canary", 1)
     assert outcome.metrics["click_rate"] == pytest.approx(0.5)  # one of two shown items
     version = registry.find(1)
@@ -127,6 +130,7 @@ def test_a_killed_round_continues_and_its_version_goes_to_a_canary(
     }
     held_out = found[0].held_out
     assert held_out.users > 30 and held_out.gain.mean == pytest.approx(held_out.new - held_out.present)
+    assert held_out.gain.mean != 0  # PPO has no guard here that would have kept the present adapter
     off_policy = found[0].off_policy
     assert off_policy.refusal is None and off_policy.effective_sample_size["present"] > 30
     assert version.metrics["drift"]["categories"]["value"] > 0

@@ -11,6 +11,7 @@ from llmrec.off_policy.click_rates import RIDGE, cross_fitted_rates, fit_rates
 from llmrec.off_policy.diagnostics import diagnose, effective_sample_size, effective_sample_size_floor
 from llmrec.off_policy.estimators import (
     clipped_ips,
+    clipped_weights,
     direct_method,
     doubly_robust,
     importance_weights,
@@ -221,3 +222,8 @@ def test_the_rate_of_a_round_does_not_depend_on_its_own_fold():
     other = np.where(fold == 0, 1 - clicks, clicks)
     one, two = (cross_fitted_rates(c, action, position, fold, (2, 3, 2)) for c in (clicks, other))
     assert np.array_equal(one[0], two[0]) and abs(one[1] - two[1]).max() > 0.1
+
+
+def test_weights_are_clipped_at_the_root_of_their_number():
+    assert clipped_weights(np.array([0.5, 1, 3, 9])).tolist() == [0.5, 1, 2, 2]  # sqrt(4) = 2
+    assert clipped_weights(np.array([0.5, 1, 3, 9]), clip=5).tolist() == [0.5, 1, 3, 5]

@@ -13,9 +13,12 @@ from llmrec.config import RewardConfig, load_config
 from llmrec.data.dataset import Targets
 from llmrec.data.prepare import build_data
 from llmrec.data.readers import read_log
+from llmrec.data.windows import cut_windows
 from llmrec.errors import DataError
 from reward_models import fit_click_purchase
 from reward_models.exposures import CLIP, exposures_of, propensity_weights
+from reward_models.fit import new_model
+from reward_models.train import Sources, Step, step_loss
 from tests.reward_models.conftest import make_data
 
 OPEN_BANDIT = Path(os.environ.get("LLMREC_TEST_DATA", "data")) / "open-bandit"
@@ -74,6 +77,25 @@ def test_effects_of_item_and_position_are_separated(data):
     assert p.tolist() == pytest.approx([0.80, 0.40, 0.40, 0.10], abs=0.15)
     with pytest.raises(DataError, match="The candidates hold item index 24"):
         model.click_if_shown(nobody[:1], [24], [1])
+
+
+def test_the_weight_of_next_clicks_counts_only_beside_exposures(data):
+    config = RewardConfig(hidden_size=16, num_layers=1, dropout=0.0, linear=False)
+
+    def loss(log, weight: float, shown: int, windows: int = 4) -> float:
+        sources = Sources.from_data(log, None, seed=0)
+        torch.manual_seed(0)
+        model = new_model(sources, config).eval()
+        pieces = cut_windows(sources.events.histories, 50, np.random.default_rng(0))[:windows]
+        weighted = config.model_copy(update={"next_click_weight": weight})
+        step = Step(pieces, np.arange(shown))
+        return step_loss(model, sources, step, weighted, np.zeros(data.num_items), np.random.default_rng(0)).item()
+
+    logged = with_exposures(data, exposure_log(data, 100, 0))
+    of_shown = loss(logged, 1.0, 100, windows=0)
+    of_clicks = loss(logged, 1.0, 0)
+    assert loss(logged, 0.1, 100) == pytest.approx(of_shown + 0.1 * of_clicks, rel=1e-5)
+    assert loss(data, 0.1, 0) == pytest.approx(loss(data, 1.0, 0))
 
 
 def test_parts_follow_the_temporal_split():
