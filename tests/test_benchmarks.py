@@ -15,6 +15,8 @@ from benchmarks import guard
 from benchmarks.ablations import separate_reference, whole_vocabulary
 from benchmarks.contenders import Ours, Workload
 from benchmarks.floor import needed_flops
+from benchmarks.learning import recovered, value
+from benchmarks.learning_world import World
 from benchmarks.piece import run_piece
 from benchmarks.ppo_throughput import main
 from benchmarks.privacy import table as privacy_table
@@ -139,3 +141,17 @@ def test_the_table_of_privacy_has_a_row_for_each_training():
         "| epsilon-8 | 0.54 | 15 | 0.0123 | 0.0000 | 0.0385 | +0.0123, +0.0078 | -0.0262, -0.0345 |",
         "| no-privacy | none |  | 0.0123 | 0.0000 | 0.0385 | +0.0123, +0.0078 | -0.0262, -0.0345 |",
     ]
+
+
+def test_the_world_changes_places_of_its_items_at_the_change():
+    world = World.draw(0)
+    assert np.allclose(world.before.mean(), world.after.mean(), atol=0.02)
+    assert np.corrcoef(world.before.mean(0), world.after.mean(0))[0, 1] < 0.3
+    assert np.array_equal(World.draw(0).after, world.after) and not np.array_equal(World.draw(1).after, world.after)
+
+
+def test_the_recovered_share_by_hand():
+    rows = [{"frozen": [0.1] * 3, "online": [0.26] * 3}]  # 0.16 of the lost 0.2
+    assert recovered([[0.3] * 3], rows, "online") == "80 % [80, 80]"
+    best = value(np.array([[0.1, 0.2, 0.3, 0.4, 0.5, 0.6]]), np.array([[-np.inf, 5.0, 4.0, 3.0, 2.0, 1.0]]))
+    assert best == [0.4]  # mean of the five items whose score is above -inf
