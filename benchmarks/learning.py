@@ -103,8 +103,9 @@ class Shop:
             if version.label not in self.loaded:
                 self.loaded[version.label] = RecPolicy.from_pretrained(version.adapter)
             rows = np.flatnonzero(served == version.number)
-            found = all_item_scores(self.loaded[version.label], [decisions[row] for row in rows])
-            scores[rows] = np.where(masks([decisions[row] for row in rows]), -np.inf, found.numpy())
+            asked = [decisions[row] for row in rows.tolist()]
+            found = all_item_scores(self.loaded[version.label], asked).numpy()
+            scores[rows] = np.where(masks(asked), -np.inf, found)
         return scores, [versions[number].label for number in served.tolist()]
 
     def serve(self, scores: np.ndarray, labels: Sequence[str], probabilities: np.ndarray, day: int) -> int:
@@ -118,11 +119,32 @@ class Shop:
             request = f"{day}-{user}"
             for position, item in enumerate(chosen.items.tolist(), start=1):
                 propensity, score = float(chosen.propensities[position - 1]), float(chosen.scores[position - 1])
-                of_item = (request, position, f"u{user}", f"i{item}", propensity, score)
-                shown.append(Impression(*of_item, policy=labels[user], sampled=chosen.sampled, at=at))
+                shown.append(
+                    Impression(
+                        request_id=request,
+                        position=position,
+                        user_id=f"u{user}",
+                        item_id=f"i{item}",
+                        propensity=propensity,
+                        score=score,
+                        policy=labels[user],
+                        sampled=chosen.sampled,
+                        at=at,
+                    )
+                )
                 if self.random.random() < probabilities[user, item]:
-                    of_click = (f"{request}-{position}", f"u{user}", f"i{item}", "click", None, request)
-                    clicks.append(Feedback(*of_click, at=at + position, received=at + position))
+                    clicks.append(
+                        Feedback(
+                            event_id=f"{request}-{position}",
+                            user_id=f"u{user}",
+                            item_id=f"i{item}",
+                            type="click",
+                            value=None,
+                            request_id=request,
+                            at=at + position,
+                            received=at + position,
+                        )
+                    )
         self.store.add_impressions(shown).result()
         self.store.add_feedback(clicks).result()
         self.now = START + DAY * (day + 0.99)
@@ -186,6 +208,14 @@ def live(world: World, run: Run, seed: int, days: int, learns: bool, say: Any) -
     return rows
 
 
+def replace_data(run: Run, data: InteractionData) -> None:
+    """Replaces the result of the data stage."""
+    metrics = run.metrics("data")
+    run.begin("data")
+    save_data(data, run.path("data"))
+    run.finish("data", metrics)
+
+
 @contextmanager
 def exchanged_items(seed: int) -> Iterator[None]:
     """In this block, rounds learn from clicks on other items than those that were clicked, and are assessed rightly."""
@@ -198,11 +228,11 @@ def exchanged_items(seed: int) -> Iterator[None]:
         other = np.random.default_rng((seed, 3)).permutation(data.num_items)
         histories = [other[history] for history in data.histories]
         shown = data.exposures.assign(item=other[data.exposures["item"]])
-        save_data(replace(data, histories=histories, exposures=shown), inner.path("data"))
+        replace_data(inner, replace(data, histories=histories, exposures=shown))
         start_from(inner, parent)
 
     def assess_truly(inner: Run) -> Any:
-        save_data(true[0], inner.path("data"))
+        replace_data(inner, true[0])
         return assess(inner)
 
     with patch.object(learning_round, "_start_from", exchange), patch.object(learning_round, "assess", assess_truly):

@@ -50,7 +50,8 @@ class World:
             appeal = rng.permutation(appeal)
             of_group = np.array([np.isin(categories, one) for one in favors])
             probabilities.append(1 / (1 + np.exp(-(appeal + FAVORED * of_group[groups]))))
-        return cls(*probabilities, categories)
+        before, after = probabilities
+        return cls(before, after, categories)
 
     def write_log(self, folder: Path, rng: np.random.Generator) -> None:
         """Writes `log.csv` and `items.csv`: clicks on random items in the month before the server starts."""

@@ -32,8 +32,8 @@ class LearnConfig(Section):
     next_click_weight: float = Field(
         default=0.1,
         ge=0,
-        description="`reward.next_click_weight` of a round. A low weight lets the reward follow what people do with "
-        "shown items now, rather than the order of all former clicks.",
+        description="Weight of the loss of the next click in a round (`reward.next_click_weight`). A low weight lets "
+        "the reward follow what people do with shown items now, rather than the order of all former clicks.",
     )
     canary_share: float = Field(
         default=0.1, gt=0, le=0.5, description="Share of users that a new version is served to before it is promoted."
