@@ -112,7 +112,7 @@ class Shop:
         """Shows everybody one list and stores what happens; returns the number of clicks."""
         shown: list[Impression] = []
         clicks: list[Feedback] = []
-        for place, user in enumerate(self.random.permutation(USERS).tolist()):
+        for place, user in enumerate(map(int, self.random.permutation(USERS))):
             at = START + DAY * (day + 0.9 * place / USERS)
             candidates = Candidates.from_scores(scores[user], self.items.representatives, self.items.has_category)
             chosen = choose_list(candidates, LENGTH, SAMPLED_SHARE, 0.0, self.random)
