@@ -42,6 +42,7 @@ from llmrec.policy.model import RecPolicy
 from llmrec.policy.ranking import all_item_scores
 from llmrec.recommend import Recommender
 from llmrec.run import Run, run_all
+from llmrec.run.records import METRICS_FILE
 from llmrec.serving import tables
 from llmrec.serving.items import Items
 from llmrec.serving.lists import Candidates, choose_list
@@ -209,11 +210,11 @@ def live(world: World, run: Run, seed: int, days: int, learns: bool, say: Any) -
 
 
 def replace_data(run: Run, data: InteractionData) -> None:
-    """Replaces the result of the data stage."""
-    metrics = run.metrics("data")
-    run.begin("data")
+    """Replaces the data of a finished stage, whose record stays."""
+    record = run.path("data", METRICS_FILE)
+    kept = record.read_bytes()
     save_data(data, run.path("data"))
-    run.finish("data", metrics)
+    record.write_bytes(kept)
 
 
 @contextmanager
