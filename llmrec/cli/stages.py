@@ -123,7 +123,8 @@ def run_one_stage(config: Path, stage: str, as_json: bool) -> Run:
         run = open_or_create(config)
         run_all(run, stage, say=line_printer(console_for(stderr=as_json)))
     if as_json and is_main_process():
-        print_json(run.metrics(stage))
+        written = run.changed_inputs(stage)
+        print_json(run.metrics(stage) | ({"written_to_since": written} if written else {}))
     return run
 
 

@@ -1,6 +1,5 @@
 """What became of the rows of a log: counts by reason, and warnings about ratios that are unlikely to be meant."""
 
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,13 @@ from llmrec.data.dataset import InteractionData
 from llmrec.data.event_store import Collected, EventCounts
 from llmrec.data.exposures import unlikely_exposures
 from llmrec.data.harm import Warned, by_harm
+from llmrec.data.odd_rows import contradictions, idle_drop_rules, ids_in_two_forms
 from llmrec.data.ragged import Ragged
 from llmrec.data.readers.amazon import WITHOUT_METADATA, WITHOUT_STARS
 from llmrec.data.readers.decimals import UNCLEAR
 from llmrec.data.readers.delimited import NOT_PARSED
 from llmrec.data.readers.dropped import DROPPED
-from llmrec.data.readers.raw import CONTRADICTION, UNKNOWN_ITEM, UNTITLED, Loss, RawLog, Source
+from llmrec.data.readers.raw import UNKNOWN_ITEM, UNTITLED, RawLog, Source
 from llmrec.data.readers.untitled import NO_ITEM_TABLE
 from llmrec.errors import DataError
 
@@ -134,11 +134,6 @@ def check_bad_rows(found: Collected, config: DataConfig) -> None:
     )
 
 
-def example_of(loss: Loss) -> str:
-    """The first row of a loss without the folder of its file; its value may hold slashes."""
-    return re.sub(r"^.*?/(?=[^/]*, (?:line|row) \d)", "", loss.examples[0])
-
-
 def share_text(share: float) -> str:
     """A share in percent, with as many digits as a small one needs: `50.6%`, `0.04%`."""
     return f"{100 * share:.3g}%"
@@ -169,7 +164,10 @@ def _warnings(
         *(_times(found) if found.log.timed else []),
         *_rules(found, data, counts, config),
         *_tables(found, losses, config),
-        *_contradictions(found.log),
+        *contradictions(found.log),
+        *idle_drop_rules(found.log.event_source),
+        *ids_in_two_forms("items", found.log.items["item_id"][found.used]),
+        *ids_in_two_forms("users", found.user_ids),
         *unlikely_exposures(data.exposures),
     ]
     return by_harm(warnings)
@@ -293,20 +291,6 @@ def _tables(found: Collected, losses: Losses, config: DataConfig) -> list[Warned
         )
         why = "only reward terms and requests on these columns miss them"
         warnings.append(Warned("odd", min(1.0, unclear / items), why, text))
-    return warnings
-
-
-def _contradictions(log: RawLog) -> list[Warned]:
-    """Warnings about rows of the item and user table that say something else than an earlier row of the same id."""
-    warnings = []
-    for name, table, source in (("items", log.items, log.item_source), ("users", log.users, log.user_source)):
-        for loss in (loss for reason, loss in source.losses.items() if reason.startswith(CONTRADICTION)):
-            text = (
-                f"{loss.count:,} rows of the table of {name} are left out, because an earlier row says something else "
-                f"of the same id, such as {example_of(loss)}. The first row counts. Correct the table."
-            )
-            share = min(1.0, loss.count / max(1, len(table)))
-            warnings.append(Warned("weak", share, f"what models learn of these {name} may be wrong", text))
     return warnings
 
 

@@ -13,7 +13,7 @@ from llmrec.data.check import LogCheck, check_config, check_file, files, spread
 from llmrec.data.check.kind_names import is_purchase, shows_interest
 from llmrec.data.prepare import build_data
 from llmrec.data.readers import read_log
-from llmrec.errors import ConfigError
+from llmrec.errors import ConfigError, DataError
 
 HEAD = 60  # lines that the check reads in these tests
 COLUMNS = {"user_id": "visitor", "item_id": "sku", "timestamp": "ts", "event_type": "action"}
@@ -91,6 +91,25 @@ def test_a_row_of_several_lines_is_not_cut(tmp_path):
     assert check.rows == 9 and any(
         "lack `buy`" in note for note in check.notes
     )  # of 60 lines, the last ones are 4 of 7
+
+
+def test_a_file_that_ends_too_early_gets_no_config(tmp_path):
+    path = sorted_log(tmp_path, ".csv.gz")
+    path.write_bytes(path.read_bytes()[:-40])  # far behind the first lines
+    with pytest.raises(DataError, match=r"log.csv.gz.*ended before"):
+        check_file(path)
+
+
+def test_a_damaged_parquet_file_gets_no_config(tmp_path):
+    frame = pd.read_csv(sorted_log(tmp_path, ".csv"))
+    path = tmp_path / "log.parquet"
+    frame.to_parquet(path, index=False, row_group_size=HEAD, compression="snappy")
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(size // 2)
+        file.write(b"\xff" * 40)
+    with pytest.raises(DataError, match=r"log.parquet"):
+        check_file(path)
 
 
 def test_kinds_that_were_not_looked_for_are_said(tmp_path, monkeypatch):

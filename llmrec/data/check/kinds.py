@@ -10,7 +10,6 @@ import pandas as pd
 from llmrec.data.check import spread
 from llmrec.data.check.files import Sample
 from llmrec.data.readers.raw import as_text, is_id
-from llmrec.errors import DataError
 
 MOST_KINDS = 50  # a column with more values in the whole file is named in a note
 MOST_VALUES = 200  # different values of a column that are counted
@@ -120,6 +119,9 @@ def find_rows(sample: Sample, names: Mapping[str, str], columns: list[str], form
         names: the column's name in the log, by llmrec's name.
         columns: columns whose values are counted.
         forms: forms of dates to be compared.
+
+    Raises:
+        DataError: the file ends too early, or changes.
     """
     first = Rows(names, {name: Values() for name in columns}, dict.fromkeys(forms, 0))
     first.add(sample.table.frame)
@@ -129,11 +131,10 @@ def find_rows(sample: Sample, names: Mapping[str, str], columns: list[str], form
     try:
         for frame in spread.spread_rows(sample, first.columns):
             rows.add(frame)
-    except (DataError, OSError, ValueError) as error:  # pyarrow raises subclasses of the last two
-        reason = error if str(error) == "the file is large" else f"it cannot be read to its end: {error}"
+    except spread.LargeFileError:
         note = (
             f"The kinds of events and other values are those of the first {len(sample.table.frame):,} rows, because "
-            f"{reason}. Kinds further on are unknown. {LATER}"
+            f"the file is large. Kinds further on are unknown. {LATER}"
         )
         return first, _kinds(first, first, [note])
     if spread.is_whole(sample.path):

@@ -13,7 +13,8 @@ import pandas as pd
 from llmrec.config import DataConfig
 from llmrec.data.check.kinds import LATER, Kinds
 from llmrec.data.feedback import NOT_FOR_RULES, match_rules, resolve
-from llmrec.data.losses import MEANT, example_of, future_events, share_text
+from llmrec.data.losses import MEANT, future_events, share_text
+from llmrec.data.odd_rows import example_of, idle_drop_rules, ids_in_two_forms
 from llmrec.data.prepare import SECONDS_PER_DAY, build_data
 from llmrec.data.readers import RawLog, check_log, read_log
 from llmrec.data.readers.dropped import DROPPED
@@ -93,6 +94,10 @@ def find_outcome(config: DataConfig, kinds: Kinds, whole: bool) -> Outcome:
         for reason, loss in losses.items()
         if not reason.startswith(DROPPED)
     ]
+    if whole:  # else rows further on may meet them
+        notes += [warning.text for warning in idle_drop_rules(log.event_source)]
+    for kind, ids in (("items", events["item_id"]), ("users", events["user_id"])):
+        notes += [warning.text for warning in ids_in_two_forms(kind, ids.unique())]
     dropped = {reason: loss.count for reason, loss in losses.items() if reason.startswith(DROPPED)}
     return Outcome(
         events=len(events),

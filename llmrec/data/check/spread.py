@@ -15,13 +15,17 @@ import pyarrow.parquet as pq
 
 from llmrec.data.check.files import Sample, find_separator_of
 from llmrec.data.readers.csv_and_json import stream_any_table
-from llmrec.data.readers.text_files import encoding_of_file
+from llmrec.data.readers.text_files import encoding_of_file, unreadable
 
 WHOLE = 64_000_000  # bytes of a text file that is read whole
 WHOLE_COMPRESSED = 16_000_000
 BLOCKS = 64  # blocks of a larger file, from its first to its last line
 BLOCK = 1_000_000  # bytes
 UNIT_SEPARATOR = "\x1f"  # takes the place of separators of several characters
+
+
+class LargeFileError(Exception):
+    """A file is too large to be read to its end, and of a form that cannot be read in places."""
 
 
 def is_whole(path: Path) -> bool:
@@ -38,14 +42,17 @@ def spread_rows(sample: Sample, columns: list[str]) -> Iterator[pd.DataFrame]:
         columns: the columns.
 
     Raises:
-        DataError, OSError, ValueError: while it is read: the file cannot be read to its end. The last one also if a
-            large file cannot be read in blocks.
+        DataError: while it is read: the file cannot be read to its end, as `prepare` could not either.
+        LargeFileError: a large file cannot be read in blocks.
     """
     path = sample.path
     if path.suffix == ".parquet":
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(500_000, columns=columns):
-                yield pa.Table.from_batches([batch]).to_pandas()[columns]
+        try:
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(500_000, columns=columns):
+                    yield pa.Table.from_batches([batch]).to_pandas()[columns]
+        except (OSError, ValueError) as error:  # pyarrow raises subclasses of both
+            raise unreadable(path, error) from None
         return
     if is_whole(path):
         for table in stream_any_table(path, sample.text):
@@ -53,7 +60,7 @@ def spread_rows(sample: Sample, columns: list[str]) -> Iterator[pd.DataFrame]:
         return
     encoding = encoding_of_file(path, sample.text)
     if path.suffix == ".gz" or encoding.lower().startswith(("utf-16", "utf-32", "utf_16", "utf_32")):
-        raise ValueError("the file is large")
+        raise LargeFileError
     rows = _objects(sample, encoding, columns) if path.suffix == ".jsonl" else _rows(sample, encoding, columns)
     yield pd.DataFrame(rows, columns=columns, dtype=object)
 

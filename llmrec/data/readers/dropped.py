@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from llmrec.data.readers.raw import Source, TableStream, as_text, is_id
+from llmrec.data.readers.raw import RuleValues, Source, TableStream, as_text, is_id
 from llmrec.data.readers.values import as_numbers
 from llmrec.errors import ConfigError, nearest
 
+MOST_VALUES = 20  # values of a column that are counted
 DROPPED = "dropped by "  # beginning of the reason that counts such rows
 _OPERATORS = {">=": operator.ge, "<=": operator.le, "==": operator.eq, "!=": operator.ne, ">": operator.gt}
 _OPERATORS["<"] = operator.lt
@@ -95,9 +96,23 @@ def drop_rows(stream: TableStream, rules: list[str], columns: Mapping[str, str])
             kept = frame
             for rule, column in found:
                 dropped = rule.matches(kept[column])
+                _count(source.drop_rules.setdefault(rule.text, RuleValues()), rule, kept[column], int(dropped.sum()))
                 if dropped.any():
                     source.note(kept[column][dropped], f"{DROPPED}`{rule.text}`")
                     kept = kept[~dropped]
             yield kept
 
     return TableStream(stream.columns, stream.source, read, stream.fractions) if found else stream
+
+
+def _count(found: RuleValues, rule: DropRule, values: pd.Series, dropped: int) -> None:
+    """Adds the values of one part of a log."""
+    found.dropped += dropped
+    known = as_text(values[is_id(values)])
+    for value, rows in known.value_counts().items():
+        if value in found.values or len(found.values) < MOST_VALUES:
+            found.values[str(value)] = found.values.get(str(value), 0) + int(rows)
+    if rule.number is not None:
+        texts = known[as_numbers(values).loc[known.index].isna()]
+        found.texts += len(texts)
+        found.text = found.text or (str(texts.iloc[0]) if len(texts) else "")

@@ -36,6 +36,23 @@ class Loss:
     examples: list[str] = field(default_factory=list)
 
 
+@dataclass
+class RuleValues:
+    """What a rule of `data.drop` found in its column.
+
+    Attributes:
+        dropped: number of rows that it left out.
+        values: number of rows of each value, for the first `MOST_VALUES` values.
+        texts: number of values that are no number, if the rule compares numbers.
+        text: the first of them.
+    """
+
+    dropped: int = 0
+    values: dict[str, int] = field(default_factory=dict)
+    texts: int = 0
+    text: str = ""
+
+
 @dataclass(frozen=True)
 class Source:
     """The file of a table: its name in error messages, and the rows of it that cannot be used.
@@ -47,6 +64,7 @@ class Source:
         losses: rows left out and values replaced, by reason.
         dropped: index labels of the rows left out.
         cut_ids: number of rows whose id `123.0` was read as `123`, by column.
+        drop_rules: what each rule of `data.drop` found.
     """
 
     path: Path | str = "the log"
@@ -55,6 +73,7 @@ class Source:
     losses: dict[str, Loss] = field(default_factory=dict)
     dropped: set[Any] = field(default_factory=set)
     cut_ids: dict[str, int] = field(default_factory=dict)
+    drop_rules: dict[str, RuleValues] = field(default_factory=dict)
 
     def at(self, number: Any) -> str:
         """`FILE, line N`."""

@@ -125,7 +125,7 @@ def read_text(path: Path, text: TextFormat = UTF_8) -> str:
 
 def unreadable(path: Path, error: Exception) -> DataError:
     """The error for a file that the system cannot read."""
-    return DataError(f"{path}: cannot be read: {error}. Check the file, or fetch it again.")
+    return DataError(f"{path}: cannot be read: {str(error).rstrip('.')}. Check the file, or fetch it again.")
 
 
 def _undecodable(path: Path, encoding: str) -> DataError:

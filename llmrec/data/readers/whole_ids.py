@@ -6,7 +6,7 @@ rows.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import pandas as pd
@@ -38,6 +38,12 @@ def agree_on_ids(stream: TableStream, column: str, table: Table, table_column: s
             return stream, table
         matches = matches or bool(ids.isin(whole).any())
     return stream, _cut_in_table(table, table_column) if matches else table
+
+
+def two_forms(ids: Iterable[str]) -> list[str]:
+    """The ids that end in `.0` or `,0` although the same id without it is among them as well, in order."""
+    known = set(ids)
+    return sorted(one for one in known if one.endswith(_ENDINGS) and one[:-2] in known)
 
 
 def agree_with_table(table: Table, column: str, item_ids: pd.Series) -> Table:
