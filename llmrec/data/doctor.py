@@ -27,6 +27,7 @@ MANY_EQUAL_TITLES = 0.05
 SORTED_ABOVE_CHANCE = 0.05
 MOSTLY_SORTED = 0.5
 KNOWN_SEQUENCES = 0.01
+FEWEST_KNOWN = 5  # in fewer test sequences, chance may be the reason
 ONE_SITTING = 60  # seconds
 # A user or an item dominates with more than this share of the clicks, and this many times the mean share.
 DOMINANT = 0.1
@@ -254,7 +255,8 @@ def _overlap_warnings(card: dict[str, Any], checks: dict[str, Any]) -> list[Warn
             )
         )
     for split, share in checks.get("known_sequences", {}).items():
-        if share > KNOWN_SEQUENCES:
+        targets = card.get("splits", {}).get(split, {}).get("test", {}).get("targets", 0)
+        if share > KNOWN_SEQUENCES and round(share * targets) >= FEWEST_KNOWN:
             found.append(
                 Warned(
                     "wrong",

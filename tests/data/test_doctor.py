@@ -69,7 +69,10 @@ def test_rows_of_a_given_split_that_repeat_training():
         ({"tied_events": 0.4}, "`data.seed`"),
         ({"checks": {"same_day_targets": {"given": 0.39}}}, "`later_day`"),
         ({"checks": {"median_seconds_before_target": {"leave_one_out": 20.0}}}, "one sitting"),
-        ({"checks": {"known_sequences": {"given": 0.2}}}, "duplicate users"),
+        (
+            {"checks": {"known_sequences": {"given": 0.2}}, "splits": {"given": {"test": {"targets": 25}}}},
+            "duplicate users",
+        ),
         ({"checks": {"repeated_clicks": 0.6}}, "predict new items"),
         ({"items": 10, "items_with_a_repeated_title": 4}, "Score by item id"),
         ({"users": 301, "checks": {"largest_user": 0.36}}, "One user has 36% of the clicks, of 301 users"),
@@ -81,6 +84,11 @@ def test_rows_of_a_given_split_that_repeat_training():
 def test_each_property_has_its_warning(card, words):
     (warning,) = warnings_of(card)
     assert words in warning.text and 0 < warning.share <= 1 and warning.why
+
+
+def test_few_known_sequences_may_be_chance():
+    checks = {"known_sequences": {"given": 0.2}}
+    assert warnings_of({"checks": checks, "splits": {"given": {"test": {"targets": 20}}}}) == []
 
 
 def test_harmless_data_and_cards_without_checks_have_no_warnings():
