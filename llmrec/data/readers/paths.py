@@ -35,7 +35,8 @@ def resolve_path(text: str, key: str) -> Path:
         neighbors = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         near = nearest(path.name, neighbors)
         hint = f" Did you mean {path.parent / near}?" if near else ""
-        raise DataError(f"`{key}`: there is no {path}; expected the directory or file of the data set.{hint}")
+        where = "" if path.is_absolute() else f" in {Path.cwd()}, where relative paths begin"
+        raise DataError(f"`{key}`: there is no {path}{where}; expected the directory or file of the data set.{hint}")
     return path
 
 

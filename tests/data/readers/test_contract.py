@@ -201,3 +201,12 @@ def test_other_tables_that_cannot_be_used(tmp_path, tables, parts):
         read_all(section(tmp_path, **tables))
     assert all(part in str(caught.value) for part in parts), caught.value
     assert caught.value.exit_code == 2
+
+
+def test_a_relative_path_that_is_missing_says_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "logs.csv").write_text("")
+    with pytest.raises(DataError) as caught:
+        read_log(config(path="log.csv"))
+    assert f"there is no log.csv in {tmp_path}, where relative paths begin" in str(caught.value)
+    assert "Did you mean logs.csv?" in str(caught.value)
