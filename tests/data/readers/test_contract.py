@@ -207,6 +207,6 @@ def test_a_relative_path_that_is_missing_says_where_it_was_looked_for(tmp_path, 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "logs.csv").write_text("")
     with pytest.raises(DataError) as caught:
-        read_log(config(path="log.csv"))
+        read_log(DataConfig(format="table", path="log.csv"))
     assert f"there is no log.csv in {tmp_path}, where relative paths begin" in str(caught.value)
     assert "Did you mean logs.csv?" in str(caught.value)
