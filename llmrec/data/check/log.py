@@ -14,6 +14,7 @@ from llmrec.data.check.known import LARGEST_TRIED, KnownLog, find_known, missing
 from llmrec.data.check.outcome import Outcome, find_outcome, find_refusal, too_many
 from llmrec.data.check.roles import Roles, find_roles, settle_dates
 from llmrec.data.check.rules import find_rules
+from llmrec.data.check.shared_ids import SharedIds, find_shared_ids
 from llmrec.data.check.tables import TableCheck, describe_tables, find_tables
 from llmrec.data.check.withdrawn import find_drops, first_rows_note, may_withdraw
 from llmrec.data.exposures import MOST_CLICKED
@@ -142,7 +143,9 @@ def _suggest(sample: Sample, roles: Roles, rows: Rows, kinds: Kinds, check: LogC
     columns |= dict.fromkeys(roles.unread)
     data["columns"] = columns
     rules, about_rules = find_rules(sample.table.frame, roles.names, sorted(kinds.counts))
-    notes = [*check.notes, *found.notes, *unclear_numbers(sample.table), *about_rules, *about_drops]
+    shared = find_shared_ids(sample, roles.names)
+    drops += shared.drops
+    notes = [*check.notes, *found.notes, *unclear_numbers(sample.table), *about_rules, *about_drops, *shared.notes]
     if roles.times is None:
         columns["timestamp"] = None
         data["splits"] = ["leave_one_out"]
@@ -152,9 +155,9 @@ def _suggest(sample: Sample, roles: Roles, rows: Rows, kinds: Kinds, check: LogC
     data |= {key: value for key, value in values.items() if value is not None} | rules
     data |= {"drop": drops} if drops else {}
     data["min_user_events"] = 3
-    outcome = _first_outcome(sample, data, kinds)
+    outcome = _first_outcome(sample, data, kinds, shared)
     if _leaves_exposures_out(outcome, roles, columns, notes):
-        outcome = _first_outcome(sample, data, kinds)
+        outcome = _first_outcome(sample, data, kinds, shared)
     acts = "purchases" if rules["purchase"] else "clicks"
     if outcome.repeats > MOST_REPEATS:
         data["repeats"] = "keep"
@@ -162,7 +165,7 @@ def _suggest(sample: Sample, roles: Roles, rows: Rows, kinds: Kinds, check: LogC
             f"{outcome.repeats:.0%} of the {acts} repeat an earlier one of the same user and item, so the config has "
             "`repeats: keep`. Without it only the first ones count."
         )
-        outcome = _first_outcome(sample, data, kinds)
+        outcome = _first_outcome(sample, data, kinds, shared)
     elif outcome.repeats > MANY_REPEATS:
         more = "" if sample.whole else " The whole log may repeat more of them."
         notes.append(
@@ -219,9 +222,9 @@ def _settle_splits(data: dict[str, Any], notes: list[str], refuse: Callable[[dic
     return refusal
 
 
-def _first_outcome(sample: Sample, data: dict[str, Any], kinds: Kinds) -> Outcome:
+def _first_outcome(sample: Sample, data: dict[str, Any], kinds: Kinds, shared: SharedIds) -> Outcome:
     """What a section `data` makes of the first lines."""
-    return find_outcome(DataConfig.model_validate(data | {"path": str(sample.file)}), kinds, sample.whole)
+    return find_outcome(DataConfig.model_validate(data | {"path": str(sample.file)}), kinds, sample.whole, shared)
 
 
 def _refusal(sample: Sample, data: dict[str, Any], outcome: Outcome) -> str:

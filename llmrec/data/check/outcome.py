@@ -12,6 +12,7 @@ import pandas as pd
 
 from llmrec.config import DataConfig
 from llmrec.data.check.kinds import LATER, Kinds
+from llmrec.data.check.shared_ids import SharedIds
 from llmrec.data.feedback import NOT_FOR_RULES, match_rules, resolve
 from llmrec.data.losses import MEANT, future_events, share_text
 from llmrec.data.odd_rows import example_of, idle_drop_rules, ids_in_two_forms
@@ -33,7 +34,7 @@ class Outcome:
         clicks: those of them that are clicks.
         lost: rows that cannot be used and count for `data.bad_rows_limit`.
         repeats: share of the purchases, or of the clicks if no rule names purchases, that repeat an earlier one of
-            the same kind, user and item at another time.
+            the same kind, user and item at another time, without those of ids that many share.
         sentence: the counts, in words.
         losses: the rows that cannot be used, by reason, in words.
         dropped: the rows that `data.drop` leaves out, by rule, in words.
@@ -56,13 +57,14 @@ class Outcome:
     unmatched: list[str]
 
 
-def find_outcome(config: DataConfig, kinds: Kinds, whole: bool) -> Outcome:
+def find_outcome(config: DataConfig, kinds: Kinds, whole: bool, shared: SharedIds | None = None) -> Outcome:
     """Reads the first part of a log.
 
     Args:
         config: the section `data`; its path may be that of the first lines.
         kinds: the kinds of events of the whole log.
         whole: whether the log has no other lines.
+        shared: ids that stand for many people; None if they are unknown.
 
     Raises:
         UserError: as in the prepare stage.
@@ -79,6 +81,7 @@ def find_outcome(config: DataConfig, kinds: Kinds, whole: bool) -> Outcome:
     clicks, others = _matching(events, config.click, "data.click", kinds, whole)
     clicks |= purchases
     notes += [note for note in others if note not in notes]
+    several = shared.have(events) if shared else np.zeros(len(events), dtype=bool)
     least = config.min_user_events or 3
     keep = config.repeats == "keep"
     kept = events[clicks].drop_duplicates(["user_id", "item_id", *(["timestamp"] if keep else [])])
@@ -103,7 +106,7 @@ def find_outcome(config: DataConfig, kinds: Kinds, whole: bool) -> Outcome:
         events=len(events),
         clicks=int(clicks.sum()),
         lost=sum(loss.count for reason, loss in losses.items() if not reason.startswith(MEANT)),
-        repeats=_share_of_repeats(events[purchases if config.purchase else clicks]),
+        repeats=_share_of_repeats(events[(purchases if config.purchase else clicks) & ~several]),
         sentence=sentence,
         losses=said,
         dropped=[f"{count:,} rows are {reason}." for reason, count in dropped.items()],

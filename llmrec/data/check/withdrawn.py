@@ -77,7 +77,7 @@ def find_drops(values: dict[str, Values], kinds: Kinds, names: dict[str, str]) -
     notes = []
     if kinds.without_item:
         column = names["event_type"]
-        rules += [f"{column}=={kind}" for kind in kinds.without_item if _can_be_read(f"{column}=={kind}")]
+        rules += [f"{column}=={kind}" for kind in kinds.without_item if can_be_read(f"{column}=={kind}")]
         notes.append(
             f"`{column}`: no row of {_counted(kinds.without_item)} names an item, so `data.drop` leaves them out."
         )
@@ -103,7 +103,8 @@ def _counted(counts: dict[str, int]) -> str:
     return f"{named}, ..." if len(counts) > 20 else named
 
 
-def _can_be_read(rule: str) -> bool:
+def can_be_read(rule: str) -> bool:
+    """Whether a text is a rule of `data.drop`."""
     try:
         read_drop_rule(rule)
     except ConfigError:
@@ -132,7 +133,7 @@ def _drops_of(name: str, found: Values, *, has_kinds: bool) -> dict[str, int]:
         return {}
     # An order that waits for its delivery is sold.
     shows = withdraws if words & _DELIVERIES else is_no_sale
-    dropped = {value: rows for value, rows in found.counts.items() if shows(value) and _can_be_read(f"{name}=={value}")}
+    dropped = {value: rows for value, rows in found.counts.items() if shows(value) and can_be_read(f"{name}=={value}")}
     if "complete" in found.counts and "closed" in found.counts:  # Magento closes an order when it is refunded
         dropped["closed"] = found.counts["closed"]
     return {f"{name}=={value}": rows for value, rows in dropped.items()}
