@@ -187,3 +187,27 @@ def test_a_user_table_is_no_item_table(tmp_path):
     check = check_file(write(tmp_path, LOG.replace("u", "").replace("ser_id", "user_id", 1), users=users))
     assert Path(check.config["data"]["users"]).name == "users.csv"
     assert [note[:43] for note in check.notes] == ["No file beside the log is its item table, s"]
+
+
+def with_texts(name: str, texts: list[str]) -> str:
+    """The log with another column, and its items called `p1` to `p11`."""
+    header, *rows = LOG.splitlines()
+    mended = [re.sub(",", ",p", row, count=1) for row in rows]
+    return "\n".join([f"{header},{name}", *(f"{row},{text}" for row, text in zip(mended, texts, strict=True))]) + "\n"
+
+
+@pytest.mark.parametrize("name", ["Item Name", "item_name", "Lineitem name", "Bezeichnung", "product_name", "title"])
+def test_titles_in_the_log_itself_make_an_item_table(tmp_path, name):
+    check = check_file(write(tmp_path, with_texts(name, [f"Pan {1 + n % 11}" if n else "" for n in range(77)])))
+    (note,) = [one for one in check.notes if "No file beside the log" in one]
+    assert items_of(check) is None and f"`{name}` holds the titles of the items" in note
+    run_command(note)
+    mended = check_file(tmp_path / "log.csv")
+    assert items_of(mended) == "log-items.csv" and "No file beside the log" not in " ".join(mended.notes)
+    assert set(prepared(mended).items["title"]) == {f"Pan {n}" for n in range(1, 12)}
+
+
+@pytest.mark.parametrize("texts", [["Pan"] * 77, [f"Pan {n}" for n in range(77)], [str(n % 11) for n in range(77)]])
+def test_a_column_without_one_title_for_each_item_makes_no_item_table(tmp_path, texts):
+    check = check_file(write(tmp_path, with_texts("Item Name", texts)))
+    assert items_of(check) is None and not any("holds the titles" in one for one in check.notes)

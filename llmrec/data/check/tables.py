@@ -8,6 +8,7 @@ from llmrec.data.check.columns import ColumnCheck, describe_table
 from llmrec.data.check.files import Sample, change_command
 from llmrec.data.check.names import rank, rank_of_items
 from llmrec.data.check.neighbors import ENOUGH, Neighbor, ids_of, read_neighbors
+from llmrec.data.check.titles import titles_note
 from llmrec.data.readers.csv_and_json import read_any_table
 from llmrec.data.readers.other_files import quote
 from llmrec.data.readers.paths import resolve_path
@@ -126,11 +127,11 @@ def find_tables(sample: Sample, roles: dict[str, str], data: dict[str, Any]) -> 
             (misses if key == "items" else found.notes).extend([note] * bool(note))
             found.tables += [one.check()] * bool(note and one.share > ENOUGH)
     if "items" not in data:
-        found.notes = [*misses, _no_items(sample, bool(misses)), *found.notes]
+        found.notes = [*misses, _no_items(sample, roles, bool(misses)), *found.notes]
     return found
 
 
-def _no_items(sample: Sample, has_miss: bool) -> str:
+def _no_items(sample: Sample, roles: dict[str, str], has_miss: bool) -> str:
     """The note for a log without an item table."""
     wanted = sample.path.with_name("titles.csv" if sample.path.name == "items.csv" else "items.csv")
     found = (
@@ -138,10 +139,13 @@ def _no_items(sample: Sample, has_miss: bool) -> str:
         if has_miss
         else "No file beside the log is its item table, so"
     )
+    stand_in = f"{found} the ids of the items stand in for their titles."
+    own = titles_note(sample, roles)
+    if own:
+        return f"{stand_in} {own}"
     write = "" if has_miss else f"Write one with the columns `item_id` and `title`, such as {wanted}. "
     return (
-        f"{found} the ids of the items stand in for their titles. {write}Name the table in `data.items`, because the "
-        "language model learns an item from its title."
+        f"{stand_in} {write}Name the table in `data.items`, because the language model learns an item from its title."
     )
 
 
