@@ -307,6 +307,25 @@ def test_a_state_on_the_first_row_of_an_order_is_repeated(tmp_path):
     assert not commands(mended) and prepared(mended).card["events"] == 160
 
 
+@pytest.mark.parametrize("once", ["Financial Status", "Total"])
+def test_a_mark_on_the_first_row_of_an_order_is_repeated(tmp_path, once):
+    """All states are those of sales, so that the mark alone withdraws an order."""
+    columns = {
+        **EXPORTS["shopify"].columns,
+        "Email": lambda n: mail(n // 2),
+        "Financial Status": lambda n: "paid",
+        "Total": lambda n: 20 + n % 7,
+        "Cancelled at": some(time("%Y-%m-%d %H:%M:%S +0100"), 12),
+    }
+    columns[once] = some(columns[once], 2)
+    check = check_file(log_of(tmp_path / "log.csv", columns))
+    assert check.config is None and "Only the first row of each `Name` says `Cancelled at`," in " ".join(check.notes)
+    (code,) = commands(check)
+    exec(code)
+    mended = check_file(tmp_path / "log-filled.csv")
+    assert not commands(mended) and prepared(mended).card["events"] == EVENTS - 40
+
+
 def commands(check: LogCheck) -> list[str]:
     """The Python code of the commands in the notes."""
     found = [one for note in check.notes for one in re.findall(r"`(python -c .*)`", note)]

@@ -34,6 +34,7 @@ _SALES = word_set(
     "refund return cancel refunds returns ordered sold bestellt net gross paid unit"
 )
 _DELIVERIES = word_set("fulfillment fulfilment shipping shipment delivery liefer lieferung versand livraison envio")
+_LINES = word_set("item line lineitem product position unit")
 _FILLERS = word_set("is was has the de del du di la le of at on am date datum time zeit flag fecha")
 _NO = word_set("0 false no nein non n f")
 MOST = 0.95  # a larger share of the rows is left out by no suggested rule
@@ -150,27 +151,41 @@ def first_rows_note(sample: Sample, rules: list[str], taken: Iterable[str]) -> s
     frame = sample.table.frame
     dropped = list(dict.fromkeys(read_drop_rule(rule).column for rule in rules))
     partial = [name for name in dropped if is_id(frame[name]).mean() < _FILLED]
-    groups = frame.drop(columns=[name for name in taken if name in frame])
-    found = [_group_of(groups, frame[name]) for name in partial if _is_state(set(words_of(name)))]
-    group = next((name for name in found if name is not None), None)
-    if group is None:
+    group, once = _written_once(frame, partial, set(taken)) if partial else ("", [])
+    if not once:
         return ""
-    listed = ", ".join(quote(name) for name in partial)
+    listed = ", ".join(quote(name) for name in once)
     change = f't[[{listed}]] = t.groupby({quote(group)})[[{listed}]].transform("first")'
     return (
-        f"Only the first row of each `{group}` says {', '.join(f'`{name}`' for name in partial)}, so its other rows "
+        f"Only the first row of each `{group}` says {', '.join(f'`{name}`' for name in once)}, so its other rows "
         f"would count as sold. Repeat it, then check the new file: {sample.command(change, 'filled', objects=True)}."
     )
 
 
-def _group_of(frame: pd.DataFrame, states: pd.Series) -> str | None:
-    """The column of ids, such as of orders, of which only the first row has a state; None without one."""
-    known = is_id(states)
-    for name in frame.columns:
+def _written_once(frame: pd.DataFrame, partial: list[str], taken: set[str]) -> tuple[str, list[str]]:
+    """A column of ids, such as of orders, whose first rows alone have their values, and which marks they alone have.
+
+    Args:
+        frame: the rows.
+        partial: states and marks that are empty on some rows.
+        taken: the columns that are llmrec's, which do not number orders.
+    """
+    free = [name for name in frame.columns if name not in taken]
+    marked = {name: is_id(frame[name]) for name in partial}
+    # A mark of the few cancelled orders cannot show it. A state or an amount of all orders does.
+    orders = [is_id(frame[name]) for name in free if _is_of_orders(set(words_of(name)))]
+    for name in free:
         ids = frame[name]
-        if name == states.name or nested(ids) or not repeat(ids) or is_id(ids).mean() < _FILLED:
+        if name in partial or nested(ids) or not repeat(ids) or is_id(ids).mean() < _FILLED:
             continue
         is_first = ~ids.duplicated()
-        if known[is_first].mean() >= _FILLED and known.sum() <= is_first.sum() / _FILLED:
-            return str(name)
-    return None
+        once = [mark for mark, known in marked.items() if is_first[known].mean() >= _FILLED]
+        limit = is_first.sum() / _FILLED
+        if once and any(known[is_first].mean() >= _FILLED and known.sum() <= limit for known in orders):
+            return name, once
+    return "", []
+
+
+def _is_of_orders(words: set[str]) -> bool:
+    """Whether words are those of a state or an amount, and not of a single line of an order."""
+    return (_is_state(words) or bool(words & _AMOUNTS)) and not words & _LINES
