@@ -41,8 +41,6 @@ class Arguments(BaseModel):
         return self
 
 
-@serve.deployment(name="llmrec", max_ongoing_requests=512)
-@serve.ingress()
 class Replica:
     """One server of the cluster.
 
@@ -78,4 +76,5 @@ class Replica:
 
 def application(arguments: Arguments) -> serve.Application:
     """The application that `serve run` and `serve deploy` start."""
-    return Replica.bind(arguments)
+    deployment = serve.deployment(name="llmrec", max_ongoing_requests=512)(serve.ingress()(Replica))
+    return deployment.bind(arguments)
