@@ -123,8 +123,9 @@ def _use(table: Table, own: str | None, name: str, date_format: str | None) -> s
         return f"{own}: {numbers.min():g} to {numbers.max():g}"
     if own is not None:
         return f"{own}: {known_ids(values).nunique():,} different"
-    is_number = name not in OWN_COLUMNS and as_numbers(values).notna().any()
-    return "none, but rules can compare it" if is_number else "none"
+    share = 0.0 if name in OWN_COLUMNS else as_numbers(values).notna().sum() / max(1, len(known_ids(values)))
+    what = "it" if share >= 1 else f"{share:.0%} of its values"
+    return f"none, but rules can compare {what}" if share else "none"
 
 
 def unclear_numbers(table: Table) -> list[str]:

@@ -15,6 +15,7 @@ from llmrec.data.check.outcome import Outcome, find_outcome, find_refusal, too_m
 from llmrec.data.check.roles import Roles, find_roles, settle_dates
 from llmrec.data.check.rules import find_rules
 from llmrec.data.check.shared_ids import SharedIds, find_shared_ids
+from llmrec.data.check.spoiled import find_spoiled
 from llmrec.data.check.tables import TableCheck, describe_tables, find_tables
 from llmrec.data.check.withdrawn import find_drops, first_rows_note, may_withdraw
 from llmrec.data.exposures import MOST_CLICKED
@@ -146,6 +147,7 @@ def _suggest(sample: Sample, roles: Roles, rows: Rows, kinds: Kinds, check: LogC
     shared = find_shared_ids(sample, roles.names)
     drops += shared.drops
     notes = [*check.notes, *found.notes, *unclear_numbers(sample.table), *about_rules, *about_drops, *shared.notes]
+    notes += find_spoiled(sample, roles.names)
     if roles.times is None:
         columns["timestamp"] = None
         data["splits"] = ["leave_one_out"]

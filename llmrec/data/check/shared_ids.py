@@ -9,6 +9,7 @@ import pandas as pd
 
 from llmrec.data.check.files import Sample
 from llmrec.data.check.names import plain, word_set
+from llmrec.data.check.spoiled import is_shortened
 from llmrec.data.check.values import known_ids
 from llmrec.data.check.withdrawn import MOST, can_be_read
 from llmrec.data.losses import share_text
@@ -36,8 +37,12 @@ class SharedIds:
     notes: list[str] = field(default_factory=list)
 
     def have(self, events: pd.DataFrame) -> np.ndarray:
-        """Which events have such an id, bool. Whether they repeat earlier ones says nothing."""
-        return (events["user_id"] == self.guest).to_numpy()
+        """Which events have such an id, or one that a spreadsheet has shortened, bool.
+
+        Whether they repeat earlier ones says nothing.
+        """
+        shortened = is_shortened(events["user_id"]) | is_shortened(events["item_id"])
+        return ((events["user_id"] == self.guest) | shortened).to_numpy()
 
 
 def find_shared_ids(sample: Sample, names: dict[str, str]) -> SharedIds:

@@ -52,6 +52,11 @@ def may_withdraw(names: Iterable[str], taken: Iterable[str]) -> list[str]:
     return [name for name in others if any(about(set(words_of(name))) for about in (_is_state, _is_number, _is_mark))]
 
 
+def is_quantity(name: str) -> bool:
+    """Whether the values of a column are quantities or amounts by its name."""
+    return _is_number(set(words_of(name)))
+
+
 def _is_state(words: set[str]) -> bool:
     return bool(words & _STATES) and words <= _STATES | _SALES | _DELIVERIES | _FILLERS
 
