@@ -23,6 +23,8 @@ from llmrec.versions.traffic import Traffic
 LOG = logging.getLogger("llmrec.serving")
 POLL_SECONDS = 1.0
 RETRY_SECONDS = 60.0  # after a version could not be loaded
+# transformers changes state of the whole process while it loads a model, so two threads must not load at once.
+_LOADING = threading.Lock()
 
 
 class Loaded:
@@ -116,7 +118,8 @@ def load_version(run: Run, version: Version, quantized: bool = True, like: Recom
         RunError: its weights are not those that were registered.
     """
     check_weights(version)
-    policy = RecPolicy.from_pretrained(version.adapter, quantized=quantized)
+    with _LOADING:
+        policy = RecPolicy.from_pretrained(version.adapter, quantized=quantized)
     if like is not None and policy.vocabulary.item_ids != like.policy.vocabulary.item_ids:
         raise ModelError(
             f"{version.adapter} has another catalogue than the version that is served. Restart the server."

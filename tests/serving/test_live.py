@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from peft.tuners.lora import LoraLayer
 
+from llmrec.policy.model import RecPolicy
 from llmrec.serving import tables
-from llmrec.serving.live import Follower
+from llmrec.serving.live import Follower, load_version
 from llmrec.serving.messages import RecommendRequest
 from llmrec.serving.server import Model, serving
 from llmrec.serving.service import Service
@@ -95,6 +96,29 @@ def test_served_models_are_merged_once(registry: Registry, tmp_path: Path) -> No
             again = model.recommender.recommend(history=[1], top_k=3)
         assert [one.item_id for one in again] == [one.item_id for one in alone]
         assert [one.score for one in again] == pytest.approx([one.score for one in alone], abs=1e-6)
+
+
+def test_versions_are_loaded_one_at_a_time(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = RecPolicy.from_pretrained
+    inside: list[int] = []
+    most = 0
+
+    def slowly(adapter: Path, quantized: bool) -> RecPolicy:
+        nonlocal most
+        inside.append(1)
+        most = max(most, len(inside))
+        time.sleep(0.05)  # the others come in meanwhile, if nothing stops them
+        policy = load(adapter, quantized=quantized)
+        inside.pop()
+        return policy
+
+    monkeypatch.setattr(RecPolicy, "from_pretrained", slowly)
+    threads = [threading.Thread(target=load_version, args=(registry.run, one)) for one in registry.versions()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(threads) == 3 and most == 1
 
 
 def test_a_canary_serves_its_users_alone(registry: Registry, followed: Service) -> None:
