@@ -10,7 +10,7 @@ import pandas as pd
 
 from llmrec.errors import ConfigError, nearest
 
-_OPERATORS = {
+OPERATORS = {
     ">=": operator.ge,
     "<=": operator.le,
     "==": operator.eq,
@@ -76,7 +76,7 @@ def match_rules(events: pd.DataFrame, rules: list[str], key: str) -> np.ndarray:
         values = pd.to_numeric(events[rule.column], errors="coerce").astype("float64")
         if values.isna().all():
             raise rule.without_numbers(key)
-        matched |= (_OPERATORS[rule.sign](values, rule.number) & values.notna()).to_numpy()
+        matched |= (OPERATORS[rule.sign](values, rule.number) & values.notna()).to_numpy()
     return matched
 
 
@@ -131,7 +131,7 @@ def _parse_comparison(rule: str, key: str, types: list[str]) -> tuple[str, str, 
         )
     raise ConfigError(
         f"`{key}`: cannot read the rule `{rule}`; expected an event type, such as `view`, or COLUMN "
-        f"OPERATOR NUMBER, such as `rating>=4`, with an operator of {' '.join(_OPERATORS)}."
+        f"OPERATOR NUMBER, such as `rating>=4`, with an operator of {' '.join(OPERATORS)}."
     )
 
 

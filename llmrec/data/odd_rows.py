@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection
 
 from llmrec.data.harm import Warned
+from llmrec.data.readers.dropped import read_drop_rule
 from llmrec.data.readers.raw import CONTRADICTION, Loss, RawLog, Source
 from llmrec.data.readers.whole_ids import two_forms
 from llmrec.errors import nearest
@@ -19,20 +20,19 @@ def idle_drop_rules(source: Source) -> list[Warned]:
     warnings = []
     why = "rows that were meant to be left out count"
     for text, found in source.drop_rules.items():
-        column = re.split("[<>=!]", text)[0].strip()
+        rule = read_drop_rule(text)
         if found.texts:
             share = found.texts / max(1, sum(found.values.values()))
             said = (
-                f"{found.texts:,} values of `{column}` are no number, such as `{found.text}`, so the rule `{text}` of "
-                "`data.drop` leaves none of them out. Write them as numbers, or compare with text by `==`."
+                f"{found.texts:,} values of `{rule.column}` are no number, such as `{found.text}`, so the rule "
+                f"`{text}` of `data.drop` leaves none of them out. Write them as numbers, or compare with text by `==`."
             )
             warnings.append(Warned("weak", min(1.0, share), why, said))
         elif not found.dropped:
-            value = re.split("[<>=!]+", text)[-1].strip()
-            near = nearest(value, found.values)
+            near = nearest(rule.value, found.values)
             hint = f" Did you mean `{near}`?" if near else ""
             shown = ", ".join(f"`{one}` ({rows:,})" for one, rows in list(found.values.items())[:5])
-            holds = f"`{column}` holds {shown}" if shown else f"`{column}` is empty"
+            holds = f"`{rule.column}` holds {shown}" if shown else f"`{rule.column}` is empty"
             said = f"No row meets the rule `{text}` of `data.drop`: {holds}.{hint}"
             warnings.append(Warned("weak", 0.0, why, said))
     return warnings

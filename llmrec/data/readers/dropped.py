@@ -1,7 +1,6 @@
 """Rows that the rules of `data.drop` leave out of a log, such as cancelled orders, before anything else is read."""
 
 import math
-import operator
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -9,14 +8,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from llmrec.data.feedback import OPERATORS
 from llmrec.data.readers.raw import RuleValues, Source, TableStream, as_text, is_id
 from llmrec.data.readers.values import as_numbers
 from llmrec.errors import ConfigError, nearest
 
 MOST_VALUES = 20  # values of a column that are counted
 DROPPED = "dropped by "  # beginning of the reason that counts such rows
-_OPERATORS = {">=": operator.ge, "<=": operator.le, "==": operator.eq, "!=": operator.ne, ">": operator.gt}
-_OPERATORS["<"] = operator.lt
 _RULE = re.compile(r"\s*([^<>=!]+?)\s*(?:(>=|<=|==|!=|>|<)\s*([^<>=!]+?)\s*)?")
 
 
@@ -45,9 +43,9 @@ class DropRule:
             return known
         if self.number is not None:
             numbers = as_numbers(values)
-            return numbers.notna() & _OPERATORS[self.sign](numbers, self.number)
+            return numbers.notna() & OPERATORS[self.sign](numbers, self.number)
         text = as_text(values).str.casefold()
-        return known & _OPERATORS[self.sign](text, self.value.casefold())
+        return known & OPERATORS[self.sign](text, self.value.casefold())
 
 
 def read_drop_rule(text: str) -> DropRule:
